@@ -1,0 +1,5 @@
+"""`python -m sonolora` is the command `sonolora`."""
+
+from sonolora.cli import main
+
+main()

@@ -1,0 +1,100 @@
+"""The one data class that carries all six modes, and the one function that turns it into model inputs.
+
+In: an `Example` (what is clean, what is given beside it) and the noisy target. Out: the velocity of the target's
+frames, and which of them count in the loss. Training, previews and `generate` come through here, so that a preview
+cannot drift from real inference.
+
+B batch, T target frames (25 a second), R reference frames, N video tokens, S text tokens, C latent channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sonolora.ltx.transformer import NO_BLOCKS, Stream, Transformer, audio_token_middles
+
+
+@dataclass(frozen=True)
+class Video:
+    """A clean video beside the audio: it is never noised and has no loss."""
+
+    latents_BNC: Tensor
+    positions_BXN: Tensor  # middles: seconds, height and width in pixels
+    context_BSD: Tensor  # text context of the video stream
+
+
+@dataclass(frozen=True)
+class Example:
+    """One batch of training or generation; every tensor has a leading batch axis."""
+
+    latents_BTC: Tensor  # clean target frames; where nothing is kept in generation their values do not matter
+    context_BSD: Tensor  # text context of the audio stream
+    keep_BT: Tensor | None = None  # frames held clean: timestep 0, no loss
+    reference_BRC: Tensor | None = None  # clean frames put before the target, on the same time axis
+    video: Video | None = None
+
+    def to(self, device: torch.device) -> Example:
+        """The same example with every tensor on `device`."""
+        return _map(self, lambda parts: parts[0].to(device, non_blocking=True), [self])
+
+
+def collate(examples: Sequence[Example]) -> Example:
+    """Examples of equal lengths and parts, joined along the batch axis."""
+    return _map(examples[0], torch.cat, examples)
+
+
+def _map(like: Example, join: Callable[[list[Tensor]], Tensor], examples: Sequence[Example]) -> Example:
+    changed: dict[str, Any] = {}
+    for field in fields(like):
+        values = [getattr(example, field.name) for example in examples]
+        if isinstance(values[0], Tensor):
+            changed[field.name] = join(values)
+        elif isinstance(values[0], Video):
+            changed[field.name] = Video(
+                *(join([getattr(video, part.name) for video in values]) for part in fields(Video))
+            )
+    return replace(like, **changed)
+
+
+def velocity(
+    model: Transformer,
+    example: Example,
+    noisy_BTC: Tensor,
+    sigma_B: Tensor,
+    *,
+    values_only_blocks: frozenset[int] = NO_BLOCKS,
+) -> Tensor:
+    """The model's velocity for the target's frames, (B, T, C), float32.
+
+    Kept frames are taken from the example whatever `noisy` holds there. The reference stands in front with its own
+    positions from 0 s, as the published trainer has it (`reference_positions: overlap`). The sample's sigma stays
+    that of the noisy frames; only the timesteps of clean tokens are 0.
+    """
+    batch, frames, _ = noisy_BTC.shape
+    keep = example.keep_BT
+    tokens = noisy_BTC if keep is None else torch.where(keep[..., None], example.latents_BTC, noisy_BTC)
+    middles = audio_token_middles(frames).to(tokens.device)
+    if example.reference_BRC is not None:
+        length = example.reference_BRC.shape[1]
+        tokens = torch.cat([example.reference_BRC, tokens], dim=1)
+        middles = torch.cat([audio_token_middles(length).to(middles), middles])
+        given = torch.ones(batch, length, dtype=torch.bool, device=tokens.device)
+        keep = torch.cat(
+            [given, torch.zeros_like(noisy_BTC[..., 0], dtype=torch.bool) if keep is None else keep], dim=1
+        )
+    audio = Stream(tokens, middles.expand(batch, 1, -1), sigma_B, example.context_BSD, keep)
+    video = None
+    if example.video is not None:
+        video = Stream(
+            example.video.latents_BNC,
+            example.video.positions_BXN,
+            torch.zeros_like(sigma_B),
+            example.video.context_BSD,
+        )
+    velocity_BTC, _ = model(audio, video, values_only_blocks=values_only_blocks)
+    return velocity_BTC[:, -frames:].float()  # type: ignore[no-any-return]

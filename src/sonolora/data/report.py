@@ -1,0 +1,84 @@
+"""What became of every file of an archive.
+
+In: one verdict for each file, from whoever decides. Out: JSON for the log, the debug archive and the error,
+and a line for people. A file without a verdict is a bug of the program, found by `check_complete`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from sonolora.data.files import Files
+
+Status = Literal["used", "fitted", "left out", "ignored"]
+Fact = float | int | str
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """The verdict on one file: `detail` says how or why, `facts` are figures such as seconds or LUFS."""
+
+    file: str
+    status: Status
+    detail: str = ""
+    warnings: tuple[str, ...] = ()
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+
+
+class Report:
+    """Collects the verdicts. Each file gets exactly one; warnings may come before it or after."""
+
+    def __init__(self) -> None:
+        self._verdicts: dict[str, FileReport] = {}
+        self._warnings: dict[str, list[str]] = {}
+
+    def used(self, file: str, detail: str = "", **facts: Fact) -> None:
+        self._add(FileReport(file, "used", detail, facts=facts))
+
+    def fitted(self, file: str, how: str, **facts: Fact) -> None:
+        self._add(FileReport(file, "fitted", how, facts=facts))
+
+    def left_out(self, file: str, why: str, **facts: Fact) -> None:
+        self._add(FileReport(file, "left out", why, facts=facts))
+
+    def ignored(self, file: str, why: str) -> None:
+        self._add(FileReport(file, "ignored", why))
+
+    def warn(self, file: str, text: str) -> None:
+        self._warnings.setdefault(file, []).append(text)
+
+    def as_json(self) -> dict[str, Any]:
+        """`summary`: how many files of each status, how many warnings; `files`: the verdicts by name."""
+        return {
+            "summary": self._summary(),
+            "files": [
+                asdict(replace(verdict, warnings=tuple(self._warnings.get(name, ()))))
+                for name, verdict in sorted(self._verdicts.items())
+            ],
+        }
+
+    def summary_line(self) -> str:
+        """Such as `12 files: 9 used, 2 fitted, 1 left out, 0 ignored; 3 warnings`."""
+        counts = self._summary()
+        warnings = counts.pop("warnings")
+        verdicts = ", ".join(f"{count} {status}" for status, count in counts.items())
+        return f"{len(self._verdicts)} files: {verdicts}; {warnings} warnings"
+
+    def check_complete(self, files: Files) -> None:
+        """AssertionError with the files that have no verdict, or a warning and no verdict."""
+        known = {*files.names, *files.ignored, *self._warnings}
+        if missing := sorted(known - self._verdicts.keys()):
+            raise AssertionError(f"no verdict on {', '.join(missing)}")
+
+    def _summary(self) -> dict[str, int]:
+        counts = Counter(verdict.status for verdict in self._verdicts.values())
+        warnings = sum(len(texts) for texts in self._warnings.values())
+        return {**{status: counts[status] for status in get_args(Status)}, "warnings": warnings}
+
+    def _add(self, verdict: FileReport) -> None:
+        if earlier := self._verdicts.get(verdict.file):
+            raise ValueError(f"{verdict.file} is already {earlier.status}, now it is {verdict.status}")
+        self._verdicts[verdict.file] = verdict

@@ -1,0 +1,11 @@
+"""Which layers a LoRA changes: the published sets, as endings of module names. In each of the blocks."""
+
+from __future__ import annotations
+
+_ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
+AUDIO_TARGETS = (
+    *(f"audio_attn{n}.{layer}" for n in (1, 2) for layer in _ATTENTION),
+    "audio_ff.net.0.proj",
+    "audio_ff.net.2",
+)
+VIDEO_TO_AUDIO_TARGETS = tuple(f"video_to_audio_attn.{layer}" for layer in _ATTENTION)

@@ -1,0 +1,340 @@
+"""The two-stream transformer of LTX-2.3, audio alone or audio with video, under the published parameter names.
+
+In: for each stream its noisy latent tokens, their positions, the noise level and the text context.
+Out: the velocity (noise - clean) of every token.
+
+B batch, T audio tokens, N video tokens, S text tokens, C latent channels, A audio width, D width of either stream,
+X position axes. Source: the published model, reimplemented from its equations; held to the publisher's own outputs
+by tests/ltx/test_golden.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sonolora.ltx.checkpoint import Checkpoint, load_module
+from sonolora.ltx.config import StreamConfig, TransformerConfig
+from sonolora.ltx.layers import Attention, FeedForward, rms
+from sonolora.ltx.rope import Rotation, rotation
+
+PREFIX = "model.diffusion_model."
+_SINUSOID_CHANNELS = 256
+_AUDIO_STREAM_PARTS = (
+    "audio_attn1",
+    "audio_attn2",
+    "audio_ff",
+    "audio_patchify",
+    "audio_proj_out",
+    "audio_adaln_single",
+    "audio_prompt",
+    "audio_scale_shift_table",
+)
+NO_BLOCKS: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The input of one stream. Tokens where `keep` is true are clean: their timestep is 0."""
+
+    latents_BTC: Tensor
+    positions_BXT: Tensor  # middle of each token: seconds, and for video also height and width in pixels
+    sigma_B: Tensor  # noise level of the sample, in [0, 1]
+    context_BSD: Tensor  # text context
+    keep_BT: Tensor | None = None
+
+
+class AdaLayerNorm(nn.Module):
+    """Timestep -> sinusoid -> MLP -> `rows` modulation vectors of the stream's width."""
+
+    def __init__(self, width: int, rows: int) -> None:
+        super().__init__()
+        self.emb = _Embedding(width)
+        self.linear = nn.Linear(width, rows * width)
+        self.rows = rows
+
+    def forward(self, timestep_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Modulations (B, T, rows, D) and the embedded timestep (B, T, D)."""
+        embedded = self.emb(_sinusoid(timestep_BT).to(self.linear.weight.dtype))
+        return self.linear(F.silu(embedded)).unflatten(-1, (self.rows, -1)), embedded
+
+
+class _Embedding(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.timestep_embedder = _TimestepMLP(width)
+
+    def forward(self, sinusoid: Tensor) -> Tensor:
+        return self.timestep_embedder(sinusoid)  # type: ignore[no-any-return]
+
+
+class _TimestepMLP(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(_SINUSOID_CHANNELS, width)
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(F.silu(self.linear_1(x)))  # type: ignore[no-any-return]
+
+
+def _sinusoid(timestep: Tensor) -> Tensor:
+    half = _SINUSOID_CHANNELS // 2
+    steps = torch.arange(half, dtype=torch.float32, device=timestep.device)
+    angle = timestep.float()[..., None] * torch.exp(-math.log(10000.0) / half * steps)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def _modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return torch.addcmul(shift, x, 1 + scale).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class _Flow:
+    """What a block needs of one stream besides its tokens; the same for all blocks."""
+
+    rows_BTKD: Tensor  # 9 modulation rows, from the tokens' timesteps
+    prompt_rows_BTKD: Tensor  # 2 rows, from the sample's sigma
+    context_BSD: Tensor
+    self_rotation: Rotation
+    cross_rows_BTKD: Tensor | None = None  # 4 rows: (scale, shift) as query of a2v, then of v2a
+    cross_gate_BTD: Tensor | None = None  # gate of what this stream receives, from the other's sigma
+    cross_rotation: Rotation | None = None
+
+
+class _Block(nn.Module):
+    """One transformer block. The video half and the cross attentions exist only when video is on."""
+
+    def __init__(self, config: TransformerConfig, *, video: bool) -> None:
+        super().__init__()
+        self.eps = config.eps
+        self._add_stream("audio_", config.audio, config)
+        if video:
+            self._add_stream("", config.video, config)
+            a, v = config.audio, config.video
+            options = {"heads": a.heads, "head_dim": a.head_dim, "gated": config.gated, "eps": config.eps}
+            self.audio_to_video_attn = Attention(v.width, a.width, **options)  # type: ignore[arg-type]
+            self.video_to_audio_attn = Attention(a.width, v.width, **options)  # type: ignore[arg-type]
+            self.scale_shift_table_a2v_ca_audio = nn.Parameter(torch.empty(5, a.width))
+            self.scale_shift_table_a2v_ca_video = nn.Parameter(torch.empty(5, v.width))
+
+    def _add_stream(self, prefix: str, stream: StreamConfig, config: TransformerConfig) -> None:
+        def attention(context_dim: int) -> Attention:
+            return Attention(
+                stream.width, context_dim, stream.heads, stream.head_dim, gated=config.gated, eps=config.eps
+            )
+
+        self.add_module(f"{prefix}attn1", attention(stream.width))
+        self.add_module(f"{prefix}attn2", attention(stream.context_dim))
+        self.add_module(f"{prefix}ff", FeedForward(stream.width))
+        self.register_parameter(f"{prefix}scale_shift_table", nn.Parameter(torch.empty(9, stream.width)))
+        self.register_parameter(f"{prefix}prompt_scale_shift_table", nn.Parameter(torch.empty(2, stream.width)))
+
+    def forward(
+        self,
+        audio: Tensor,
+        video: Tensor | None,
+        audio_flow: _Flow,
+        video_flow: _Flow | None,
+        *,
+        values_only: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """One block's update of both token sequences, (B, T, A) and (B, N, D)."""
+        if video is None or video_flow is None:
+            audio = self._attend("audio_", audio, audio_flow, values_only=values_only)
+            return self._feed_forward("audio_", audio, audio_flow), None
+        video = self._attend("", video, video_flow, values_only=False)
+        audio = self._attend("audio_", audio, audio_flow, values_only=values_only)
+        audio, video = self._exchange(audio, video, audio_flow, video_flow)
+        return self._feed_forward("audio_", audio, audio_flow), self._feed_forward("", video, video_flow)
+
+    def _attend(self, prefix: str, x: Tensor, flow: _Flow, *, values_only: bool) -> Tensor:
+        """Self-attention, then attention to the text, which is modulated by the sample's sigma."""
+        table = getattr(self, f"{prefix}scale_shift_table")
+        shift, scale, gate, q_shift, q_scale, q_gate = (
+            table[row] + flow.rows_BTKD[..., row, :] for row in (0, 1, 2, 6, 7, 8)
+        )
+        normed = _modulate(rms(x, self.eps), scale, shift)
+        rotation = flow.self_rotation
+        attended = getattr(self, f"{prefix}attn1")(normed, normed, rotation, rotation, values_only=values_only)
+        x = torch.addcmul(x, attended, gate.to(x.dtype))
+        prompt_shift, prompt_scale = (
+            getattr(self, f"{prefix}prompt_scale_shift_table") + flow.prompt_rows_BTKD
+        ).unbind(-2)
+        query = _modulate(rms(x, self.eps), q_scale, q_shift)
+        context = _modulate(flow.context_BSD, prompt_scale, prompt_shift)
+        return torch.addcmul(x, getattr(self, f"{prefix}attn2")(query, context), q_gate.to(x.dtype))
+
+    def _feed_forward(self, prefix: str, x: Tensor, flow: _Flow) -> Tensor:
+        table = getattr(self, f"{prefix}scale_shift_table")
+        shift, scale, gate = (table[row] + flow.rows_BTKD[..., row, :] for row in (3, 4, 5))
+        normed = _modulate(rms(x, self.eps), scale, shift)
+        return torch.addcmul(x, getattr(self, f"{prefix}ff")(normed), gate.to(x.dtype))
+
+    def _exchange(self, audio: Tensor, video: Tensor, audio_flow: _Flow, video_flow: _Flow) -> tuple[Tensor, Tensor]:
+        """Cross attention both ways, each reading the other stream as it was before."""
+        audio_table, video_table = self.scale_shift_table_a2v_ca_audio, self.scale_shift_table_a2v_ca_video
+        assert audio_flow.cross_rows_BTKD is not None and video_flow.cross_rows_BTKD is not None
+        assert audio_flow.cross_gate_BTD is not None and video_flow.cross_gate_BTD is not None
+        audio_rows = (audio_table[:4] + audio_flow.cross_rows_BTKD).unbind(-2)
+        video_rows = (video_table[:4] + video_flow.cross_rows_BTKD).unbind(-2)
+        normed_audio, normed_video = rms(audio, self.eps), rms(video, self.eps)
+        to_video = self.audio_to_video_attn(
+            _modulate(normed_video, video_rows[0], video_rows[1]),
+            _modulate(normed_audio, audio_rows[0], audio_rows[1]),
+            video_flow.cross_rotation,
+            audio_flow.cross_rotation,
+        )
+        to_audio = self.video_to_audio_attn(
+            _modulate(normed_audio, audio_rows[2], audio_rows[3]),
+            _modulate(normed_video, video_rows[2], video_rows[3]),
+            audio_flow.cross_rotation,
+            video_flow.cross_rotation,
+        )
+        video_gate = (video_table[4] + video_flow.cross_gate_BTD).to(video.dtype)
+        audio_gate = (audio_table[4] + audio_flow.cross_gate_BTD).to(audio.dtype)
+        return torch.addcmul(audio, to_audio, audio_gate), torch.addcmul(video, to_video, video_gate)
+
+
+class Transformer(nn.Module):
+    """The whole network. `video=False` builds and needs the audio stream alone."""
+
+    def __init__(self, config: TransformerConfig, *, video: bool) -> None:
+        super().__init__()
+        self.config = config
+        self.has_video = video
+        self._add_stream("audio_", config.audio)
+        if video:
+            self._add_stream("", config.video)
+            audio_width, video_width = config.audio.width, config.video.width
+            self.av_ca_video_scale_shift_adaln_single = AdaLayerNorm(video_width, 4)
+            self.av_ca_audio_scale_shift_adaln_single = AdaLayerNorm(audio_width, 4)
+            self.av_ca_a2v_gate_adaln_single = AdaLayerNorm(video_width, 1)
+            self.av_ca_v2a_gate_adaln_single = AdaLayerNorm(audio_width, 1)
+        self.transformer_blocks = nn.ModuleList(_Block(config, video=video) for _ in range(config.layers))
+
+    def _add_stream(self, prefix: str, stream: StreamConfig) -> None:
+        self.add_module(f"{prefix}patchify_proj", nn.Linear(stream.channels, stream.width))
+        self.add_module(f"{prefix}adaln_single", AdaLayerNorm(stream.width, 9))
+        self.add_module(f"{prefix}prompt_adaln_single", AdaLayerNorm(stream.width, 2))
+        self.add_module(f"{prefix}proj_out", nn.Linear(stream.width, stream.channels))
+        self.register_parameter(f"{prefix}scale_shift_table", nn.Parameter(torch.empty(2, stream.width)))
+
+    def forward(
+        self, audio: Stream, video: Stream | None = None, *, values_only_blocks: frozenset[int] = NO_BLOCKS
+    ) -> tuple[Tensor, Tensor | None]:
+        """Velocities of the audio tokens (B, T, C) and of the video tokens (B, N, C), if there are any.
+
+        In the blocks named by `values_only_blocks` the audio self-attention passes values through (the perturbed
+        prediction of spatio-temporal guidance). Raises `ValueError` when video is given to an audio-only network.
+        """
+        if video is not None and not self.has_video:
+            raise ValueError("this transformer was built without its video stream")
+        x_audio, audio_flow, audio_embedded = self._enter("audio_", self.config.audio, audio, video)
+        x_video, video_flow, video_embedded = (
+            (None, None, None) if video is None else self._enter("", self.config.video, video, audio)
+        )
+        for index, block in enumerate(self.transformer_blocks):
+            values_only = index in values_only_blocks
+            x_audio, x_video = block(x_audio, x_video, audio_flow, video_flow, values_only=values_only)
+        audio_velocity = self._leave("audio_", x_audio, audio_embedded)
+        if x_video is None or video_embedded is None:
+            return audio_velocity, None
+        return audio_velocity, self._leave("", x_video, video_embedded)
+
+    def _enter(
+        self, prefix: str, config: StreamConfig, stream: Stream, other: Stream | None
+    ) -> tuple[Tensor, _Flow, Tensor]:
+        dtype: torch.dtype = self.get_parameter("audio_patchify_proj.weight").dtype
+        sigma_B1 = stream.sigma_B[:, None]
+
+        def rows(adaln: AdaLayerNorm, scale: float) -> tuple[Tensor, Tensor]:
+            modulations, embedded = adaln(sigma_B1 * scale)
+            if stream.keep_BT is None:
+                return modulations, embedded
+            # A token's timestep is either sigma or 0: two rows a sample are computed, not one a token.
+            clean_modulations, clean_embedded = adaln(torch.zeros_like(sigma_B1))
+            keep_BT1 = stream.keep_BT[..., None]
+            return (
+                torch.where(keep_BT1[..., None], clean_modulations, modulations),
+                torch.where(keep_BT1, clean_embedded, embedded),
+            )
+
+        scale = self.config.timestep_scale
+        modulations, embedded = rows(getattr(self, f"{prefix}adaln_single"), scale)
+        prompt_rows, _ = getattr(self, f"{prefix}prompt_adaln_single")(sigma_B1 * scale)
+        cross_rows = cross_gate = cross_rotation = None
+        if other is not None:
+            # Published: the scales and shifts follow the stream's own timesteps, the gate the other's sigma.
+            scale_shift, gate = (
+                (self.av_ca_audio_scale_shift_adaln_single, self.av_ca_v2a_gate_adaln_single)
+                if prefix
+                else (self.av_ca_video_scale_shift_adaln_single, self.av_ca_a2v_gate_adaln_single)
+            )
+            cross_rows, _ = rows(scale_shift, scale)
+            gate_rows, _ = gate(other.sigma_B[:, None] * self.config.av_timestep_scale)
+            cross_gate = gate_rows.squeeze(-2)
+            latest = max(self.config.audio.max_positions[0], self.config.video.max_positions[0])
+            cross_rotation = self._rotation(stream.positions_BXT[:, :1], (latest,), self.config.audio)
+        flow = _Flow(
+            modulations,
+            prompt_rows,
+            stream.context_BSD.to(dtype),
+            self._rotation(stream.positions_BXT, config.max_positions, config),
+            cross_rows,
+            cross_gate,
+            cross_rotation,
+        )
+        return getattr(self, f"{prefix}patchify_proj")(stream.latents_BTC.to(dtype)), flow, embedded
+
+    def _rotation(self, positions: Tensor, max_positions: tuple[float, ...], like: StreamConfig) -> Rotation:
+        return rotation(
+            positions,
+            max_positions,
+            like.width,
+            like.heads,
+            self.config.theta,
+            float64=self.config.float64_frequencies,
+        )
+
+    def _leave(self, prefix: str, x: Tensor, embedded: Tensor) -> Tensor:
+        table = getattr(self, f"{prefix}scale_shift_table")
+        shift, scale = table[0] + embedded, table[1] + embedded
+        normed = F.layer_norm(x, (x.shape[-1],), eps=self.config.eps)
+        return getattr(self, f"{prefix}proj_out")(_modulate(normed, scale, shift))  # type: ignore[no-any-return]
+
+
+def audio_token_middles(frames: int, *, seconds_per_mel: float = 0.01, mels_per_token: int = 4) -> Tensor:
+    """Middles of the audio latent frames in seconds, (frames,).
+
+    The codec is causal: frame 0 covers one mel frame, every later one the next four.
+    """
+    ends = torch.arange(frames, dtype=torch.float32) * mels_per_token + 1
+    starts = (ends - mels_per_token).clamp(min=0)
+    return (starts + ends) / 2 * seconds_per_mel
+
+
+def load_transformer(checkpoint: Checkpoint, *, video: bool, device: torch.device, dtype: torch.dtype) -> Transformer:
+    """Read the transformer from a checkpoint; with `video=False` only the 35 % of its tensors that audio needs."""
+    config = TransformerConfig.from_header(checkpoint.section("transformer"))
+    with torch.device("meta"):
+        model = Transformer(config, video=video)
+    load_module(
+        model,
+        checkpoint,
+        file_name=lambda name: PREFIX + name,
+        claims=[name for name in checkpoint.names(PREFIX) if _belongs(name, video=video)],
+        device=device,
+        dtype=dtype,
+    )
+    return model
+
+
+def _belongs(name: str, *, video: bool) -> bool:
+    if "embeddings_connector" in name:
+        return False
+    return video or any(part in name for part in _AUDIO_STREAM_PARTS)

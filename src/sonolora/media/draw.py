@@ -1,0 +1,101 @@
+"""A picture of a sound. In: a `Waveform` and a title. Out: a PNG with the wave above its mel spectrogram."""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from sonolora.files import atomic_write
+from sonolora.media.audio import Waveform
+
+_WIDTH, _HEIGHT, _DPI = 10.0, 5.0, 100  # inches: 1000 x 500 pixels
+_COLUMNS = 850  # pixels along time
+_BANDS = 128
+_WINDOW_SECONDS = 0.04
+_DBFS = (-90.0, -10.0)  # fixed, so that pictures can be compared
+_TICKS_HZ = (100, 300, 1000, 2000, 4000, 8000, 16_000, 32_000)
+
+
+def draw_waveform_and_mel(path: Path, waveform: Waveform, title: str) -> None:
+    """Write a PNG of 1000 x 500 pixels; time in seconds, mel axis up to Nyquist, levels in dBFS.
+
+    The wave shows the extremes of all channels (light) and their RMS (dark). In the spectrogram, the mean
+    power of the channels, a full-scale sine reads 0 dBFS.
+    """
+    figure = Figure(figsize=(_WIDTH, _HEIGHT), dpi=_DPI, layout="constrained", facecolor="white")
+    wave_axes, mel_axes = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.2))
+    figure.suptitle(textwrap.shorten(title, 110, placeholder=" …"), fontsize=11, parse_math=False)
+
+    times, low, high, rms = _envelope(waveform)
+    wave_axes.fill_between(times, low, high, color="#a6bddb", linewidth=0)
+    wave_axes.fill_between(times, -rms, rms, color="#2b5c8a", linewidth=0)
+    wave_axes.axhline(0, color="#2b5c8a", linewidth=0.6)
+    wave_axes.set(ylim=(-1.05, 1.05), yticks=(-1, 0, 1), ylabel="amplitude")
+    wave_axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    wave_axes.set_axisbelow(True)
+
+    levels, hop_seconds = _mel_dbfs(waveform)  # (bands, columns)
+    top = float(_mel(waveform.sample_rate / 2))
+    image = mel_axes.imshow(
+        levels,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=_DBFS[0],
+        vmax=_DBFS[1],
+        extent=(-hop_seconds / 2, (levels.shape[1] - 0.5) * hop_seconds, 0.0, top),
+    )
+    ticks = [hertz for hertz in _TICKS_HZ if hertz <= waveform.sample_rate / 2]
+    labels = [f"{hertz // 1000} kHz" if hertz >= 1000 else f"{hertz} Hz" for hertz in ticks]
+    mel_axes.set_yticks([float(_mel(hertz)) for hertz in ticks], labels)
+    mel_axes.set(xlabel="seconds", ylim=(0, top), xlim=(0, waveform.seconds))
+    figure.colorbar(image, ax=(wave_axes, mel_axes), label="dBFS", pad=0.01, fraction=0.03, extend="both")
+
+    for axes in (wave_axes, mel_axes):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=9)
+    with atomic_write(path) as temporary, warnings.catch_warnings():
+        # A prompt may be in a script that the built-in font lacks: boxes in the title are better than noise.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(temporary, format="png")
+
+
+def _envelope(waveform: Waveform) -> tuple[NDArray[np.float64], ...]:
+    """Time in seconds, lowest, highest and RMS value of all channels, in at most `_COLUMNS` columns."""
+    count = waveform.samples.shape[1]
+    starts = np.unique(np.linspace(0, count, _COLUMNS, endpoint=False).astype(int))
+    low = np.minimum.reduceat(waveform.samples.min(axis=0), starts)
+    high = np.maximum.reduceat(waveform.samples.max(axis=0), starts)
+    power = np.add.reduceat(np.square(waveform.samples, dtype=np.float64).mean(axis=0), starts)
+    return starts / waveform.sample_rate, low, high, np.sqrt(power / np.diff(starts, append=count))
+
+
+def _mel(hertz: ArrayLike) -> NDArray[np.float64]:
+    """O'Shaughnessy's mel scale."""
+    return np.asarray(2595.0 * np.log10(1.0 + np.asarray(hertz) / 700.0))
+
+
+def _mel_dbfs(waveform: Waveform) -> tuple[NDArray[np.float64], float]:
+    """Band levels (bands, columns) in decibels of a full-scale sine, and the seconds between columns."""
+    rate, count = waveform.sample_rate, waveform.samples.shape[1]
+    window = np.hanning(round(_WINDOW_SECONDS * rate))
+    hop = max(len(window) // 4, -(-count // (2 * _COLUMNS)))
+    # Twice the window: the lowest bands are narrower than the window resolves, and would hold no bin.
+    fft_size = 2 ** (int(np.ceil(np.log2(len(window)))) + 1)
+
+    padded = np.pad(waveform.samples, ((0, 0), (len(window) // 2, len(window))))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, len(window), axis=1)[:, : count + 1 : hop]
+    power = sum(np.abs(np.fft.rfft(channel * window, fft_size)) ** 2 for channel in frames)  # (columns, bins)
+    # Parseval: the bins of a full-scale sine sum to fft_size / 4 * sum(window^2).
+    power = np.asarray(power) * (4 / (fft_size * np.square(window).sum() * waveform.channels))
+
+    bins = _mel(np.fft.rfftfreq(fft_size, 1 / rate))
+    step = float(_mel(rate / 2)) / (_BANDS + 1)
+    centres = step * np.arange(1, _BANDS + 1)[:, None]
+    triangles = np.clip(1 - np.abs(bins - centres) / step, 0, None)  # (bands, bins)
+    return 10 * np.log10(np.maximum(triangles @ power.T, 1e-12)), hop / rate

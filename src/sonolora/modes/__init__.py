@@ -1,0 +1,18 @@
+"""The modes by their wire names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sonolora.errors import InputError
+from sonolora.modes.mode import Mode
+from sonolora.modes.t2a import T2A
+
+MODES: Mapping[str, Mode] = {mode.name: mode for mode in (T2A,)}
+
+
+def find_mode(name: str) -> Mode:
+    """The mode of a wire name. Raises `InputError` that lists them."""
+    if name not in MODES:
+        raise InputError.of("mode", f"{name!r} is not a mode; there are: {', '.join(MODES)}")
+    return MODES[name]

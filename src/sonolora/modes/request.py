@@ -1,0 +1,138 @@
+"""What a training request may say: the published fields, with their ranges and defaults.
+
+In: a JSON object. Out: a frozen request, or an `InputError` with one item a fault, in the published form.
+These models are the one source of the command line's options, of the HTTP API's schema and of the docs.
+Source: the published pages and schemas of the `ltx23-trainer-v2` endpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from sonolora.errors import ErrorItem, InputError
+
+NEGATIVE_PROMPT = (
+    "muffled, distorted, clipping, hiss, hum, crackle, static, clicks and pops, metallic ringing, robotic, garbled, "
+    "thin, boxy, excessive reverb, unwanted background noise, abrupt cut, silence, off-key, out of sync"
+)
+_Rank = Literal[8, 16, 32, 64, 128]
+_Size = Literal["low", "medium", "high"]
+_Aspect = Literal["16:9", "1:1", "9:16"]
+
+
+def _number_from_text(value: Any) -> Any:
+    """The published prose prints the ranks in quotes; we take both forms."""
+    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+
+
+def _snapped(frames: int) -> int:
+    """Down to the nearest 8 k + 1, as the page says."""
+    return (frames - 1) // 8 * 8 + 1
+
+
+_Frames = Annotated[int, Field(ge=9, le=121), AfterValidator(_snapped)]
+
+
+class ValidationEntry(BaseModel):
+    """What every preview has; modes add what it is conditioned on."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    prompt: str
+
+
+class TrainRequest(BaseModel):
+    """The fields that all six modes share."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+    without_effect: ClassVar[frozenset[str]] = frozenset()
+
+    training_data_url: str = Field(description="The training data: a zip archive, by URL or path.", min_length=1)
+    rank: Annotated[_Rank, BeforeValidator(_number_from_text)] = Field(
+        32, description="Capacity of the LoRA: 8, 16, 32, 64 or 128."
+    )
+    number_of_steps: int = Field(2000, ge=100, le=20000, description="Optimisation steps.")
+    learning_rate: float = Field(0.0002, ge=1e-6, le=1, description="Step size at the start; falls to a tenth.")
+    number_of_frames: _Frames = Field(89, description="Video frames of a training clip, 8 k + 1.")
+    frame_rate: int = Field(24, ge=8, le=60, description="Video frames a second.")
+    resolution: _Size = Field("medium", description="Video size: low, medium or high.")
+    aspect_ratio: _Aspect = Field("1:1", description="Video shape: 16:9, 1:1 or 9:16.")
+    trigger_phrase: str = Field("", description="Put before every caption; say it again when generating.")
+    auto_scale_input: bool = Field(False, description="Retime videos to the frame count and rate.")
+    split_input_into_scenes: bool = Field(True, description="Cut long videos at scene changes.")
+    split_input_duration_threshold: float = Field(
+        30.0, ge=1, le=60, description="Videos longer than this many seconds are split."
+    )
+    debug_dataset: bool = Field(False, description="Also write an archive of the data as the model hears it.")
+    validation: list[ValidationEntry] = Field(
+        default_factory=list, max_length=2, description="Up to two previews, each {prompt}."
+    )
+    validation_negative_prompt: str = Field(NEGATIVE_PROMPT, description="What previews are steered away from.")
+    validation_number_of_frames: _Frames = Field(89, description="Video frames of a preview, 8 k + 1.")
+    validation_frame_rate: int = Field(
+        24, ge=8, le=60, description="A preview is at most 121 frames of this rate long."
+    )
+    validation_resolution: _Size = Field("high", description="Video size of a preview.")
+    validation_aspect_ratio: _Aspect = Field("1:1", description="Video shape of a preview.")
+    stg_scale: float = Field(1.0, ge=0, le=3, description="Spatio-temporal guidance of previews; 0 is off.")
+
+
+class AudioRequest(TrainRequest):
+    """The fields of the five modes without video, which take the video fields too and do nothing with them."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset(
+        {
+            "number_of_frames",
+            "frame_rate",
+            "resolution",
+            "aspect_ratio",
+            "auto_scale_input",
+            "split_input_into_scenes",
+            "split_input_duration_threshold",
+            "validation_number_of_frames",
+            "validation_resolution",
+            "validation_aspect_ratio",
+        }
+    )
+
+    audio_duration_seconds: float = Field(
+        5.0,
+        ge=0.5,
+        le=60,
+        description="Length of a training clip; shorter ones are left out, longer ones trimmed.",
+    )
+    audio_normalize: bool = Field(True, description="Bring every clip to the same peak level.")
+    audio_preserve_pitch: bool = Field(
+        True,
+        description="Stretch a clip within 2 % of the length with its pitch kept, instead of cutting or padding.",
+    )
+
+    @property
+    def preview_seconds(self) -> float:
+        """Length of a preview: the clip length, but at most 121 frames at the validation frame rate."""
+        return min(self.audio_duration_seconds, 121 / self.validation_frame_rate)
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def parse(model: type[_Model], body: Mapping[str, Any]) -> _Model:
+    """Validate a request body. Raises `InputError` with every fault: where, what was found, what is allowed."""
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise InputError(
+            [
+                ErrorItem(
+                    ("body", *fault["loc"]),
+                    fault["msg"],
+                    fault["type"],
+                    {key: value for key, value in fault.get("ctx", {}).items() if key != "error"},
+                    None if fault["type"] == "missing" else fault["input"],
+                )
+                for fault in error.errors(include_url=False)
+            ]
+        ) from error

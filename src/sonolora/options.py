@@ -1,0 +1,111 @@
+"""Command-line options made from a request model, so that they cannot differ from the published fields.
+
+In: a pydantic request model. Out: parameters for a command's signature, and the request body that the given options
+make. Values stay text until the model reads them: the same checks and the same words as over HTTP.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from sonolora.errors import InputError
+from sonolora.modes.request import TrainRequest
+
+DATA_FIELD = "training_data_url"
+VALIDATION_FIELD = "validation"
+
+
+def option_parameters(model: type[TrainRequest]) -> list[inspect.Parameter]:
+    """One optional keyword parameter a field, but for the training data, which is an argument of the command."""
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=_annotation(name, field, idle=name in model.without_effect),
+        )
+        for name, field in model.model_fields.items()
+        if name != DATA_FIELD
+    ]
+
+
+def _annotation(name: str, field: FieldInfo, *, idle: bool) -> Any:
+    flag = "--" + name.replace("_", "-")
+    default = "" if field.default in ("", None) or field.is_required() else f" [default: {field.default}]"
+    if name == VALIDATION_FIELD:
+        help_text = f"{field.description} As JSON text, or the name of a file with it."
+        return Annotated[str | None, typer.Option(flag, help=help_text, metavar="JSON")]
+    if len(default) > 40:
+        default = " [default: a built-in text]"
+    help_text = f"{'No effect in this mode. ' if idle else ''}{field.description}{default}"
+    if field.annotation is bool:
+        return Annotated[bool | None, typer.Option(f"{flag}/--no{flag[1:]}", help=help_text, show_default=False)]
+    return Annotated[str | None, typer.Option(flag, help=help_text, metavar=_metavar(field))]
+
+
+def _metavar(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is Literal:
+        return "|".join(map(str, get_args(field.annotation)))
+    bounds = {side: getattr(rule, side) for rule in field.metadata for side in ("ge", "le") if hasattr(rule, side)}
+    if len(bounds) == 2:
+        return f"{bounds['ge']:g}..{bounds['le']:g}"
+    return "TEXT"
+
+
+def request_body(
+    given: Mapping[str, Any], data: str | None, prompts: Sequence[str], request_file: Path | None
+) -> dict[str, Any]:
+    """The body: what the request file says, overridden by what is given on the command line.
+
+    Raises `InputError` naming the file or field that is not JSON.
+    """
+    body = _json_object(request_file) if request_file else {}
+    body.update({name: value for name, value in given.items() if value is not None})
+    if data is not None:
+        body[DATA_FIELD] = data
+    if isinstance(body.get(VALIDATION_FIELD), str):
+        body[VALIDATION_FIELD] = _json_text_or_file(body[VALIDATION_FIELD])
+    if prompts:
+        body[VALIDATION_FIELD] = [
+            *body.get(VALIDATION_FIELD, []),
+            *({"prompt": prompt} for prompt in prompts),
+        ]
+    if DATA_FIELD not in body:
+        raise InputError.of(DATA_FIELD, "missing: say where the training data is, a zip, a folder or a URL", "missing")
+    return body
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError.of("request", f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError.of("request", f"{path} is not JSON: {error}", "json_invalid") from error
+    if not isinstance(body, dict):
+        raise InputError.of("request", f"{path} must hold a JSON object, not a {type(body).__name__}", "json_invalid")
+    return body
+
+
+def _json_text_or_file(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        path = Path(text)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError.of(
+            VALIDATION_FIELD,
+            f"{text!r} is neither JSON nor a readable file ({error.strerror})",
+            "json_invalid",
+        ) from error
+    except ValueError as error:
+        raise InputError.of(VALIDATION_FIELD, f"{path} is not JSON: {error}", "json_invalid") from error

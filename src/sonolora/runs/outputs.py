@@ -1,0 +1,49 @@
+"""What a LoRA says of itself: the metadata in its file, and `config.json` beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sonolora import __version__
+from sonolora.data.examples import Prepared
+from sonolora.files import write_json
+
+if TYPE_CHECKING:
+    from sonolora.runs.train import Run
+
+WEIGHTS_LICENSE = "LTX-2.x Community License Agreement (Lightricks): a LoRA is a derivative of the base's weights"
+
+
+def lora_metadata(run: Run, prepared: Prepared) -> dict[str, str]:
+    """Text by key, for the safetensors header."""
+    request, settings = run.request, run.settings
+    return {
+        "format": "pt",
+        "mode": run.mode.name,
+        "base": run.base.name,
+        "base_fingerprint": run.base.fingerprint,
+        "rank": str(request.rank),
+        "alpha": str(request.rank),
+        "trigger_phrase": request.trigger_phrase,
+        "steps": str(request.number_of_steps),
+        "learning_rate": str(request.learning_rate),
+        "seed": str(settings.seed),
+        "sigma_density": settings.sigma_density,
+        "audio_duration_seconds": str(request.audio_duration_seconds),
+        "dataset_digest": prepared.digest,
+        "sonolora_version": __version__,
+        "license": WEIGHTS_LICENSE,
+    }
+
+
+def write_config(run: Run, prepared: Prepared) -> None:
+    """`config.json`: training type and trigger phrase, the whole request, and what the LoRA's metadata says."""
+    write_json(
+        run.folder / "config.json",
+        {
+            "training_type": run.mode.name,
+            "trigger_phrase": run.request.trigger_phrase,
+            "request": run.request.model_dump(),
+            "lora": lora_metadata(run, prepared),
+        },
+    )

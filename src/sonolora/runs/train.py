@@ -1,0 +1,173 @@
+"""The training part of a run: from prepared data to the LoRA, its previews and its metrics.
+
+In: a `Run` and its `Prepared` data. Out: files in the run's folder; the number of steps done, which is less than
+asked for when the run was told to stop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sonolora.data.examples import Prepared
+from sonolora.ltx.audio_codec import AudioCodec
+from sonolora.ltx.base import Base
+from sonolora.ltx.lora import Adapters, add_adapters, as_saved, save_lora
+from sonolora.ltx.transformer import Transformer, load_transformer
+from sonolora.media.audio import Waveform
+from sonolora.media.write import write_wav
+from sonolora.modes.mode import Mode
+from sonolora.modes.request import AudioRequest
+from sonolora.runs.outputs import lora_metadata, write_config
+from sonolora.runs.progress import Progress
+from sonolora.runs.settings import RunSettings, compute_dtype, resolve_device
+from sonolora.sampling.guidance import Guidance
+from sonolora.sampling.preview import joined, render, write_preview
+from sonolora.sampling.sampler import SamplingSettings
+from sonolora.training.evaluation import SIGMAS, grid_losses
+from sonolora.training.metrics import Metrics
+from sonolora.training.state import load_newest_state, save_state
+from sonolora.training.trainer import Trainer, TrainingConfig
+
+LOG_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run is: its mode, request, settings, folder and base."""
+
+    mode: Mode
+    request: AudioRequest
+    settings: RunSettings
+    folder: Path
+    base: Base
+
+    @property
+    def lora_path(self) -> Path:
+        """Where the trained LoRA goes."""
+        return self.folder / "lora.safetensors"
+
+    def identity(self, prepared: Prepared) -> dict[str, str]:
+        """What a training state must agree with to be continued."""
+        settings = (
+            f"{self.mode.name} {self.request.model_dump_json()} {self.settings.seed} {self.settings.sigma_density}"
+        )
+        return {
+            "base": self.base.fingerprint,
+            "dataset": prepared.digest,
+            "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
+        }
+
+
+def train(run: Run, prepared: Prepared, codec: AudioCodec, progress: Progress, stop: Callable[[], bool]) -> int:
+    """Train to the end or until `stop`, from the newest state if there is one; returns the steps done."""
+    request, settings = run.request, run.settings
+    device = resolve_device(settings.device)
+    model = load_transformer(run.base.checkpoint, video=False, device=device, dtype=compute_dtype(device))
+    adapters = add_adapters(model, run.mode.lora_targets, request.rank, settings.seed)
+    examples = [example.to(device) for example in prepared.examples]
+    config = TrainingConfig(
+        steps=request.number_of_steps,
+        learning_rate=request.learning_rate,
+        seed=settings.seed,
+        sigma_density=settings.sigma_density,
+    )
+    trainer = Trainer(model, adapters, examples, config)
+    states = run.folder / "checkpoints"
+    identity = run.identity(prepared)
+    if load_newest_state(states, trainer, identity):
+        progress.message(f"going on from step {trainer.step_count}")
+    metrics = Metrics(run.folder / "metrics.jsonl", trainer.step_count)
+    watch = _Watch(run, prepared, codec, model, adapters, metrics, progress, device)
+    if trainer.step_count == 0:
+        watch.look(0)
+
+    def save() -> None:
+        save_state(states, trainer, identity, keep=settings.keep_checkpoints)
+
+    losses: list[Tensor] = []
+    since, since_time = trainer.step_count, time.monotonic()
+    progress.phase("training", config.steps)
+    progress.advance(to=trainer.step_count)
+    while trainer.step_count < config.steps and not stop():
+        losses.append(trainer.step())
+        step = trainer.step_count
+        last = step == config.steps
+        if step % LOG_EVERY == 0 or last:
+            # The only place where the host waits for the device.
+            loss = torch.cat(losses).mean().item()
+            now = time.monotonic()
+            rate = (step - since) / max(now - since_time, 1e-9)
+            metrics.add(
+                step,
+                loss=loss,
+                learning_rate=config.learning_rate_at(step - 1),
+                steps_per_second=round(rate, 2),
+            )
+            progress.advance(f"loss {loss:.3f}", to=step)
+            losses, since, since_time = [], step, now
+        if step % settings.checkpoint_every == 0 or last:
+            save()
+        if step % settings.preview_every == 0 and not last:
+            watch.look(step)
+            progress.phase("training", config.steps)
+            progress.advance(to=step)
+            since_time = time.monotonic()
+    if trainer.step_count < config.steps:
+        save()
+        return trainer.step_count
+    save_lora(run.lora_path, adapters, lora_metadata(run, prepared))
+    write_config(run, prepared)
+    if previews := watch.look(config.steps):
+        write_wav(run.folder / "preview.wav", joined(previews))
+    return config.steps
+
+
+@dataclass
+class _Watch:
+    """Looks at a run from outside: the loss on the fixed grid, and the previews."""
+
+    run: Run
+    prepared: Prepared
+    codec: AudioCodec
+    model: Transformer
+    adapters: Adapters
+    metrics: Metrics
+    progress: Progress
+    device: torch.device
+
+    def look(self, step: int) -> list[Waveform]:
+        """Measure and listen, with the adapters as the file will have them."""
+        settings = SamplingSettings(guidance=Guidance(stg=self.run.request.stg_scale))
+        previews = self.prepared.previews
+        waveforms = []
+        self.progress.phase(f"listening at step {step}", len(previews) * settings.steps + 1)
+        with as_saved(self.adapters):
+            grid = grid_losses(self.model, self.prepared.examples, self.device)
+            self.progress.advance()
+            for number, item in enumerate(previews, start=1):
+                waveform = render(
+                    self.model,
+                    self.codec,
+                    item,
+                    settings,
+                    self.run.settings.seed,
+                    self.device,
+                    self.progress.advance,
+                )
+                write_preview(
+                    self.run.folder / "previews" / f"step-{step:06d}-{number}.wav",
+                    waveform,
+                    f"step {step}: {item.prompt}",
+                )
+                waveforms.append(waveform)
+        by_sigma = {str(sigma): round(loss, 5) for sigma, loss in zip(SIGMAS, grid.mean(0).tolist(), strict=True)}
+        self.metrics.add(step, grid_loss=grid.mean().item(), grid_loss_by_sigma=by_sigma)
+        self.progress.message(f"step {step}: loss on the fixed grid {grid.mean().item():.4f}")
+        return waveforms

@@ -1,0 +1,57 @@
+"""From a preview item to sound: what the previews of a run and the command `generate` both call.
+
+In: a model (with or without adapters), the codec, a `PreviewItem`, a seed. Out: a stereo waveform at the codec's
+output rate, cut to the length asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sonolora.data.examples import PreviewItem
+from sonolora.ltx.audio_codec import AudioCodec
+from sonolora.ltx.transformer import Transformer
+from sonolora.media.audio import Waveform
+from sonolora.media.draw import draw_waveform_and_mel
+from sonolora.media.write import write_wav
+from sonolora.randomness import normal
+from sonolora.sampling.sampler import SamplingSettings, sample
+
+PAUSE_SECONDS = 0.5
+
+
+def render(
+    model: Transformer,
+    codec: AudioCodec,
+    item: PreviewItem,
+    settings: SamplingSettings,
+    seed: int,
+    device: torch.device,
+    on_step: Callable[[], None] = lambda: None,
+) -> Waveform:
+    """Generate one sound. The noise depends on the seed and the length alone, so that previews can be compared."""
+    example = item.example.to(device)
+    noise = normal(tuple(example.latents_BTC.shape), seed, "sampling").to(device)
+    latents = sample(model, example, item.negative_context_BSD.to(device), noise, settings, on_step)
+    samples = codec.decode(latents)[0].cpu().numpy()
+    wanted = round(item.seconds * codec.output_sample_rate)
+    return Waveform(np.ascontiguousarray(samples[:, :wanted]), codec.output_sample_rate)
+
+
+def write_preview(path: Path, waveform: Waveform, title: str) -> None:
+    """Write `path` (.wav) and beside it the picture (.png) of waveform and mel spectrogram."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_wav(path, waveform)
+    draw_waveform_and_mel(path.with_suffix(".png"), waveform, title)
+
+
+def joined(waveforms: Sequence[Waveform]) -> Waveform:
+    """All in one, with a short silence between them."""
+    rate = waveforms[0].sample_rate
+    pause = np.zeros((waveforms[0].channels, round(PAUSE_SECONDS * rate)), np.float32)
+    parts = [part for waveform in waveforms for part in (waveform.samples, pause)][:-1]
+    return Waveform(np.concatenate(parts, axis=1), rate)

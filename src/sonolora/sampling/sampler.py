@@ -1,0 +1,70 @@
+"""The Euler loop from noise to clean latents, with guidance.
+
+In: a model, an `Example` that says what is given, the context of the negative prompt, and noise.
+Out: the target's clean latents (B, T, C). B batch, T frames, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from sonolora.conditioning import Example, velocity
+from sonolora.ltx.transformer import NO_BLOCKS, Transformer
+from sonolora.sampling.guidance import Guidance, guide, stg_blocks
+from sonolora.sampling.schedule import sampling_sigmas
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How to sample; the published defaults."""
+
+    steps: int = 30
+    guidance: Guidance = field(default_factory=Guidance)
+
+
+@torch.inference_mode()
+def sample(
+    model: Transformer,
+    example: Example,
+    negative_context_BSD: Tensor,
+    noise_BTC: Tensor,
+    settings: SamplingSettings,
+    on_step: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Clean latents (B, T, C), float32. Kept frames come out exactly as the example has them."""
+    guidance = settings.guidance
+    blocks = stg_blocks(model.config.layers)
+    negative = replace(example, context_BSD=negative_context_BSD)
+    x = _with_kept(noise_BTC, example)
+    sigmas = sampling_sigmas(settings.steps).tolist()
+    for sigma, following in pairwise(sigmas):
+        sigma_B = torch.full_like(x[:, 0, 0], sigma)
+
+        def clean(
+            given: Example, perturbed: frozenset[int] = NO_BLOCKS, x: Tensor = x, sigma_B: Tensor = sigma_B
+        ) -> Tensor:
+            predicted = x - sigma_B[:, None, None] * velocity(model, given, x, sigma_B, values_only_blocks=perturbed)
+            return _with_kept(predicted, given)
+
+        guided = guide(
+            clean(example),
+            guidance,
+            unconditional=clean(negative) if guidance.cfg != 1 else None,
+            perturbed=clean(example, blocks) if guidance.stg != 0 else None,
+            isolated=clean(replace(example, video=None))
+            if example.video is not None and guidance.modality != 1
+            else None,
+        )
+        guided = _with_kept(guided, example)
+        x = guided + (following / sigma) * (x - guided)
+        on_step()
+    return x
+
+
+def _with_kept(x: Tensor, example: Example) -> Tensor:
+    return x if example.keep_BT is None else torch.where(example.keep_BT[..., None], example.latents_BTC, x)

@@ -1,0 +1,28 @@
+"""The published sampling schedule of noise levels.
+
+s runs linearly from 1 to 0; sigma = e^m / (e^m + 1/s - 1) with the shift m = 2.05, then 1 - sigma is stretched so
+that the last level before 0 is 0.1. Source: the published scheduler with its default of 4,096 tokens, which is what
+every published pipeline uses, whatever the length.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+SHIFT = 2.05
+TERMINAL = 0.1
+
+
+def sampling_sigmas(steps: int) -> Tensor:
+    """(steps + 1,) float32 levels from 1 to 0. Raises `ValueError` for fewer than one step."""
+    if steps < 1:
+        raise ValueError(f"sampling needs at least one step, not {steps}")
+    s = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]
+    sigmas = math.exp(SHIFT) / (math.exp(SHIFT) + 1 / s - 1)
+    clean = 1 - sigmas
+    if steps > 1:
+        clean = clean * ((1 - TERMINAL) / clean[-1])
+    return torch.cat([1 - clean, torch.zeros(1, dtype=torch.float64)]).float()

@@ -1,0 +1,127 @@
+"""The training loop's engine: one `Trainer` holds the adapters and the optimiser, and takes steps.
+
+In: a frozen model with adapters, examples, a config. Out: trained adapters, and a state that continues exactly.
+Everything random is a pure function of (seed, step, slot), and the learning rate of the step, so the state is no
+more than the adapters, the two moments of Adam and a step count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sonolora.conditioning import Example, collate
+from sonolora.errors import CheckpointError
+from sonolora.ltx.lora import Adapters
+from sonolora.ltx.transformer import Transformer
+from sonolora.randomness import generator, normal
+from sonolora.training.sigma import DENSITIES, draw_sigma
+from sonolora.training.step import flow_losses
+
+_FINAL_RATE = 0.1
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train. Checked when made; raises `ValueError`."""
+
+    steps: int
+    learning_rate: float
+    seed: int
+    batch_size: int = 1
+    sigma_density: str = "published"
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError(f"steps and batch size must be at least 1, not {self.steps} and {self.batch_size}")
+        if self.sigma_density not in DENSITIES:
+            raise ValueError(f"sigma density {self.sigma_density!r} is not one of {', '.join(DENSITIES)}")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear from the full rate to a tenth of it."""
+        return self.learning_rate * (1 - (1 - _FINAL_RATE) * step / self.steps)
+
+
+class Trainer:
+    """Takes optimisation steps. `step_count` is the number of steps done."""
+
+    def __init__(
+        self, model: Transformer, adapters: Adapters, examples: Sequence[Example], config: TrainingConfig
+    ) -> None:
+        self.config = config
+        self.step_count = 0
+        self._model = model
+        self._examples = examples
+        self._parameters = {
+            f"{name}.lora_{letter}": parameter
+            for name, adapter in adapters.items()
+            for letter, parameter in (("A", adapter.lora_A), ("B", adapter.lora_B))
+        }
+        self._optimizer = torch.optim.AdamW(
+            self._parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self._device = next(iter(self._parameters.values())).device
+
+    def step(self) -> Tensor:
+        """One optimisation step; returns its losses (batch,), on the device, without waiting for them."""
+        config, step = self.config, self.step_count
+        slots = range(config.batch_size)
+        example = collate([self._examples[self._index(step * config.batch_size + slot)] for slot in slots])
+        frames, channels = example.latents_BTC.shape[1:]
+        noise = torch.cat([normal((1, frames, channels), config.seed, "noise", step, slot) for slot in slots])
+        sigma = torch.tensor(
+            [draw_sigma(config.sigma_density, frames, config.seed, "sigma", step, slot) for slot in slots]
+        )
+        example = example.to(self._device)
+        losses = flow_losses(
+            self._model,
+            example,
+            noise.to(self._device, non_blocking=True),
+            sigma.to(self._device, non_blocking=True),
+        )
+        self._optimizer.zero_grad()
+        losses.mean().backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._parameters.values(), config.max_grad_norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = config.learning_rate_at(step)
+        self._optimizer.step()
+        self.step_count += 1
+        return losses.detach()
+
+    def _index(self, draw: int) -> int:
+        """Every example once an epoch, in an order of the epoch's own."""
+        epoch, position = divmod(draw, len(self._examples))
+        order = torch.randperm(len(self._examples), generator=generator(self.config.seed, "order", epoch))
+        return int(order[position])
+
+    def state(self) -> dict[str, Tensor]:
+        """Adapters and Adam's moments by name, on the CPU."""
+        state = {}
+        for name, parameter in self._parameters.items():
+            moments = self._optimizer.state.get(parameter, {})
+            state[name] = parameter.detach().cpu().clone()
+            for moment in ("exp_avg", "exp_avg_sq"):
+                state[f"{name}.{moment}"] = moments.get(moment, torch.zeros_like(parameter)).cpu().clone()
+        return state
+
+    def load_state(self, state: Mapping[str, Tensor], step_count: int) -> None:
+        """Continue from `state`. Raises `CheckpointError` when it is of other adapters."""
+        expected = {f"{name}{part}" for name in self._parameters for part in ("", ".exp_avg", ".exp_avg_sq")}
+        if different := expected.symmetric_difference(state):
+            raise CheckpointError(f"the training state is of another LoRA: it differs in {min(different)}")
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                if state[name].shape != parameter.shape:
+                    raise CheckpointError(f"the training state is of another rank: {name} differs in shape")
+                parameter.copy_(state[name])
+                self._optimizer.state[parameter] = {
+                    "step": torch.tensor(float(step_count)),
+                    "exp_avg": state[f"{name}.exp_avg"].to(parameter),
+                    "exp_avg_sq": state[f"{name}.exp_avg_sq"].to(parameter),
+                }
+        self.step_count = step_count

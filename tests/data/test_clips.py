@@ -1,0 +1,163 @@
+"""From an archive to fitted clips: every kind of bad file, each with words that a person can act on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sonolora.data.clips import load_clips, with_trigger
+from sonolora.data.files import discover
+from sonolora.data.report import Report
+from sonolora.errors import InputError
+from sonolora.media.audio import Waveform
+from sonolora.media.write import write_audio
+from sonolora.modes import MODES
+from sonolora.modes.request import parse
+
+RATE = 16000
+
+
+def noise(seconds, level=0.5, channels=2, rate=RATE):
+    random = np.random.default_rng(0)
+    return Waveform(random.uniform(-level, level, (channels, round(seconds * rate))).astype(np.float32), rate)
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(**fields):
+        mode = MODES["t2a"]
+        request = parse(mode.request, {"training_data_url": "x", "audio_duration_seconds": 1.0, **fields})
+        report = Report()
+        clips = load_clips(mode, request, discover(tmp_path), RATE, report, [].append)
+        return clips, {entry["file"]: entry for entry in report.as_json()["files"]}
+
+    return load
+
+
+def test_clips_are_stereo_at_the_codecs_rate_and_exactly_long(tmp_path, load):
+    write_audio(tmp_path / "mono.wav", noise(1.5, channels=1, rate=44100))
+    write_audio(tmp_path / "surround.wav", noise(1.0, channels=6, rate=48000))
+    clips, report = load()
+    assert [clip.name for clip in clips] == ["mono", "surround"]
+    for clip in clips:
+        assert clip.audio.sample_rate == RATE
+        assert clip.audio.samples.shape == (2, RATE)
+        assert np.abs(clip.audio.samples).max() == pytest.approx(10 ** (-1 / 20), rel=1e-4), "normalised to -1 dBFS"
+    assert report["mono.wav"]["status"] == "fitted"
+    assert "trimmed from 1.500 s to 1.000 s" in report["mono.wav"]["detail"]
+    assert report["surround.wav"]["status"] == "used"
+
+
+def test_normalising_can_be_turned_off(tmp_path, load):
+    write_audio(tmp_path / "quiet.wav", noise(1.0, level=0.1))
+    (clip,), _ = load(audio_normalize=False)
+    assert np.abs(clip.audio.samples).max() == pytest.approx(0.1, rel=0.01)
+
+
+def test_trigger_phrase_stands_before_every_caption_once(tmp_path, load):
+    for name, caption in (("a", "rain on a roof"), ("b", "f0ley rain on a roof"), ("c", None)):
+        write_audio(tmp_path / f"{name}.wav", noise(1.0))
+        if caption is not None:
+            (tmp_path / f"{name}.txt").write_text(caption)
+    clips, report = load(trigger_phrase=" f0ley ")
+    assert [clip.caption for clip in clips] == ["f0ley rain on a roof", "f0ley rain on a roof", "f0ley"]
+    assert "no caption" in report["c.wav"]["warnings"][0]
+    assert with_trigger("", "x") == "x"
+    assert with_trigger("rain", "raindrops") == "rain raindrops", "a word that merely begins like it"
+
+
+def test_a_text_file_renamed_wav_is_left_out_by_name(tmp_path, load):
+    write_audio(tmp_path / "good.wav", noise(1.0))
+    (tmp_path / "fake.wav").write_text("this is not sound")
+    (tmp_path / "fake.txt").write_text("its caption")
+    clips, report = load()
+    assert len(clips) == 1
+    assert report["fake.wav"]["status"] == report["fake.txt"]["status"] == "left out"
+    assert "not audio" in report["fake.wav"]["detail"]
+    assert "fake.wav" in report["fake.txt"]["detail"]
+
+
+def test_an_archive_of_nothing_but_broken_files_names_them(tmp_path, load):
+    (tmp_path / "fake.wav").write_text("this is not sound")
+    (tmp_path / "empty.mp3").write_bytes(b"")
+    with pytest.raises(InputError, match=r"none of the 2 clips can be read.*empty\.mp3.*fake\.wav"):
+        load()
+
+
+def test_a_truncated_mp3_is_trained_on_what_there_is_and_warned_about(tmp_path, load):
+    write_audio(tmp_path / "cut.mp3", noise(3.0))
+    data = (tmp_path / "cut.mp3").read_bytes()
+    (tmp_path / "cut.mp3").write_bytes(data[: len(data) // 2])
+    clips, report = load()
+    assert len(clips) == 1
+    assert any("its header says 3.0" in warning for warning in report["cut.mp3"]["warnings"])
+
+
+def test_a_silent_clip_is_used_and_warned_about(tmp_path, load):
+    write_audio(tmp_path / "silent.wav", noise(1.0, level=0))
+    (clip,), report = load()
+    assert not clip.audio.samples.any(), "and not amplified"
+    assert any("silent" in warning for warning in report["silent.wav"]["warnings"])
+
+
+def test_a_caption_without_a_clip_is_reported(tmp_path, load):
+    write_audio(tmp_path / "good.wav", noise(1.0))
+    (tmp_path / "lonely.txt").write_text("who am I?")
+    _, report = load()
+    assert report["lonely.txt"]["status"] == "left out"
+    assert "a caption without a clip" in report["lonely.txt"]["detail"]
+
+
+def test_a_caption_in_a_wrong_encoding_stops_the_run(tmp_path, load):
+    write_audio(tmp_path / "good.wav", noise(1.0))
+    (tmp_path / "good.txt").write_bytes("böse".encode("latin-1"))
+    with pytest.raises(InputError, match=r"good\.txt.*UTF-8"):
+        load()
+
+
+def test_no_audio_at_all_lists_what_is_there_and_what_is_wanted(tmp_path, load):
+    (tmp_path / "picture.jpg").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"no audio clips found \(found picture\.jpg\)") as caught:
+        load()
+    assert caught.value.items[0].ctx["supported_formats"][0] == ".wav"
+
+
+def test_an_empty_folder_says_so(load):
+    with pytest.raises(InputError, match="found no files"):
+        load()
+
+
+def test_two_files_with_one_name_are_named(tmp_path, load):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_audio(tmp_path / folder / "x.wav", noise(1.0))
+    with pytest.raises(InputError, match=r"a/x\.wav.*b/x\.wav"):
+        load()
+
+
+def test_other_files_and_metadata_are_reported_and_do_no_harm(tmp_path, load):
+    write_audio(tmp_path / "good.wav", noise(1.0))
+    (tmp_path / "notes.pdf").write_bytes(b"x")
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "__MACOSX" / "._good.wav").write_bytes(b"x")
+    clips, report = load()
+    assert len(clips) == 1
+    assert report["notes.pdf"]["status"] == "left out"
+    assert report[".DS_Store"]["status"] == "ignored"
+
+
+def test_captions_pair_across_folders_and_letter_case(tmp_path, load):
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "text").mkdir()
+    write_audio(tmp_path / "audio" / "Clip.wav", noise(1.0))
+    (tmp_path / "text" / "clip.txt").write_text("here")
+    (clip,), _ = load()
+    assert clip.caption == "here"
+
+
+@pytest.mark.parametrize(("seconds", "preserve", "how"), [(0.99, True, "stretched"), (0.99, False, "padded")])
+def test_preserving_pitch_is_about_near_misses(tmp_path, load, seconds, preserve, how):
+    write_audio(tmp_path / "near.wav", noise(seconds))
+    _, report = load(audio_preserve_pitch=preserve)
+    assert report["near.wav"]["detail"].startswith(how)

@@ -1,0 +1,63 @@
+"""Report: every file gets one verdict, none is forgotten, and the JSON and the line say the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sonolora.data.files import Files
+from sonolora.data.report import Report
+
+FILES = Files(Path("/"), ("a.txt", "a.wav", "b.wav", "c.wav"), {".DS_Store": "macOS metadata"})
+
+
+def full_report() -> Report:
+    report = Report()
+    report.left_out("c.wav", "3.2 s, shorter than audio_duration_seconds (5 s)", seconds=3.2)
+    report.warn("a.wav", "mono")
+    report.fitted("a.wav", "trimmed to 5 s", seconds=7.5)
+    report.warn("a.wav", "clips at 3 places")
+    report.used("b.wav")
+    report.used("a.txt", "caption of a.wav")
+    for file, why in FILES.ignored.items():
+        report.ignored(file, why)
+    return report
+
+
+def test_json() -> None:
+    report = json.loads(json.dumps(full_report().as_json()))
+    assert report["summary"] == {"used": 2, "fitted": 1, "left out": 1, "ignored": 1, "warnings": 2}
+    assert [entry["file"] for entry in report["files"]] == sorted([*FILES.names, *FILES.ignored])
+    assert report["files"][2] == {
+        "file": "a.wav",
+        "status": "fitted",
+        "detail": "trimmed to 5 s",
+        "warnings": ["mono", "clips at 3 places"],
+        "facts": {"seconds": 7.5},
+    }
+
+
+def test_line() -> None:
+    assert full_report().summary_line() == "5 files: 2 used, 1 fitted, 1 left out, 1 ignored; 2 warnings"
+    assert Report().summary_line() == "0 files: 0 used, 0 fitted, 0 left out, 0 ignored; 0 warnings"
+
+
+def test_complete_report_passes() -> None:
+    full_report().check_complete(FILES)
+
+
+def test_forgotten_files_are_found() -> None:
+    report = Report()
+    report.used("a.wav")
+    report.warn("elsewhere.wav", "odd")
+    with pytest.raises(AssertionError, match=r"no verdict on \.DS_Store, a\.txt, b\.wav, c\.wav, elsewhere\.wav"):
+        report.check_complete(FILES)
+
+
+def test_second_verdict_is_refused() -> None:
+    report = Report()
+    report.used("a.wav")
+    with pytest.raises(ValueError, match=r"a\.wav is already used, now it is left out"):
+        report.left_out("a.wav", "too short")

@@ -1,0 +1,75 @@
+"""Every network gives what the publisher's own code gave, for the same weights and inputs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sonolora.ltx.transformer import audio_token_middles
+from sonolora.selftest import Check, run_checks
+
+CHECKS = 29
+
+
+def run(golden, cases_path=None, dtype=torch.float32):
+    return list(
+        run_checks(
+            golden / "ltx23-golden.safetensors", cases_path or golden / "cases.safetensors", torch.device("cpu"), dtype
+        )
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_all_cases_agree(golden, dtype):
+    checks = run(golden, dtype=dtype)
+    assert len(checks) == CHECKS
+    assert not [check for check in checks if not check.passed]
+
+
+def test_a_wrong_number_is_found(golden, tmp_path):
+    cases = load_file(golden / "cases.safetensors")
+    cases["audio_keep.audio_velocity"][0, 3, 5] += 0.01
+    save_file(cases, tmp_path / "cases.safetensors")
+    failed = [check.name for check in run(golden, tmp_path / "cases.safetensors") if not check.passed]
+    assert failed == ["audio stream: audio_keep", "both streams: audio_keep"]
+
+
+def test_not_a_number_does_not_pass():
+    assert not Check("x", float("nan"), 1.0).passed
+
+
+@pytest.mark.parametrize(("wrong", "code"), [(False, 0), (True, 1)])
+def test_the_command(golden, tmp_path, wrong, code):
+    cases = load_file(golden / "cases.safetensors")
+    cases["codec.log_mel"] += float(wrong)
+    save_file(cases, tmp_path / "cases.safetensors")
+    done = subprocess.run(
+        [sys.executable, "-m", "sonolora", "selftest", "--checkpoint", golden / "ltx23-golden.safetensors",
+         "--cases", tmp_path / "cases.safetensors", "--device", "cpu"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert "codec: mel" in done.stdout
+    assert ("FAILED" in done.stdout) == wrong
+
+
+def test_kept_tokens_have_timestep_zero(cases):
+    """The cases mean by `keep` what a stream means by it."""
+    for case in ("audio_keep", "v2a_frozen_video_keep"):
+        timesteps = torch.where(cases["keep"].bool(), 0.0, cases[f"{case}.audio_sigma"][:, None])
+        assert torch.equal(timesteps, cases[f"{case}.audio_timesteps"])
+
+
+def test_audio_positions(cases):
+    expected = cases["audio_positions_seconds"].mean(-1)[0, 0]
+    torch.testing.assert_close(audio_token_middles(len(expected)), expected)
+
+
+def test_results_are_json_safe(golden):
+    """The table can be kept as a record of a card."""
+    assert json.dumps([vars(check) for check in run(golden)])

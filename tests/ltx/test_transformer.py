@@ -1,0 +1,150 @@
+"""The transformer against diffusers' and against the published structure."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from diffusers import LTX2VideoTransformer3DModel
+from torch import Tensor
+
+from sonolora.errors import CheckpointError
+from sonolora.ltx.checkpoint import Checkpoint
+from sonolora.ltx.config import TransformerConfig
+from sonolora.ltx.transformer import Stream, Transformer, load_transformer
+
+CPU = torch.device("cpu")
+PUBLISHED = {  # sizes of the published model; everything else as in the golden one
+    "num_layers": 48,
+    "num_attention_heads": 32,
+    "attention_head_dim": 128,
+    "in_channels": 128,
+    "out_channels": 128,
+    "cross_attention_dim": 4096,
+    "caption_channels": 3840,
+    "audio_num_attention_heads": 32,
+    "audio_attention_head_dim": 64,
+    "audio_in_channels": 128,
+    "audio_out_channels": 128,
+    "audio_cross_attention_dim": 2048,
+}
+DIFFUSERS_NAMES = (  # published -> diffusers, the first that matches
+    (r"^(audio_)?patchify_proj\.", r"\1proj_in."),
+    (r"^adaln_single\.", "time_embed."),
+    (r"^audio_adaln_single\.", "audio_time_embed."),
+    (r"^(audio_)?prompt_adaln_single\.", r"\1prompt_adaln."),
+    (r"^av_ca_(audio|video)_scale_shift_adaln_single\.", r"av_cross_attn_\1_scale_shift."),
+    (r"^av_ca_a2v_gate_adaln_single\.", "av_cross_attn_video_a2v_gate."),
+    (r"^av_ca_v2a_gate_adaln_single\.", "av_cross_attn_audio_v2a_gate."),
+    (r"\.([qk])_norm\.", r".norm_\1."),
+    (r"\.scale_shift_table_a2v_ca_(audio|video)$", r".\1_a2v_cross_attn_scale_shift_table"),
+)
+
+
+def diffusers_name(name: str) -> str:
+    for pattern, replacement in DIFFUSERS_NAMES:
+        renamed, count = re.subn(pattern, replacement, name)
+        if count:
+            return renamed
+    return name
+
+
+@pytest.fixture(scope="module")
+def ours(checkpoint: Checkpoint) -> Transformer:
+    return load_transformer(checkpoint, video=True, device=CPU, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def theirs(ours: Transformer) -> LTX2VideoTransformer3DModel:
+    audio, video = ours.config.audio, ours.config.video
+    model = LTX2VideoTransformer3DModel(
+        in_channels=video.channels,
+        out_channels=video.channels,
+        num_attention_heads=video.heads,
+        attention_head_dim=video.head_dim,
+        cross_attention_dim=video.context_dim,
+        gated_attn=True,
+        cross_attn_mod=True,
+        audio_in_channels=audio.channels,
+        audio_out_channels=audio.channels,
+        audio_num_attention_heads=audio.heads,
+        audio_attention_head_dim=audio.head_dim,
+        audio_cross_attention_dim=audio.context_dim,
+        audio_gated_attn=True,
+        audio_cross_attn_mod=True,
+        num_layers=ours.config.layers,
+        rope_type="split",
+        cross_attn_timestep_scale_multiplier=1000,
+        use_prompt_embeddings=False,
+    )
+    model.load_state_dict({diffusers_name(name): tensor for name, tensor in ours.state_dict().items()}, strict=True)
+    return model.eval().requires_grad_(False)
+
+
+def run_theirs(model, cases, audio_latents: Tensor, sigma_B: Tensor, *, isolate: bool) -> tuple[Tensor, Tensor]:
+    tokens = cases["video_latents"].shape[1]
+    video, audio = model(
+        hidden_states=cases["video_latents"],
+        audio_hidden_states=audio_latents,
+        encoder_hidden_states=cases["video_context"],
+        audio_encoder_hidden_states=cases["audio_context"],
+        timestep=1000 * sigma_B[:, None].expand(-1, tokens),
+        audio_timestep=1000 * sigma_B[:, None].expand(-1, audio_latents.shape[1]),
+        sigma=1000 * sigma_B,
+        video_coords=cases["video_positions"],
+        audio_coords=cases["audio_positions_seconds"],
+        isolate_modalities=isolate,
+        return_dict=False,
+    )
+    return audio, video
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["audio alone", "equal sigmas"])
+def test_diffusers_agrees(alone, ours, theirs, cases):
+    sigma_B = torch.tensor([0.35, 0.8])
+    x = cases["audio_latents"].clone().requires_grad_()
+    audio = Stream(x, cases["audio_positions_seconds"].mean(-1), sigma_B, cases["audio_context"])
+    video = Stream(cases["video_latents"], cases["video_positions"].mean(-1), sigma_B, cases["video_context"])
+    velocity, video_velocity = ours(audio, None if alone else video)
+    (velocity * cases["grad_weight"]).sum().backward()
+    y = cases["audio_latents"].clone().requires_grad_()
+    expected, expected_video = run_theirs(theirs, cases, y, sigma_B, isolate=alone)
+    (expected * cases["grad_weight"]).sum().backward()
+    torch.testing.assert_close(velocity, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(x.grad, y.grad, rtol=1e-4, atol=1e-5)
+    if video_velocity is not None:
+        torch.testing.assert_close(video_velocity, expected_video, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("video", "tensors", "parameters"), [(False, 1_457, 3_286_408_320), (True, 4_186, 18_988_838_144)]
+)
+def test_published_structure(video, tensors, parameters, checkpoint):
+    config = TransformerConfig.from_header({**checkpoint.section("transformer"), **PUBLISHED})
+    with torch.device("meta"):
+        model = Transformer(config, video=video)
+    assert len(model.state_dict()) == tensors
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def test_video_needs_the_video_stream(transformer, cases):
+    sigma_B = torch.tensor([0.5, 0.5])
+    audio = Stream(cases["audio_latents"], cases["audio_positions_seconds"].mean(-1), sigma_B, cases["audio_context"])
+    video = Stream(cases["video_latents"], cases["video_positions"].mean(-1), sigma_B, cases["video_context"])
+    with pytest.raises(ValueError, match="without its video stream"):
+        transformer(audio, video)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("rope_type", "interleaved"), ("share_ff", True), ("cross_attention_adaln", False)]
+)
+def test_other_architectures_are_refused_by_name(key, value, checkpoint):
+    with pytest.raises(CheckpointError, match=key):
+        TransformerConfig.from_header({**checkpoint.section("transformer"), key: value})
+
+
+def test_a_missing_size_is_named(checkpoint):
+    header = {key: value for key, value in checkpoint.section("transformer").items() if key != "num_layers"}
+    with pytest.raises(CheckpointError, match="num_layers"):
+        TransformerConfig.from_header(header)

@@ -1,0 +1,185 @@
+"""The engine, on the golden model: a step's mathematics, exact continuation, and a loss that really falls."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from sonolora.conditioning import Example, Video, velocity
+from sonolora.errors import CheckpointError
+from sonolora.ltx.lora import add_adapters
+from sonolora.ltx.targets import AUDIO_TARGETS
+from sonolora.ltx.transformer import load_transformer
+from sonolora.randomness import normal
+from sonolora.training.evaluation import grid_losses
+from sonolora.training.state import load_newest_state, save_state
+from sonolora.training.step import flow_losses
+from sonolora.training.trainer import Trainer, TrainingConfig
+
+CPU = torch.device("cpu")
+IDENTITY = {"base": "b", "dataset": "d", "settings": "s"}
+
+
+def make_examples(cases, count=3):
+    """Clips of one kind: a pattern that repeats in time with a little variation."""
+    pattern = normal((1, 1, 32), "pattern")
+    return [
+        Example(pattern + 0.1 * normal((1, 26, 32), "clip", index), cases["audio_context"][:1])
+        for index in range(count)
+    ]
+
+
+@pytest.fixture
+def make_trainer(checkpoint, cases):
+    def make(steps=30, rank=8, seed=1, rate=2e-3):
+        model = load_transformer(checkpoint, video=False, device=CPU, dtype=torch.float32)
+        adapters = add_adapters(model, AUDIO_TARGETS, rank, seed)
+        config = TrainingConfig(steps=steps, learning_rate=rate, seed=seed)
+        return Trainer(model, adapters, make_examples(cases), config), model
+
+    return make
+
+
+def test_loss_is_the_mean_over_regenerated_frames(transformer, cases):
+    example = Example(cases["audio_latents"], cases["audio_context"], keep_BT=cases["keep"].bool())
+    noise = normal(tuple(example.latents_BTC.shape), "noise")
+    sigma = torch.tensor([0.3, 0.8])
+    found = flow_losses(transformer, example, noise, sigma)
+    noisy = torch.lerp(example.latents_BTC, noise, sigma[:, None, None])
+    predicted = velocity(transformer, example, noisy, sigma)
+    for index in range(2):
+        counted = ~example.keep_BT[index]
+        wanted = (predicted - (noise - example.latents_BTC))[index][counted].square().mean()
+        torch.testing.assert_close(found[index], wanted)
+
+
+def test_kept_frames_do_not_see_the_noise(transformer, cases):
+    example = Example(cases["audio_latents"], cases["audio_context"], keep_BT=cases["keep"].bool())
+    sigma = torch.tensor([0.5, 0.5])
+    noise = normal(tuple(example.latents_BTC.shape), "noise")
+    other = torch.where(example.keep_BT[..., None], 100.0, noise)
+    torch.testing.assert_close(
+        flow_losses(transformer, example, noise, sigma), flow_losses(transformer, example, other, sigma)
+    )
+
+
+def test_a_reference_has_an_effect_and_no_frames_in_the_result(transformer, cases):
+    example = Example(cases["audio_latents"], cases["audio_context"])
+    with_reference = dataclasses.replace(example, reference_BRC=normal((2, 9, 32), "reference"))
+    sigma = torch.tensor([0.5, 0.5])
+    plain = velocity(transformer, example, example.latents_BTC, sigma)
+    referred = velocity(transformer, with_reference, example.latents_BTC, sigma)
+    assert plain.shape == referred.shape
+    assert (plain - referred).abs().max() > 1e-3
+
+
+def test_frozen_video_gives_the_publishers_velocity(checkpoint, cases):
+    model = load_transformer(checkpoint, video=True, device=CPU, dtype=torch.float32)
+    video = Video(cases["video_latents"], cases["video_positions"].mean(-1), cases["video_context"])
+    example = Example(cases["audio_latents"], cases["audio_context"], video=video)
+    found = velocity(model, example, cases["audio_latents"], cases["v2a_frozen_video.audio_sigma"])
+    torch.testing.assert_close(found, cases["v2a_frozen_video.audio_velocity"], atol=1e-5, rtol=1e-5)
+
+
+def test_first_step_starts_from_the_unchanged_base(make_trainer, transformer, cases):
+    trainer, model = make_trainer()
+    example = make_examples(cases)[0]
+    args = (example, normal((1, 26, 32), "noise"), torch.tensor([0.5]))
+    assert torch.equal(flow_losses(model, *args), flow_losses(transformer, *args))
+    trainer.step()
+    assert not torch.equal(flow_losses(model, *args), flow_losses(transformer, *args))
+
+
+def test_training_lowers_the_loss_on_the_fixed_grid(make_trainer, cases):
+    trainer, model = make_trainer(steps=120)
+    examples = make_examples(cases)
+    before = grid_losses(model, examples, CPU)
+    for _ in range(120):
+        trainer.step()
+    after = grid_losses(model, examples, CPU)
+    assert (after < before).all(), "every clip at every noise level must have improved"
+    assert after.mean() < 0.7 * before.mean()
+
+
+def test_only_the_adapters_change(make_trainer):
+    trainer, model = make_trainer()
+    frozen = {name: value.clone() for name, value in model.named_parameters() if "lora" not in name}
+    trainer.step()
+    for name, value in model.named_parameters():
+        if name in frozen:
+            assert torch.equal(value, frozen[name]), name
+
+
+def test_resumed_training_equals_uninterrupted_training_to_the_bit(make_trainer, tmp_path):
+    whole, _ = make_trainer()
+    for _ in range(12):
+        whole.step()
+    first, _ = make_trainer()
+    for _ in range(5):
+        first.step()
+    save_state(tmp_path, first, IDENTITY, keep=2)
+    second, _ = make_trainer()
+    assert load_newest_state(tmp_path, second, IDENTITY)
+    assert second.step_count == 5
+    for _ in range(7):
+        second.step()
+    wanted, found = whole.state(), second.state()
+    assert wanted.keys() == found.keys()
+    for name, value in wanted.items():
+        assert torch.equal(value, found[name]), name
+
+
+def test_old_states_are_removed_and_the_newest_kept(make_trainer, tmp_path):
+    trainer, _ = make_trainer()
+    for _ in range(3):
+        trainer.step()
+        save_state(tmp_path, trainer, IDENTITY, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002.safetensors", "step-000003.safetensors"]
+
+
+@pytest.mark.parametrize("key", IDENTITY)
+def test_a_state_of_another_run_is_refused(make_trainer, tmp_path, key):
+    trainer, _ = make_trainer()
+    trainer.step()
+    save_state(tmp_path, trainer, IDENTITY, keep=2)
+    with pytest.raises(CheckpointError, match=f"its {key} is"):
+        load_newest_state(tmp_path, trainer, {**IDENTITY, key: "other"})
+
+
+def test_a_state_of_another_rank_is_refused(make_trainer, tmp_path):
+    trainer, _ = make_trainer(rank=8)
+    trainer.step()
+    save_state(tmp_path, trainer, IDENTITY, keep=2)
+    other, _ = make_trainer(rank=16)
+    with pytest.raises(CheckpointError, match="another rank"):
+        load_newest_state(tmp_path, other, IDENTITY)
+
+
+def test_a_damaged_state_is_an_error_and_not_a_fresh_start(make_trainer, tmp_path):
+    trainer, _ = make_trainer()
+    trainer.step()
+    path = save_state(tmp_path, trainer, IDENTITY, keep=2)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_newest_state(tmp_path, trainer, IDENTITY)
+
+
+def test_every_example_is_used_once_an_epoch(make_trainer):
+    trainer, _ = make_trainer()
+    for epoch in range(4):
+        assert sorted(trainer._index(3 * epoch + position) for position in range(3)) == [0, 1, 2]
+
+
+def test_learning_rate_falls_linearly_to_a_tenth():
+    config = TrainingConfig(steps=100, learning_rate=1.0, seed=0)
+    assert config.learning_rate_at(0) == 1
+    assert config.learning_rate_at(50) == pytest.approx(0.55)
+    assert config.learning_rate_at(100) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch_size": 0}, {"sigma_density": "gaussian"}])
+def test_a_config_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"at least 1|not one of"):
+        TrainingConfig(**{"steps": 1, "learning_rate": 1.0, "seed": 0, **wrong})

@@ -1,0 +1,239 @@
+"""Writes the embedded base `tiny` with random weights: LTX-2.3's architecture and file format in laptop size.
+
+    python tools/tiny/make_random_base.py [--out DIR]
+
+Out: DIR/tiny.safetensors (transformer, text projections and connectors, audio VAE, vocoder, video encoder; no video
+decoder, which nothing here needs) and DIR/text_encoder/ (a Gemma 3 language model with its tokenizer). Every run
+writes the same bytes on the same machine. A base that is there and was not made by an older version of this script
+is left alone, so that any setup may call it.
+
+The weights are untrained, yet sane: activations keep their size through every network, gates are open, codec
+statistics are measured, and whatever is computed rather than learned (STFT bases, mel filters, resampling filters)
+is exact.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from captions import captions
+from header import CONFIG, MODEL_VERSION, TEXT_CHANNELS
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import Gemma3TextConfig, Gemma3TextModel, GemmaTokenizer
+
+from sonolora.errors import CheckpointError
+from sonolora.ltx.audio_codec import (
+    AudioCodec,
+    build_log_mel,
+    build_vae,
+    build_vocoder,
+    vae_file_name,
+    vocoder_file_name,
+)
+from sonolora.ltx.checkpoint import Checkpoint
+from sonolora.ltx.config import TransformerConfig
+from sonolora.ltx.mel import mel_filterbank
+from sonolora.ltx.text import TextProjector, projector_file_name
+from sonolora.ltx.transformer import PREFIX, Transformer
+from sonolora.ltx.video_encoder import VideoEncoder
+from sonolora.tensors import save_tensors
+
+DEFAULT_OUT = Path(__file__).parents[2] / "src" / "sonolora" / "bases" / "tiny"
+LICENSE = "Apache-2.0. Random weights, made by Sonolora's tools/tiny/make_random_base.py; not derived from LTX-2.3."
+STAMP = "make_random_base"
+SOURCES = ("make_random_base.py", "header.py", "captions.py")
+TEXT_TOKENS = 128
+TEXT_LAYERS = 4
+VOCABULARY = 1024
+SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
+GATE_ROWS = {9: (2, 5, 8), 5: (4,), 2: ()}  # which rows of a scale and shift table are gates, by its length
+
+
+def make(out: Path) -> None:
+    """Write the base into the folder `out`."""
+    torch.manual_seed(0)
+    tensors: dict[str, Tensor] = {}
+
+    def add(module: nn.Module, file_name: Callable[[str], str]) -> None:
+        for name, tensor in module.state_dict().items():
+            keep = "scale_shift_table" in name  # published: these in float32, all else in bfloat16
+            tensors[file_name(name)] = tensor if keep else tensor.to(torch.bfloat16)
+
+    write_text_encoder(out / "text_encoder")
+    config = TransformerConfig.from_header(CONFIG["transformer"])
+    transformer = Transformer(config, video=True)
+    initialise(transformer)
+    add(transformer, lambda name: PREFIX + name)
+    for stream, connector in ("audio", config.audio_connector), ("video", config.video_connector):
+        projector = TextProjector(TEXT_LAYERS + 1, config.text_channels, connector)
+        initialise(projector)
+        add(projector, lambda name, stream=stream: projector_file_name(stream, name))
+    codec = make_codec()
+    add(codec.vae, vae_file_name)
+    add(codec.vocoder, vocoder_file_name)
+    video_encoder = make_video_encoder()
+    add(video_encoder, video_encoder.file_name)
+    # Last, so that a complete base is one that has it.
+    about = {"config": json.dumps(CONFIG), "model_version": MODEL_VERSION, "license": LICENSE, "made_by": stamp()}
+    save_tensors(out / "tiny.safetensors", tensors, about)
+
+
+def stamp() -> str:
+    """Names this version of the script: a digest of its sources."""
+    sources = b"".join(Path(__file__).with_name(name).read_bytes() for name in SOURCES)
+    return f"{STAMP} {hashlib.sha256(sources).hexdigest()[:12]}"
+
+
+def is_current(out: Path) -> bool:
+    """Whether a base is there that this script must not replace: its own newest, or a trained one."""
+    try:
+        made_by = Checkpoint.open(out / "tiny.safetensors").metadata.get("made_by", "")
+    except CheckpointError:
+        return False
+    return made_by == stamp() or not made_by.startswith(STAMP)
+
+
+@torch.no_grad()
+def initialise(module: nn.Module) -> None:
+    """Weights that keep the size of activations; open gates; small modulations."""
+    for name, parameter in module.named_parameters():
+        if "scale_shift_table" in name:
+            parameter.normal_(std=0.1)
+            for row in GATE_ROWS[len(parameter)]:
+                parameter[row] += 0.5
+        elif name.endswith("norm.weight"):
+            parameter.fill_(1)
+        elif parameter.ndim == 1:
+            parameter.zero_()
+        else:
+            modulates = ".linear." in name  # the last layer of an adaptive layer norm
+            parameter.normal_(std=(0.2 if modulates else 1) * parameter.shape[1] ** -0.5)
+
+
+@torch.no_grad()
+def make_codec() -> AudioCodec:
+    """The audio codec with statistics measured on made sounds, and a vocoder of moderate loudness."""
+    section = CONFIG["audio_vae"]
+    vae = build_vae(section)
+    vocoder = build_vocoder(CONFIG["vocoder"], vae)
+    fill_stft(vocoder.mel_stft, CONFIG["vocoder"]["bwe"])
+    codec = AudioCodec(vae.eval(), vocoder.eval(), build_log_mel(section, torch.device("cpu")))
+    waveforms = sounds()
+    mel = codec.log_mel(waveforms)
+    # The decoder's last layer starts from the mean spectrum, with about its spread.
+    vae.decoder.conv_out.conv.weight *= 4
+    vae.decoder.conv_out.conv.bias.fill_(mel.mean().item())
+    latents_BTD = codec.encode(waveforms)
+    vae.latents_mean.copy_(latents_BTD.mean((0, 1)))
+    vae.latents_std.copy_(latents_BTD.std((0, 1)))
+    stage = vocoder.vocoder
+    stage.conv_out.weight *= 0.1 / stage(mel).std()
+    vocoder.bwe_generator.conv_out.weight *= 0.1
+    return codec
+
+
+def fill_stft(mel_stft: nn.Module, section: dict[str, int]) -> None:
+    """The Fourier bases (real part above imaginary part) under a Hann window, and the mel filters, of the vocoder."""
+    size = section["n_fft"]
+    rows, samples = torch.arange(size // 2 + 1, dtype=torch.float64), torch.arange(size, dtype=torch.float64)
+    angles = 2 * torch.pi / size * torch.outer(rows, samples)
+    bases = torch.cat([angles.cos(), -angles.sin()])
+    window = torch.hann_window(size, dtype=torch.float64)
+    mel_stft.stft_fn.forward_basis.copy_((bases * window)[:, None])
+    mel_stft.stft_fn.inverse_basis.copy_((torch.linalg.pinv(bases).T * section["hop_length"] * window / size)[:, None])
+    mel_stft.mel_basis.copy_(
+        mel_filterbank(section["num_mels"], size, section["input_sampling_rate"], 0, section["input_sampling_rate"] / 2)
+    )
+
+
+def sounds() -> Tensor:
+    """Stereo sounds of two seconds at 16 kHz, (8, 2, 32000): noises, tones, sweeps, pulses."""
+    t = torch.arange(32000) / 16000
+    noise = torch.randn(3, len(t))
+    turn = 2 * torch.pi * t
+    mono = [
+        0.1 * noise[0],
+        0.2 * noise[1] * (-3 * t).exp(),
+        0.01 * noise[2].cumsum(0) / 10,
+        0.3 * (440 * turn).sin(),
+        0.2 * (110 * turn).sin().sign() * (-2 * t).exp(),
+        0.3 * ((200 + 1500 * t) * turn).sin(),
+        0.5 * ((t * 8) % 1 < 0.002).float(),
+        0.2 * (1000 * turn).sin() * (0.5 + 0.5 * (4 * turn).sin()),
+    ]
+    balance = torch.linspace(0.2, 0.8, len(mono))[:, None]
+    return torch.stack([torch.stack(mono) * 2 * (1 - balance), torch.stack(mono) * 2 * balance], dim=1)
+
+
+@torch.no_grad()
+def make_video_encoder() -> VideoEncoder:
+    """The video encoder with statistics measured on moving gradients and noise."""
+    encoder = VideoEncoder(CONFIG["vae"]).eval()
+    time, height, width = torch.meshgrid(*(torch.arange(n) / n for n in (17, 128, 192)), indexing="ij")
+    waves = [torch.sin(6.3 * (a * time + b * height + c * width)) for a, b, c in ((2, 1, 0), (1, 0, 3), (4, 2, 2))]
+    smooth = torch.stack(waves)[None]
+    frames = torch.cat([smooth, smooth.flip(1, 2), torch.rand_like(smooth) * 2 - 1])
+    latents = encoder.encode(frames)
+    encoder.latents_mean.copy_(latents.mean((0, 2, 3, 4)))
+    encoder.latents_std.copy_(latents.std((0, 2, 3, 4)))
+    return encoder
+
+
+def write_text_encoder(folder: Path) -> None:
+    """A Gemma 3 language model of random weights, with a tokenizer trained on the captions."""
+    tokenizer = train_tokenizer()
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    config = Gemma3TextConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=TEXT_CHANNELS,
+        intermediate_size=2 * TEXT_CHANNELS,
+        num_hidden_layers=TEXT_LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=TEXT_CHANNELS // 4,
+        query_pre_attn_scalar=TEXT_CHANNELS // 4,
+        max_position_embeddings=TEXT_TOKENS,
+        sliding_window=TEXT_TOKENS,
+        initializer_range=TEXT_CHANNELS**-0.5,
+        architectures=["Gemma3TextModel"],
+        dtype="bfloat16",
+    )
+    config.save_pretrained(folder)
+    model = Gemma3TextModel(config).to(torch.bfloat16)
+    save_tensors(folder / "model.safetensors", model.state_dict(), {"format": "pt"})
+
+
+def train_tokenizer() -> GemmaTokenizer:
+    """Byte-pair encoding over the captions; bytes stand in for every other character."""
+    trained = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    trained.normalizer = normalizers.Replace(" ", "▁")
+    trained.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    fixed = [*SPECIAL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - len(fixed), show_progress=False)
+    trained.train_from_iterator(captions(), trainer)
+    model = json.loads(trained.to_str())["model"]
+    pieces = [*fixed, *sorted(model["vocab"], key=model["vocab"].get)]
+    return GemmaTokenizer(
+        vocab={piece: index for index, piece in enumerate(pieces)},
+        merges=[tuple(pair) for pair in model["merges"]],
+        model_max_length=TEXT_TOKENS,
+        add_bos_token=True,
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Write the embedded base 'tiny' with random weights.")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder to write (default: in the package)")
+    out = parser.parse_args().out
+    if is_current(out):
+        print(f"{out}: up to date")
+    else:
+        make(out)
+        print(f"{out}: written")
