@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,7 +22,7 @@ from sonolora.errors import InputError, SonoloraError
 from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import parse
-from sonolora.options import option_parameters, request_body
+from sonolora.options import option_parameters, read_json_fields, request_body
 from sonolora.terminal import TerminalProgress
 
 app = typer.Typer(
@@ -144,13 +144,22 @@ def _add_training_command(mode: Mode) -> None:
             lora = start(mode, request, settings, mine["out"], progress, stop)
         _say_where(lora)
 
-    parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, (annotation, default) in own.items()
-    ]
-    parameters += option_parameters(mode.request)
+    parameters = _parameters(own) + option_parameters(mode.request)
     _give_signature(command, parameters)
     train_app.command(mode.name, help=f"Train a LoRA for {mode.summary}.")(command)
+
+
+def _parameters(own: Mapping[str, tuple[Any, Any]]) -> list[inspect.Parameter]:
+    """Keyword parameters from annotation and default; `...` means that it must be given."""
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if default is ... else default,
+            annotation=annotation,
+        )
+        for name, (annotation, default) in own.items()
+    ]
 
 
 def _give_signature(command: Callable[..., None], parameters: list[inspect.Parameter]) -> None:
@@ -172,41 +181,40 @@ def _say_where(lora: Path) -> None:
     print(f"report:   {lora.with_name('report.json')}")
 
 
-@generate_app.command("t2a")
-def generate_t2a(
-    prompt: Annotated[str, typer.Option(help="What to hear, trigger phrase included.")],
-    out: Annotated[Path, typer.Option(help="The .wav to write; a picture is put beside it.")],
-    lora: Annotated[Path | None, typer.Option(help="The LoRA; without it the base alone is heard.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, max=60, help="Length.")] = 5.0,
-    scale: Annotated[float, typer.Option(help="Strength of the LoRA.")] = 1.0,
-    steps: Annotated[int, typer.Option(min=1, max=200, help="Sampling steps.")] = 30,
-    stg_scale: Annotated[float, typer.Option(min=0, max=3, help="Spatio-temporal guidance.")] = 1.0,
-    negative_prompt: Annotated[str | None, typer.Option(help="What to steer away from.")] = None,
-    seed: Seed = 42,
-    base: Base = "tiny",
-    device: Device = "auto",
-) -> None:
-    """Generate sound from text."""
-    from sonolora.modes.request import NEGATIVE_PROMPT
-    from sonolora.runs.generate import GenerateRequest, generate
-    from sonolora.sampling.guidance import Guidance
-    from sonolora.sampling.sampler import SamplingSettings
+def _add_generate_command(mode: Mode) -> None:
+    own = {
+        "out": (Annotated[Path, typer.Option(help="The .wav to write; a picture is put beside it.")], ...),
+        "lora": (Annotated[Path | None, typer.Option(help="The LoRA; without it the base alone is heard.")], None),
+        "scale": (Annotated[float, typer.Option(help="Strength of the LoRA.")], 1.0),
+        "steps": (Annotated[int, typer.Option(min=1, max=200, help="Sampling steps.")], 30),
+        "stg_scale": (Annotated[float, typer.Option(min=0, max=3, help="Spatio-temporal guidance.")], 1.0),
+        "seed": (Seed, 42),
+        "base": (Base, "tiny"),
+        "device": (Device, "auto"),
+    }
 
-    request = GenerateRequest(
-        prompt=prompt,
-        seconds=seconds,
-        lora=lora,
-        scale=scale,
-        seed=seed,
-        negative_prompt=NEGATIVE_PROMPT if negative_prompt is None else negative_prompt,
-        base=base,
-        device=device,
-        sampling=SamplingSettings(steps, Guidance(stg=stg_scale)),
-    )
-    with TerminalProgress() as progress:
-        generate(request, out, progress)
-    print(f"sound:   {out}")
-    print(f"picture: {out.with_suffix('.png')}")
+    def command(**options: Any) -> None:
+        mine = {name: options.pop(name) for name in own}
+        body = {name: value for name, value in options.items() if value is not None}
+        read_json_fields(body)
+        from sonolora.runs.generate import GenerateSettings, generate
+        from sonolora.sampling.guidance import Guidance
+        from sonolora.sampling.sampler import SamplingSettings
+
+        sampling = SamplingSettings(mine["steps"], Guidance(stg=mine["stg_scale"]))
+        same = {name: mine[name] for name in ("lora", "scale", "seed", "base", "device")}
+        with TerminalProgress() as progress:
+            generate(mode, body, GenerateSettings(**same, sampling=sampling), mine["out"], progress)
+        print(f"sound:   {mine['out']}")
+        print(f"picture: {mine['out'].with_suffix('.png')}")
+
+    parameters = _parameters(own) + option_parameters(mode.generation)
+    _give_signature(command, parameters)
+    generate_app.command(mode.name, help=f"Generate: {mode.summary}.")(command)
+
+
+for _mode in MODES.values():
+    _add_generate_command(_mode)
 
 
 @app.command()
@@ -253,8 +261,30 @@ def demo(
     _say_where(lora)
     print(f"learned:  loss on the fixed grid {grid[0]:.3f} -> {grid[-1]:.3f}")
     print("\nCompare previews/step-000000-1.wav (the base) with the last step's. Next:")
-    print(f'  sonolora generate t2a --lora {lora} --prompt "{TRIGGER} {PROMPTS[0]}" --seconds 2 --out bell.wav')
+    print(f'  sonolora generate t2a --lora {lora} --prompt "{TRIGGER} {PROMPTS[0]}" --out bell.wav')
     print("  sonolora train t2a YOUR_CLIPS.zip --out my-run --prompt 'what you want to hear'")
+
+
+@bench_app.command("step")
+def bench_step(
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA.")] = 32,
+    seconds: Annotated[float, typer.Option(min=0.5, max=60, help="Length of a training clip.")] = 5.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips a step.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Steps to measure.")] = 20,
+    record: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
+    base: Base = "tiny",
+    device: Device = "auto",
+) -> None:
+    """How long a training step takes here, and how near that is to what this machine can do."""
+    from dataclasses import asdict
+
+    from sonolora.bench import measure_step, table
+    from sonolora.files import write_json
+
+    measured = measure_step(base, device, rank=rank, seconds=seconds, batch_size=batch_size, steps=steps)
+    print(table(measured))
+    if record is not None:
+        write_json(record, asdict(measured))
 
 
 def main() -> None:

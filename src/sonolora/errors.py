@@ -51,8 +51,9 @@ class InputError(SonoloraError):
 
     @classmethod
     def of(cls, field: str, msg: str, type: str = "value_error", **ctx: Any) -> InputError:
-        """The error of a single request field."""
-        return cls([ErrorItem(("body", field), msg, type, ctx)])
+        """The error of a single request field; `field` may be a path such as `validation.0.audio_url`."""
+        path = [int(part) if part.isdecimal() else part for part in field.split(".")]
+        return cls([ErrorItem(("body", *path), msg, type, ctx)])
 
     @classmethod
     def in_dataset(cls, msg: str, type: str = "value_error", **ctx: Any) -> InputError:

@@ -16,13 +16,14 @@ import typer
 from pydantic.fields import FieldInfo
 
 from sonolora.errors import InputError
-from sonolora.modes.request import TrainRequest
+from sonolora.modes.request import Body
 
 DATA_FIELD = "training_data_url"
 VALIDATION_FIELD = "validation"
+JSON_FIELDS = (VALIDATION_FIELD, "time_ranges")
 
 
-def option_parameters(model: type[TrainRequest]) -> list[inspect.Parameter]:
+def option_parameters(model: type[Body]) -> list[inspect.Parameter]:
     """One optional keyword parameter a field, but for the training data, which is an argument of the command."""
     return [
         inspect.Parameter(
@@ -39,7 +40,7 @@ def option_parameters(model: type[TrainRequest]) -> list[inspect.Parameter]:
 def _annotation(name: str, field: FieldInfo, *, idle: bool) -> Any:
     flag = "--" + name.replace("_", "-")
     default = "" if field.default in ("", None) or field.is_required() else f" [default: {field.default}]"
-    if name == VALIDATION_FIELD:
+    if name in JSON_FIELDS:
         help_text = f"{field.description} As JSON text, or the name of a file with it."
         return Annotated[str | None, typer.Option(flag, help=help_text, metavar="JSON")]
     if len(default) > 40:
@@ -70,8 +71,7 @@ def request_body(
     body.update({name: value for name, value in given.items() if value is not None})
     if data is not None:
         body[DATA_FIELD] = data
-    if isinstance(body.get(VALIDATION_FIELD), str):
-        body[VALIDATION_FIELD] = _json_text_or_file(body[VALIDATION_FIELD])
+    read_json_fields(body)
     if prompts:
         body[VALIDATION_FIELD] = [
             *body.get(VALIDATION_FIELD, []),
@@ -80,6 +80,13 @@ def request_body(
     if DATA_FIELD not in body:
         raise InputError.of(DATA_FIELD, "missing: say where the training data is, a zip, a folder or a URL", "missing")
     return body
+
+
+def read_json_fields(body: dict[str, Any]) -> None:
+    """Replace the text of the fields that hold JSON, or the name of a file with it, by what it says."""
+    for name in JSON_FIELDS:
+        if isinstance(body.get(name), str):
+            body[name] = _json_text_or_file(name, body[name])
 
 
 def _json_object(path: Path) -> dict[str, Any]:
@@ -94,7 +101,7 @@ def _json_object(path: Path) -> dict[str, Any]:
     return body
 
 
-def _json_text_or_file(text: str) -> Any:
+def _json_text_or_file(name: str, text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
@@ -103,9 +110,9 @@ def _json_text_or_file(text: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError.of(
-            VALIDATION_FIELD,
+            name,
             f"{text!r} is neither JSON nor a readable file ({error.strerror})",
             "json_invalid",
         ) from error
     except ValueError as error:
-        raise InputError.of(VALIDATION_FIELD, f"{path} is not JSON: {error}", "json_invalid") from error
+        raise InputError.of(name, f"{path} is not JSON: {error}", "json_invalid") from error

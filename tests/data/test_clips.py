@@ -28,7 +28,7 @@ def load(tmp_path):
         mode = MODES["t2a"]
         request = parse(mode.request, {"training_data_url": "x", "audio_duration_seconds": 1.0, **fields})
         report = Report()
-        clips = load_clips(mode, request, discover(tmp_path), RATE, report, [].append)
+        clips = list(load_clips(mode, request, discover(tmp_path), RATE, report, [].append))
         return clips, {entry["file"]: entry for entry in report.as_json()["files"]}
 
     return load

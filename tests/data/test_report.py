@@ -15,9 +15,11 @@ FILES = Files(Path("/"), ("a.txt", "a.wav", "b.wav", "c.wav"), {".DS_Store": "ma
 
 def full_report() -> Report:
     report = Report()
-    report.left_out("c.wav", "3.2 s, shorter than audio_duration_seconds (5 s)", seconds=3.2)
+    report.left_out("c.wav", "3.2 s, shorter than audio_duration_seconds (5 s)")
+    report.measured("c.wav", seconds=3.2)
     report.warn("a.wav", "mono")
-    report.fitted("a.wav", "trimmed to 5 s", seconds=7.5)
+    report.measured("a.wav", seconds=7.5)
+    report.fitted("a.wav", "trimmed to 5 s")
     report.warn("a.wav", "clips at 3 places")
     report.used("b.wav")
     report.used("a.txt", "caption of a.wav")

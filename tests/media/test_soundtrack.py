@@ -34,7 +34,7 @@ def _film(
                 container.mux(sound.encode(frame))
         container.mux(sound.encode(None))
         for index in range(72):
-            frame = av.VideoFrame(32, 32, "yuv420p")
+            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))
             frame.pts, frame.time_base = round((index / 24 + picture_start) * 1000), Fraction(1, 1000)
             container.mux(picture.encode(frame))
         container.mux(picture.encode(None))
@@ -155,4 +155,12 @@ def test_silent_film_has_no_audio_track(tmp_path: Path, film) -> None:
 def test_audio_track_without_samples(tmp_path: Path) -> None:
     _film(tmp_path / "a.mkv")
     with pytest.raises(MediaError, match="empty or damaged"):
+        decode_soundtrack(tmp_path / "a.mkv", 0.0, 3.0)
+
+
+def test_not_a_number_is_refused(tmp_path: Path) -> None:
+    noise = _noise(3.0)
+    noise.samples[0, 1000] = np.nan
+    _film(tmp_path / "a.mkv", (0.0, noise), codec="pcm_f32le")
+    with pytest.raises(MediaError, match="not finite"):
         decode_soundtrack(tmp_path / "a.mkv", 0.0, 3.0)

@@ -21,11 +21,10 @@ from sonolora.modes import find_mode
 from sonolora.modes.request import parse
 from sonolora.modes.t2a import T2A
 from sonolora.runs import train as train_module
-from sonolora.runs.generate import GenerateRequest, generate
+from sonolora.runs.generate import GenerateSettings, generate
 from sonolora.runs.progress import Silent
 from sonolora.runs.run import InterruptedRunError, resume, start
 from sonolora.runs.settings import RunSettings
-from sonolora.sampling.sampler import SamplingSettings
 from sonolora.training.metrics import read_metrics
 
 SETTINGS = RunSettings(device="cpu", checkpoint_every=10, preview_every=60)
@@ -105,17 +104,15 @@ def test_previews_change_with_training(finished):
 
 
 def test_generate_gives_the_samples_of_the_preview(finished, tmp_path):
-    request = GenerateRequest(
-        prompt="t0ne a tone, number 2", seconds=0.5, lora=finished / "lora.safetensors", device="cpu"
-    )
-    generate(request, tmp_path / "new.wav", Silent())
+    settings = GenerateSettings(finished / "lora.safetensors", device="cpu")
+    generate(T2A, {"prompt": "t0ne a tone, number 2"}, settings, tmp_path / "new.wav", Silent())
     assert frames_of(tmp_path / "new.wav") == frames_of(finished / "previews" / "step-000100-1.wav")
 
 
 def test_generate_without_lora_gives_the_base(finished, tmp_path):
     for name, lora, scale in (("base", None, 1.0), ("zero", finished / "lora.safetensors", 0.0)):
-        request = GenerateRequest("t0ne a tone, number 2", 0.5, lora=lora, scale=scale, device="cpu")
-        generate(request, tmp_path / f"{name}.wav", Silent())
+        settings = GenerateSettings(lora, scale, device="cpu")
+        generate(T2A, {"prompt": "t0ne a tone, number 2", "seconds": 0.5}, settings, tmp_path / f"{name}.wav", Silent())
         assert frames_of(tmp_path / f"{name}.wav") == frames_of(finished / "previews" / "step-000000-1.wav")
 
 
@@ -262,13 +259,13 @@ def test_file_in_place_of_the_folder(body, tmp_path):
 
 
 def test_unknown_mode_and_base(body, tmp_path):
-    with pytest.raises(InputError, match="'x2y' is not a mode; there are: t2a"):
+    with pytest.raises(InputError, match="'x2y' is not a mode; there are: t2a, a2a"):
         find_mode("x2y")
     with pytest.raises(SonoloraError, match="tiny"):
         begin(body, RunSettings(base="huge"), tmp_path / "out", Silent())
 
 
 def test_unfitting_lora_is_refused(finished, tmp_path):
-    request = GenerateRequest("x", 0.5, lora=finished / "prepared.safetensors", sampling=SamplingSettings(1))
+    settings = GenerateSettings(finished / "prepared.safetensors")
     with pytest.raises(CheckpointError, match="not a LoRA"):
-        generate(request, tmp_path / "x.wav", Silent())
+        generate(T2A, {"prompt": "x"}, settings, tmp_path / "x.wav", Silent())

@@ -32,14 +32,20 @@ def example(cases):
 def test_follows_an_exact_velocity_to_the_clean_latents(transformer, example, steps):
     clean = normal(tuple(example.latents_BTC.shape), "clean")
     noise = normal(tuple(clean.shape), "noise")
-    found = sample(ExactModel(transformer, clean), example, example.context_BSD, noise, SamplingSettings(steps, PLAIN))
+    found = sample(ExactModel(transformer, clean), example, example, noise, SamplingSettings(steps, PLAIN))
     torch.testing.assert_close(found, clean, atol=1e-5, rtol=1e-5)
 
 
 def test_kept_frames_come_out_untouched(transformer, example, cases):
     example = replace(example, keep_BT=cases["keep"].bool())
     noise = normal(tuple(example.latents_BTC.shape), "noise")
-    found = sample(transformer, example, torch.zeros_like(example.context_BSD), noise, SamplingSettings(3))
+    found = sample(
+        transformer,
+        example,
+        replace(example, context_BSD=torch.zeros_like(example.context_BSD)),
+        noise,
+        SamplingSettings(3),
+    )
     keep = example.keep_BT
     assert torch.equal(found[keep], example.latents_BTC[keep])
     assert not torch.isclose(found[~keep], example.latents_BTC[~keep]).any(dim=-1).all()
@@ -59,5 +65,5 @@ def test_guidance_that_is_off_costs_no_pass(transformer, example):
     noise = normal(tuple(example.latents_BTC.shape), "noise")
     for guidance, expected in ((PLAIN, 1), (Guidance(stg=0), 2), (Guidance(), 3)):
         passes.clear()
-        sample(Counted(), example, example.context_BSD, noise, SamplingSettings(1, guidance))
+        sample(Counted(), example, example, noise, SamplingSettings(1, guidance))
         assert len(passes) == expected

@@ -1,19 +1,25 @@
-"""From the files of an archive to clips that are ready to be encoded.
+"""From the files of an archive to clips that are ready to be encoded, one at a time.
 
-In: a mode's pairing rule, a request, the discovered files. Out: fitted stereo clips with captions, in archive order,
-and a report in which every file has its verdict. One unreadable clip is left out and reported; only when none is
-left is that an error.
+In: a mode, a request, the discovered files. Out: fitted clips with captions, in archive order, and a report in which
+every file has its verdict. One unreadable or short clip is left out and reported; only when none is left is that an
+error. What makes the archive as a whole ambiguous or wrong is an error at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sonolora.data.captions import read_caption
 from sonolora.data.files import Files, check_unique_names
+from sonolora.data.films import Film, load_films, refuse_silent_films
 from sonolora.data.report import Report
-from sonolora.errors import InputError, MediaError
+from sonolora.errors import ErrorItem, InputError, MediaError
+from sonolora.frames import Span
 from sonolora.media.audio import (
     AUDIO_EXTENSIONS,
     SILENCE_DBFS,
@@ -25,67 +31,150 @@ from sonolora.media.audio import (
     to_stereo,
 )
 from sonolora.media.fit import Fitted, fit_audio
+from sonolora.media.video import VIDEO_EXTENSIONS
+from sonolora.modes.audio_inpaint import parse_mask
 from sonolora.modes.mode import Mode, SampleFiles
-from sonolora.modes.request import AudioRequest
+from sonolora.modes.request import AudioRequest, TrainRequest
 
 _SHOWN = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clip:
-    """One sample, fitted: stereo sound of exactly the wanted length at the codec's rate, and the full caption."""
+    """One sample, fitted. Sounds are stereo, of exactly the wanted length, at the codec's rate."""
 
     name: str
+    caption: str  # with the trigger phrase
     audio: Waveform
-    caption: str
+    reference: Waveform | None = None
+    regenerate: tuple[Span, ...] | None = None  # seconds that are made anew; None: all
+    film: NDArray[np.uint8] | None = None  # (frames, height, width, 3)
+    frame_rate: float = 0.0  # of the film
 
 
 def load_clips(
     mode: Mode,
-    request: AudioRequest,
+    request: TrainRequest,
     files: Files,
     sample_rate: int,
     report: Report,
     advance: Callable[[str], None],
-) -> list[Clip]:
-    """Pair, read, fit. Raises `InputError` when the archive cannot be used, naming the files."""
-    check_unique_names(files)
+) -> Iterator[Clip]:
+    """Pair, read and fit. Raises `InputError` when the archive cannot be used, naming the files."""
+    extensions = VIDEO_EXTENSIONS if mode.video else AUDIO_EXTENSIONS
+    check_unique_names(files, extensions)
     for name, why in files.ignored.items():
         report.ignored(name, why)
     pairing = mode.pair(files.names)
     for name, why in pairing.left_out.items():
         report.left_out(name, why)
     if not pairing.samples:
-        raise _no_audio(files)
-    clips = []
+        raise _nothing_found(files, extensions)
+    masks = _read_masks(pairing.samples, files, request.clip_seconds)
+    if mode.video:
+        refuse_silent_films([sample.target for sample in pairing.samples], files, report)
+    count = 0
     for sample in pairing.samples:
-        clip = _load(sample, request, files, sample_rate, report)
-        if clip is not None:
-            clips.append(clip)
-        advance(sample.audio)
+        caption = _read_caption(sample, files, request, report)
+        regenerate = masks.get(sample.name, mode.regenerated(request))
+        used = 0
+        for clip in _load(sample, caption, regenerate, request, files, sample_rate, report):
+            used += 1
+            yield clip
+        for companion in (sample.caption, sample.mask):
+            if companion is not None and used:
+                report.used(companion)
+            elif companion is not None:
+                report.left_out(companion, f"its clip {sample.target} is left out")
+        count += used
+        advance(sample.target)
     report.check_complete(files)
-    if not clips:
-        raise _none_left(report, request.audio_duration_seconds)
-    return clips
+    if not count:
+        raise _none_left(report, request, extensions)
 
 
-def _load(sample: SampleFiles, request: AudioRequest, files: Files, sample_rate: int, report: Report) -> Clip | None:
+def _load(
+    sample: SampleFiles,
+    caption: str,
+    regenerate: tuple[Span, ...] | None,
+    request: TrainRequest,
+    files: Files,
+    sample_rate: int,
+    report: Report,
+) -> Iterator[Clip]:
+    if not isinstance(request, AudioRequest):
+        films: Iterator[Film] = load_films(sample, request, files, sample_rate, report)
+        for film in films:
+            yield Clip(film.name, caption, film.audio, film=film.frames, frame_rate=request.frame_rate)
+        return
+    target = _fit(sample.target, request, files, sample_rate, report)
+    reference = None
+    if sample.reference is not None:
+        reference = _fit(sample.reference, request, files, sample_rate, report)
+    for name, fitted, partner_name, partner in (
+        (sample.target, target, sample.reference, reference),
+        (sample.reference, reference, sample.target, target),
+    ):
+        if name is None or fitted is None:
+            continue
+        if partner_name is not None and partner is None:
+            report.left_out(name, f"its partner {partner_name} is left out")
+        elif fitted.how == "exact":
+            report.used(name, fitted.detail)
+        else:
+            report.fitted(name, fitted.detail)
+    if target is None or (sample.reference is not None and reference is None):
+        return
+    yield Clip(
+        sample.name,
+        caption,
+        _level(target, request),
+        None if reference is None else _level(reference, request),
+        regenerate,
+    )
+
+
+def _level(fitted: Fitted, request: AudioRequest) -> Waveform:
+    assert fitted.waveform is not None
+    return peak_normalized(fitted.waveform) if request.audio_normalize else fitted.waveform
+
+
+def _fit(name: str, request: AudioRequest, files: Files, sample_rate: int, report: Report) -> Fitted | None:
+    """The fitted sound; None, and a verdict in the report, when it cannot be used."""
+    try:
+        decoded = decode_audio(files.path(name))
+    except MediaError as error:
+        report.left_out(name, error.reason)
+        return None
+    native = decoded.waveform
+    report.measured(
+        name,
+        seconds=round(native.seconds, 3),
+        sample_rate=native.sample_rate,
+        channels=native.channels,
+        peak=round(peak(native), 4),
+    )
+    if decoded.warning:
+        report.warn(name, decoded.warning)
+    if peak(native) < 10 ** (SILENCE_DBFS / 20):
+        report.warn(name, f"silent: nothing in it is louder than {SILENCE_DBFS:.0f} dBFS")
+    audio = resample(to_stereo(native), sample_rate)
+    fitted = fit_audio(audio, request.clip_seconds, preserve_pitch=request.audio_preserve_pitch)
+    if fitted.waveform is None:
+        report.left_out(name, fitted.detail)
+        return None
+    return fitted
+
+
+def _read_caption(sample: SampleFiles, files: Files, request: TrainRequest, report: Report) -> str:
     caption = ""
-    if sample.caption is not None:
+    if sample.caption is None:
+        report.warn(sample.target, "no caption: it is trained with the trigger phrase alone")
+    else:
         caption, warning = read_caption(files.path(sample.caption))
         if warning:
             report.warn(sample.caption, warning)
-    else:
-        report.warn(sample.audio, "no caption; the clip is trained with the trigger phrase alone")
-    fitted = _fitted_audio(sample.audio, request, files, sample_rate, report)
-    if sample.caption is not None:
-        if fitted is None:
-            report.left_out(sample.caption, f"its clip {sample.audio} is left out")
-        else:
-            report.used(sample.caption)
-    if fitted is None:
-        return None
-    return Clip(sample.name, fitted, with_trigger(request.trigger_phrase, caption))
+    return with_trigger(request.trigger_phrase, caption)
 
 
 def with_trigger(trigger_phrase: str, caption: str) -> str:
@@ -96,65 +185,57 @@ def with_trigger(trigger_phrase: str, caption: str) -> str:
     return f"{trigger} {caption}".strip()
 
 
-def _fitted_audio(name: str, request: AudioRequest, files: Files, sample_rate: int, report: Report) -> Waveform | None:
-    try:
-        decoded = decode_audio(files.path(name))
-    except MediaError as error:
-        report.left_out(name, error.reason)
-        return None
-    native = decoded.waveform
-    facts = {
-        "seconds": round(native.seconds, 3),
-        "sample_rate": native.sample_rate,
-        "channels": native.channels,
-        "peak": round(peak(native), 4),
-    }
-    if decoded.warning:
-        report.warn(name, decoded.warning)
-    if peak(native) < 10 ** (SILENCE_DBFS / 20):
-        report.warn(name, f"silent: nothing in it is louder than {SILENCE_DBFS:.0f} dBFS")
-    audio = resample(to_stereo(native), sample_rate)
-    fitted = fit_audio(audio, request.audio_duration_seconds, preserve_pitch=request.audio_preserve_pitch)
-    _report_fit(name, fitted, report, **facts)
-    if fitted.waveform is None:
-        return None
-    return peak_normalized(fitted.waveform) if request.audio_normalize else fitted.waveform
+def _read_masks(samples: Sequence[SampleFiles], files: Files, seconds: float) -> dict[str, tuple[Span, ...]]:
+    """Spans by sample name. Raises one `InputError` with every mask that is wrong."""
+    masks, faults = {}, []
+    for sample in samples:
+        if sample.mask is None:
+            continue
+        try:
+            text = files.path(sample.mask).read_text(encoding="utf-8-sig")
+            masks[sample.name] = parse_mask(text, seconds)
+        except UnicodeDecodeError:
+            faults.append(f"{sample.mask}: not text in UTF-8")
+        except ValueError as error:
+            faults.append(f"{sample.mask}: {error}")
+    if faults:
+        raise InputError([ErrorItem(("body", "training_data_url"), fault) for fault in faults])
+    return masks
 
 
-def _report_fit(name: str, fitted: Fitted, report: Report, **facts: float) -> None:
-    if fitted.waveform is None:
-        report.left_out(name, fitted.detail, **facts)
-    elif fitted.how == "exact":
-        report.used(name, fitted.detail, **facts)
-    else:
-        report.fitted(name, fitted.detail, **facts)
-
-
-def _no_audio(files: Files) -> InputError:
+def _nothing_found(files: Files, extensions: Sequence[str]) -> InputError:
     found = ", ".join(files.names[:_SHOWN]) or "no files"
     more = f" and {len(files.names) - _SHOWN} more" if len(files.names) > _SHOWN else ""
+    kind = "videos" if extensions == VIDEO_EXTENSIONS else "audio clips"
     return InputError.in_dataset(
-        f"no audio clips found (found {found}{more}). Supported formats are {', '.join(AUDIO_EXTENSIONS)}.",
-        "unsupported_audio_format",
-        supported_formats=list(AUDIO_EXTENSIONS),
+        f"no {kind} found (found {found}{more}). Supported formats are {', '.join(extensions)}.",
+        "unsupported_video_format" if kind == "videos" else "unsupported_audio_format",
+        supported_formats=list(extensions),
     )
 
 
-def _none_left(report: Report, seconds: float) -> InputError:
+def _none_left(report: Report, request: TrainRequest, extensions: Sequence[str]) -> InputError:
     verdicts = [
         entry
         for entry in report.as_json()["files"]
-        if entry["status"] == "left out" and entry["file"].lower().endswith(AUDIO_EXTENSIONS)
+        if entry["status"] == "left out" and PurePosixPath(entry["file"]).suffix.lower() in extensions
     ]
     reasons = "; ".join(f"{entry['file']}: {entry['detail']}" for entry in verdicts[:_SHOWN])
     more = f"; and {len(verdicts) - _SHOWN} more" if len(verdicts) > _SHOWN else ""
     lengths = [entry["facts"]["seconds"] for entry in verdicts if "seconds" in entry["facts"]]
     if not lengths:
         return InputError.in_dataset(f"none of the {len(verdicts)} clips can be read: {reasons}{more}")
+    context = {"min_duration": request.clip_seconds, "provided_duration": max(lengths)}
+    if extensions == VIDEO_EXTENSIONS:
+        return InputError.in_dataset(
+            f"All training videos are too short to be trainable: {reasons}{more}. Lower number_of_frames (now "
+            f"{request.number_of_frames}), or turn auto_scale_input on.",
+            "video_duration_too_short",
+            **context,
+        )
     return InputError.in_dataset(
-        f"no clip can be used: {reasons}{more}. The longest has {max(lengths):.2f} s: lower "
-        f"audio_duration_seconds (now {seconds:g}) or give longer clips.",
+        f"no clip can be used: {reasons}{more}. The longest has {max(lengths):.2f} s: lower audio_duration_seconds "
+        f"(now {request.clip_seconds:g}) or give longer clips.",
         "audio_duration_too_short",
-        min_duration=seconds,
-        provided_duration=max(lengths),
+        **context,
     )

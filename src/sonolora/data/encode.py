@@ -1,107 +1,185 @@
-"""Clips and captions through the networks, to what training and previews need of them.
+"""Clips and texts through the networks, to what training and sampling need of them.
 
-In: fitted clips, preview prompts, a base. Out: `Prepared`. The codec and the text encoder are loaded only when the
-cache lacks something, one after the other, and are gone when this returns.
+In: fitted clips, things wanted of a preview, a base. Out: `Prepared`, or one `PreviewItem`. Networks are loaded when
+the cache first lacks something, and are gone when their stage is over. Training clips and what is given at inference
+go through the same function, so that what is kept is encoded alike on both sides.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sonolora.conditioning import Example
+from sonolora.conditioning import Example, Video
 from sonolora.data.cache import Cache, content_key
 from sonolora.data.clips import Clip
 from sonolora.data.examples import Prepared, PreviewItem
+from sonolora.data.given import Given, muted
+from sonolora.frames import frame_count, kept_frames
 from sonolora.ltx.audio_codec import AudioCodec
 from sonolora.ltx.base import Base
-from sonolora.ltx.text import load_text_encoder
-
-Advance = Callable[[str], None]
-
-
-def _unwatched(_: str) -> None: ...
+from sonolora.ltx.text import TextContext, load_text_encoder
+from sonolora.ltx.video_encoder import (
+    FRAMES_PER_LATENT,
+    PIXELS_PER_LATENT,
+    VideoEncoder,
+    load_video_encoder,
+    video_token_middles,
+)
+from sonolora.media.audio import Waveform
 
 
 @dataclass(frozen=True)
-class PreviewRequest:
-    """What a preview or `generate` is asked for."""
+class Encoder:
+    """The networks that prepare data, behind the cache. `video` says whether films and their texts are needed."""
 
-    prompt: str
-    negative_prompt: str
-    seconds: float
+    base: Base
+    codec: AudioCodec
+    cache: Cache
+    device: torch.device
+    dtype: torch.dtype
+    video: bool
+
+    def prepare(
+        self,
+        clips: Iterable[Clip],
+        given: Sequence[tuple[Given, str]],
+        advance: Callable[[str], None],
+    ) -> tuple[Prepared, list[Clip]]:
+        """Encode training clips as they come, and what is given to previews with their negative prompts.
+
+        Also returns the clips without their films, which would not fit in memory together.
+        """
+        encoded, light, digest = [], [], hashlib.sha256()
+        for clip in clips:
+            encoded.append(self._encode(clip, learn=True))
+            digest.update(_digest(clip).encode())
+            light.append(replace(clip, film=None))
+        seen = [self._encode(one.clip, learn=False) for one, _ in given]
+        texts = [clip.caption for clip in light]
+        for one, negative in given:
+            texts += [one.clip.caption, negative]
+        contexts = self.encode_texts(texts, advance)
+        return (
+            Prepared(
+                examples=tuple(
+                    self._with_text(example, contexts[clip.caption])
+                    for example, clip in zip(encoded, light, strict=True)
+                ),
+                names=tuple(clip.name for clip in light),
+                previews=tuple(
+                    self._item(one, example, contexts[one.clip.caption], contexts[negative])
+                    for (one, negative), example in zip(given, seen, strict=True)
+                ),
+                digest=digest.hexdigest()[:16],
+            ),
+            light,
+        )
+
+    def prepare_one(self, given: Given, negative_prompt: str) -> PreviewItem:
+        """What the sampler needs to generate one sound."""
+        example = self._encode(given.clip, learn=False)
+        contexts = self.encode_texts([given.clip.caption, negative_prompt], lambda text: None)  # noqa: ARG005
+        return self._item(given, example, contexts[given.clip.caption], contexts[negative_prompt])
+
+    def encode_texts(self, texts: Sequence[str], advance: Callable[[str], None]) -> dict[str, TextContext]:
+        """The contexts of every distinct text; equal texts share their tensors."""
+        load = functools.cache(
+            lambda: load_text_encoder(
+                self.base.checkpoint, self.base.text_encoder, video=self.video, device=self.device, dtype=self.dtype
+            )
+        )
+        contexts = {}
+        for text in dict.fromkeys(texts):
+
+            def make(text: str = text) -> dict[str, Tensor]:
+                context = load().encode([text])[0]
+                both = {"audio": context.audio, "video": context.video}
+                return {stream: tensor[None] for stream, tensor in both.items() if tensor is not None}
+
+            kind = "text contexts, both streams" if self.video else "text context"
+            tensors = self.cache.get(content_key(kind, self.base.fingerprint, str(self.dtype), text), make)
+            contexts[text] = TextContext(tensors["audio"], tensors.get("video"))
+            advance(text)
+        return contexts
+
+    def _encode(self, clip: Clip, *, learn: bool) -> Example:
+        """All parts of an example but the text. Without `learn` the target's own latents are not needed.
+
+        A kept frame is encoded from the sound with silence in the regenerated spans, in training as at inference:
+        the codec looks back, and a frame behind a span would otherwise carry traces of what was in it.
+        """
+        frames = frame_count(clip.audio.seconds)
+        latents = self._latents(clip.audio) if learn else torch.zeros(1, frames, self.codec.channels)
+        keep = None
+        if clip.regenerate is not None:
+            keep = torch.tensor([kept_frames(clip.regenerate, frames)])
+            latents = torch.where(keep[..., None], self._latents(muted(clip.audio, clip.regenerate)), latents)
+        return Example(
+            latents,
+            torch.zeros(1, 0, 0),
+            keep,
+            reference_BRC=None if clip.reference is None else self._latents(clip.reference),
+            video=None if clip.film is None else self._video(clip),
+        )
+
+    def _latents(self, sound: Waveform) -> Tensor:
+        def make() -> dict[str, Tensor]:
+            return {"latents": self.codec.encode(torch.from_numpy(sound.samples)[None].to(self.device))}
+
+        return self.cache.get(content_key("audio latents", self.base.fingerprint, sound.samples.tobytes()), make)[
+            "latents"
+        ]
+
+    def _video(self, clip: Clip) -> Video:
+        assert clip.film is not None
+        frames, height, width, _ = clip.film.shape
+
+        def make() -> dict[str, Tensor]:
+            pixels = torch.from_numpy(np.ascontiguousarray(clip.film)).to(self.device)
+            frames_BCFHW = pixels.permute(3, 0, 1, 2)[None].to(self.dtype) / 127.5 - 1
+            return {"latents": self._video_encoder.encode(frames_BCFHW)}
+
+        key = content_key("video latents", self.base.fingerprint, str(self.dtype), clip.film.tobytes())
+        latents_BCFHW = self.cache.get(key, make)["latents"]
+        size = (frames - 1) // FRAMES_PER_LATENT + 1, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
+        positions = video_token_middles(*size, clip.frame_rate)
+        return Video(latents_BCFHW.flatten(2).transpose(1, 2).contiguous(), positions[None], torch.zeros(1, 0, 0))
+
+    @functools.cached_property
+    def _video_encoder(self) -> VideoEncoder:
+        return load_video_encoder(self.base.checkpoint, device=self.device, dtype=self.dtype)
+
+    def _with_text(self, example: Example, context: TextContext) -> Example:
+        video = example.video
+        if video is not None and context.video is not None:
+            video = replace(video, context_BSD=context.video)
+        return replace(example, context_BSD=context.audio, video=video)
+
+    def _item(self, given: Given, example: Example, context: TextContext, negative: TextContext) -> PreviewItem:
+        return PreviewItem(
+            given.clip.caption,
+            given.seconds,
+            self._with_text(example, context),
+            self._with_text(example, negative),
+            given.clip.regenerate or (),
+            given.gain,
+            None if given.kept is None else torch.from_numpy(given.kept.samples),
+        )
 
 
-def prepare(
-    clips: Sequence[Clip],
-    previews: Sequence[PreviewRequest],
-    base: Base,
-    codec: AudioCodec,
-    cache: Cache,
-    device: torch.device,
-    dtype: torch.dtype,
-    advance: Advance = _unwatched,
-) -> Prepared:
-    """Encode everything that a run needs; `advance` is called once a clip and once a distinct text."""
-    latents = []
-    for clip in clips:
-        latents.append(_latents(clip, base, codec, cache, device))
-        advance(clip.name)
-    prompts = [text for preview in previews for text in (preview.prompt, preview.negative_prompt)]
-    contexts = encode_texts([*(clip.caption for clip in clips), *prompts], base, cache, device, dtype, advance)
-    digest = hashlib.sha256()
-    for clip in clips:
-        digest.update(content_key("clip", clip.audio.samples.tobytes(), clip.caption).encode())
-    return Prepared(
-        examples=tuple(
-            Example(latents_BTC, contexts[clip.caption]) for clip, latents_BTC in zip(clips, latents, strict=True)
-        ),
-        names=tuple(clip.name for clip in clips),
-        previews=tuple(preview_item(preview, codec, contexts) for preview in previews),
-        digest=digest.hexdigest()[:16],
+def _digest(clip: Clip) -> str:
+    return content_key(
+        "clip",
+        clip.caption,
+        clip.audio.samples.tobytes(),
+        b"" if clip.reference is None else clip.reference.samples.tobytes(),
+        repr(clip.regenerate),
+        b"" if clip.film is None else clip.film.tobytes(),
     )
-
-
-def preview_item(preview: PreviewRequest, codec: AudioCodec, contexts: dict[str, Tensor]) -> PreviewItem:
-    """What the sampler needs of one preview. `contexts` holds its prompts."""
-    frames = codec.frames(preview.seconds)
-    return PreviewItem(
-        preview.prompt,
-        preview.seconds,
-        Example(torch.zeros(1, frames, codec.channels), contexts[preview.prompt]),
-        contexts[preview.negative_prompt],
-    )
-
-
-def encode_texts(
-    texts: Sequence[str],
-    base: Base,
-    cache: Cache,
-    device: torch.device,
-    dtype: torch.dtype,
-    advance: Advance = _unwatched,
-) -> dict[str, Tensor]:
-    """Context (1, S, D) of every distinct text; equal texts share one tensor."""
-    load = functools.cache(
-        lambda: load_text_encoder(base.checkpoint, base.text_encoder, video=False, device=device, dtype=dtype)
-    )
-    contexts: dict[str, Tensor] = {}
-    for text in dict.fromkeys(texts):
-
-        def make(text: str = text) -> dict[str, Tensor]:
-            return {"audio": load().encode([text])[0].audio[None]}
-
-        contexts[text] = cache.get(content_key("text context", base.fingerprint, str(dtype), text), make)["audio"]
-        advance(text)
-    return contexts
-
-
-def _latents(clip: Clip, base: Base, codec: AudioCodec, cache: Cache, device: torch.device) -> Tensor:
-    samples = clip.audio.samples
-    key = content_key("audio latents", base.fingerprint, samples.tobytes())
-    return cache.get(key, lambda: {"latents": codec.encode(torch.from_numpy(samples)[None].to(device))})["latents"]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sonolora.conditioning import Example, Video
 from sonolora.errors import CheckpointError
+from sonolora.frames import Span
 from sonolora.ltx.checkpoint import Checkpoint
 from sonolora.tensors import save_tensors
 
@@ -27,7 +28,10 @@ class PreviewItem:
     prompt: str
     seconds: float
     example: Example  # batch 1; its latents say nothing where nothing is kept
-    negative_context_BSD: Tensor
+    negative: Example  # the same with the negative prompt's contexts
+    regenerate: tuple[Span, ...] = ()
+    gain: float = 1.0  # that the kept sound was multiplied with before it was encoded
+    kept_CN: Tensor | None = None  # the kept sound at the output rate and its own level, in its place
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,10 @@ class Prepared:
                     "prompt": item.prompt,
                     "seconds": item.seconds,
                     "example": _keys(item.example, key),
-                    "negative": key(item.negative_context_BSD),
+                    "negative": _keys(item.negative, key),
+                    "regenerate": item.regenerate,
+                    "gain": item.gain,
+                    "kept": None if item.kept_CN is None else key(item.kept_CN),
                 }
                 for item in self.previews
             ],
@@ -77,7 +84,15 @@ class Prepared:
             tuple(_example(keys, store) for keys in layout["examples"]),
             tuple(layout["names"]),
             tuple(
-                PreviewItem(item["prompt"], item["seconds"], _example(item["example"], store), store[item["negative"]])
+                PreviewItem(
+                    item["prompt"],
+                    item["seconds"],
+                    _example(item["example"], store),
+                    _example(item["negative"], store),
+                    tuple((start, end) for start, end in item["regenerate"]),
+                    item["gain"],
+                    None if item["kept"] is None else store[item["kept"]],
+                )
                 for item in layout["previews"]
             ),
             layout["digest"],

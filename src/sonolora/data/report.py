@@ -29,20 +29,21 @@ class FileReport:
 
 
 class Report:
-    """Collects the verdicts. Each file gets exactly one; warnings may come before it or after."""
+    """Collects the verdicts. Each file gets exactly one; warnings and facts may come before it or after."""
 
     def __init__(self) -> None:
         self._verdicts: dict[str, FileReport] = {}
         self._warnings: dict[str, list[str]] = {}
+        self._facts: dict[str, dict[str, Fact]] = {}
 
-    def used(self, file: str, detail: str = "", **facts: Fact) -> None:
-        self._add(FileReport(file, "used", detail, facts=facts))
+    def used(self, file: str, detail: str = "") -> None:
+        self._add(FileReport(file, "used", detail))
 
-    def fitted(self, file: str, how: str, **facts: Fact) -> None:
-        self._add(FileReport(file, "fitted", how, facts=facts))
+    def fitted(self, file: str, how: str) -> None:
+        self._add(FileReport(file, "fitted", how))
 
-    def left_out(self, file: str, why: str, **facts: Fact) -> None:
-        self._add(FileReport(file, "left out", why, facts=facts))
+    def left_out(self, file: str, why: str) -> None:
+        self._add(FileReport(file, "left out", why))
 
     def ignored(self, file: str, why: str) -> None:
         self._add(FileReport(file, "ignored", why))
@@ -50,12 +51,15 @@ class Report:
     def warn(self, file: str, text: str) -> None:
         self._warnings.setdefault(file, []).append(text)
 
+    def measured(self, file: str, **facts: Fact) -> None:
+        self._facts.setdefault(file, {}).update(facts)
+
     def as_json(self) -> dict[str, Any]:
         """`summary`: how many files of each status, how many warnings; `files`: the verdicts by name."""
         return {
             "summary": self._summary(),
             "files": [
-                asdict(replace(verdict, warnings=tuple(self._warnings.get(name, ()))))
+                asdict(replace(verdict, warnings=tuple(self._warnings.get(name, ())), facts=self._facts.get(name, {})))
                 for name, verdict in sorted(self._verdicts.items())
             ],
         }

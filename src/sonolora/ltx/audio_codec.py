@@ -10,7 +10,6 @@ published names; tests/ltx/test_audio_codec.py holds them to the publisher's own
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,14 +17,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.autoencoders.autoencoder_kl_ltx2_audio import (
-    LATENT_DOWNSAMPLE_FACTOR,
-    AutoencoderKLLTX2Audio,
-)
+from diffusers.models.autoencoders.autoencoder_kl_ltx2_audio import AutoencoderKLLTX2Audio
 from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE
 from torch import Tensor
 
 from sonolora.errors import CheckpointError
+from sonolora.frames import MEL_SECONDS, MELS_PER_FRAME, encoded_seconds, frame_count
 from sonolora.ltx.checkpoint import Checkpoint, load_module
 from sonolora.ltx.mel import LogMel, mel_filterbank
 
@@ -67,36 +64,13 @@ class AudioCodec:
         """Width of a latent token."""
         return self.vae.config.base_channels  # type: ignore[no-any-return]
 
-    @property
-    def _samples_per_frame(self) -> int:
-        factor: int = LATENT_DOWNSAMPLE_FACTOR
-        return self.log_mel.hop * factor
-
-    @property
-    def frames_per_second(self) -> float:
-        """Latent frames a second."""
-        return self.sample_rate / self._samples_per_frame
-
-    def frames(self, seconds: float) -> int:
-        """The fewest latent frames that decode to at least `seconds` of sound.
-
-        The codec is causal: the first frame holds one mel frame (10 ms), every later one four.
-        """
-        samples = seconds * self.sample_rate - self.log_mel.hop
-        # The margin, far below one sample, keeps a rounded product from spilling into another frame.
-        return math.ceil(samples / self._samples_per_frame - 1e-6) + 1
-
-    def samples(self, frames: int) -> int:
-        """The fewest samples, at `sample_rate`, that encode to exactly `frames` latent frames."""
-        return (frames - 1) * self._samples_per_frame
-
     def encode(self, waveform_BCN: Tensor) -> Tensor:
-        """Normalised latents (B, T, D) of a stereo waveform in [-1, 1], T = frames(N / sample_rate).
+        """Normalised latents (B, T, D) of a stereo waveform in [-1, 1], T = frame_count(N / sample_rate).
 
         Up to 30 ms of silence are added at the end to fill the last frame. N must exceed half the mel window.
         """
         samples = waveform_BCN.shape[-1]
-        missing = self.samples(self.frames(samples / self.sample_rate)) - samples
+        missing = round(encoded_seconds(frame_count(samples / self.sample_rate)) * self.sample_rate) - samples
         mel = self.log_mel(F.pad(waveform_BCN, (0, max(0, missing))))
         moments = self.vae.encoder(mel)
         mean_BZTF = moments[:, : self.vae.config.latent_channels]  # the rest is the log-variance
@@ -148,9 +122,11 @@ def build_vae(section: Mapping[str, Any]) -> AutoencoderKLLTX2Audio:
     shape = parameters["ddconfig"]
     factor = 2 ** (len(shape["ch_mult"]) - 1)
     token_width = shape["z_channels"] * shape["mel_bins"] // factor
-    if factor != LATENT_DOWNSAMPLE_FACTOR:
+    mel_seconds = stft["hop_length"] / parameters["sampling_rate"]
+    if (factor, mel_seconds) != (MELS_PER_FRAME, MEL_SECONDS):
         raise CheckpointError(
-            f"the audio VAE shortens {factor} times where LTX-2.3 does {LATENT_DOWNSAMPLE_FACTOR} times"
+            f"the audio VAE makes a frame of {factor} mel frames of {1000 * mel_seconds:g} ms; LTX-2.3 has "
+            f"{MELS_PER_FRAME} of {1000 * MEL_SECONDS:g} ms"
         )
     if token_width != shape["ch"]:
         raise CheckpointError(

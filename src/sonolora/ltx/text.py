@@ -155,15 +155,9 @@ def load_text_encoder(
     The folder may hold the language model alone or the whole multimodal Gemma 3. Nothing is downloaded.
     Raises `CheckpointError` when the folder is incomplete, of another model, or does not fit the checkpoint.
     """
-    tokenizer, language_model = _load_language_model(folder, dtype)
+    tokenizer = _load_tokenizer(folder)
+    language_model = _load_language_model(folder, dtype)
     audio = load_projector(checkpoint, "audio", device=device, dtype=dtype)
-    registers = audio.connector.config.registers
-    max_tokens = min(PUBLISHED_TOKENS, tokenizer.model_max_length)
-    if max_tokens % registers:
-        raise CheckpointError(
-            f"{folder}: its longest text, {max_tokens} tokens, is no multiple of the {registers} registers of "
-            f"{checkpoint.path.name}"
-        )
     states, width = language_model.config.num_hidden_layers + 1, language_model.config.hidden_size
     if (states, width) != (audio.states, audio.text_channels):
         raise CheckpointError(
@@ -175,8 +169,24 @@ def load_text_encoder(
         language_model.to(device),
         audio=audio,
         video=load_projector(checkpoint, "video", device=device, dtype=dtype) if video else None,
-        max_tokens=max_tokens,
+        max_tokens=_context_length(checkpoint, folder, tokenizer),
     )
+
+
+def context_length(checkpoint: Checkpoint, folder: Path) -> int:
+    """Places of every context of this base, from its tokenizer alone. Raises as `load_text_encoder` does."""
+    return _context_length(checkpoint, folder, _load_tokenizer(folder))
+
+
+def _context_length(checkpoint: Checkpoint, folder: Path, tokenizer: Any) -> int:
+    registers = TransformerConfig.from_header(checkpoint.section("transformer")).audio_connector.registers
+    max_tokens: int = min(PUBLISHED_TOKENS, tokenizer.model_max_length)
+    if max_tokens % registers:
+        raise CheckpointError(
+            f"{folder}: its longest text, {max_tokens} tokens, is no multiple of the {registers} registers of "
+            f"{checkpoint.path.name}"
+        )
+    return max_tokens
 
 
 def load_projector(
@@ -206,23 +216,33 @@ def projector_file_name(stream: str, name: str) -> str:
     return _PROJECTOR_PARTS[part].format(stream) + name.removeprefix(part)
 
 
-def _load_language_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    disable_progress_bar()
+def _load_tokenizer(folder: Path) -> Any:
     # Without it transformers would make up a tokenizer that knows no words.
     if not (folder / "tokenizer.json").is_file():
-        raise CheckpointError(f"{folder}: not a readable text encoder: there is no tokenizer.json")
+        raise _unreadable(folder, "there is no tokenizer.json")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder, error) from error
+
+
+def _load_language_model(folder: Path, dtype: torch.dtype) -> Any:
+    disable_progress_bar()
     try:
         model_type = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
         if model_type not in _MODEL_TYPES:
             raise CheckpointError(f"{folder}: a text encoder of type {model_type!r}; LTX-2.3 needs Gemma 3")
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model, found = AutoModel.from_pretrained(folder, local_files_only=True, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: not a readable text encoder: {error}") from error
+        raise _unreadable(folder, error) from error
     if found["missing_keys"] or found["mismatched_keys"]:
         first = sorted(map(str, (*found["missing_keys"], *found["mismatched_keys"])))[0]
         raise CheckpointError(f"{folder}: the text encoder lacks tensors that fit, for instance {first}")
     model = getattr(model, "language_model", model)  # without the eyes of the multimodal one
     model.requires_grad_(False)
     model.eval()
-    return tokenizer, model
+    return model
+
+
+def _unreadable(folder: Path, reason: object) -> CheckpointError:
+    return CheckpointError(f"{folder}: not a readable text encoder: {reason}")

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sonolora.frames import frame_bounds
 from sonolora.ltx.checkpoint import Checkpoint, load_module
 from sonolora.ltx.config import StreamConfig, TransformerConfig
 from sonolora.ltx.layers import Attention, FeedForward, rms
@@ -308,14 +309,10 @@ class Transformer(nn.Module):
         return getattr(self, f"{prefix}proj_out")(_modulate(normed, scale, shift))  # type: ignore[no-any-return]
 
 
-def audio_token_middles(frames: int, *, seconds_per_mel: float = 0.01, mels_per_token: int = 4) -> Tensor:
-    """Middles of the audio latent frames in seconds, (frames,).
-
-    The codec is causal: frame 0 covers one mel frame, every later one the next four.
-    """
-    ends = torch.arange(frames, dtype=torch.float32) * mels_per_token + 1
-    starts = (ends - mels_per_token).clamp(min=0)
-    return (starts + ends) / 2 * seconds_per_mel
+def audio_token_middles(frames: int) -> Tensor:
+    """Middles of the audio latent frames in seconds, (frames,)."""
+    # Rounded to float32 before the mean, as published: the highest frequencies magnify the last bit.
+    return torch.tensor(frame_bounds(frames)).mean(dim=-1)
 
 
 def load_transformer(checkpoint: Checkpoint, *, video: bool, device: torch.device, dtype: torch.dtype) -> Transformer:

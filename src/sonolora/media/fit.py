@@ -45,27 +45,29 @@ def fit_audio(waveform: Waveform, seconds: float, *, preserve_pitch: bool) -> Fi
     has, wants = f"{waveform.seconds:.3f} s", f"{wanted / waveform.sample_rate:.3f} s"
 
     if abs(wanted - present) < EQUAL_SECONDS * waveform.sample_rate:
-        return Fitted(_cut_or_padded(waveform, wanted), "exact", f"{has} as wanted")
+        return Fitted(cut_or_padded(waveform, wanted), "exact", f"{has} as wanted")
     if wanted - present > NEAR_MISS * wanted:
         detail = f"too short: it lasts {has} and {wants} are wanted, at most {NEAR_MISS:.0%} may be missing"
         return Fitted(None, "too short", detail)
     if preserve_pitch and present - wanted <= NEAR_MISS * wanted:
-        return Fitted(_stretched(waveform, wanted), "stretched", f"stretched from {has} to {wants}, pitch kept")
+        return Fitted(stretched(waveform, wanted), "stretched", f"stretched from {has} to {wants}, pitch kept")
     if present > wanted:
-        return Fitted(_cut_or_padded(waveform, wanted), "trimmed", f"trimmed from {has} to {wants}")
-    return Fitted(_cut_or_padded(waveform, wanted), "padded", f"padded with silence from {has} to {wants}")
+        return Fitted(cut_or_padded(waveform, wanted), "trimmed", f"trimmed from {has} to {wants}")
+    return Fitted(cut_or_padded(waveform, wanted), "padded", f"padded with silence from {has} to {wants}")
 
 
-def _cut_or_padded(waveform: Waveform, wanted: int) -> Waveform:
+def cut_or_padded(waveform: Waveform, wanted: int) -> Waveform:
+    """Exactly `wanted` samples: cut, or filled with silence, at the end."""
     samples = waveform.samples[:, :wanted]
     return replace(waveform, samples=np.pad(samples, ((0, 0), (0, wanted - samples.shape[1]))))
 
 
-def _stretched(waveform: Waveform, wanted: int) -> Waveform:
+def stretched(waveform: Waveform, wanted: int) -> Waveform:
+    """Exactly `wanted` samples: faster or slower, at the same pitch."""
     stretch = Stretch(_STRETCH_SEED)
     stretch.preset(waveform.channels, waveform.sample_rate)
     stretch.setTimeFactor(waveform.samples.shape[1] / wanted)  # a speed: above 1 is shorter
     samples = np.asarray(stretch.process(waveform.samples), dtype=np.float32)
     # Every length tried came out exact, but the library promises none. It fades the last 30 ms by up to 4 dB;
     # feeding it a mirrored end to cut off makes the peak there overshoot by 2 dB instead, which is worse.
-    return _cut_or_padded(replace(waveform, samples=samples), wanted)
+    return cut_or_padded(replace(waveform, samples=samples), wanted)

@@ -1,33 +1,36 @@
 """What a mode is: data and rules, and nothing of how training or sampling works.
 
-A mode says which requests it takes, how the files of an archive make samples, and which layers its LoRA changes.
-The rules work on file names alone; reading the files is the business of the `data` room.
+A mode says which requests it takes, how the files of an archive make samples, what of a sound is regenerated, and
+which layers its LoRA changes. The rules work on names and seconds alone; reading files is the business of the `data`
+room, and neither the training step nor the sampler knows a mode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from typing import Any
 
-from sonolora.modes.request import AudioRequest
-from sonolora.names import stem_key
-
-CAPTION_EXTENSION = ".txt"
+from sonolora.frames import Span
+from sonolora.modes.generation import GenerateRequest
+from sonolora.modes.request import TrainRequest
+from sonolora.modes.wanted import Wanted
 
 
 @dataclass(frozen=True)
 class SampleFiles:
-    """The files of one sample, by role; names are relative to the archive's root."""
+    """The files of one training sample by role; names are relative to the archive's root."""
 
     name: str
-    audio: str
+    target: str  # the sound to learn; in v2a the video that has it
     caption: str | None = None
+    reference: str | None = None
+    mask: str | None = None
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """What the rule makes of an archive: its samples, and why each other file is left out."""
+    """What a mode's rule makes of an archive: its samples, and why each other file is left out."""
 
     samples: tuple[SampleFiles, ...]
     left_out: Mapping[str, str]
@@ -39,34 +42,16 @@ class Mode:
 
     name: str
     summary: str
-    request: type[AudioRequest]
+    request: type[TrainRequest]
     lora_targets: tuple[str, ...]
     pair: Callable[[Sequence[str]], Pairing]
+    # What training regenerates of every clip: spans of seconds, or None for all. A mask file overrides it.
+    regenerated: Callable[[Any], tuple[Span, ...] | None]
+    previews: Callable[[Any], list[Wanted]]
+    generation: type[GenerateRequest]
+    video: bool = False
 
 
-def pair_clips(names: Sequence[str], extensions: Sequence[str]) -> Pairing:
-    """Every file with one of `extensions` is a sample; a `.txt` of the same base name is its caption.
-
-    Base names are compared without regard to folders: the pages want them unique across the archive.
-    """
-    captions = {stem_key(name): name for name in names if _extension(name) == CAPTION_EXTENSION}
-    samples = [
-        SampleFiles(PurePosixPath(name).stem, name, captions.get(stem_key(name)))
-        for name in names
-        if _extension(name) in extensions
-    ]
-    left_out = {}
-    used = {file for sample in samples for file in (sample.audio, sample.caption)}
-    for name in names:
-        if name in used:
-            continue
-        if _extension(name) == CAPTION_EXTENSION:
-            stem = PurePosixPath(name).stem
-            left_out[name] = f"a caption without a clip: there is no {stem} with one of {', '.join(extensions)}"
-        else:
-            left_out[name] = f"not used by this mode, which takes {', '.join(extensions)} and {CAPTION_EXTENSION}"
-    return Pairing(tuple(samples), left_out)
-
-
-def _extension(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
+def regenerates_all(request: TrainRequest) -> None:  # noqa: ARG001 - the signature of `Mode.regenerated`
+    """Nothing of the target is given."""
+    return

@@ -7,7 +7,7 @@ Source: the published pages and schemas of the `ltx23-trainer-v2` endpoints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -18,9 +18,10 @@ NEGATIVE_PROMPT = (
     "muffled, distorted, clipping, hiss, hum, crackle, static, clicks and pops, metallic ringing, robotic, garbled, "
     "thin, boxy, excessive reverb, unwanted background noise, abrupt cut, silence, off-key, out of sync"
 )
+MOST_PREVIEW_FRAMES = 121
 _Rank = Literal[8, 16, 32, 64, 128]
-_Size = Literal["low", "medium", "high"]
-_Aspect = Literal["16:9", "1:1", "9:16"]
+Size = Literal["low", "medium", "high"]
+Aspect = Literal["16:9", "1:1", "9:16"]
 
 
 def _number_from_text(value: Any) -> Any:
@@ -36,6 +37,17 @@ def _snapped(frames: int) -> int:
 _Frames = Annotated[int, Field(ge=9, le=121), AfterValidator(_snapped)]
 
 
+class Body(BaseModel):
+    """A request body: unknown fields are ignored, numbers are finite."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+    without_effect: ClassVar[frozenset[str]] = frozenset()
+
+    def faults(self) -> list[ErrorItem]:
+        """What is wrong between fields, each of which is right by itself."""
+        return []
+
+
 class ValidationEntry(BaseModel):
     """What every preview has; modes add what it is conditioned on."""
 
@@ -44,11 +56,8 @@ class ValidationEntry(BaseModel):
     prompt: str
 
 
-class TrainRequest(BaseModel):
+class TrainRequest(Body):
     """The fields that all six modes share."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
-    without_effect: ClassVar[frozenset[str]] = frozenset()
 
     training_data_url: str = Field(description="The training data: a zip archive, by URL or path.", min_length=1)
     rank: Annotated[_Rank, BeforeValidator(_number_from_text)] = Field(
@@ -58,8 +67,8 @@ class TrainRequest(BaseModel):
     learning_rate: float = Field(0.0002, ge=1e-6, le=1, description="Step size at the start; falls to a tenth.")
     number_of_frames: _Frames = Field(89, description="Video frames of a training clip, 8 k + 1.")
     frame_rate: int = Field(24, ge=8, le=60, description="Video frames a second.")
-    resolution: _Size = Field("medium", description="Video size: low, medium or high.")
-    aspect_ratio: _Aspect = Field("1:1", description="Video shape: 16:9, 1:1 or 9:16.")
+    resolution: Size = Field("medium", description="Video size: low, medium or high.")
+    aspect_ratio: Aspect = Field("1:1", description="Video shape: 16:9, 1:1 or 9:16.")
     trigger_phrase: str = Field("", description="Put before every caption; say it again when generating.")
     auto_scale_input: bool = Field(False, description="Retime videos to the frame count and rate.")
     split_input_into_scenes: bool = Field(True, description="Cut long videos at scene changes.")
@@ -67,7 +76,7 @@ class TrainRequest(BaseModel):
         30.0, ge=1, le=60, description="Videos longer than this many seconds are split."
     )
     debug_dataset: bool = Field(False, description="Also write an archive of the data as the model hears it.")
-    validation: list[ValidationEntry] = Field(
+    validation: Sequence[ValidationEntry] = Field(
         default_factory=list, max_length=2, description="Up to two previews, each {prompt}."
     )
     validation_negative_prompt: str = Field(NEGATIVE_PROMPT, description="What previews are steered away from.")
@@ -75,9 +84,19 @@ class TrainRequest(BaseModel):
     validation_frame_rate: int = Field(
         24, ge=8, le=60, description="A preview is at most 121 frames of this rate long."
     )
-    validation_resolution: _Size = Field("high", description="Video size of a preview.")
-    validation_aspect_ratio: _Aspect = Field("1:1", description="Video shape of a preview.")
+    validation_resolution: Size = Field("high", description="Video size of a preview.")
+    validation_aspect_ratio: Aspect = Field("1:1", description="Video shape of a preview.")
     stg_scale: float = Field(1.0, ge=0, le=3, description="Spatio-temporal guidance of previews; 0 is off.")
+
+    @property
+    def clip_seconds(self) -> float:
+        """Length of a training clip."""
+        return self.number_of_frames / self.frame_rate
+
+    @property
+    def preview_seconds(self) -> float:
+        """Length of a preview: without video that of a clip, but at most 121 frames at the validation frame rate."""
+        return self.validation_number_of_frames / self.validation_frame_rate
 
 
 class AudioRequest(TrainRequest):
@@ -111,18 +130,21 @@ class AudioRequest(TrainRequest):
     )
 
     @property
+    def clip_seconds(self) -> float:
+        return self.audio_duration_seconds
+
+    @property
     def preview_seconds(self) -> float:
-        """Length of a preview: the clip length, but at most 121 frames at the validation frame rate."""
-        return min(self.audio_duration_seconds, 121 / self.validation_frame_rate)
+        return min(self.audio_duration_seconds, MOST_PREVIEW_FRAMES / self.validation_frame_rate)
 
 
-_Model = TypeVar("_Model", bound=BaseModel)
+_Body = TypeVar("_Body", bound=Body)
 
 
-def parse(model: type[_Model], body: Mapping[str, Any]) -> _Model:
+def parse(model: type[_Body], body: Mapping[str, Any]) -> _Body:
     """Validate a request body. Raises `InputError` with every fault: where, what was found, what is allowed."""
     try:
-        return model.model_validate(body)
+        request = model.model_validate(body)
     except ValidationError as error:
         raise InputError(
             [
@@ -136,3 +158,6 @@ def parse(model: type[_Model], body: Mapping[str, Any]) -> _Model:
                 for fault in error.errors(include_url=False)
             ]
         ) from error
+    if faults := request.faults():
+        raise InputError(faults)
+    return request

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from sonolora.ltx.targets import AUDIO_TARGETS
-from sonolora.media.audio import AUDIO_EXTENSIONS
-from sonolora.modes.mode import Mode, Pairing, pair_clips
+from sonolora.modes.generation import GenerateRequest
+from sonolora.modes.mode import Mode, regenerates_all
+from sonolora.modes.pairing import pair_clips
 from sonolora.modes.request import AudioRequest
+from sonolora.modes.wanted import Wanted
 
 
 class T2ARequest(AudioRequest):
     """A request of the endpoint `t2a`."""
 
 
-def pair(names: Sequence[str]) -> Pairing:
-    """Every audio file is a sample."""
-    return pair_clips(names, AUDIO_EXTENSIONS)
+def previews(request: T2ARequest) -> list[Wanted]:
+    """One for each validation entry."""
+    return [
+        Wanted(entry.prompt, request.validation_negative_prompt, request.preview_seconds)
+        for entry in request.validation
+    ]
 
 
 T2A = Mode(
     name="t2a",
-    summary="text to audio: teach a sound, an instrument or a style, and call it up by words",
+    summary="text to audio: a sound, an instrument or a style that is called up by words",
     request=T2ARequest,
     lora_targets=AUDIO_TARGETS,
-    pair=pair,
+    pair=pair_clips,
+    regenerated=regenerates_all,
+    previews=previews,
+    generation=GenerateRequest,
 )

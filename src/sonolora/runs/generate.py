@@ -1,17 +1,25 @@
-"""Using a trained LoRA: from words to a sound file, by the function that makes the previews."""
+"""Using a trained LoRA, in all six modes, by the function that makes the previews.
+
+In: a mode, a request body, a LoRA. Out: a sound file and its picture.
+"""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sonolora.data.cache import Cache, default_cache_folder
-from sonolora.data.encode import PreviewRequest, encode_texts, preview_item
+from sonolora.data.encode import Encoder
+from sonolora.data.given import load_given
 from sonolora.ltx.audio_codec import load_audio_codec
 from sonolora.ltx.base import find_base
-from sonolora.ltx.lora import apply_lora, load_lora
+from sonolora.ltx.lora import LoRA, apply_lora, load_lora
 from sonolora.ltx.transformer import load_transformer
-from sonolora.modes.request import NEGATIVE_PROMPT
+from sonolora.modes.mode import Mode
+from sonolora.modes.request import parse
 from sonolora.runs.progress import Progress
 from sonolora.runs.settings import compute_dtype, resolve_device
 from sonolora.sampling.preview import render, write_preview
@@ -19,47 +27,50 @@ from sonolora.sampling.sampler import SamplingSettings
 
 
 @dataclass(frozen=True)
-class GenerateRequest:
-    """What to generate; without a LoRA the base alone is heard."""
+class GenerateSettings:
+    """How to generate; without a LoRA the base alone is heard."""
 
-    prompt: str
-    seconds: float
     lora: Path | None = None
     scale: float = 1.0
     seed: int = 42
-    negative_prompt: str = NEGATIVE_PROMPT
     base: str = "tiny"
     device: str = "auto"
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
 
 
-def generate(request: GenerateRequest, out: Path, progress: Progress) -> None:
-    """Write `out` (.wav) and a picture beside it. Raises `SonoloraError` for a LoRA that does not fit."""
-    device = resolve_device(request.device)
+def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, out: Path, progress: Progress) -> None:
+    """Write `out` (.wav) and a picture beside it. Fields that `body` lacks follow the LoRA's metadata.
+
+    Raises `InputError` for something given that cannot be used, `SonoloraError` for a LoRA that does not fit.
+    """
+    device = resolve_device(settings.device)
     dtype = compute_dtype(device)
-    base = find_base(request.base)
-    lora = load_lora(request.lora) if request.lora else None
+    base = find_base(settings.base)
+    lora = load_lora(settings.lora) if settings.lora else None
+    said = lora.metadata if lora is not None and lora.metadata.get("mode") == mode.name else {}
+    wanted = parse(mode.generation, {**said, **body}).wanted()
     codec = load_audio_codec(base.checkpoint, device=device)
-    preview = PreviewRequest(request.prompt, request.negative_prompt, request.seconds)
-    texts = [request.prompt, request.negative_prompt]
-    contexts = encode_texts(texts, base, Cache(default_cache_folder()), device, dtype)
-    model = load_transformer(base.checkpoint, video=False, device=device, dtype=dtype)
+    encoder = Encoder(base, codec, Cache(default_cache_folder()), device, dtype, mode.video)
+    with tempfile.TemporaryDirectory() as scratch:
+        given = load_given(wanted, codec.sample_rate, codec.output_sample_rate, Path(scratch))
+    item = encoder.prepare_one(given, wanted.negative_prompt)
+    model = load_transformer(base.checkpoint, video=mode.video, device=device, dtype=dtype)
     if lora is not None:
-        apply_lora(model, lora, request.scale)
-        trained_on = lora.metadata.get("base_fingerprint", base.fingerprint)
-        if trained_on != base.fingerprint:
-            progress.message(f"note: this LoRA was trained on another base ({lora.metadata.get('base', trained_on)})")
-        trigger = lora.metadata.get("trigger_phrase", "")
-        if trigger not in request.prompt:
-            progress.message(f"note: this LoRA was trained with the trigger phrase {trigger!r}; the prompt lacks it")
-    progress.phase("generating", request.sampling.steps)
-    waveform = render(
-        model,
-        codec,
-        preview_item(preview, codec, contexts),
-        request.sampling,
-        request.seed,
-        device,
-        progress.advance,
-    )
-    write_preview(out, waveform, request.prompt)
+        apply_lora(model, lora, settings.scale)
+        for note in _notes(lora, mode, base.fingerprint, wanted.prompt):
+            progress.message(f"note: {note}")
+    progress.phase("generating", settings.sampling.steps)
+    waveform = render(model, codec, item, settings.sampling, settings.seed, device, progress.advance)
+    write_preview(out, waveform, wanted.prompt)
+
+
+def _notes(lora: LoRA, mode: Mode, base_fingerprint: str, prompt: str) -> list[str]:
+    said = lora.metadata
+    notes = []
+    if said.get("base_fingerprint", base_fingerprint) != base_fingerprint:
+        notes.append(f"this LoRA was trained on another base ({said.get('base', 'unknown')})")
+    if said.get("mode", mode.name) != mode.name:
+        notes.append(f"this LoRA was trained for {said['mode']}, and is used here for {mode.name}")
+    if said.get("trigger_phrase", "") not in prompt:
+        notes.append(f"this LoRA was trained with the trigger phrase {said['trigger_phrase']!r}; the prompt lacks it")
+    return notes

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sonolora import __version__
 from sonolora.data.examples import Prepared
 from sonolora.files import write_json
+from sonolora.modes.request import AudioRequest, TrainRequest
 
 if TYPE_CHECKING:
     from sonolora.runs.train import Run
@@ -29,11 +30,23 @@ def lora_metadata(run: Run, prepared: Prepared) -> dict[str, str]:
         "learning_rate": str(request.learning_rate),
         "seed": str(settings.seed),
         "sigma_density": settings.sigma_density,
-        "audio_duration_seconds": str(request.audio_duration_seconds),
+        "seconds": str(request.clip_seconds),
+        **_mode_metadata(request),
         "dataset_digest": prepared.digest,
         "sonolora_version": __version__,
         "license": WEIGHTS_LICENSE,
     }
+
+
+def _mode_metadata(request: TrainRequest) -> dict[str, str]:
+    """What inference must do as training did."""
+    of_interest = (
+        ("audio_normalize", "conditioning_seconds")
+        if isinstance(request, AudioRequest)
+        else ("number_of_frames", "frame_rate", "resolution", "aspect_ratio")
+    )
+    values = {name: str(getattr(request, name)) for name in of_interest if hasattr(request, name)}
+    return {**values, "reference_positions": "overlap", "kept_encoding": "regenerated spans silenced"}
 
 
 def write_config(run: Run, prepared: Prepared) -> None:

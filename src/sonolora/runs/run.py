@@ -19,10 +19,11 @@ from sonolora import __version__
 from sonolora.data.archive import unpack
 from sonolora.data.cache import Cache, default_cache_folder
 from sonolora.data.clips import Clip, load_clips
-from sonolora.data.encode import PreviewRequest, prepare
+from sonolora.data.encode import Encoder
 from sonolora.data.examples import Prepared
 from sonolora.data.fetch import fetch
 from sonolora.data.files import discover
+from sonolora.data.given import Given, load_given
 from sonolora.data.report import Report
 from sonolora.errors import CheckpointError, SonoloraError
 from sonolora.files import OutputError, write_json
@@ -30,7 +31,7 @@ from sonolora.ltx.audio_codec import AudioCodec, load_audio_codec
 from sonolora.ltx.base import find_base
 from sonolora.modes import find_mode
 from sonolora.modes.mode import Mode
-from sonolora.modes.request import AudioRequest, parse
+from sonolora.modes.request import TrainRequest, parse
 from sonolora.runs.debug import write_debug_dataset
 from sonolora.runs.progress import Progress
 from sonolora.runs.settings import RunSettings, compute_dtype, resolve_device
@@ -51,7 +52,7 @@ class InterruptedRunError(SonoloraError):
 
 def start(
     mode: Mode,
-    request: AudioRequest,
+    request: TrainRequest,
     settings: RunSettings,
     folder: Path,
     progress: Progress,
@@ -67,23 +68,10 @@ def start(
     base = find_base(settings.base)
     codec = load_audio_codec(base.checkpoint, device=device)
     run = Run(mode, request, settings, folder, base)
-    clips = _collect(run, codec, progress)
-    previews = [
-        PreviewRequest(entry.prompt, request.validation_negative_prompt, request.preview_seconds)
-        for entry in request.validation
-    ]
-    texts = {clip.caption for clip in clips} | {preview.prompt for preview in previews}
-    progress.phase("encoding clips and captions", len(clips) + len(texts) + bool(previews))
-    prepared = prepare(
-        clips,
-        previews,
-        base,
-        codec,
-        Cache(default_cache_folder()),
-        device,
-        compute_dtype(device),
-        progress.advance,
-    )
+    encoder = Encoder(base, codec, Cache(default_cache_folder()), device, compute_dtype(device), mode.video)
+    with tempfile.TemporaryDirectory(prefix=".data-", dir=folder) as scratch:
+        given = _given(run, codec, Path(scratch))
+        prepared, clips = _prepare(run, encoder, given, Path(scratch), progress)
     if request.debug_dataset:
         write_debug_dataset(folder / "debug_dataset.zip", clips, prepared, codec, folder / "report.json")
     prepared.save(folder / PREPARED_FILE)
@@ -110,24 +98,31 @@ def _finish(run: Run, prepared: Prepared, codec: AudioCodec, progress: Progress,
     return run.lora_path
 
 
-def _collect(run: Run, codec: AudioCodec, progress: Progress) -> list[Clip]:
-    """Fetch, unpack, pair and fit; the report is written whatever comes of it."""
+def _given(run: Run, codec: AudioCodec, scratch: Path) -> list[tuple[Given, str]]:
+    """What the previews are given, with their negative prompts; before the data, since it fails sooner."""
+    rates = codec.sample_rate, codec.output_sample_rate
+    return [(load_given(wanted, *rates, scratch), wanted.negative_prompt) for wanted in run.mode.previews(run.request)]
+
+
+def _prepare(
+    run: Run, encoder: Encoder, given: list[tuple[Given, str]], scratch: Path, progress: Progress
+) -> tuple[Prepared, list[Clip]]:
+    """Fetch, unpack, pair, fit and encode; the report is written whatever comes of it."""
     report = Report()
-    with tempfile.TemporaryDirectory(prefix=".data-", dir=run.folder) as scratch:
-        progress.phase("fetching the data", None)
-        source = fetch(run.request.training_data_url, Path(scratch), progress=None)
-        if source.is_dir():
-            root = source
-        else:
-            root = Path(scratch) / "files"
-            unpack(source, root)
-        files = discover(root)
-        progress.phase("reading the clips", len(files.names))
-        try:
-            return load_clips(run.mode, run.request, files, codec.sample_rate, report, progress.advance)
-        finally:
-            write_json(run.folder / "report.json", report.as_json())
-            progress.message(report.summary_line())
+    progress.phase("fetching the data", None)
+    source = fetch(run.request.training_data_url, scratch)
+    root = source
+    if not source.is_dir():
+        root = scratch / "files"
+        unpack(source, root)
+    files = discover(root)
+    progress.phase("reading and encoding the clips", len(files.names))
+    try:
+        clips = load_clips(run.mode, run.request, files, encoder.codec.sample_rate, report, progress.advance)
+        return encoder.prepare(clips, given, progress.advance)
+    finally:
+        write_json(run.folder / "report.json", report.as_json())
+        progress.message(report.summary_line())
 
 
 def _make_folder(folder: Path) -> None:

@@ -23,7 +23,7 @@ from sonolora.ltx.transformer import Transformer, load_transformer
 from sonolora.media.audio import Waveform
 from sonolora.media.write import write_wav
 from sonolora.modes.mode import Mode
-from sonolora.modes.request import AudioRequest
+from sonolora.modes.request import TrainRequest
 from sonolora.runs.outputs import lora_metadata, write_config
 from sonolora.runs.progress import Progress
 from sonolora.runs.settings import RunSettings, compute_dtype, resolve_device
@@ -43,7 +43,7 @@ class Run:
     """What a run is: its mode, request, settings, folder and base."""
 
     mode: Mode
-    request: AudioRequest
+    request: TrainRequest
     settings: RunSettings
     folder: Path
     base: Base
@@ -69,7 +69,7 @@ def train(run: Run, prepared: Prepared, codec: AudioCodec, progress: Progress, s
     """Train to the end or until `stop`, from the newest state if there is one; returns the steps done."""
     request, settings = run.request, run.settings
     device = resolve_device(settings.device)
-    model = load_transformer(run.base.checkpoint, video=False, device=device, dtype=compute_dtype(device))
+    model = load_transformer(run.base.checkpoint, video=run.mode.video, device=device, dtype=compute_dtype(device))
     adapters = add_adapters(model, run.mode.lora_targets, request.rank, settings.seed)
     examples = [example.to(device) for example in prepared.examples]
     config = TrainingConfig(

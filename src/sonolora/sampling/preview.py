@@ -20,6 +20,7 @@ from sonolora.media.draw import draw_waveform_and_mel
 from sonolora.media.write import write_wav
 from sonolora.randomness import normal
 from sonolora.sampling.sampler import SamplingSettings, sample
+from sonolora.sampling.seams import paste_kept
 
 PAUSE_SECONDS = 0.5
 
@@ -33,13 +34,19 @@ def render(
     device: torch.device,
     on_step: Callable[[], None] = lambda: None,
 ) -> Waveform:
-    """Generate one sound. The noise depends on the seed and the length alone, so that previews can be compared."""
+    """Generate one sound, with what is kept put back sample for sample.
+
+    The noise depends on the seed and the length alone, so that previews can be compared.
+    """
     example = item.example.to(device)
     noise = normal(tuple(example.latents_BTC.shape), seed, "sampling").to(device)
-    latents = sample(model, example, item.negative_context_BSD.to(device), noise, settings, on_step)
-    samples = codec.decode(latents)[0].cpu().numpy()
-    wanted = round(item.seconds * codec.output_sample_rate)
-    return Waveform(np.ascontiguousarray(samples[:, :wanted]), codec.output_sample_rate)
+    latents = sample(model, example, item.negative.to(device), noise, settings, on_step)
+    rate = codec.output_sample_rate
+    samples = codec.decode(latents)[0, :, : round(item.seconds * rate)].cpu().numpy()
+    generated = Waveform(np.ascontiguousarray(samples / np.float32(item.gain)), rate)
+    if item.kept_CN is None:
+        return generated
+    return paste_kept(generated, Waveform(item.kept_CN.numpy(), rate), item.regenerate)
 
 
 def write_preview(path: Path, waveform: Waveform, title: str) -> None:

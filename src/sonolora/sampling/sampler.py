@@ -1,6 +1,6 @@
 """The Euler loop from noise to clean latents, with guidance.
 
-In: a model, an `Example` that says what is given, the context of the negative prompt, and noise.
+In: a model, an `Example` that says what is given, the same with the negative prompt's contexts, and noise.
 Out: the target's clean latents (B, T, C). B batch, T frames, C channels.
 """
 
@@ -31,7 +31,7 @@ class SamplingSettings:
 def sample(
     model: Transformer,
     example: Example,
-    negative_context_BSD: Tensor,
+    negative: Example,
     noise_BTC: Tensor,
     settings: SamplingSettings,
     on_step: Callable[[], None] = lambda: None,
@@ -39,7 +39,6 @@ def sample(
     """Clean latents (B, T, C), float32. Kept frames come out exactly as the example has them."""
     guidance = settings.guidance
     blocks = stg_blocks(model.config.layers)
-    negative = replace(example, context_BSD=negative_context_BSD)
     x = _with_kept(noise_BTC, example)
     sigmas = sampling_sigmas(settings.steps).tolist()
     for sigma, following in pairwise(sigmas):

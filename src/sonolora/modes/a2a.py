@@ -1,0 +1,73 @@
+"""Audio to audio: pairs of a reference and its transformed version; at inference the reference is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from sonolora.ltx.targets import AUDIO_TARGETS
+from sonolora.modes.generation import GenerateRequest
+from sonolora.modes.mode import Mode, regenerates_all
+from sonolora.modes.pairing import pair_references
+from sonolora.modes.request import AudioRequest, ValidationEntry
+from sonolora.modes.wanted import Wanted
+
+
+class A2AEntry(ValidationEntry):
+    """A preview: the sound to transform."""
+
+    reference_audio_url: str
+
+
+class A2ARequest(AudioRequest):
+    """A request of the endpoint `a2a`."""
+
+    split_input_into_scenes: bool = Field(False, description="Cut long videos at scene changes.")
+    validation: Sequence[A2AEntry] = Field(
+        default_factory=list, max_length=2, description="Up to two previews, each {prompt, reference_audio_url}."
+    )
+
+
+def previews(request: A2ARequest) -> list[Wanted]:
+    """One for each validation entry."""
+    return [
+        Wanted(
+            entry.prompt,
+            request.validation_negative_prompt,
+            request.preview_seconds,
+            reference=entry.reference_audio_url,
+            normalize=request.audio_normalize,
+            field=f"validation.{index}.reference_audio_url",
+        )
+        for index, entry in enumerate(request.validation)
+    ]
+
+
+class A2AGenerate(GenerateRequest):
+    """A transformed sound."""
+
+    reference: str = Field(description="The sound to transform, a file or URL.")
+    audio_normalize: bool = Field(True, description="Bring it to the level of the training clips.")
+
+    def wanted(self) -> Wanted:
+        return Wanted(
+            self.prompt,
+            self.negative_prompt,
+            self.seconds,
+            reference=self.reference,
+            normalize=self.audio_normalize,
+            field="reference",
+        )
+
+
+A2A = Mode(
+    name="a2a",
+    summary="audio to audio: a transformation, learned from pairs of clips before and after",
+    request=A2ARequest,
+    lora_targets=AUDIO_TARGETS,
+    pair=pair_references,
+    regenerated=regenerates_all,
+    previews=previews,
+    generation=A2AGenerate,
+)

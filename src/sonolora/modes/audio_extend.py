@@ -1,0 +1,158 @@
+"""Audio extension, both ways. Mind the wire names: suffix and prefix are what is *given*.
+
+`audio-extend-suffix` (backward) keeps a clip's closing seconds and generates what leads up to them;
+`audio-extend-prefix` (forward) keeps the opening seconds and generates what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from pydantic import Field
+
+from sonolora.errors import ErrorItem
+from sonolora.frames import FRAME_SECONDS, Span, frame_count, kept_frames
+from sonolora.ltx.targets import AUDIO_TARGETS
+from sonolora.modes.generation import GenerateRequest
+from sonolora.modes.mode import Mode
+from sonolora.modes.pairing import pair_clips
+from sonolora.modes.request import MOST_PREVIEW_FRAMES, AudioRequest, ValidationEntry
+from sonolora.modes.wanted import Wanted
+
+
+def _new_span(seconds: float, given: float, *, at_end: bool) -> tuple[Span, ...]:
+    """The seconds that are made anew."""
+    return ((0.0, seconds - given),) if at_end else ((given, seconds),)
+
+
+def _nothing_new(lengths: Sequence[tuple[str, float]], given: float, *, at_end: bool) -> list[ErrorItem]:
+    """A fault for each length of which the given part leaves nothing to generate, counted in latent frames."""
+    return [
+        ErrorItem(
+            ("body", "conditioning_seconds"),
+            f"{given:g} s must be less than {name} ({seconds:.4g} s), by at least one frame of {FRAME_SECONDS:g} s, or "
+            "nothing is left to generate",
+        )
+        for name, seconds in lengths
+        if seconds <= given or all(kept_frames(_new_span(seconds, given, at_end=at_end), frame_count(seconds)))
+    ]
+
+
+class ExtendEntry(ValidationEntry):
+    """A preview: the clip to extend, at least `conditioning_seconds` long."""
+
+    audio_url: str
+
+
+class _ExtendRequest(AudioRequest):
+    given_at_end: ClassVar[bool]
+
+    validation: Sequence[ExtendEntry] = Field(
+        default_factory=list, max_length=2, description="Up to two previews, each {prompt, audio_url}."
+    )
+    conditioning_seconds: float = Field(
+        1.0, ge=0.1, le=30, description="How much is given; less than the clip by at least a frame of 40 ms."
+    )
+
+    def faults(self) -> list[ErrorItem]:
+        """A given part that leaves nothing to generate, in a training clip or in a preview."""
+        lengths = [("audio_duration_seconds", self.audio_duration_seconds)]
+        if self.validation:
+            name = f"the preview, at most {MOST_PREVIEW_FRAMES} frames at {self.validation_frame_rate} a second"
+            lengths.append((name, self.preview_seconds))
+        return _nothing_new(lengths, self.conditioning_seconds, at_end=self.given_at_end)
+
+
+class ExtendSuffixRequest(_ExtendRequest):
+    """A request of the endpoint `audio-extend-suffix`."""
+
+    given_at_end = True
+
+
+class ExtendPrefixRequest(_ExtendRequest):
+    """A request of the endpoint `audio-extend-prefix`."""
+
+    given_at_end = False
+
+
+def regenerated(request: _ExtendRequest) -> tuple[Span, ...]:
+    """The same span of every clip."""
+    return _new_span(request.clip_seconds, request.conditioning_seconds, at_end=request.given_at_end)
+
+
+def previews(request: _ExtendRequest) -> list[Wanted]:
+    """One for each validation entry."""
+    return [
+        Wanted(
+            entry.prompt,
+            request.validation_negative_prompt,
+            request.preview_seconds,
+            source=entry.audio_url,
+            regenerate=_new_span(request.preview_seconds, request.conditioning_seconds, at_end=request.given_at_end),
+            given_seconds=request.conditioning_seconds,
+            source_at_end=request.given_at_end,
+            normalize=request.audio_normalize,
+            field=f"validation.{index}.audio_url",
+        )
+        for index, entry in enumerate(request.validation)
+    ]
+
+
+class _ExtendGenerate(GenerateRequest):
+    given_at_end: ClassVar[bool]
+
+    audio: str = Field(description="The clip to extend, a file or URL.")
+    conditioning_seconds: float = Field(1.0, ge=0.1, le=30, description="How much of it is given.")
+    audio_normalize: bool = Field(True, description="Bring the clip to the level of the training clips on the way.")
+
+    def faults(self) -> list[ErrorItem]:
+        """A given part that leaves nothing to generate."""
+        return _nothing_new([("seconds", self.seconds)], self.conditioning_seconds, at_end=self.given_at_end)
+
+    def wanted(self) -> Wanted:
+        return Wanted(
+            self.prompt,
+            self.negative_prompt,
+            self.seconds,
+            source=self.audio,
+            regenerate=_new_span(self.seconds, self.conditioning_seconds, at_end=self.given_at_end),
+            given_seconds=self.conditioning_seconds,
+            source_at_end=self.given_at_end,
+            normalize=self.audio_normalize,
+            field="audio",
+        )
+
+
+class ExtendSuffixGenerate(_ExtendGenerate):
+    """A lead-in: the clip's closing seconds end the result."""
+
+    given_at_end = True
+
+
+class ExtendPrefixGenerate(_ExtendGenerate):
+    """A continuation: the clip's opening seconds begin the result."""
+
+    given_at_end = False
+
+
+AUDIO_EXTEND_SUFFIX = Mode(
+    name="audio-extend-suffix",
+    summary="backward extension: the lead-in to a given closing",
+    request=ExtendSuffixRequest,
+    lora_targets=AUDIO_TARGETS,
+    pair=pair_clips,
+    regenerated=regenerated,
+    previews=previews,
+    generation=ExtendSuffixGenerate,
+)
+AUDIO_EXTEND_PREFIX = Mode(
+    name="audio-extend-prefix",
+    summary="forward extension: what follows a given opening",
+    request=ExtendPrefixRequest,
+    lora_targets=AUDIO_TARGETS,
+    pair=pair_clips,
+    regenerated=regenerated,
+    previews=previews,
+    generation=ExtendPrefixGenerate,
+)

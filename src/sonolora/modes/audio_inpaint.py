@@ -1,0 +1,143 @@
+"""Audio inpainting: marked spans of a clip are regenerated, the rest is kept."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from sonolora.errors import ErrorItem
+from sonolora.frames import Span
+from sonolora.ltx.targets import AUDIO_TARGETS
+from sonolora.modes.generation import GenerateRequest
+from sonolora.modes.mode import Mode, regenerates_all
+from sonolora.modes.pairing import pair_masked_clips
+from sonolora.modes.request import AudioRequest, ValidationEntry
+from sonolora.modes.wanted import Wanted
+
+
+class InpaintEntry(ValidationEntry):
+    """A preview: the clip, and the seconds of it to regenerate."""
+
+    audio_url: str
+    time_ranges: list[list[float]]
+
+
+class InpaintRequest(AudioRequest):
+    """A request of the endpoint `audio-inpaint`."""
+
+    validation: Sequence[InpaintEntry] = Field(
+        default_factory=list, max_length=2, description="Up to two previews, each {prompt, audio_url, time_ranges}."
+    )
+
+    def faults(self) -> list[ErrorItem]:
+        """Ranges that mark nothing in the preview."""
+        found = []
+        for index, entry in enumerate(self.validation):
+            try:
+                spans_within(entry.time_ranges, self.preview_seconds)
+            except ValueError as error:
+                found.append(ErrorItem(("body", "validation", index, "time_ranges"), str(error)))
+        return found
+
+
+def parse_mask(text: str, seconds: float) -> tuple[Span, ...]:
+    """The spans of a mask file, cut to a clip of `seconds`. Raises `ValueError` with the reason in words."""
+    try:
+        ranges = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error}); it should be a list such as [[1.0, 2.0], [3.5, 4.0]]") from error
+    return spans_within(ranges, seconds)
+
+
+def spans_within(ranges: object, seconds: float) -> tuple[Span, ...]:
+    """Check a list of [start, end] seconds and cut it to [0, seconds].
+
+    What lies partly outside is cut, wholly outside ignored. Raises `ValueError` naming the range that is wrong, or
+    saying that nothing is left.
+    """
+    if not isinstance(ranges, list) or not ranges:
+        raise ValueError(f"it should be a list of [start, end] seconds, such as [[1.0, 2.0]], and is {ranges!r}")
+    spans = []
+    for number in ranges:
+        start, end = _span(number)
+        if start < seconds:
+            spans.append((start, min(end, seconds)))
+    if not spans:
+        raise ValueError(f"no range lies inside the clip, which is {seconds:g} s long: {ranges!r}")
+    return tuple(spans)
+
+
+def _span(value: object) -> Span:
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or not all(isinstance(number, int | float) and not isinstance(number, bool) for number in value)
+    ):
+        raise ValueError(f"{value!r} is not a range [start, end] of two numbers of seconds")
+    start, end = map(float, value)
+    if not (math.isfinite(start) and math.isfinite(end)):
+        raise ValueError(f"{value!r} holds a number that is not finite")
+    if start < 0:
+        raise ValueError(f"{value!r} begins before 0 s")
+    if start >= end:
+        raise ValueError(f"{value!r} is empty: its start must be less than its end")
+    return start, end
+
+
+def previews(request: InpaintRequest) -> list[Wanted]:
+    """One for each validation entry."""
+    return [
+        Wanted(
+            entry.prompt,
+            request.validation_negative_prompt,
+            request.preview_seconds,
+            source=entry.audio_url,
+            regenerate=spans_within(entry.time_ranges, request.preview_seconds),
+            normalize=request.audio_normalize,
+            field=f"validation.{index}.audio_url",
+        )
+        for index, entry in enumerate(request.validation)
+    ]
+
+
+class InpaintGenerate(GenerateRequest):
+    """A sound of which spans are made anew."""
+
+    seconds: float = Field(60.0, gt=0, le=60, description="At most so much of the clip is used.")
+    audio: str = Field(description="The clip, a file or URL.")
+    time_ranges: list[list[float]] = Field(description="Seconds to regenerate, such as [[1.0, 2.0]].")
+    audio_normalize: bool = Field(True, description="Bring the clip to the level of the training clips on the way.")
+
+    def faults(self) -> list[ErrorItem]:
+        """Ranges that mark nothing."""
+        try:
+            spans_within(self.time_ranges, self.seconds)
+        except ValueError as error:
+            return [ErrorItem(("body", "time_ranges"), str(error))]
+        return []
+
+    def wanted(self) -> Wanted:
+        return Wanted(
+            self.prompt,
+            self.negative_prompt,
+            self.seconds,
+            source=self.audio,
+            regenerate=spans_within(self.time_ranges, self.seconds),
+            normalize=self.audio_normalize,
+            field="audio",
+        )
+
+
+AUDIO_INPAINT = Mode(
+    name="audio-inpaint",
+    summary="inpainting: marked spans of a clip are made anew, the rest is kept",
+    request=InpaintRequest,
+    lora_targets=AUDIO_TARGETS,
+    pair=pair_masked_clips,
+    regenerated=regenerates_all,  # every clip has a mask of its own
+    previews=previews,
+    generation=InpaintGenerate,
+)

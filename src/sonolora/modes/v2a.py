@@ -1,0 +1,91 @@
+"""Video to audio (foley): films with their sound; at inference a silent film is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from sonolora.errors import InputError
+from sonolora.ltx.targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
+from sonolora.media.video import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, frame_size
+from sonolora.modes.generation import GenerateRequest
+from sonolora.modes.mode import Mode, Pairing, regenerates_all
+from sonolora.modes.pairing import extension, pair_clips
+from sonolora.modes.request import Aspect, Size, TrainRequest, ValidationEntry
+from sonolora.modes.wanted import FilmFormat, Wanted
+
+_SHOWN = 5
+
+
+class V2AEntry(ValidationEntry):
+    """A preview: the film to make a sound for."""
+
+    video_url: str
+
+
+class V2ARequest(TrainRequest):
+    """A request of the endpoint `v2a`."""
+
+    split_input_into_scenes: bool = Field(False, description="Cut long videos at scene changes.")
+    validation: Sequence[V2AEntry] = Field(
+        default_factory=list, max_length=2, description="Up to two previews, each {prompt, video_url}."
+    )
+
+
+def pair(names: Sequence[str]) -> Pairing:
+    """Every video is a sample. Raises `InputError` for an archive of images: foley needs motion."""
+    pairing = pair_clips(names, VIDEO_EXTENSIONS)
+    images = [name for name in names if extension(name) in IMAGE_EXTENSIONS]
+    if images and not pairing.samples:
+        more = f" and {len(images) - _SHOWN} more" if len(images) > _SHOWN else ""
+        raise InputError.in_dataset(
+            f"these are images, and v2a needs videos with sound ({', '.join(VIDEO_EXTENSIONS)}): "
+            f"{', '.join(images[:_SHOWN])}{more}"
+        )
+    return pairing
+
+
+def previews(request: V2ARequest) -> list[Wanted]:
+    """One for each validation entry."""
+    width, height = frame_size(request.validation_resolution, request.validation_aspect_ratio)
+    film = FilmFormat(request.validation_number_of_frames, request.validation_frame_rate, width, height)
+    return [
+        Wanted(
+            entry.prompt,
+            request.validation_negative_prompt,
+            request.preview_seconds,
+            video=entry.video_url,
+            film=film,
+            field=f"validation.{index}.video_url",
+        )
+        for index, entry in enumerate(request.validation)
+    ]
+
+
+class V2AGenerate(GenerateRequest):
+    """A sound for a film."""
+
+    seconds: float = Field(60.0, gt=0, le=60, description="At most so much of the film is watched.")
+    video: str = Field(description="The film, a file or URL; a sound that it has is not used.")
+    frame_rate: int = Field(24, ge=8, le=60, description="Frames a second that are watched.")
+    resolution: Size = Field("medium", description="Size at which it is watched: low, medium or high.")
+    aspect_ratio: Aspect = Field("1:1", description="Shape to which it is cropped: 16:9, 1:1 or 9:16.")
+
+    def wanted(self) -> Wanted:
+        width, height = frame_size(self.resolution, self.aspect_ratio)
+        film = FilmFormat(round(self.seconds * self.frame_rate), self.frame_rate, width, height)
+        return Wanted(self.prompt, self.negative_prompt, self.seconds, video=self.video, film=film, field="video")
+
+
+V2A = Mode(
+    name="v2a",
+    summary="video to audio: sound for a silent film",
+    request=V2ARequest,
+    lora_targets=(*AUDIO_TARGETS, *VIDEO_TO_AUDIO_TARGETS),
+    pair=pair,
+    regenerated=regenerates_all,
+    previews=previews,
+    generation=V2AGenerate,
+    video=True,
+)
