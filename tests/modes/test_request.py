@@ -35,12 +35,32 @@ AUDIO = {
     "audio_normalize": (True,),
     "audio_preserve_pitch": (True,),
 }
-TABLES = {"t2a": {**COMMON, **AUDIO}}
+EXTEND = {"conditioning_seconds": (1.0, 0.1, 30.0)}
+NO_SPLIT = {"split_input_into_scenes": (False,)}
+TABLES = {
+    "t2a": {**COMMON, **AUDIO},
+    "a2a": {**COMMON, **AUDIO, **NO_SPLIT},
+    "v2a": {**COMMON, **NO_SPLIT},
+    "audio-inpaint": {**COMMON, **AUDIO},
+    "audio-extend-suffix": {**COMMON, **AUDIO, **EXTEND},
+    "audio-extend-prefix": {**COMMON, **AUDIO, **EXTEND},
+}
+ENTRIES = {
+    "t2a": {"prompt": "p"},
+    "a2a": {"prompt": "p", "reference_audio_url": "r.wav"},
+    "v2a": {"prompt": "p", "video_url": "v.mp4"},
+    "audio-inpaint": {"prompt": "p", "audio_url": "a.wav", "time_ranges": [[1.0, 2.0]]},
+    "audio-extend-suffix": {"prompt": "p", "audio_url": "a.wav"},
+    "audio-extend-prefix": {"prompt": "p", "audio_url": "a.wav"},
+}
 RANGES = [(mode, name, rule) for mode, table in TABLES.items() for name, rule in table.items() if len(rule) == 3]
 CHOICES = [(mode, name, rule) for mode, table in TABLES.items() for name, rule in table.items() if len(rule) == 2]
 
 
 def ask(mode, **fields):
+    # Extension needs a clip that is longer than what is given; the least clip length is not.
+    if mode.startswith("audio-extend") and fields.get("audio_duration_seconds") == 0.5:
+        fields["conditioning_seconds"] = 0.1
     return parse(MODES[mode].request, {**URL, **fields})
 
 
@@ -56,7 +76,7 @@ def test_fields_and_defaults(mode):
 def test_ranges(mode, name, rule):
     _, least, greatest = rule
     for value in (least, greatest):
-        ask(mode, **{name: value})
+        ask(mode, **{"audio_duration_seconds": 60, name: value} if name == "conditioning_seconds" else {name: value})
     for value, fault in ((least - 1, "greater_than_equal"), (greatest + 1, "less_than_equal")):
         with pytest.raises(InputError) as caught:
             ask(mode, **{name: value})
@@ -122,3 +142,98 @@ def test_preview_length_is_capped_at_121_frames(seconds, rate, length):
 def test_infinity_is_not_a_number_of_seconds():
     with pytest.raises(InputError):
         ask("t2a", audio_duration_seconds=float("inf"))
+
+
+def test_the_six_modes():
+    assert MODES.keys() == TABLES.keys() == ENTRIES.keys()
+
+
+@pytest.mark.parametrize("mode", ENTRIES)
+def test_validation_entries(mode):
+    entry = ENTRIES[mode]
+    (wanted,) = MODES[mode].previews(ask(mode, validation=[entry]))
+    assert wanted.prompt == "p"
+    for missing in entry:
+        with pytest.raises(InputError) as caught:
+            ask(mode, validation=[{name: value for name, value in entry.items() if name != missing}])
+        (item,) = caught.value.items
+        assert item.loc == ("body", "validation", 0, missing)
+        assert item.type == "missing"
+    with pytest.raises(InputError) as caught:
+        ask(mode, validation=[entry] * 3)
+    assert caught.value.items[0].type == "too_long"
+
+
+@pytest.mark.parametrize("mode", ["audio-extend-suffix", "audio-extend-prefix"])
+@pytest.mark.parametrize(
+    ("fields", "fine"),
+    [
+        ({"audio_duration_seconds": 5, "conditioning_seconds": 4.9}, True),
+        ({"audio_duration_seconds": 5, "conditioning_seconds": 5}, False),
+        ({"audio_duration_seconds": 5, "conditioning_seconds": 6}, False),
+        ({"audio_duration_seconds": 1, "conditioning_seconds": 0.99999999}, False),  # no frame is left
+        # The preview is capped at 121 frames: 10 s at 24 a second leave 5.04 s.
+        ({"audio_duration_seconds": 10, "conditioning_seconds": 6}, True),
+        (
+            {
+                "audio_duration_seconds": 10,
+                "conditioning_seconds": 6,
+                "validation": [{"prompt": "p", "audio_url": "a"}],
+            },
+            False,
+        ),
+        (
+            {
+                "audio_duration_seconds": 10,
+                "conditioning_seconds": 5,
+                "validation": [{"prompt": "p", "audio_url": "a"}],
+            },
+            True,
+        ),
+        (
+            {
+                "conditioning_seconds": 2.5,
+                "validation_frame_rate": 60,
+                "validation": [{"prompt": "p", "audio_url": "a"}],
+            },
+            False,
+        ),
+    ],
+)
+def test_something_must_be_left_to_generate(mode, fields, fine):
+    if fine:
+        ask(mode, **fields)
+        return
+    with pytest.raises(InputError, match="nothing is left to generate") as caught:
+        ask(mode, **fields)
+    assert caught.value.items[0].loc == ("body", "conditioning_seconds")
+
+
+@pytest.mark.parametrize(
+    ("ranges", "words"),
+    [
+        ([], "should be a list of"),
+        ([[2.0, 1.0]], "start must be less than its end"),
+        ([[1.0, 1.0]], "start must be less than its end"),
+        ([[-1.0, 1.0]], "begins before 0 s"),
+        ([[1.0]], "not a range"),
+        ([[1.0, 2.0, 3.0]], "not a range"),
+        ([[6.0, 7.0]], "no range lies inside"),
+    ],
+)
+def test_ranges_of_a_preview_must_mark_something(ranges, words):
+    entry = {"prompt": "p", "audio_url": "a.wav", "time_ranges": ranges}
+    with pytest.raises(InputError, match=words) as caught:
+        ask("audio-inpaint", validation=[entry])
+    assert caught.value.items[0].loc == ("body", "validation", 0, "time_ranges")
+
+
+def test_ranges_are_cut_to_the_preview():
+    entry = {"prompt": "p", "audio_url": "a.wav", "time_ranges": [[4.0, 9.0], [7.0, 8.0]]}
+    (wanted,) = MODES["audio-inpaint"].previews(ask("audio-inpaint", validation=[entry]))
+    assert wanted.regenerate == ((4.0, 5.0),)
+
+
+def test_backward_and_forward_keep_opposite_ends():
+    spans = {mode: MODES[mode].regenerated(ask(mode)) for mode in ("audio-extend-suffix", "audio-extend-prefix")}
+    assert spans == {"audio-extend-suffix": ((0.0, 4.0),), "audio-extend-prefix": ((1.0, 5.0),)}

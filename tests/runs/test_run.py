@@ -27,6 +27,7 @@ from sonolora.runs.run import InterruptedRunError, resume, start
 from sonolora.runs.settings import RunSettings
 from sonolora.training.metrics import read_metrics
 
+pytestmark = pytest.mark.xdist_group("run")  # one run is shared by many of these tests
 SETTINGS = RunSettings(device="cpu", checkpoint_every=10, preview_every=60)
 
 

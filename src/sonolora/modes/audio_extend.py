@@ -12,13 +12,15 @@ from typing import ClassVar
 from pydantic import Field
 
 from sonolora.errors import ErrorItem
-from sonolora.frames import FRAME_SECONDS, Span, frame_count, kept_frames
+from sonolora.frames import FRAME_SECONDS, Span
 from sonolora.ltx.targets import AUDIO_TARGETS
 from sonolora.modes.generation import GenerateRequest
 from sonolora.modes.mode import Mode
 from sonolora.modes.pairing import pair_clips
 from sonolora.modes.request import MOST_PREVIEW_FRAMES, AudioRequest, ValidationEntry
 from sonolora.modes.wanted import Wanted
+
+_ROUNDING = 1e-6
 
 
 def _new_span(seconds: float, given: float, *, at_end: bool) -> tuple[Span, ...]:
@@ -27,7 +29,7 @@ def _new_span(seconds: float, given: float, *, at_end: bool) -> tuple[Span, ...]
 
 
 def _nothing_new(lengths: Sequence[tuple[str, float]], given: float, *, at_end: bool) -> list[ErrorItem]:
-    """A fault for each length of which the given part leaves nothing to generate, counted in latent frames."""
+    """A fault for each length of which the given part leaves less than a latent frame to generate."""
     return [
         ErrorItem(
             ("body", "conditioning_seconds"),
@@ -35,7 +37,7 @@ def _nothing_new(lengths: Sequence[tuple[str, float]], given: float, *, at_end: 
             "nothing is left to generate",
         )
         for name, seconds in lengths
-        if seconds <= given or all(kept_frames(_new_span(seconds, given, at_end=at_end), frame_count(seconds)))
+        if seconds - given < FRAME_SECONDS - _ROUNDING
     ]
 
 

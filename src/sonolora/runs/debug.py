@@ -1,11 +1,14 @@
 """`debug_dataset.zip`: the data as the model is trained on it, to be listened to.
 
 For each clip: `<name>_fitted.wav` as it went into the codec, `<name>_decoded.wav` as the codec gives it back (what it
-cannot keep, no LoRA can learn), `<name>.png` of the decoded sound, `<name>.txt` with the full caption; and the report.
+cannot keep, no LoRA can learn), `<name>.png` of the decoded sound, `<name>.txt` with the full caption, and where the
+mode has them `<name>_reference_fitted.wav`, `<name>_reference_decoded.wav` and `<name>_mask.json` (the seconds that are
+made anew; what is kept is decoded with silence in their place, as the model is given it). And the report.
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -13,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sonolora.data.clips import Clip
 from sonolora.data.examples import Prepared
@@ -33,15 +37,23 @@ def write_debug_dataset(path: Path, clips: Sequence[Clip], prepared: Prepared, c
     ):
         archive.write(report, "report.json")
         for clip, example in zip(clips, prepared.examples, strict=True):
-            device = codec.vae.latents_mean.device
-            samples = codec.decode(example.latents_BTC.to(device))[0].cpu().numpy()
-            wanted = round(clip.audio.seconds * codec.output_sample_rate)
-            decoded = Waveform(np.ascontiguousarray(samples[:, :wanted]), codec.output_sample_rate)
-            work = Path(scratch)
-            write_wav(work / "fitted.wav", clip.audio)
-            write_wav(work / "decoded.wav", decoded)
-            draw_waveform_and_mel(work / "decoded.png", decoded, f"{clip.name}, through the codec: {clip.caption}")
-            archive.write(work / "fitted.wav", f"{clip.name}_fitted.wav")
-            archive.write(work / "decoded.wav", f"{clip.name}_decoded.wav")
-            archive.write(work / "decoded.png", f"{clip.name}.png")
+            decoded = _decoded(codec, example.latents_BTC, clip.audio.seconds)
+            sounds = {"fitted": clip.audio, "decoded": decoded}
+            if clip.reference is not None and example.reference_BRC is not None:
+                sounds["reference_fitted"] = clip.reference
+                sounds["reference_decoded"] = _decoded(codec, example.reference_BRC, clip.reference.seconds)
+            for name, sound in sounds.items():
+                write_wav(Path(scratch) / "sound.wav", sound)
+                archive.write(Path(scratch) / "sound.wav", f"{clip.name}_{name}.wav")
+            picture = Path(scratch) / "decoded.png"
+            draw_waveform_and_mel(picture, decoded, f"{clip.name}, through the codec: {clip.caption}")
+            archive.write(picture, f"{clip.name}.png")
             archive.writestr(f"{clip.name}.txt", clip.caption)
+            if clip.regenerate is not None:
+                archive.writestr(f"{clip.name}_mask.json", json.dumps(clip.regenerate))
+
+
+def _decoded(codec: AudioCodec, latents_BTC: Tensor, seconds: float) -> Waveform:
+    samples = codec.decode(latents_BTC.to(codec.vae.latents_mean.device))[0].cpu().numpy()
+    wanted = round(seconds * codec.output_sample_rate)
+    return Waveform(np.ascontiguousarray(samples[:, :wanted]), codec.output_sample_rate)

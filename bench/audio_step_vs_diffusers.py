@@ -1,0 +1,261 @@
+"""Forward and backward pass of an audio-alone training step: ours against the nearest that diffusers can do.
+
+diffusers has no audio-alone transformer. Its cheapest equivalent is the whole model with `isolate_modalities`, one
+dummy video token, one video text token, one timestep a sample, and adapters by PEFT. Both sides have the same weights,
+adapters, inputs and loss, are timed in turn in one process, and must agree in velocity and gradients to 1e-4 of the
+largest value, or this fails. float32 on the CPU, eager mode.
+
+    python bench/audio_step_vs_diffusers.py                     the embedded base, to the screen
+    python bench/audio_step_vs_diffusers.py --sizes tiny medium --threads 1 \\
+        --out bench/results/audio_step_vs_diffusers.md
+
+Needs the packages of the extra `dev`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import runpy
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+from textwrap import fill
+
+import diffusers
+import peft
+import torch
+from torch import Tensor, nn
+
+from sonolora.bench import cpu_name
+from sonolora.conditioning import Example, velocity
+from sonolora.files import atomic_write
+from sonolora.frames import frame_count
+from sonolora.ltx.base import find_base
+from sonolora.ltx.config import TransformerConfig
+from sonolora.ltx.lora import add_adapters
+from sonolora.ltx.targets import AUDIO_TARGETS
+from sonolora.ltx.text import PUBLISHED_TOKENS, context_length
+from sonolora.ltx.transformer import Transformer, load_transformer
+from sonolora.randomness import normal
+
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+SEED = 0
+TOLERANCE = 1e-4
+WARM_UP = 2
+LINE = 115
+MEDIUM = {  # what differs from the embedded base: the streams' widths in about the proportion of the published model
+    "num_layers": 8,
+    "num_attention_heads": 16,
+    "attention_head_dim": 64,
+    "cross_attention_dim": 1024,
+    "in_channels": 128,
+    "out_channels": 128,
+    "audio_num_attention_heads": 16,
+    "audio_attention_head_dim": 32,
+    "audio_cross_attention_dim": 512,
+    "audio_in_channels": 128,
+    "audio_out_channels": 128,
+}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One implementation with its adapters: `velocity` is the forward pass, adapters are by name and factor."""
+
+    name: str
+    held: int  # parameters in memory, adapters included
+    velocity: Callable[[], Tensor]
+    adapters: Mapping[str, nn.Parameter]
+
+    def step(self, target: Tensor) -> Tensor:
+        """Gradients of the loss, put on the adapters; returns the velocity."""
+        for parameter in self.adapters.values():
+            parameter.grad = None
+        predicted = self.velocity()
+        (predicted - target).square().mean().backward()
+        return predicted.detach()
+
+
+def both_streams(size: str) -> tuple[Transformer, int]:
+    """The whole model of that size, and its number of text tokens."""
+    base = find_base("tiny")
+    if size == "tiny":
+        model = load_transformer(base.checkpoint, video=True, device=CPU, dtype=torch.float32)
+        return model, context_length(base.checkpoint, base.text_encoder)
+    torch.manual_seed(SEED)
+    header = {**base.checkpoint.section("transformer"), **MEDIUM}
+    model = Transformer(TransformerConfig.from_header(header), video=True).requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if "scale_shift_table" in name:
+            parameter.normal_()
+    return model, PUBLISHED_TOKENS
+
+
+def our_side(whole: Transformer, example: Example, noisy: Tensor, sigma: Tensor, rank: int) -> Side:
+    """The audio stream alone. The second factors are random, so that every gradient is at work."""
+    model = Transformer(whole.config, video=False).requires_grad_(False)
+    state = whole.state_dict()
+    model.load_state_dict({name: state[name] for name in model.state_dict()})
+    factors = {}
+    for name, adapter in add_adapters(model, AUDIO_TARGETS, rank, SEED).items():
+        with torch.no_grad():
+            adapter.lora_B.copy_(0.02 * normal(tuple(adapter.lora_B.shape), SEED, name))
+        factors[f"{name}.lora_A"], factors[f"{name}.lora_B"] = adapter.lora_A, adapter.lora_B
+    return Side("Sonolora", held(model), lambda: velocity(model, example, noisy, sigma), factors)
+
+
+def their_side(whole: Transformer, example: Example, noisy: Tensor, sigma: Tensor, ours: Side, rank: int) -> Side:
+    """diffusers' model with PEFT's adapters, filled from ours."""
+    # The one table of names is that of the test which holds our transformer to diffusers'.
+    diffusers_name = runpy.run_path(str(ROOT / "tests/ltx/test_transformer.py"))["diffusers_name"]
+    audio, video = whole.config.audio, whole.config.video
+    model = diffusers.LTX2VideoTransformer3DModel(
+        in_channels=video.channels,
+        out_channels=video.channels,
+        num_attention_heads=video.heads,
+        attention_head_dim=video.head_dim,
+        cross_attention_dim=video.context_dim,
+        gated_attn=True,
+        cross_attn_mod=True,
+        audio_in_channels=audio.channels,
+        audio_out_channels=audio.channels,
+        audio_num_attention_heads=audio.heads,
+        audio_attention_head_dim=audio.head_dim,
+        audio_cross_attention_dim=audio.context_dim,
+        audio_gated_attn=True,
+        audio_cross_attn_mod=True,
+        num_layers=whole.config.layers,
+        rope_type="split",
+        use_prompt_embeddings=False,
+    ).requires_grad_(False)
+    model.load_state_dict({diffusers_name(name): tensor for name, tensor in whole.state_dict().items()})
+    config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(AUDIO_TARGETS))
+    peft.inject_adapter_in_model(config, model)
+    factors = {}
+    for name, parameter in ours.adapters.items():
+        module, _, factor = name.rpartition(".")
+        factors[name] = getattr(model.get_submodule(module), factor)["default"].weight
+        with torch.no_grad():
+            factors[name].copy_(parameter)
+    inputs = {
+        "hidden_states": torch.zeros(1, 1, video.channels),
+        "encoder_hidden_states": torch.zeros(1, 1, video.context_dim),
+        "timestep": 1000 * sigma,
+        "video_coords": torch.zeros(1, 3, 1, 2),
+        "audio_hidden_states": noisy,
+        "audio_encoder_hidden_states": example.context_BSD,
+        "audio_timestep": 1000 * sigma,
+        "sigma": 1000 * sigma,
+        "audio_coords": model.audio_rope.prepare_audio_coords(1, noisy.shape[1], CPU),
+        "isolate_modalities": True,
+        "return_dict": False,
+    }
+    return Side("diffusers + PEFT", held(model), lambda: model(**inputs)[1], factors)
+
+
+def held(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def difference(ours: Side, theirs: Side, target: Tensor) -> float:
+    """The largest difference of velocity and of any gradient, as a share of the largest value."""
+    pairs = [(ours.step(target), theirs.step(target))]
+    pairs += [(parameter.grad, theirs.adapters[name].grad) for name, parameter in ours.adapters.items()]
+    return max(((found - wanted).abs().max() / wanted.abs().max()).item() for found, wanted in pairs)
+
+
+def compare(size: str, seconds: float, rank: int, rounds: int) -> str:
+    """Table lines for one size. Raises `SystemExit` when the two sides compute something different."""
+    whole, text_tokens = both_streams(size)
+    audio, frames = whole.config.audio, frame_count(seconds)
+    latents, noise = (normal((1, frames, audio.channels), SEED, name) for name in ("latents", "noise"))
+    sigma = torch.tensor([0.6])
+    example = Example(latents, normal((1, text_tokens, audio.context_dim), SEED, "context"))
+    noisy, target = torch.lerp(latents, noise, sigma), noise - latents
+    ours = our_side(whole, example, noisy, sigma, rank)
+    theirs = their_side(whole, example, noisy, sigma, ours, rank)
+    shape = f"{whole.config.layers} layers, audio {audio.width}, video {whole.config.video.width}"
+    del whole
+    error = difference(ours, theirs, target)
+    if not error <= TOLERANCE:
+        raise SystemExit(f"{size}: the two sides differ by {error:.1e} of the largest value; allowed is {TOLERANCE}")
+    times: dict[str, list[float]] = {ours.name: [], theirs.name: []}
+    for _ in range(WARM_UP + rounds):
+        for side in (ours, theirs):
+            began = time.perf_counter()
+            side.step(target)
+            times[side.name].append(1000 * (time.perf_counter() - began))
+    lines = [
+        f"## {size}: {shape}; {frames} audio + {text_tokens} text tokens, rank {rank}",
+        "",
+        "| | parameters held | median ms | fastest | slowest |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for side in (ours, theirs):
+        kept = times[side.name] = times[side.name][WARM_UP:]
+        lines.append(
+            f"| {side.name} | {side.held / 1e6:,.1f} M | {median(kept):,.1f} | {min(kept):,.1f} | {max(kept):,.1f} |"
+        )
+    ratios = [their / our for our, their in zip(times[ours.name], times[theirs.name], strict=True)]
+    low, middle, high = quantiles(ratios, n=4)
+    return "\n".join(
+        [
+            *lines,
+            "",
+            fill(
+                f"diffusers takes {middle:.2f} times as long (median of {rounds} paired rounds; quartiles {low:.2f} "
+                f"and {high:.2f}). Velocity and gradients differ by at most {error:.0e} of the largest value.",
+                LINE,
+            ),
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Our audio-alone training step against diffusers' nearest.")
+    parser.add_argument("--sizes", nargs="+", choices=("tiny", "medium"), default=["tiny"])
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of the clip")
+    parser.add_argument("--rank", type=int, default=32, help="rank of the adapters")
+    parser.add_argument("--rounds", type=int, default=20, help="timed rounds, one step of each side")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--out", type=Path, help="write the page there too")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    sections = [compare(size, options.seconds, options.rank, options.rounds) for size in options.sizes]
+    command = (
+        f"python bench/audio_step_vs_diffusers.py --sizes {' '.join(options.sizes)} --seconds {options.seconds:g} "
+    )
+    command += f"--rank {options.rank} --rounds {options.rounds} --threads {options.threads}"
+    page = "\n\n".join(
+        [
+            "# Audio-alone training step: Sonolora and diffusers",
+            fill(
+                "Forward and backward pass with equal weights, adapters, inputs and loss, float32, eager mode, the two "
+                "in turn in one process. diffusers runs its whole model with `isolate_modalities` and one dummy video "
+                "token, the cheapest call it has for this.",
+                LINE,
+            ),
+            f"    {command}",
+            f"{cpu_name()}, {options.threads} thread{'s' * (options.threads > 1)}; Python "
+            f"{platform.python_version()}, torch {torch.__version__}, diffusers {diffusers.__version__}, peft "
+            f"{peft.__version__}.",
+            *sections,
+            fill(
+                "The times are those of one machine, which may have had other work; what the rounds in turn make fair "
+                "is the ratio, and its quartiles say how far to trust it.",
+                LINE,
+            ),
+        ]
+    )
+    print(page)
+    if options.out is not None:
+        with atomic_write(options.out) as temporary:
+            temporary.write_text(page + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""Every mode, from files to a LoRA that is used: training, preview, `generate`, and what its data may get wrong."""
+
+from __future__ import annotations
+
+import json
+import wave
+import zipfile
+
+import numpy as np
+import pytest
+
+from sonolora.data.clips import load_clips
+from sonolora.data.files import discover
+from sonolora.data.report import Report
+from sonolora.errors import InputError
+from sonolora.ltx.checkpoint import Checkpoint
+from sonolora.media.audio import Waveform
+from sonolora.media.write import write_audio, write_wav
+from sonolora.media.write_video import write_video
+from sonolora.modes import MODES
+from sonolora.modes.request import parse
+from sonolora.modes.v2a import V2A
+from sonolora.runs.generate import GenerateSettings, generate
+from sonolora.runs.progress import Silent
+from sonolora.runs.run import start
+from sonolora.runs.settings import RunSettings
+from sonolora.training.metrics import read_metrics
+
+SETTINGS = RunSettings(device="cpu", preview_every=1000, checkpoint_every=100)
+RATE = 48000
+COMMON = {"rank": 8, "number_of_steps": 100, "learning_rate": 0.002, "trigger_phrase": "x"}
+SHORT = {**COMMON, "audio_duration_seconds": 0.6}
+
+
+def sweep(seconds=0.7, pitch=300.0, rate=RATE):
+    time = np.arange(round(seconds * rate)) / rate
+    samples = 0.5 * np.sin(2 * np.pi * pitch * (1 + time) * time)
+    return Waveform(np.stack([samples, samples]).astype(np.float32), rate)
+
+
+SMALL_FILM = {"number_of_frames": 9, "resolution": "low", "aspect_ratio": "16:9"}
+SMALL_PREVIEW = {"validation_number_of_frames": 9, "validation_resolution": "low", "validation_aspect_ratio": "16:9"}
+
+
+def film(frames=10, pitch=300.0):
+    """A square that jumps where the sound clicks."""
+    picture = np.zeros((frames, 64, 64, 3), np.uint8)
+    picture[frames // 2 :, 16:48, 16:48] = 255
+    return picture, sweep(frames / 24, pitch)
+
+
+def write_dataset(mode, folder, count=3):
+    folder.mkdir()
+    for index in range(count):
+        (folder / f"c{index}.txt").write_text(f"a rising tone, number {index}")
+        sound = sweep(pitch=250.0 + 80 * index)
+        if mode == "a2a":
+            write_audio(folder / f"c{index}_start.flac", sound)
+            write_audio(folder / f"c{index}_end.wav", Waveform(sound.samples[:, ::-1].copy(), RATE))
+        elif mode == "v2a":
+            write_video(folder / f"c{index}.mp4", film(pitch=250.0 + 80 * index)[0], 24, film()[1])
+        else:
+            write_audio(folder / f"c{index}.wav", sound)
+        if mode == "audio-inpaint":
+            (folder / f"c{index}_mask.json").write_text("[[0.2, 0.4]]")
+    return folder
+
+
+def make_request(mode, data, assets):
+    """The body of a request with one preview, and what `generate` must be asked for the same sound."""
+    if mode == "v2a":
+        write_video(assets / "silent.mp4", film()[0], 24, None)
+        body = {**COMMON, **SMALL_FILM, **SMALL_PREVIEW}
+        entry = {"video_url": str(assets / "silent.mp4")}
+        asked = {"video": str(assets / "silent.mp4"), "seconds": 9 / 24}
+    else:
+        body = dict(SHORT)
+        write_wav(assets / "given.wav", sweep(pitch=400))
+        path, span = str(assets / "given.wav"), {"time_ranges": [[0.2, 0.4]]}
+        entry, asked = {
+            "t2a": ({}, {}),
+            "a2a": ({"reference_audio_url": path}, {"reference": path}),
+            "audio-inpaint": ({"audio_url": path, **span}, {"audio": path, **span}),
+            "audio-extend-suffix": ({"audio_url": path}, {"audio": path}),
+            "audio-extend-prefix": ({"audio_url": path}, {"audio": path}),
+        }[mode]  # fmt: skip
+        if mode.startswith("audio-extend"):
+            body["conditioning_seconds"] = 0.2
+    prompt = "x a rising tone, number 1"
+    body["debug_dataset"] = mode in ("a2a", "audio-inpaint")
+    body |= {"training_data_url": str(data), "validation": [{"prompt": prompt, **entry}]}
+    return body, {"prompt": prompt, **asked}
+
+
+def begin(mode, body, folder, settings=SETTINGS):
+    return start(MODES[mode], parse(MODES[mode].request, body), settings, folder, Silent())
+
+
+def samples_of(path):
+    with wave.open(str(path)) as file:
+        assert file.getframerate() == RATE
+        return np.frombuffer(file.readframes(file.getnframes()), np.int16).reshape(-1, 2)
+
+
+# Each mode is trained once, so its tests stay in one process.
+@pytest.fixture(scope="module", params=[pytest.param(mode, marks=pytest.mark.xdist_group(mode)) for mode in MODES])
+def trained(request, tmp_path_factory):
+    """One run of each mode: (mode, its folder, what to ask of `generate`)."""
+    mode = request.param
+    root = tmp_path_factory.mktemp(mode)
+    body, asked = make_request(mode, write_dataset(mode, root / "data"), root)
+    begin(mode, body, root / "run")
+    return mode, root / "run", asked
+
+
+def test_the_lora_learns(trained):
+    mode, run, _ = trained
+    grid = [line["grid_loss"] for line in read_metrics(run / "metrics.jsonl") if "grid_loss" in line]
+    assert grid[-1] < 0.95 * grid[0], mode
+    metadata = Checkpoint.open(run / "lora.safetensors").metadata
+    assert metadata["mode"] == mode
+    tensors = Checkpoint.open(run / "lora.safetensors").tensors
+    assert any("video_to_audio_attn" in name for name in tensors) == (mode == "v2a")
+    assert not any(".attn1." in name or ".ff." in name for name in tensors), "the video stream is not touched"
+
+
+def test_generate_gives_the_samples_of_the_preview(trained, tmp_path):
+    mode, run, asked = trained
+    generate(MODES[mode], asked, GenerateSettings(run / "lora.safetensors", device="cpu"), tmp_path / "x.wav", Silent())
+    assert np.array_equal(samples_of(tmp_path / "x.wav"), samples_of(run / "previews" / "step-000100-1.wav"))
+
+
+def test_what_is_kept_is_kept_sample_for_sample(trained):
+    mode, run, _ = trained
+    if mode not in ("audio-inpaint", "audio-extend-suffix", "audio-extend-prefix"):
+        pytest.skip("nothing of the target is given in this mode")
+    given = samples_of(run.parent / "given.wav")
+    result = samples_of(run / "preview.wav")
+    assert len(result) == round(0.6 * RATE)
+    kept = {
+        "audio-inpaint": [(slice(0, 9600), slice(0, 9600)), (slice(19200, 28800), slice(19200, 28800))],
+        "audio-extend-suffix": [(slice(-9600, None), slice(-9600, None))],
+        "audio-extend-prefix": [(slice(0, 9600), slice(0, 9600))],
+    }[mode]
+    for mine, theirs in kept:
+        # The writer rounds to 16 bits once more.
+        assert np.abs(result[mine].astype(int) - given[theirs]).max() <= 1
+    assert np.abs(np.diff(result.astype(int), axis=0)).max() < 20000, "no step at a seam as large as full scale"
+
+
+def test_every_file_has_a_verdict(trained):
+    mode, run, _ = trained
+    files = json.loads((run / "report.json").read_text())["files"]
+    assert {entry["file"] for entry in files} == {path.name for path in (run.parent / "data").iterdir()}
+    assert {entry["status"] for entry in files} <= {"used", "fitted"}, mode
+
+
+def test_debug_archive_has_what_the_mode_has(trained):
+    mode, run, _ = trained
+    if mode not in ("a2a", "audio-inpaint"):
+        assert not (run / "debug_dataset.zip").exists()
+        return
+    names = set(zipfile.ZipFile(run / "debug_dataset.zip").namelist())
+    own = ("_reference_fitted.wav", "_reference_decoded.wav") if mode == "a2a" else ("_mask.json",)
+    endings = ("_fitted.wav", "_decoded.wav", ".png", ".txt", *own)
+    assert names == {"report.json", *(f"c{index}{ending}" for index in range(3) for ending in endings)}
+
+
+def test_seconds_follow_from_the_film(trained):
+    mode, run, _ = trained
+    expected = round(9 / 24 * RATE) if mode == "v2a" else round(0.6 * RATE)
+    assert len(samples_of(run / "preview.wav")) == expected
+
+
+def refused(mode, folder, body, tmp_path, words):
+    with pytest.raises(InputError, match=words) as caught:
+        begin(mode, {**body, "training_data_url": str(folder)}, tmp_path / "run")
+    return caught.value.items
+
+
+def test_a_pair_with_a_short_side_is_left_out_whole(tmp_path):
+    data = write_dataset("a2a", tmp_path / "data", count=2)
+    write_audio(data / "c0_start.flac", sweep(0.3))
+    run = begin("a2a", {**SHORT, "training_data_url": str(data)}, tmp_path / "run").parent
+    files = {entry["file"]: entry for entry in json.loads((run / "report.json").read_text())["files"]}
+    assert "too short" in files["c0_start.flac"]["detail"]
+    assert "its partner c0_start.flac is left out" in files["c0_end.wav"]["detail"]
+    assert files["c0.txt"]["status"] == "left out"
+    assert files["c1_end.wav"]["status"] == "fitted"
+
+
+def test_no_whole_pair_is_an_error(tmp_path):
+    data = write_dataset("a2a", tmp_path / "data", count=1)
+    write_audio(data / "c0_start.flac", sweep(0.3))
+    refused("a2a", data, SHORT, tmp_path, "no clip can be used")
+
+
+def test_every_wrong_mask_is_named_with_its_range(tmp_path):
+    data = write_dataset("audio-inpaint", tmp_path / "data")
+    (data / "c0_mask.json").write_text("[[0.5, 0.2]]")
+    (data / "c2_mask.json").write_bytes(b"\xff\xfe")
+    items = refused("audio-inpaint", data, SHORT, tmp_path, r"c0_mask\.json: \[0\.5, 0\.2\]")
+    assert len(items) == 2
+    assert "c2_mask.json: not text in UTF-8" in items[1].msg
+
+
+def test_silent_videos_are_named(tmp_path):
+    data = write_dataset("v2a", tmp_path / "data")
+    write_video(data / "mute.mp4", film()[0], 24, None)
+    refused("v2a", data, {**COMMON, **SMALL_FILM}, tmp_path, r"must have an audio track.*mute\.mp4")
+
+
+def test_videos_that_are_all_too_short_say_the_published_words(tmp_path):
+    data = write_dataset("v2a", tmp_path / "data")
+    items = refused("v2a", data, {**COMMON, "number_of_frames": 89}, tmp_path, "All training videos are")
+    assert items[0].msg.startswith("All training videos are too short to be trainable")
+    assert items[0].ctx["provided_duration"] == pytest.approx(10 / 24, abs=0.05)
+
+
+def load_films(folder, **fields):
+    """The clips of a v2a dataset and the report, without training."""
+    request = parse(V2A.request, {"training_data_url": str(folder), **SMALL_FILM, **fields})
+    report = Report()
+    clips = list(load_clips(V2A, request, discover(folder), 16000, report, [].append))
+    return clips, {entry["file"]: entry for entry in report.as_json()["files"]}
+
+
+def test_auto_scaling_retimes_them(tmp_path):
+    data = write_dataset("v2a", tmp_path / "data", count=1)
+    (clip,), files = load_films(data, number_of_frames=25, auto_scale_input=True)
+    assert clip.film.shape == (25, 288, 512, 3)
+    assert clip.audio.samples.shape == (2, round(25 / 24 * 16000))
+    assert files["c0.mp4"]["status"] == "fitted"
+    assert "stretched" in files["c0.mp4"]["detail"]
+
+
+@pytest.mark.parametrize(("rate", "auto", "extension"), [(24, False, "mp4"), (12, False, "mkv"), (24, True, "mov")])
+def test_flash_and_click_stay_together_to_within_a_frame(tmp_path, rate, auto, extension):
+    (tmp_path / "data").mkdir()
+    pictures = np.zeros((48, 64, 64, 3), np.uint8)
+    sound = Waveform(np.zeros((2, 2 * RATE), np.float32), RATE)
+    for frame in (11, 30, 41):
+        pictures[frame] = 255
+        sound.samples[:, frame * 2000 : frame * 2000 + 200] = 0.9
+    write_video(tmp_path / "data" / f"x.{extension}", pictures, 24, sound)
+    count = 33 if auto else 2 * rate - (2 * rate - 1) % 8
+    (clip,), _ = load_films(tmp_path / "data", number_of_frames=count, frame_rate=rate, auto_scale_input=auto)
+    light = clip.film.mean(axis=(1, 2, 3))
+    loud = np.abs(clip.audio.samples).max(axis=0)
+    flashes = [frame / rate for frame in np.flatnonzero(light > 128)]
+    quiet = np.concatenate([[True], loud[:-1] < 0.2])
+    starts = np.flatnonzero((loud >= 0.2) & quiet) / 16000
+    assert flashes, "a flash may fall between two frames, but not all of them"
+    for flash in flashes:
+        assert np.abs(starts - flash).min() <= 1 / rate + 0.001
+
+
+def write_two_scenes(folder, silent_end):
+    folder.mkdir()
+    pictures = np.concatenate([np.full((30, 64, 64, 3), level, np.uint8) for level in (20, 230)])
+    sound = sweep(60 / 24)
+    if silent_end:
+        sound.samples[:, 30 * 2000 :] = 0
+    write_video(folder / "two.mov", pictures, 24, sound)
+    return folder
+
+
+SPLIT = {"split_input_into_scenes": True, "split_input_duration_threshold": 1.0}
+
+
+def test_scenes_are_split_when_asked(tmp_path):
+    folder = write_two_scenes(tmp_path / "data", silent_end=False)
+    clips, files = load_films(folder, **SPLIT)
+    assert [clip.name for clip in clips] == ["two_scene1", "two_scene2"]
+    assert [clip.film.mean() < 128 for clip in clips] == [True, False]
+    assert "scene 2 from 1.25 s" in files["two.mov"]["detail"]
+    assert len(load_films(folder, split_input_into_scenes=True)[0]) == 1, "shorter than the threshold"
+
+
+def test_a_silent_trailing_scene_is_an_error(tmp_path):
+    with pytest.raises(InputError, match=r"two\.mov, scene 2 .*no sound"):
+        load_films(write_two_scenes(tmp_path / "data", silent_end=True), **SPLIT)
+
+
+@pytest.mark.parametrize("mode", ["audio-extend-suffix", "audio-extend-prefix"])
+def test_a_preview_clip_shorter_than_what_is_needed_is_refused_at_its_field(mode, tmp_path):
+    write_wav(tmp_path / "tiny.wav", sweep(0.15))
+    body = {
+        **SHORT,
+        "conditioning_seconds": 0.3,
+        "validation": [{"prompt": "x", "audio_url": str(tmp_path / "tiny.wav")}],
+    }
+    items = refused(mode, write_dataset(mode, tmp_path / "data"), body, tmp_path, r"lasts 0\.15 s")
+    assert items[0].loc == ("body", "validation", 0, "audio_url")
+
+
+def test_a_preview_address_that_is_not_there_is_refused_at_its_field(tmp_path):
+    body = {**SHORT, "validation": [{"prompt": "x", "reference_audio_url": str(tmp_path / "none.wav")}]}
+    items = refused("a2a", write_dataset("a2a", tmp_path / "data"), body, tmp_path, r"none\.wav")
+    assert items[0].loc == ("body", "validation", 0, "reference_audio_url")

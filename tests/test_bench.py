@@ -1,0 +1,100 @@
+"""`sonolora bench step` on the embedded base: its counts against those that follow from the model's shape."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sonolora.bench import PHASES, WHOLE
+from sonolora.cli import app
+from sonolora.ltx.base import find_base
+from sonolora.ltx.transformer import load_transformer
+
+RANK, BATCH, FRAMES, TEXT = 8, 2, 26, 128  # 1 s is 26 latent frames
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    file = tmp_path_factory.mktemp("bench") / "step.json"
+    options = f"--base tiny --device cpu --rank {RANK} --seconds 1 --batch-size {BATCH} --steps 2 --json".split()
+    done = CliRunner().invoke(app, ["bench", "step", *options, str(file)], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout, json.loads(file.read_text())
+
+
+@pytest.fixture(scope="module")
+def record(run):
+    return run[1]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_transformer(find_base("tiny").checkpoint, video=False, device=torch.device("cpu"), dtype=torch.float32)
+
+
+def adapted_layers(model):
+    """(tokens, in, out, whether a gradient flows into the input) of every adapted layer."""
+    width, text_width = model.config.audio.width, model.config.audio.context_dim
+    for block in range(model.config.layers):
+        # Before the first block nothing is trained, and the text is given.
+        yield from [(FRAMES, width, width, block > 0)] * 3
+        yield from [(FRAMES, width, width, True)] * 3
+        yield from [(TEXT, text_width, width, False)] * 2
+        yield from [(FRAMES, width, 4 * width, True), (FRAMES, 4 * width, width, True)]
+
+
+def test_parameters_are_the_models(record, model):
+    assert record["frozen_parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert record["trained_parameters"] == sum(RANK * (before + after) for _, before, after, _ in adapted_layers(model))
+    assert (record["audio_tokens"], record["text_tokens"]) == (FRAMES, TEXT)
+
+
+def test_flops_follow_from_the_shapes(record, model):
+    """Adapted layers and attention are counted here; what is left out (gates, timesteps, both ends) is 5 % at most."""
+    forward = backward = 0
+    for tokens, before, after, into_input in adapted_layers(model):
+        product, low = 2 * tokens * before * after, 2 * tokens * RANK * (before + after)
+        forward += product + low
+        backward += into_input * product + low  # into the input, and into both factors
+        backward += 2 * tokens * RANK * (after + into_input * before)  # through both factors
+    scores = 2 * FRAMES * (FRAMES + TEXT) * model.config.audio.width * model.config.layers
+    expected = {"forward": forward + 2 * scores, "backward": backward + 5 * scores, "update": 0}
+    for phase, flops in expected.items():
+        assert BATCH * flops <= record["phases"][phase]["flops"] <= 1.05 * BATCH * flops, phase
+
+
+def test_bytes_are_those_of_weights_and_moments(record, model):
+    frozen, trained = (4 * record[f"{kind}_parameters"] for kind in ("frozen", "trained"))
+    phases = record["phases"]
+    assert phases["forward"]["least_bytes"] == frozen + trained
+    assert phases["update"]["least_bytes"] == 7 * trained
+    again = sum(4 * before * after for _, before, after, into_input in adapted_layers(model) if into_input)
+    assert again + trained < phases["backward"]["least_bytes"] < 1.1 * (again + 2 * trained)
+
+
+def test_the_whole_is_the_sum_of_its_phases(record):
+    phases, limits = record["phases"], record["limits"]
+    for name in ("flops", "least_bytes", "floor_ms"):
+        assert phases[WHOLE][name] == pytest.approx(sum(phases[phase][name] for phase in PHASES))
+    for phase in PHASES:
+        seconds = (
+            phases[phase]["flops"] / limits["flops_per_second"],
+            phases[phase]["least_bytes"] / limits["bytes_per_second"],
+        )
+        assert phases[phase]["floor_ms"] == pytest.approx(1000 * max(seconds))
+
+
+def test_times_and_shares_make_sense(record):
+    for phase in record["phases"].values():
+        assert 0 < phase["min_ms"] <= phase["median_ms"] <= phase["max_ms"]
+        assert phase["share"] == pytest.approx(phase["floor_ms"] / phase["median_ms"])
+    assert 0 < record["phases"][WHOLE]["share"] < 1.05
+
+
+def test_the_table_shows_every_phase(run):
+    shown, record = run
+    for name, phase in record["phases"].items():
+        assert any(line.split()[:2] == [name, f"{phase['median_ms']:.2f}"] for line in shown.splitlines()), name
