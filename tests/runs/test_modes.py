@@ -26,6 +26,7 @@ from sonolora.runs.run import start
 from sonolora.runs.settings import RunSettings
 from sonolora.training.metrics import read_metrics
 
+pytestmark = pytest.mark.xdist_group("modes")  # each mode is trained once
 SETTINGS = RunSettings(device="cpu", preview_every=1000, checkpoint_every=100)
 RATE = 48000
 COMMON = {"rank": 8, "number_of_steps": 100, "learning_rate": 0.002, "trigger_phrase": "x"}
@@ -102,8 +103,7 @@ def samples_of(path):
         return np.frombuffer(file.readframes(file.getnframes()), np.int16).reshape(-1, 2)
 
 
-# Each mode is trained once, so its tests stay in one process.
-@pytest.fixture(scope="module", params=[pytest.param(mode, marks=pytest.mark.xdist_group(mode)) for mode in MODES])
+@pytest.fixture(scope="module", params=MODES)
 def trained(request, tmp_path_factory):
     """One run of each mode: (mode, its folder, what to ask of `generate`)."""
     mode = request.param
