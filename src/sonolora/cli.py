@@ -23,7 +23,7 @@ from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import parse
 from sonolora.options import option_parameters, read_json_fields, request_body
-from sonolora.terminal import TerminalProgress
+from sonolora.terminal import TerminalProgress, show_report
 
 app = typer.Typer(
     help="Teach LTX-2.3 new sounds: train audio LoRAs on your own hardware.",
@@ -34,9 +34,11 @@ app = typer.Typer(
 )
 train_app = typer.Typer(rich_markup_mode=None, help="Train a LoRA.", invoke_without_command=True, no_args_is_help=True)
 generate_app = typer.Typer(rich_markup_mode=None, help="Generate sound with a trained LoRA.", no_args_is_help=True)
+check_app = typer.Typer(rich_markup_mode=None, help="Look at data before training: what becomes of every file.")
 bench_app = typer.Typer(rich_markup_mode=None, help="Measure speed.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(generate_app, name="generate")
+app.add_typer(check_app, name="check")
 app.add_typer(bench_app, name="bench")
 
 Base = Annotated[str, typer.Option(help="The base model: a name such as tiny, or a folder.")]
@@ -168,8 +170,36 @@ def _give_signature(command: Callable[..., None], parameters: list[inspect.Param
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
 
 
+def _add_check_command(mode: Mode) -> None:
+    own = {
+        "data": (Annotated[str | None, typer.Argument(help="A zip, a folder or a URL.")], None),
+        "out": (Annotated[Path, typer.Option("--out", help="Folder for the report.")], Path("check")),
+        "request": (Annotated[Path | None, typer.Option("--request", help="A JSON file with a whole request.")], None),
+        "base": (Base, "tiny"),
+    }
+
+    def command(**options: Any) -> None:
+        mine = {name: options.pop(name) for name in own}
+        request = parse(mode.request, request_body(options, mine["data"], [], mine["request"]))
+        from sonolora.ltx.base import find_base
+        from sonolora.runs.check import check
+
+        with TerminalProgress() as progress:
+            checked = check(mode, request, find_base(mine["base"]), mine["out"], progress)
+        show_report(checked.report)
+        print(f"report: {mine['out'] / 'report.json'}")
+        if checked.error is not None:
+            raise checked.error
+        print(f"{len(checked.clips)} clips of {request.clip_seconds:g} s would be trained on.")
+
+    parameters = _parameters(own) + option_parameters(mode.request)
+    _give_signature(command, parameters)
+    check_app.command(mode.name, help=f"Check data for {mode.summary}.")(command)
+
+
 for _mode in MODES.values():
     _add_training_command(_mode)
+    _add_check_command(_mode)
 
 
 def _say_where(lora: Path) -> None:
@@ -261,8 +291,10 @@ def demo(
     _say_where(lora)
     print(f"learned:  loss on the fixed grid {grid[0]:.3f} -> {grid[-1]:.3f}")
     print("\nCompare previews/step-000000-1.wav (the base) with the last step's. Next:")
-    print(f'  sonolora generate t2a --lora {lora} --prompt "{TRIGGER} {PROMPTS[0]}" --out bell.wav')
-    print("  sonolora train t2a YOUR_CLIPS.zip --out my-run --prompt 'what you want to hear'")
+    # As it was called, so that the lines can be pasted.
+    me = sys.argv[0] if Path(sys.argv[0]).name == "sonolora" else "sonolora"
+    print(f'  {me} generate t2a --lora {lora} --prompt "{TRIGGER} {PROMPTS[0]}" --out bell.wav')
+    print(f"  {me} train t2a YOUR_CLIPS.zip --out my-run --prompt 'what you want to hear'")
 
 
 @bench_app.command("step")

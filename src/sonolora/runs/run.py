@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from sonolora import __version__
-from sonolora.data.archive import unpack
 from sonolora.data.cache import Cache, default_cache_folder
 from sonolora.data.clips import Clip, load_clips
+from sonolora.data.dataset import open_dataset
 from sonolora.data.encode import Encoder
 from sonolora.data.examples import Prepared
-from sonolora.data.fetch import fetch
-from sonolora.data.files import discover
 from sonolora.data.given import Given, load_given
 from sonolora.data.report import Report
 from sonolora.errors import CheckpointError, SonoloraError
@@ -110,12 +108,7 @@ def _prepare(
     """Fetch, unpack, pair, fit and encode; the report is written whatever comes of it."""
     report = Report()
     progress.phase("fetching the data", None)
-    source = fetch(run.request.training_data_url, scratch)
-    root = source
-    if not source.is_dir():
-        root = scratch / "files"
-        unpack(source, root)
-    files = discover(root)
+    files = open_dataset(run.request.training_data_url, scratch)
     progress.phase("reading and encoding the clips", len(files.names))
     try:
         clips = load_clips(run.mode, run.request, files, encoder.codec.sample_rate, report, progress.advance)
