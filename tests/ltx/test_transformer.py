@@ -7,12 +7,16 @@ import re
 import pytest
 import torch
 from diffusers import LTX2VideoTransformer3DModel
+from diffusers.loaders import LTX2LoraLoaderMixin
 from torch import Tensor
 
 from sonolora.errors import CheckpointError
 from sonolora.ltx.checkpoint import Checkpoint
 from sonolora.ltx.config import TransformerConfig
+from sonolora.ltx.lora import add_adapters, as_saved, save_lora
+from sonolora.ltx.targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
 from sonolora.ltx.transformer import Stream, Transformer, load_transformer
+from sonolora.randomness import normal
 
 CPU = torch.device("cpu")
 PUBLISHED = {  # sizes of the published model; everything else as in the golden one
@@ -115,6 +119,28 @@ def test_diffusers_agrees(alone, ours, theirs, cases):
     torch.testing.assert_close(x.grad, y.grad, rtol=1e-4, atol=1e-5)
     if video_velocity is not None:
         torch.testing.assert_close(video_velocity, expected_video, rtol=1e-4, atol=1e-5)
+
+
+def test_diffusers_loads_our_lora_to_the_same_output(checkpoint, theirs, cases, tmp_path):
+    model = load_transformer(checkpoint, video=True, device=CPU, dtype=torch.float32)
+    adapters = add_adapters(model, (*AUDIO_TARGETS, *VIDEO_TO_AUDIO_TARGETS), 8, seed=0)
+    for name, adapter in adapters.items():
+        adapter.lora_B.data = 0.05 * normal(tuple(adapter.lora_B.shape), "B", name)
+    save_lora(tmp_path / "lora.safetensors", adapters, {"mode": "v2a"})
+    sigma_B = torch.tensor([0.35, 0.8])
+    audio = Stream(cases["audio_latents"], cases["audio_positions_seconds"].mean(-1), sigma_B, cases["audio_context"])
+    video = Stream(cases["video_latents"], cases["video_positions"].mean(-1), sigma_B, cases["video_context"])
+    with as_saved(adapters):
+        ours, _ = model(audio, video)
+    state = LTX2LoraLoaderMixin.lora_state_dict(str(tmp_path / "lora.safetensors"))
+    before, _ = run_theirs(theirs, cases, cases["audio_latents"], sigma_B, isolate=False)
+    LTX2LoraLoaderMixin.load_lora_into_transformer(state, theirs)
+    try:
+        expected, _ = run_theirs(theirs, cases, cases["audio_latents"], sigma_B, isolate=False)
+    finally:
+        theirs.unload_lora()
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+    assert (expected - before).abs().max() > 0.1, "and it does something"
 
 
 @pytest.mark.parametrize(
