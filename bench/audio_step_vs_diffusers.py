@@ -37,7 +37,7 @@ from sonolora.ltx.base import find_base
 from sonolora.ltx.config import TransformerConfig
 from sonolora.ltx.lora import add_adapters
 from sonolora.ltx.targets import AUDIO_TARGETS
-from sonolora.ltx.text import PUBLISHED_TOKENS, context_length
+from sonolora.ltx.text import PUBLISHED_TOKENS, load_tokenizer
 from sonolora.ltx.transformer import Transformer, load_transformer
 from sonolora.randomness import normal
 
@@ -85,7 +85,7 @@ def both_streams(size: str) -> tuple[Transformer, int]:
     base = find_base("tiny")
     if size == "tiny":
         model = load_transformer(base.checkpoint, video=True, device=CPU, dtype=torch.float32)
-        return model, context_length(base.checkpoint, base.text_encoder)
+        return model, load_tokenizer(base.checkpoint, base.text_encoder).max_tokens
     torch.manual_seed(SEED)
     header = {**base.checkpoint.section("transformer"), **MEDIUM}
     model = Transformer(TransformerConfig.from_header(header), video=True).requires_grad_(False)

@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sonolora.ltx.base import find_base
 from sonolora.ltx.checkpoint import Checkpoint
+from sonolora.ltx.text import Tokenizer, load_tokenizer
 from sonolora.ltx.transformer import Transformer, load_transformer
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -33,6 +35,13 @@ def checkpoint() -> Checkpoint:
 @pytest.fixture(scope="session")
 def cases() -> dict[str, Tensor]:
     return load_file(GOLDEN / "cases.safetensors")
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """That of the embedded base."""
+    base = find_base("tiny")
+    return load_tokenizer(base.checkpoint, base.text_encoder)
 
 
 @pytest.fixture

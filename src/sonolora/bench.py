@@ -33,7 +33,7 @@ from sonolora.frames import frame_count
 from sonolora.ltx.base import Base, find_base
 from sonolora.ltx.lora import add_adapters
 from sonolora.ltx.targets import AUDIO_TARGETS
-from sonolora.ltx.text import context_length
+from sonolora.ltx.text import load_tokenizer
 from sonolora.ltx.transformer import Transformer, load_transformer
 from sonolora.randomness import normal
 from sonolora.runs.settings import compute_dtype, resolve_device
@@ -176,7 +176,7 @@ def _random_examples(
     base: Base, model: Transformer, seconds: float, count: int, device: torch.device, dtype: torch.dtype
 ) -> list[Example]:
     frames = frame_count(seconds)
-    places = context_length(base.checkpoint, base.text_encoder)
+    places = load_tokenizer(base.checkpoint, base.text_encoder).max_tokens
     audio = model.config.audio
     return [
         Example(

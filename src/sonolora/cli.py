@@ -23,7 +23,7 @@ from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import parse
 from sonolora.options import option_parameters, read_json_fields, request_body
-from sonolora.terminal import TerminalProgress, show_report
+from sonolora.terminal import TerminalProgress
 
 app = typer.Typer(
     help="Teach LTX-2.3 new sounds: train audio LoRAs on your own hardware.",
@@ -183,11 +183,12 @@ def _add_check_command(mode: Mode) -> None:
         request = parse(mode.request, request_body(options, mine["data"], [], mine["request"]))
         from sonolora.ltx.base import find_base
         from sonolora.runs.check import check
+        from sonolora.runs.table import show_report
 
         with TerminalProgress() as progress:
             checked = check(mode, request, find_base(mine["base"]), mine["out"], progress)
         show_report(checked.report)
-        print(f"report: {mine['out'] / 'report.json'}")
+        print(f"report: {mine['out'] / 'report.json'}\npage:   {mine['out'] / 'report.html'}")
         if checked.error is not None:
             raise checked.error
         print(f"{len(checked.clips)} clips of {request.clip_seconds:g} s would be trained on.")

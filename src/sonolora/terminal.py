@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,8 +14,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
-from rich.text import Text
 
 
 class TerminalProgress:
@@ -66,14 +60,3 @@ class TerminalProgress:
 
     def message(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False)
-
-
-def show_report(report: Mapping[str, Any]) -> None:
-    """The verdict on every file and its warnings, as a table on standard output; nothing is cut off."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("file", "verdict", "why, and warnings"):
-        table.add_column(column, overflow="fold")
-    for entry in report["files"]:
-        lines = [text for text in (entry["detail"], *(f"! {warning}" for warning in entry["warnings"])) if text]
-        table.add_row(Text(entry["file"]), entry["status"], Text("\n".join(lines)))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)

@@ -23,12 +23,12 @@ def noise(seconds, level=0.5, channels=2, rate=RATE):
 
 
 @pytest.fixture
-def load(tmp_path):
+def load(tmp_path, tokenizer):
     def load(**fields):
         mode = MODES["t2a"]
         request = parse(mode.request, {"training_data_url": "x", "audio_duration_seconds": 1.0, **fields})
         report = Report()
-        clips = list(load_clips(mode, request, discover(tmp_path), RATE, report, [].append))
+        clips = list(load_clips(mode, request, discover(tmp_path), RATE, tokenizer, report, [].append))
         return clips, {entry["file"]: entry for entry in report.as_json()["files"]}
 
     return load
@@ -61,7 +61,7 @@ def test_trigger_phrase_stands_before_every_caption_once(tmp_path, load):
             (tmp_path / f"{name}.txt").write_text(caption)
     clips, report = load(trigger_phrase=" f0ley ")
     assert [clip.caption for clip in clips] == ["f0ley rain on a roof", "f0ley rain on a roof", "f0ley"]
-    assert "no caption" in report["c.wav"]["warnings"][0]
+    assert any("no caption" in warning for warning in report["c.wav"]["warnings"])
     assert with_trigger("", "x") == "x"
     assert with_trigger("rain", "raindrops") == "rain raindrops", "a word that merely begins like it"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import wave
 import zipfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -217,15 +218,20 @@ def test_videos_that_are_all_too_short_say_the_published_words(tmp_path):
     assert items[0].ctx["provided_duration"] == pytest.approx(10 / 24, abs=0.05)
 
 
-def load_films(folder, **fields):
+@pytest.fixture
+def load_films(tokenizer):
+    return partial(_load_films, tokenizer)
+
+
+def _load_films(tokenizer, folder, **fields):
     """The clips of a v2a dataset and the report, without training."""
     request = parse(V2A.request, {"training_data_url": str(folder), **SMALL_FILM, **fields})
     report = Report()
-    clips = list(load_clips(V2A, request, discover(folder), 16000, report, [].append))
+    clips = list(load_clips(V2A, request, discover(folder), 16000, tokenizer, report, [].append))
     return clips, {entry["file"]: entry for entry in report.as_json()["files"]}
 
 
-def test_auto_scaling_retimes_them(tmp_path):
+def test_auto_scaling_retimes_them(tmp_path, load_films):
     data = write_dataset("v2a", tmp_path / "data", count=1)
     (clip,), files = load_films(data, number_of_frames=25, auto_scale_input=True)
     assert clip.film.shape == (25, 288, 512, 3)
@@ -235,7 +241,7 @@ def test_auto_scaling_retimes_them(tmp_path):
 
 
 @pytest.mark.parametrize(("rate", "auto", "extension"), [(24, False, "mp4"), (12, False, "mkv"), (24, True, "mov")])
-def test_flash_and_click_stay_together_to_within_a_frame(tmp_path, rate, auto, extension):
+def test_flash_and_click_stay_together_to_within_a_frame(tmp_path, load_films, rate, auto, extension):
     (tmp_path / "data").mkdir()
     pictures = np.zeros((48, 64, 64, 3), np.uint8)
     sound = Waveform(np.zeros((2, 2 * RATE), np.float32), RATE)
@@ -268,7 +274,7 @@ def write_two_scenes(folder, silent_end):
 SPLIT = {"split_input_into_scenes": True, "split_input_duration_threshold": 1.0}
 
 
-def test_scenes_are_split_when_asked(tmp_path):
+def test_scenes_are_split_when_asked(tmp_path, load_films):
     folder = write_two_scenes(tmp_path / "data", silent_end=False)
     clips, files = load_films(folder, **SPLIT)
     assert [clip.name for clip in clips] == ["two_scene1", "two_scene2"]
@@ -277,7 +283,7 @@ def test_scenes_are_split_when_asked(tmp_path):
     assert len(load_films(folder, split_input_into_scenes=True)[0]) == 1, "shorter than the threshold"
 
 
-def test_a_silent_trailing_scene_is_an_error(tmp_path):
+def test_a_silent_trailing_scene_is_an_error(tmp_path, load_films):
     with pytest.raises(InputError, match=r"two\.mov, scene 2 .*no sound"):
         load_films(write_two_scenes(tmp_path / "data", silent_end=True), **SPLIT)
 

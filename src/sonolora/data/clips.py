@@ -15,22 +15,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sonolora.data.captions import read_caption
+from sonolora.data.doctor import (
+    caption_warnings,
+    clip_warnings,
+    facts,
+    mask_warnings,
+    pair_warnings,
+    set_warnings,
+)
 from sonolora.data.files import Files, check_unique_names
-from sonolora.data.films import Film, load_films, refuse_silent_films
+from sonolora.data.films import load_films, refuse_silent_films
 from sonolora.data.report import Report
 from sonolora.errors import ErrorItem, InputError, MediaError
 from sonolora.frames import Span
+from sonolora.ltx.text import Tokenizer
 from sonolora.media.audio import (
     AUDIO_EXTENSIONS,
-    SILENCE_DBFS,
     Waveform,
     decode_audio,
-    peak,
     peak_normalized,
     resample,
     to_stereo,
 )
 from sonolora.media.fit import Fitted, fit_audio
+from sonolora.media.measure import Measured, measure
 from sonolora.media.video import VIDEO_EXTENSIONS
 from sonolora.modes.audio_inpaint import parse_mask
 from sonolora.modes.mode import Mode, SampleFiles
@@ -57,10 +65,14 @@ def load_clips(
     request: TrainRequest,
     files: Files,
     sample_rate: int,
+    tokenizer: Tokenizer,
     report: Report,
     advance: Callable[[str], None],
 ) -> Iterator[Clip]:
-    """Pair, read and fit. Raises `InputError` when the archive cannot be used, naming the files."""
+    """Pair, read and fit; warn of what is odd. Raises `InputError` when the archive cannot be used, naming the files.
+
+    `sample_rate` and `tokenizer` are the base's.
+    """
     extensions = VIDEO_EXTENSIONS if mode.video else AUDIO_EXTENSIONS
     check_unique_names(files, extensions)
     for name, why in files.ignored.items():
@@ -74,11 +86,16 @@ def load_clips(
     if mode.video:
         refuse_silent_films([sample.target for sample in pairing.samples], files, report)
     count = 0
+    captions: list[tuple[str, str]] = []
+    heard: list[tuple[str, Measured]] = []
     for sample in pairing.samples:
         caption = _read_caption(sample, files, request, report)
+        captions.append((sample.caption or sample.target, caption))
         regenerate = masks.get(sample.name, mode.regenerated(request))
+        if sample.mask is not None and regenerate is not None:
+            report.warn(sample.mask, *mask_warnings(regenerate, request.clip_seconds))
         used = 0
-        for clip in _load(sample, caption, regenerate, request, files, sample_rate, report):
+        for clip in _load(sample, caption, regenerate, request, files, sample_rate, report, heard):
             used += 1
             yield clip
         for companion in (sample.caption, sample.mask):
@@ -88,6 +105,14 @@ def load_clips(
                 report.left_out(companion, f"its clip {sample.target} is left out")
         count += used
         advance(sample.target)
+    normalized = isinstance(request, AudioRequest) and request.audio_normalize
+    for file, warning in (
+        *set_warnings(heard, peak_normalized=normalized),
+        *caption_warnings(
+            captions, request.trigger_phrase, lambda text: len(tokenizer.tokens(text)), tokenizer.max_tokens
+        ),
+    ):
+        report.warn(file, warning)
     report.check_complete(files)
     if not count:
         raise _none_left(report, request, extensions)
@@ -101,16 +126,17 @@ def _load(
     files: Files,
     sample_rate: int,
     report: Report,
+    heard: list[tuple[str, Measured]],
 ) -> Iterator[Clip]:
     if not isinstance(request, AudioRequest):
-        films: Iterator[Film] = load_films(sample, request, files, sample_rate, report)
-        for film in films:
+        for film in load_films(sample, request, files, sample_rate, report):
             yield Clip(film.name, caption, film.audio, film=film.frames, frame_rate=request.frame_rate)
         return
-    target = _fit(sample.target, request, files, sample_rate, report)
+    target = _fit(sample.target, request, files, sample_rate, report, heard)
     reference = None
     if sample.reference is not None:
-        reference = _fit(sample.reference, request, files, sample_rate, report)
+        # References are measured too, but not compared with the targets: they are meant to be like them.
+        reference = _fit(sample.reference, request, files, sample_rate, report, [])
     for name, fitted, partner_name, partner in (
         (sample.target, target, sample.reference, reference),
         (sample.reference, reference, sample.target, target),
@@ -125,13 +151,11 @@ def _load(
             report.fitted(name, fitted.detail)
     if target is None or (sample.reference is not None and reference is None):
         return
-    yield Clip(
-        sample.name,
-        caption,
-        _level(target, request),
-        None if reference is None else _level(reference, request),
-        regenerate,
-    )
+    sound = _level(target, request)
+    given = None if reference is None else _level(reference, request)
+    if given is not None:
+        report.warn(sample.target, *pair_warnings(given, sound))
+    yield Clip(sample.name, caption, sound, given, regenerate)
 
 
 def _level(fitted: Fitted, request: AudioRequest) -> Waveform:
@@ -139,7 +163,14 @@ def _level(fitted: Fitted, request: AudioRequest) -> Waveform:
     return peak_normalized(fitted.waveform) if request.audio_normalize else fitted.waveform
 
 
-def _fit(name: str, request: AudioRequest, files: Files, sample_rate: int, report: Report) -> Fitted | None:
+def _fit(
+    name: str,
+    request: AudioRequest,
+    files: Files,
+    sample_rate: int,
+    report: Report,
+    heard: list[tuple[str, Measured]],
+) -> Fitted | None:
     """The fitted sound; None, and a verdict in the report, when it cannot be used."""
     try:
         decoded = decode_audio(files.path(name))
@@ -147,17 +178,16 @@ def _fit(name: str, request: AudioRequest, files: Files, sample_rate: int, repor
         report.left_out(name, error.reason)
         return None
     native = decoded.waveform
+    measured = measure(native)
     report.measured(
         name,
         seconds=round(native.seconds, 3),
         sample_rate=native.sample_rate,
         channels=native.channels,
-        peak=round(peak(native), 4),
+        **facts(measured),
     )
-    if decoded.warning:
-        report.warn(name, decoded.warning)
-    if peak(native) < 10 ** (SILENCE_DBFS / 20):
-        report.warn(name, f"silent: nothing in it is louder than {SILENCE_DBFS:.0f} dBFS")
+    report.warn(name, *([decoded.warning] if decoded.warning else []), *clip_warnings(measured, sample_rate))
+    heard.append((name, measured))
     audio = resample(to_stereo(native), sample_rate)
     fitted = fit_audio(audio, request.clip_seconds, preserve_pitch=request.audio_preserve_pitch)
     if fitted.waveform is None:
@@ -168,9 +198,7 @@ def _fit(name: str, request: AudioRequest, files: Files, sample_rate: int, repor
 
 def _read_caption(sample: SampleFiles, files: Files, request: TrainRequest, report: Report) -> str:
     caption = ""
-    if sample.caption is None:
-        report.warn(sample.target, "no caption: it is trained with the trigger phrase alone")
-    else:
+    if sample.caption is not None:
         caption, warning = read_caption(files.path(sample.caption))
         if warning:
             report.warn(sample.caption, warning)

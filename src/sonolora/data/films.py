@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sonolora.data.doctor import video_warnings
 from sonolora.data.files import Files
 from sonolora.data.report import Report
 from sonolora.errors import InputError, MediaError
@@ -47,6 +48,7 @@ def refuse_silent_films(names: Sequence[str], files: Files, report: Report) -> N
             width=info.width,
             height=info.height,
         )
+        report.warn(name, *video_warnings(info))
         if not info.has_audio:
             silent.append(name)
     if silent:

@@ -48,8 +48,9 @@ class Report:
     def ignored(self, file: str, why: str) -> None:
         self._add(FileReport(file, "ignored", why))
 
-    def warn(self, file: str, text: str) -> None:
-        self._warnings.setdefault(file, []).append(text)
+    def warn(self, file: str, *texts: str) -> None:
+        if texts:
+            self._warnings.setdefault(file, []).extend(texts)
 
     def measured(self, file: str, **facts: Fact) -> None:
         self._facts.setdefault(file, {}).update(facts)

@@ -111,18 +111,26 @@ class TextContext:
 
 
 @dataclass(frozen=True)
+class Tokenizer:
+    """Texts to tokens. `max_tokens`: places of a context, and the longest text that is read to its end."""
+
+    inner: Any
+    max_tokens: int
+
+    def tokens(self, text: str) -> list[int]:
+        """Begin-of-sequence and the words; no end-of-sequence and no chat template."""
+        words = self.inner(text.strip(), add_special_tokens=False, verbose=False)["input_ids"]
+        return [self.inner.bos_token_id, *words]
+
+
+@dataclass(frozen=True)
 class TextEncoder:
     """Tokenizer, language model and projectors of one base."""
 
-    tokenizer: Any
+    tokenizer: Tokenizer
     language_model: nn.Module
     audio: TextProjector
     video: TextProjector | None
-    max_tokens: int  # places of a context; also the longest prompt that is read to its end
-
-    def token_count(self, prompt: str) -> int:
-        """Tokens of the whole prompt; what is beyond `max_tokens` is not read."""
-        return len(self._tokens(prompt))
 
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> list[TextContext]:
@@ -131,20 +139,15 @@ class TextEncoder:
 
     def _encode(self, prompt: str) -> TextContext:
         device = self.audio.aggregate_embed.weight.device
-        tokens_BS = torch.tensor([self._tokens(prompt)[: self.max_tokens]], device=device)
+        tokens_BS = torch.tensor([self.tokenizer.tokens(prompt)[: self.tokenizer.max_tokens]], device=device)
         output = self.language_model(input_ids=tokens_BS, use_cache=False, output_hidden_states=True)
         count = tokens_BS.shape[1]
-        states_LBSE = F.pad(torch.stack(output.hidden_states), (0, 0, 0, self.max_tokens - count))
-        mask_BS = torch.arange(self.max_tokens, device=device)[None] < count
+        states_LBSE = F.pad(torch.stack(output.hidden_states), (0, 0, 0, self.tokenizer.max_tokens - count))
+        mask_BS = torch.arange(self.tokenizer.max_tokens, device=device)[None] < count
         return TextContext(
             audio=self.audio(states_LBSE, mask_BS)[0],
             video=None if self.video is None else self.video(states_LBSE, mask_BS)[0],
         )
-
-    def _tokens(self, prompt: str) -> list[int]:
-        """Begin-of-sequence and the words; no end-of-sequence and no chat template."""
-        words = self.tokenizer(prompt.strip(), add_special_tokens=False, verbose=False)["input_ids"]
-        return [self.tokenizer.bos_token_id, *words]
 
 
 def load_text_encoder(
@@ -155,7 +158,7 @@ def load_text_encoder(
     The folder may hold the language model alone or the whole multimodal Gemma 3. Nothing is downloaded.
     Raises `CheckpointError` when the folder is incomplete, of another model, or does not fit the checkpoint.
     """
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = load_tokenizer(checkpoint, folder)
     language_model = _load_language_model(folder, dtype)
     audio = load_projector(checkpoint, "audio", device=device, dtype=dtype)
     states, width = language_model.config.num_hidden_layers + 1, language_model.config.hidden_size
@@ -169,24 +172,26 @@ def load_text_encoder(
         language_model.to(device),
         audio=audio,
         video=load_projector(checkpoint, "video", device=device, dtype=dtype) if video else None,
-        max_tokens=_context_length(checkpoint, folder, tokenizer),
     )
 
 
-def context_length(checkpoint: Checkpoint, folder: Path) -> int:
-    """Places of every context of this base, from its tokenizer alone. Raises as `load_text_encoder` does."""
-    return _context_length(checkpoint, folder, _load_tokenizer(folder))
-
-
-def _context_length(checkpoint: Checkpoint, folder: Path, tokenizer: Any) -> int:
+def load_tokenizer(checkpoint: Checkpoint, folder: Path) -> Tokenizer:
+    """Read the tokenizer of a base alone. Raises `CheckpointError` when it is missing or does not fit."""
+    # Without it transformers would make up a tokenizer that knows no words.
+    if not (folder / "tokenizer.json").is_file():
+        raise _unreadable(folder, "there is no tokenizer.json")
+    try:
+        inner = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder, error) from error
     registers = TransformerConfig.from_header(checkpoint.section("transformer")).audio_connector.registers
-    max_tokens: int = min(PUBLISHED_TOKENS, tokenizer.model_max_length)
+    max_tokens = min(PUBLISHED_TOKENS, inner.model_max_length)
     if max_tokens % registers:
         raise CheckpointError(
             f"{folder}: its longest text, {max_tokens} tokens, is no multiple of the {registers} registers of "
             f"{checkpoint.path.name}"
         )
-    return max_tokens
+    return Tokenizer(inner, max_tokens)
 
 
 def load_projector(
@@ -214,16 +219,6 @@ def projector_file_name(stream: str, name: str) -> str:
     """The published name of a tensor of the `TextProjector` of a stream, "audio" or "video"."""
     part = next(part for part in _PROJECTOR_PARTS if name.startswith(part))
     return _PROJECTOR_PARTS[part].format(stream) + name.removeprefix(part)
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    # Without it transformers would make up a tokenizer that knows no words.
-    if not (folder / "tokenizer.json").is_file():
-        raise _unreadable(folder, "there is no tokenizer.json")
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise _unreadable(folder, error) from error
 
 
 def _load_language_model(folder: Path, dtype: torch.dtype) -> Any:

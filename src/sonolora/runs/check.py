@@ -6,7 +6,7 @@ In: a mode, a request. Out: the report, as JSON and as a page that can be opened
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,14 @@ from sonolora.errors import InputError
 from sonolora.files import write_json
 from sonolora.ltx.audio_codec import load_audio_codec
 from sonolora.ltx.base import Base
+from sonolora.ltx.text import load_tokenizer
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
+from sonolora.runs.page import ShownClip, write_clip, write_page
 from sonolora.runs.progress import Progress
 from sonolora.runs.settings import resolve_device
+
+PAGE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,11 @@ class Checked:
 
 
 def check(mode: Mode, request: TrainRequest, base: Base, folder: Path, progress: Progress) -> Checked:
-    """Read and fit everything; write `report.json` into the folder."""
+    """Read and fit everything; write the report into the folder."""
     codec = load_audio_codec(base.checkpoint, device=resolve_device("cpu"))
     report = Report()
     clips: list[Clip] = []
+    shown: list[ShownClip] = []
     error = None
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -48,14 +53,23 @@ def check(mode: Mode, request: TrainRequest, base: Base, folder: Path, progress:
             progress.phase("fetching the data", None)
             files = open_dataset(request.training_data_url, Path(scratch))
             progress.phase("reading the clips", len(files.names))
-            loaded = load_clips(mode, request, files, codec.sample_rate, report, progress.advance)
-            clips.extend(_without_films(loaded))
+            tokenizer = load_tokenizer(base.checkpoint, base.text_encoder)
+            loaded = load_clips(mode, request, files, codec.sample_rate, tokenizer, report, progress.advance)
+            clips = [replace(clip, film=None) for clip in shown_on(folder, loaded, shown)]
         except InputError as fault:
             error = fault
-    write_json(folder / "report.json", report.as_json())
+    write_report(folder, report, shown, mode)
     return Checked(report.as_json(), tuple(clips), error)
 
 
-def _without_films(clips: Iterator[Clip]) -> Iterator[Clip]:
-    for clip in clips:
-        yield replace(clip, film=None)
+def shown_on(folder: Path, clips: Iterable[Clip], shown: list[ShownClip]) -> Iterator[Clip]:
+    """The clips as they pass, with their sounds and pictures written for the page in `folder`."""
+    for number, clip in enumerate(clips, start=1):
+        shown.append(write_clip(folder / PAGE, number, clip))
+        yield clip
+
+
+def write_report(folder: Path, report: Report, shown: Sequence[ShownClip], mode: Mode) -> None:
+    """`report.json`, and `report.html` with the clips that were written before."""
+    write_json(folder / "report.json", report.as_json())
+    write_page(folder / PAGE, report.as_json(), shown, f"Data for {mode.name}")

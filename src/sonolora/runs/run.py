@@ -27,10 +27,13 @@ from sonolora.errors import CheckpointError, SonoloraError
 from sonolora.files import OutputError, write_json
 from sonolora.ltx.audio_codec import AudioCodec, load_audio_codec
 from sonolora.ltx.base import find_base
+from sonolora.ltx.text import load_tokenizer
 from sonolora.modes import find_mode
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest, parse
+from sonolora.runs.check import shown_on, write_report
 from sonolora.runs.debug import write_debug_dataset
+from sonolora.runs.page import ShownClip
 from sonolora.runs.progress import Progress
 from sonolora.runs.settings import RunSettings, compute_dtype, resolve_device
 from sonolora.runs.train import Run, train
@@ -106,15 +109,17 @@ def _prepare(
     run: Run, encoder: Encoder, given: list[tuple[Given, str]], scratch: Path, progress: Progress
 ) -> tuple[Prepared, list[Clip]]:
     """Fetch, unpack, pair, fit and encode; the report is written whatever comes of it."""
-    report = Report()
+    report, shown = Report(), list[ShownClip]()
     progress.phase("fetching the data", None)
     files = open_dataset(run.request.training_data_url, scratch)
     progress.phase("reading and encoding the clips", len(files.names))
     try:
-        clips = load_clips(run.mode, run.request, files, encoder.codec.sample_rate, report, progress.advance)
-        return encoder.prepare(clips, given, progress.advance)
+        tokenizer = load_tokenizer(run.base.checkpoint, run.base.text_encoder)
+        rate = encoder.codec.sample_rate
+        clips = load_clips(run.mode, run.request, files, rate, tokenizer, report, progress.advance)
+        return encoder.prepare(shown_on(run.folder, clips, shown), given, progress.advance)
     finally:
-        write_json(run.folder / "report.json", report.as_json())
+        write_report(run.folder, report, shown, run.mode)
         progress.message(report.summary_line())
 
 

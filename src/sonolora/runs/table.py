@@ -1,0 +1,42 @@
+"""The report on a dataset in a terminal: a table to look at, or plain lines where the output goes to a file or a pipe.
+
+In: the report. Out: text on standard output, nothing of it cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_STYLES = {"used": "green", "fitted": "blue", "left out": "red", "ignored": "dim"}
+
+
+def show_report(report: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print every file with its verdict, how or why, and its warnings. `report` is that of `Report.as_json`."""
+    console = console or Console()
+    if console.is_terminal:
+        console.print(_table(report))
+    else:
+        for entry in report["files"]:
+            console.out(f"{entry['status']:<8}  {entry['file']}" + (f"  {entry['detail']}" if entry["detail"] else ""))
+            for text in entry["warnings"]:
+                console.out(f"{'warning':<8}  {entry['file']}  {text}")
+
+
+def _table(report: Mapping[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, expand=True)
+    table.add_column("file", overflow="fold", ratio=1)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("detail and warnings", overflow="fold", ratio=3)
+    for entry in report["files"]:
+        # Text, and not str: a name in square brackets is no markup.
+        detail = Text(entry["detail"])
+        for text in entry["warnings"]:
+            detail.append("\n" if detail else "").append("! ", "bold yellow").append(text, "yellow")
+        table.add_row(Text(entry["file"]), Text(entry["status"], _STYLES[entry["status"]]), detail)
+    return table
