@@ -124,8 +124,8 @@ def page(outcomes: list[Outcome], base: Base, options: argparse.Namespace) -> st
         )
     made_by = str(base.checkpoint.metadata.get("made_by", "an unknown maker"))
     caveat = (
-        " The base's weights are random: what is learnt here is a loss and no sound yet, and since such a base is worse "
-        "than a velocity of 0, beating it says little. The table also has the loss of a velocity of 0, and what "
+        " The base's weights are random: what is learnt here is a loss and no sound yet, and since such a base is "
+        "worse than a velocity of 0, beating it says little. The table also has the loss of a velocity of 0, and what "
         "happens when what is given is exchanged."
     )
     threads = torch.get_num_threads()
@@ -156,6 +156,7 @@ def page(outcomes: list[Outcome], base: Base, options: argparse.Namespace) -> st
             "## Held-out clips by noise level: LoRA − base",
             by_sigma,
             "## Training clips and held-out clips: LoRA − base",
+            "The two columns are of different clips, so that the gap is known no better than their intervals say.",
             table(("mode", "training", "held-out", "gap", "ms a step"), gaps),
         ]
     )

@@ -24,7 +24,7 @@ from sonolora.runs.settings import RunSettings
 
 CLIPS = 16
 TRIGGER = "gl4ssbell"
-PROMPTS = ("a high glass bell struck once, ringing long", "two low glass bells, one after the other")
+PROMPTS = ("a high glass bell struck once on C6, ringing long", "two low glass bells, A3 and E4, one after the other")
 REQUEST: dict[str, Any] = {
     "trigger_phrase": TRIGGER,
     "rank": 16,
@@ -33,6 +33,7 @@ REQUEST: dict[str, Any] = {
     "audio_duration_seconds": 2.0,
     "validation": [{"prompt": f"{TRIGGER} {prompt}"} for prompt in PROMPTS],
 }
+_NOTES = ("C", "C sharp", "D", "E flat", "E", "F", "F sharp", "G", "A flat", "A", "B flat", "B")
 _RATE = 44100
 _SECONDS = 2.2
 # Ratios of a bar's bending modes: what makes a bell sound like glass and not like a string.
@@ -63,24 +64,32 @@ def make_dataset(path: Path) -> None:
 
 
 def _clip(index: int) -> tuple[Waveform, str]:
-    random = np.random.default_rng(index)
-    pitch = 220 * 2 ** (random.integers(0, 36) / 12)
-    height = "high" if pitch > 1000 else "low" if pitch < 440 else "clear"
+    semitone = 7 * index % 36  # above A3; no two clips alike
     strokes = 1 + index % 2
     sound = np.zeros(round(_SECONDS * _RATE))
     for stroke in range(strokes):
-        at = round((0.1 + 0.8 * stroke) * _RATE)
-        one = bell(pitch * (1 if stroke == 0 else 1.5), _SECONDS, _RATE)
+        at = round((0.02 + 0.9 * stroke) * _RATE)
+        one = bell(_hertz(semitone + 7 * stroke), _SECONDS, _RATE)
         sound[at:] += one[: len(sound) - at]
-    side = random.uniform(0.3, 0.7)
+    side = 0.35 if index % 4 < 2 else 0.65
     stereo = np.stack([sound * (1 - side), sound * side])
     stereo *= 0.8 / np.abs(stereo).max()
+    height = "low" if semitone < 12 else "clear" if semitone < 24 else "high"
     caption = (
-        f"a {height} glass bell struck once, ringing long"
+        f"a {height} glass bell struck once on {_note(semitone)}, ringing long"
         if strokes == 1
-        else f"two {height} glass bells, one after the other"
+        else f"two {height} glass bells, {_note(semitone)} and {_note(semitone + 7)}, one after the other"
     )
     return Waveform(stereo.astype(np.float32), _RATE), caption
+
+
+def _hertz(semitone: int) -> float:
+    return float(220 * 2 ** (semitone / 12))
+
+
+def _note(semitone: int) -> str:
+    octave, place = divmod(semitone + 9, 12)
+    return f"{_NOTES[place]}{octave + 3}"
 
 
 def run_demo(folder: Path, progress: Progress, stop: Callable[[], bool]) -> Path:

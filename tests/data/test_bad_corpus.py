@@ -41,6 +41,15 @@ def changed(waveform, samples):
     return Waveform(np.ascontiguousarray(samples, np.float32), waveform.sample_rate)
 
 
+def from_half_a_second(waveform):
+    return changed(waveform, np.where(np.arange(waveform.samples.shape[1]) < RATE / 2, 0, waveform.samples))
+
+
+def weighted(waveform, left, right, *, mono=False):
+    samples = waveform.samples[[0, 0]] if mono else waveform.samples
+    return changed(waveform, samples * [[left], [right]])
+
+
 def lowpassed(waveform, hertz):
     spectrum = np.fft.rfft(waveform.samples)
     spectrum[:, np.fft.rfftfreq(waveform.samples.shape[1], 1 / waveform.sample_rate) > hertz] = 0
@@ -146,11 +155,11 @@ def films(seconds_of_sound=0.5):
 WARNED = {
     "clipped": (bad_sound(changed(sound(5), np.clip(6 * sound(5).samples, -0.99, 0.99))), "bad.wav", "clipped"),
     "silent": (bad_sound(changed(sound(5), 0 * sound(5).samples)), "bad.wav", "silent: nothing in it"),
-    "late start": (bad_sound(changed(sound(5), np.where(np.arange(57600) < 24000, 0, sound(5).samples))), "bad.wav", "begins with"),
+    "late start": (bad_sound(from_half_a_second(sound(5))), "bad.wav", "begins with"),
     "offset": (bad_sound(changed(sound(5), 0.7 * sound(5).samples + 0.15)), "bad.wav", "DC offset"),
     "dull": (bad_sound(lowpassed(sound(5), 4000)), "bad.wav", "cut off at"),
-    "inverted": (bad_sound(changed(sound(5), sound(5).samples[[0, 0]] * [[1], [-1]])), "bad.wav", "inverted to each other"),
-    "one side": (bad_sound(changed(sound(5), sound(5).samples * [[1], [0]])), "bad.wav", "only one of its two channels"),
+    "inverted": (bad_sound(weighted(sound(5), 1, -1, mono=True)), "bad.wav", "inverted to each other"),
+    "one side": (bad_sound(weighted(sound(5), 1, 0)), "bad.wav", "only one of its two channels"),
     "mono": (bad_sound(changed(sound(5), sound(5).samples[:1])), "bad.wav", "mono"),
     "low rate": (bad_sound(sound(5, rate=8000)), "bad.wav", "a sample rate of 8000 Hz"),
     "copy": (twice, "zcopy.wav", "the same sound as two.wav, sample for sample"),

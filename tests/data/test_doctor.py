@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -277,14 +278,18 @@ def test_nothing_is_found_in_a_good_pair() -> None:
     assert pair_warnings(wide(0), wide(1)) == []  # which have nothing to line up by
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(0.08, "80 ms after"), (0.2, "200 ms after")])
-def test_a_target_that_lags_is_found(seconds: float, words: str) -> None:
+@pytest.mark.parametrize("seconds", [0.08, 0.2])
+def test_a_target_that_lags_is_found(seconds: float) -> None:
     later = late(speech(), seconds) + noise(9, 0.001)
     reference, target = sound(speech(), speech()), sound(later, later)
-    (warning,) = pair_warnings(reference, target)
-    assert words in warning
-    (warning,) = pair_warnings(target, reference)
-    assert words.replace("after", "before") in warning
+    for warnings, side in (
+        (pair_warnings(reference, target), "after"),
+        (pair_warnings(target, reference), "before"),
+    ):
+        (warning,) = warnings
+        found = re.search(r"comes (\d+) ms (\w+) its reference", warning)
+        assert found and float(found[1]) == pytest.approx(1000 * seconds, abs=10)
+        assert found[2] == side
 
 
 def test_a_target_at_another_level_is_found() -> None:

@@ -16,7 +16,7 @@ from sonolora.media.video import probe_video
 from sonolora.runs.page import ShownClip, write_clip, write_page
 
 RATE = 16_000
-EVIL = "\"><img src=x onerror=alert(1)>&'<script>alert(2)</script>"
+EVIL = "\"><img src=x onerror=alert(1)>&'<script>alert(2)<script>"
 NO_END = {"meta", "img", "input", "link", "br", "hr"}
 
 

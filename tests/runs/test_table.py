@@ -41,5 +41,6 @@ def test_a_terminal_shows_a_table_with_nothing_cut_off(report: Report, width: in
     assert all(len(line) <= width for line in lines)
     assert "…" not in out.getvalue()
     assert "left out" in out.getvalue()
-    assert "".join(line[: width // 5] for line in lines).count("[bold]") <= out.getvalue().count("[") == LONG.count("[")
+    # Names and words may be folded, but all of them is there.
+    assert out.getvalue().count("[") == LONG.count("[")
     assert out.getvalue().count("so") == 30

@@ -13,12 +13,15 @@ from statistics import NormalDist
 import pytest
 import torch
 
+from sonolora.conditioning import Example
 from sonolora.data.clips import Clip
 from sonolora.ltx.base import find_base
+from sonolora.ltx.lora import add_adapters
+from sonolora.ltx.targets import AUDIO_TARGETS
 from sonolora.media.audio import Waveform, resample
 from sonolora.modes import MODES
 from sonolora.randomness import normal
-from sonolora.training.evaluation import paired_difference, paired_grids
+from sonolora.training.evaluation import grid_losses, paired_difference, paired_grids
 from sonolora.training.trainer import TrainingConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench" / "learning"))
@@ -67,6 +70,22 @@ def test_adapters_that_do_not_learn_do_not_pass():
     _, base, lora = train(MODES["t2a"], steps=2, learning_rate=0.0)
     found = paired_difference(base, lora)
     assert (found.mean, found.low, found.high) == (0, 0, 0)
+
+
+def test_paired_grids_are_of_the_base_and_of_the_file(transformer, cases):
+    examples = [Example(cases["audio_latents"][:1], cases["audio_context"][:1])]
+    alone = grid_losses(transformer, examples, CPU)
+    adapters = add_adapters(transformer, AUDIO_TARGETS, RANK, seed=0)
+    for name, adapter in adapters.items():
+        adapter.scale = 0.5
+        with torch.no_grad():
+            adapter.lora_B.copy_(0.1 * normal(tuple(adapter.lora_B.shape), name))
+    exact = grid_losses(transformer, examples, CPU)
+    base, lora = paired_grids(transformer, adapters, examples, CPU)
+    assert torch.equal(base, alone)
+    assert not torch.equal(lora, exact), "the file rounds to bfloat16"
+    torch.testing.assert_close(lora, exact, rtol=0.01, atol=0)
+    assert torch.equal(grid_losses(transformer, examples, CPU), exact), "the adapters are as they were"
 
 
 def test_the_interval_is_that_of_normal_theory():

@@ -28,7 +28,7 @@ def _new_span(seconds: float, given: float, *, at_end: bool) -> tuple[Span, ...]
     return ((0.0, seconds - given),) if at_end else ((given, seconds),)
 
 
-def _nothing_new(lengths: Sequence[tuple[str, float]], given: float, *, at_end: bool) -> list[ErrorItem]:
+def _nothing_new(lengths: Sequence[tuple[str, float]], given: float) -> list[ErrorItem]:
     """A fault for each length of which the given part leaves less than a latent frame to generate."""
     return [
         ErrorItem(
@@ -63,7 +63,7 @@ class _ExtendRequest(AudioRequest):
         if self.validation:
             name = f"the preview, at most {MOST_PREVIEW_FRAMES} frames at {self.validation_frame_rate} a second"
             lengths.append((name, self.preview_seconds))
-        return _nothing_new(lengths, self.conditioning_seconds, at_end=self.given_at_end)
+        return _nothing_new(lengths, self.conditioning_seconds)
 
 
 class ExtendSuffixRequest(_ExtendRequest):
@@ -110,7 +110,7 @@ class _ExtendGenerate(GenerateRequest):
 
     def faults(self) -> list[ErrorItem]:
         """A given part that leaves nothing to generate."""
-        return _nothing_new([("seconds", self.seconds)], self.conditioning_seconds, at_end=self.given_at_end)
+        return _nothing_new([("seconds", self.seconds)], self.conditioning_seconds)
 
     def wanted(self) -> Wanted:
         return Wanted(
