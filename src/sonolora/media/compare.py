@@ -30,7 +30,6 @@ _PRINT_FLOOR_DB = 60.0
 _PRINT_DEAD_DB = 1.0  # what lossy codecs and soft noise add
 _PRINT_SECONDS = 30.0
 _ENOUGH = 150  # signs: fewer agree by chance
-_ROWS = 16  # sounds that are compared with all at once
 
 
 def lag_seconds(reference: Waveform, target: Waveform) -> tuple[float, float]:
@@ -82,18 +81,19 @@ def similarities(fingerprints: Sequence[Fingerprint]) -> NDArray[np.float64]:
     Counts the part that both have, which must hold half of what the one with less has. 0 where that is too
     little to tell: a steady tone, a single click, half a second.
     """
+    count = len(fingerprints)
     size = 1 << (2 * max(one.shape[1] for one in fingerprints)).bit_length()
-    # (bins, sounds, bands): for each bin, the cross-spectra of all sounds summed over the bands are one matrix product.
-    signs = np.stack([np.fft.rfft(one.astype(np.float32), size).T for one in fingerprints], axis=1)
-    there = np.stack([np.fft.rfft(np.abs(one).astype(np.float32), size).T for one in fingerprints], axis=1)
+    signs = np.array([np.fft.rfft(one.astype(np.float32), size) for one in fingerprints])  # (sounds, bands, bins)
+    there = np.array([np.fft.rfft(np.abs(one).astype(np.float32), size) for one in fingerprints])
     held = np.array([np.count_nonzero(one) for one in fingerprints])
-    result = np.empty((len(fingerprints),) * 2)
-    for start in range(0, len(fingerprints), _ROWS):
-        rows = slice(start, start + _ROWS)
-        agreement = np.fft.irfft(signs[:, rows].conj() @ signs.swapaxes(1, 2), size, axis=0)  # (shifts, rows, sounds)
-        common = np.fft.irfft(there[:, rows].conj() @ there.swapaxes(1, 2), size, axis=0)
-        enough = common > np.maximum(np.minimum.outer(held[rows], held) / 2, _ENOUGH)
-        result[rows] = np.where(enough, agreement / np.maximum(common, 1), 0).max(axis=0)
+    result = np.eye(count)
+    for i in range(count - 1):
+        rest = slice(i + 1, None)
+        agreement = np.fft.irfft(np.einsum("bf,nbf->nf", signs[i].conj(), signs[rest]), size)
+        common = np.fft.irfft(np.einsum("bf,nbf->nf", there[i].conj(), there[rest]), size)
+        enough = common > np.maximum(np.minimum(held[i], held[rest]) / 2, _ENOUGH)[:, None]
+        best = np.where(enough, agreement / np.maximum(common, 1), 0).max(axis=1)
+        result[i, rest] = result[rest, i] = best
     return result
 
 

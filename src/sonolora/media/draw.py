@@ -17,7 +17,7 @@ _WIDTH, _HEIGHT, _DPI = 10.0, 5.0, 100  # inches: 1000 x 500 pixels
 _COLUMNS = 850  # pixels along time
 _BANDS = 128
 _WINDOW_SECONDS = 0.04
-_DBFS = (-90.0, -10.0)  # fixed, so that pictures can be compared
+DBFS = (-90.0, -10.0)  # fixed, so that pictures can be compared
 _TICKS_HZ = (100, 300, 1000, 2000, 4000, 8000, 16_000, 32_000)
 
 
@@ -39,15 +39,15 @@ def draw_waveform_and_mel(path: Path, waveform: Waveform, title: str) -> None:
     wave_axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     wave_axes.set_axisbelow(True)
 
-    levels, hop_seconds = _mel_dbfs(waveform)  # (bands, columns)
+    levels, hop_seconds = mel_dbfs(waveform)  # (bands, columns)
     top = float(_mel(waveform.sample_rate / 2))
     image = mel_axes.imshow(
         levels,
         origin="lower",
         aspect="auto",
         cmap="magma",
-        vmin=_DBFS[0],
-        vmax=_DBFS[1],
+        vmin=DBFS[0],
+        vmax=DBFS[1],
         extent=(-hop_seconds / 2, (levels.shape[1] - 0.5) * hop_seconds, 0.0, top),
     )
     ticks = [hertz for hertz in _TICKS_HZ if hertz <= waveform.sample_rate / 2]
@@ -80,7 +80,7 @@ def _mel(hertz: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(2595.0 * np.log10(1.0 + np.asarray(hertz) / 700.0))
 
 
-def _mel_dbfs(waveform: Waveform) -> tuple[NDArray[np.float64], float]:
+def mel_dbfs(waveform: Waveform) -> tuple[NDArray[np.float64], float]:
     """Band levels (bands, columns) in decibels of a full-scale sine, and the seconds between columns."""
     rate, count = waveform.sample_rate, waveform.samples.shape[1]
     window = np.hanning(round(_WINDOW_SECONDS * rate))

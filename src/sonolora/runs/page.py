@@ -23,7 +23,7 @@ from sonolora.data.report import Status
 from sonolora.files import atomic_write
 from sonolora.frames import Span
 from sonolora.media.audio import Waveform
-from sonolora.media.draw import _DBFS, _mel_dbfs
+from sonolora.media.draw import DBFS, mel_dbfs
 from sonolora.media.write import write_wav
 from sonolora.media.write_video import write_video
 
@@ -122,7 +122,7 @@ def _write_sound(page: Path, stem: str, what: str, clip: Clip) -> ShownSound:
 
 def _write_spectrogram(path: Path, waveform: Waveform) -> None:
     """A PNG without margins: its width is the whole sound, and nothing else."""
-    levels, _ = _mel_dbfs(waveform)
+    levels, _ = mel_dbfs(waveform)
     with atomic_write(path) as temporary:
         matplotlib.image.imsave(
             temporary,
@@ -130,8 +130,8 @@ def _write_spectrogram(path: Path, waveform: Waveform) -> None:
             format="png",
             origin="lower",
             cmap="magma",
-            vmin=_DBFS[0],
-            vmax=_DBFS[1],
+            vmin=DBFS[0],
+            vmax=DBFS[1],
             pil_kwargs={"compress_level": 1},  # noise does not get much smaller, however long one tries
         )
 
