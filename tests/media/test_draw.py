@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sonolora.media.audio import Waveform
-from sonolora.media.draw import _mel_dbfs, draw_waveform_and_mel
+from sonolora.media.draw import draw_waveform_and_mel, mel_dbfs
 
 # The spectrogram's part of the picture, without axes.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 880, 180, 445
@@ -47,7 +47,7 @@ def test_any_prompt_can_be_the_title(tmp_path: Path, tones) -> None:
 
 @pytest.mark.parametrize("hertz", [60, 440, 1000, 7000, 20_000])
 def test_full_scale_sine_reads_zero_dbfs(tones, hertz: float) -> None:
-    levels, _ = _mel_dbfs(tones(hertz, amplitude=1.0))
+    levels, _ = mel_dbfs(tones(hertz, amplitude=1.0))
     middle = levels[:, levels.shape[1] // 2]
     assert 10 * np.log10((10 ** (middle / 10)).sum()) == pytest.approx(0, abs=0.1)
     assert middle.max() > -4  # in one or two bands
