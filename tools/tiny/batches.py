@@ -1,0 +1,98 @@
+"""Crops of the corpus for training, from a cache on disk that a process in the background fills.
+
+In: a folder. Out: stereo crops at 16 and at 48 kHz. Which crops a step sees is a pure function of (seed, step), so a
+resumed training sees what an uninterrupted one would have; a crop that is not made yet is waited for.
+
+The corpus is cached in blocks, each with one clip of every kind of sound, as 16-bit arrays (kinds, 2, N), one file for
+each rate. Early steps draw from the first blocks alone, so that training can begin before the cache is full.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from corpus import sound
+from numpy.typing import NDArray
+from sounds import KINDS
+from torch import Tensor
+
+from sonolora.files import atomic_write
+from sonolora.media.audio import resample
+from sonolora.randomness import generator
+
+HIGH, LOW = 48_000, 16_000  # Hz
+_FULL_SCALE = 32767
+_STEPS_PER_BLOCK = 8  # slower than a block is made
+_NICE = 19
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The cache: `blocks` blocks of clips of `seconds` from the corpus `seed`."""
+
+    folder: Path
+    seed: int = 0
+    seconds: float = 3.0
+    blocks: int = 60
+
+    def make_in_background(self) -> None:
+        """Start to fill the cache; ends with this process, and is taken up again by the next call."""
+        if not all(self._is_made(block) for block in range(self.blocks)):
+            multiprocessing.get_context("spawn").Process(target=_make_all, args=(self,), daemon=True).start()
+
+    def make(self, block: int) -> None:
+        """Write one block. The 16 kHz file comes last: where it stands, the block is complete."""
+        made = [sound(self.seed, block * len(KINDS) + turn, self.seconds).audio for turn in range(len(KINDS))]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for rate in (HIGH, LOW):
+            samples = np.stack([resample(audio, rate).samples for audio in made])
+            rounded = np.round(samples.clip(-1, 1) * _FULL_SCALE).astype(np.int16)
+            with atomic_write(self._path(block, rate)) as temporary:
+                np.save(temporary, rounded)
+
+    def crops(self, step: int, batch: int, seconds: float) -> tuple[Tensor, Tensor]:
+        """Training batch number `step`: the same crops (batch, 2, N) at 16 kHz and (batch, 2, 3 N) at 48 kHz."""
+        rng = generator(self.seed, "crops", step)
+        blocks = min(self.blocks, 1 + step // _STEPS_PER_BLOCK)
+        low, high = [], []
+        for _ in range(batch):
+            block, turn = divmod(int(torch.randint(blocks * len(KINDS), (), generator=rng)), len(KINDS))
+            length = round(seconds * LOW)
+            start = int(torch.randint(round(self.seconds * LOW) - length + 1, (), generator=rng))
+            low.append(self._read(block, LOW)[turn, :, start : start + length])
+            high.append(self._read(block, HIGH)[turn, :, 3 * start : 3 * (start + length)])
+        return _to_float(low), _to_float(high)
+
+    def block(self, number: int) -> Tensor:
+        """The clips of one block at 16 kHz, (kinds, 2, N)."""
+        return _to_float([self._read(number, LOW)])[0]
+
+    def _read(self, block: int, rate: int) -> NDArray[np.int16]:
+        while not self._is_made(block):
+            time.sleep(_POLL_SECONDS)
+        array: NDArray[np.int16] = np.load(self._path(block, rate), mmap_mode="r")
+        return array
+
+    def _is_made(self, block: int) -> bool:
+        return self._path(block, LOW).exists()
+
+    def _path(self, block: int, rate: int) -> Path:
+        return self.folder / f"{self.seed}-{self.seconds:g}s-{block:05d}-{rate}.npy"
+
+
+def _make_all(clips: Clips) -> None:
+    os.nice(_NICE)
+    for block in range(clips.blocks):
+        if not clips._is_made(block):
+            clips.make(block)
+
+
+def _to_float(crops: list[NDArray[np.int16]]) -> Tensor:
+    return torch.from_numpy(np.stack(crops)).float() / _FULL_SCALE
