@@ -126,7 +126,7 @@ def _add_training_command(mode: Mode) -> None:
         "device": (Device, "auto"),
         "seed": (Seed, 42),
         "sigma_density": (
-            Annotated[str, typer.Option(help="Density of training noise: published, uniform.")],
+            Annotated[str, typer.Option(help="Density of training noise: published, clamped, matched, uniform.")],
             "published",
         ),
         "checkpoint_every": (Annotated[int, typer.Option(help="Steps between saved states.")], 250),

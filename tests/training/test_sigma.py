@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from sonolora.sampling.schedule import sampling_sigmas
 from sonolora.training.sigma import DENSITIES, draw_sigma, shift
 
 
@@ -21,6 +22,22 @@ def test_shift_goes_through_the_published_anchors():
     assert shift(1024) == pytest.approx(0.95)
     assert shift(4096) == pytest.approx(2.05)
     assert shift(126) == pytest.approx(0.628, abs=1e-3)
+
+
+def test_the_clamped_density_is_the_published_one_at_its_anchors():
+    def draws(density, tokens):
+        return [draw_sigma(density, tokens, "test", index) for index in range(50)]
+
+    assert draws("clamped", 126) == draws("published", 1024) != draws("published", 126)
+    assert draws("clamped", 9000) == draws("published", 4096)
+    assert draws("clamped", 2000) == draws("published", 2000)
+
+
+def test_the_matched_density_visits_every_step_of_the_sampler_equally_often():
+    draws = torch.tensor([draw_sigma("matched", 126, "test", index) for index in range(30_000)])
+    levels = sampling_sigmas(30).flip(0)
+    counts = torch.histogram(draws, bins=levels).hist
+    torch.testing.assert_close(counts, torch.full((30,), 1000.0), atol=130, rtol=0)
 
 
 @pytest.mark.parametrize("density", DENSITIES)

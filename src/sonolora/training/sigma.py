@@ -2,22 +2,26 @@
 
 In: the number of target frames and a key of randomness. Out: sigma in [0, 1].
 `published` is the publisher's shifted logit-normal, whose shift is a line in the number of tokens, extrapolated
-below its first anchor (1,024), as audio always is. `uniform` is there to compare with.
-Source: facts of the published trainer, version 1.2.0.
+below its first anchor (1,024), as audio always is. `clamped` ends that line at its anchors. `matched` draws from where
+the sampler goes: each of its steps is equally likely, and every level within a step. `uniform` is there to compare
+with. Source of the first: facts of the published trainer, version 1.2.0.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 
 import torch
 
 from sonolora.randomness import generator
+from sonolora.sampling.schedule import sampling_sigmas
 
 _ANCHORS = ((1024, 0.95), (4096, 2.05))
 _LEAST = 1e-3
 _UNIFORM_SHARE = 0.1
+_SAMPLING_STEPS = 30  # of the published pipelines
 # Normal quantiles of 0.5 % and 99.9 %: what lies between them is stretched over [0, 1].
 _LOW_QUANTILE, _HIGH_QUANTILE = -2.5758, 3.0902
 
@@ -33,7 +37,15 @@ def _sigmoid(x: float) -> float:
 
 
 def _published(tokens: int, draw: torch.Generator) -> float:
-    mean = shift(tokens)
+    return _shifted(shift(tokens), draw)
+
+
+def _clamped(tokens: int, draw: torch.Generator) -> float:
+    (least, _), (most, _) = _ANCHORS
+    return _shifted(shift(min(max(tokens, least), most)), draw)
+
+
+def _shifted(mean: float, draw: torch.Generator) -> float:
     normal = torch.randn((), generator=draw).item()
     low, high = _sigmoid(mean + _LOW_QUANTILE), _sigmoid(mean + _HIGH_QUANTILE)
     sigma = (_sigmoid(mean + normal) - low) / (high - low)
@@ -45,12 +57,26 @@ def _published(tokens: int, draw: torch.Generator) -> float:
     return min(max(sigma, 0.0), 1.0)
 
 
+def _matched(tokens: int, draw: torch.Generator) -> float:  # noqa: ARG001 - one signature for all densities
+    choice, within = torch.rand(2, generator=draw).tolist()
+    levels = _sampling_levels()
+    step = int(choice * (len(levels) - 1))
+    return levels[step] + within * (levels[step + 1] - levels[step])
+
+
+@functools.cache
+def _sampling_levels() -> tuple[float, ...]:
+    return tuple(sampling_sigmas(_SAMPLING_STEPS).tolist())
+
+
 def _uniform(tokens: int, draw: torch.Generator) -> float:  # noqa: ARG001 - one signature for all densities
     return _LEAST + (1 - _LEAST) * torch.rand((), generator=draw).item()
 
 
 DENSITIES: Mapping[str, Callable[[int, torch.Generator], float]] = {
     "published": _published,
+    "clamped": _clamped,
+    "matched": _matched,
     "uniform": _uniform,
 }
 
