@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -60,3 +62,6 @@ class TerminalProgress:
 
     def message(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False)
+
+    def metrics(self, step: int, values: Mapping[str, Any]) -> None:
+        """Not shown: `metrics.jsonl` has them."""

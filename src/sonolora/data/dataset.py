@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from sonolora.data.archive import unpack
-from sonolora.data.fetch import fetch
+from sonolora.data.fetch import ANYWHERE, Progress, Sources, fetch
 from sonolora.data.files import Files, discover
 
 
-def open_dataset(address: str, scratch: Path) -> Files:
+def open_dataset(address: str, scratch: Path, sources: Sources = ANYWHERE, progress: Progress | None = None) -> Files:
     """The files behind a URL, a zip or a folder. A folder is used where it lies, the rest in `scratch`.
 
-    Raises `InputError` when it cannot be fetched or unpacked.
+    `progress` is that of a download. Raises `InputError` when it cannot be fetched or unpacked.
     """
-    source = fetch(address, scratch)
+    source = fetch(address, scratch, sources=sources, progress=progress)
     if source.is_dir():
         return discover(source)
     root = scratch / "files"

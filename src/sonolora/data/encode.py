@@ -24,7 +24,7 @@ from sonolora.data.given import Given, muted
 from sonolora.frames import frame_count, kept_frames
 from sonolora.ltx.audio_codec import AudioCodec
 from sonolora.ltx.base import Base
-from sonolora.ltx.text import TextContext, load_text_encoder
+from sonolora.ltx.text import TextContext, TextEncoder, load_text_encoder
 from sonolora.ltx.video_encoder import (
     FRAMES_PER_LATENT,
     PIXELS_PER_LATENT,
@@ -37,7 +37,10 @@ from sonolora.media.audio import Waveform
 
 @dataclass(frozen=True)
 class Encoder:
-    """The networks that prepare data, behind the cache. `video` says whether films and their texts are needed."""
+    """The networks that prepare data, behind the cache. `video` says whether films and their texts are needed.
+
+    `text_encoder` gives the one to use, when it is needed; without it one is loaded and let go again.
+    """
 
     base: Base
     codec: AudioCodec
@@ -45,6 +48,7 @@ class Encoder:
     device: torch.device
     dtype: torch.dtype
     video: bool
+    text_encoder: Callable[[], TextEncoder] | None = None
 
     def prepare(
         self,
@@ -90,11 +94,7 @@ class Encoder:
 
     def encode_texts(self, texts: Sequence[str], advance: Callable[[str], None]) -> dict[str, TextContext]:
         """The contexts of every distinct text; equal texts share their tensors."""
-        load = functools.cache(
-            lambda: load_text_encoder(
-                self.base.checkpoint, self.base.text_encoder, video=self.video, device=self.device, dtype=self.dtype
-            )
-        )
+        load = functools.cache(self.text_encoder or self._load_text_encoder)
         contexts = {}
         for text in dict.fromkeys(texts):
 
@@ -108,6 +108,11 @@ class Encoder:
             contexts[text] = TextContext(tensors["audio"], tensors.get("video"))
             advance(text)
         return contexts
+
+    def _load_text_encoder(self) -> TextEncoder:
+        return load_text_encoder(
+            self.base.checkpoint, self.base.text_encoder, video=self.video, device=self.device, dtype=self.dtype
+        )
 
     def _encode(self, clip: Clip, *, learn: bool) -> Example:
         """All parts of an example but the text. Without `learn` the target's own latents are not needed.

@@ -12,8 +12,8 @@ import binascii
 import logging
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -21,6 +21,7 @@ from urllib.parse import unquote_to_bytes
 import httpx
 
 from sonolora import __version__
+from sonolora.data.addresses import PrivateAddressError, PublicTransport
 from sonolora.errors import InputError
 
 Progress = Callable[[int, int | None], None]
@@ -42,6 +43,7 @@ class FetchLimits:
     """What a download may cost. `retries` come on top of the first try, after 1, 2, 4... backoffs."""
 
     max_bytes: int = 20 << 30
+    seconds: float = 6 * 3600  # of all tries together: a server may send a byte a minute
     redirects: int = 5
     retries: int = 3
     backoff_seconds: float = 1.0
@@ -49,11 +51,24 @@ class FetchLimits:
     read_seconds: float = 60.0
 
 
+@dataclass(frozen=True)
+class Sources:
+    """Where data may come from: all that a person at this machine may name, or less, for requests of strangers."""
+
+    local: bool = True  # paths of this machine
+    private: bool = True  # hosts that are not on the public internet
+    known: Mapping[str, Path] = field(default_factory=dict)  # addresses whose content is in a file here already
+
+
+ANYWHERE = Sources()
+
+
 def fetch(
     source: str,
     into: Path,
     *,
     field: str = "training_data_url",
+    sources: Sources = ANYWHERE,
     limits: FetchLimits = FetchLimits(),
     progress: Progress | None = None,
 ) -> Path:
@@ -61,18 +76,22 @@ def fetch(
 
     A local path comes back as it is. A download has the same name at every call with the same URL: a
     finished one is not asked for again (`into` belongs to one run), a broken one is resumed. `progress` gets
-    (bytes so far, bytes in all if the server says). Any path and any host are accepted: whoever takes
-    requests from strangers looks at `source` first.
+    (bytes so far, bytes in all if the server says).
 
-    Raises InputError for `field`: nothing there, `file_download_error`, or `file_too_large` (ctx `max_size`).
+    Raises InputError for `field`: nothing there, `file_download_error` (also for what `sources` does not allow, at a
+    redirect too), or `file_too_large` (ctx `max_size`).
     """
     source = source.strip()
+    if (known := sources.known.get(source)) is not None:
+        if not known.is_file():
+            raise InputError.of(field, "the uploaded file is no longer here. Upload it again.", "file_download_error")
+        return known
     scheme = re.match(r"([a-z][a-z0-9+.-]*)://|(data):", source, re.IGNORECASE)
     match (scheme[1] or scheme[2]).lower() if scheme else "":
         case "":
-            return _local(source, field)
+            return _local(source, field, sources)
         case "http" | "https":
-            return _remote(source, into, field, limits, progress)
+            return _remote(source, into, field, sources, limits, progress)
         case "data":
             return _inline(source, into, field, limits)
         case other:
@@ -82,7 +101,14 @@ def fetch(
             )
 
 
-def _local(source: str, field: str) -> Path:
+def _local(source: str, field: str, sources: Sources) -> Path:
+    if not sources.local:  # and not a word on whether it exists
+        raise InputError.of(
+            field,
+            "this is not a URL, and paths are not accepted here. Give an http(s) URL or a data: URI, or upload the "
+            "file.",
+            type="file_download_error",
+        )
     path = Path(source)
     try:
         found = bool(source) and (path.is_file() or path.is_dir())
@@ -117,7 +143,9 @@ class _TryAgainError(Exception):
     """This try failed in a way that the next may not; the message says how."""
 
 
-def _remote(source: str, into: Path, field: str, limits: FetchLimits, progress: Progress | None) -> Path:
+def _remote(
+    source: str, into: Path, field: str, sources: Sources, limits: FetchLimits, progress: Progress | None
+) -> Path:
     try:
         url = httpx.URL(source)
     except httpx.InvalidURL:  # its message may quote a password
@@ -128,7 +156,7 @@ def _remote(source: str, into: Path, field: str, limits: FetchLimits, progress: 
     if file.is_file():
         return file
     into.mkdir(parents=True, exist_ok=True)
-    return _Download(url, file, field, limits, progress).run()
+    return _Download(url, file, field, sources, limits, progress).run()
 
 
 @dataclass(frozen=True)
@@ -142,6 +170,7 @@ class _Download:
     url: httpx.URL
     file: Path
     field: str
+    sources: Sources
     limits: FetchLimits
     progress: Progress | None
 
@@ -160,7 +189,9 @@ class _Download:
 
     def run(self) -> Path:
         limits = self.limits
+        deadline = time.monotonic() + limits.seconds
         client = httpx.Client(
+            transport=None if self.sources.private else PublicTransport(),
             follow_redirects=True,
             max_redirects=limits.redirects,
             timeout=httpx.Timeout(limits.read_seconds, connect=limits.connect_seconds),
@@ -170,10 +201,15 @@ class _Download:
         with client:
             for attempt in range(limits.retries + 1):
                 try:
-                    return self.once(client)
+                    return self.once(client, deadline)
                 except httpx.TooManyRedirects:
                     reason = f"it redirects more than {limits.redirects} times"
                     break
+                except httpx.InvalidURL:  # its message may quote a password
+                    reason = "it redirects to something that is not a URL"
+                    break
+                except PrivateAddressError as error:
+                    raise self.failed(f"was not downloaded: {error}. Upload the file, or give a public URL.") from None
                 except (httpx.UnsupportedProtocol, httpx.DecodingError, OverflowError) as error:
                     reason = str(error)
                     break
@@ -186,7 +222,7 @@ class _Download:
             "from this machine, then start again."
         )
 
-    def once(self, client: httpx.Client) -> Path:
+    def once(self, client: httpx.Client, deadline: float) -> Path:
         have, version = 0, ""
         if self.part.exists() and self.validator.exists():
             have, version = self.part.stat().st_size, self.validator.read_text("ascii")
@@ -219,6 +255,11 @@ class _Download:
                 for chunk in answer.iter_bytes():
                     have += len(chunk)
                     self.check_size(have)
+                    if time.monotonic() > deadline:
+                        raise self.failed(
+                            f"took longer than {self.limits.seconds:g} s: {have:,} bytes came. Put the file on a "
+                            "faster server, or make it smaller."
+                        )
                     out.write(chunk)
                     if self.progress:
                         self.progress(have, total)

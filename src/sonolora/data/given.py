@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sonolora.data.clips import Clip
-from sonolora.data.fetch import fetch
+from sonolora.data.fetch import ANYWHERE, Sources, fetch
 from sonolora.errors import InputError, MediaError
 from sonolora.frames import Span
 from sonolora.media.audio import Waveform, decode_audio, peak, peak_normalized, resample, to_stereo
@@ -36,27 +36,31 @@ class Given:
     gain: float = 1.0
 
 
-def load_given(wanted: Wanted, sample_rate: int, output_sample_rate: int, into: Path) -> Given:
+def load_given(
+    wanted: Wanted, sample_rate: int, output_sample_rate: int, into: Path, sources: Sources = ANYWHERE
+) -> Given:
     """Fetch and fit. Raises `InputError` at the field of the address for what cannot be fetched, read or used."""
+
+    def fetched(address: str) -> Path:
+        return fetch(address, into, field=wanted.field, sources=sources)
+
     clip = Clip("preview", wanted.prompt, _silence(wanted.seconds, sample_rate), regenerate=wanted.regenerate)
     if wanted.video is not None and wanted.film is not None:
-        return _with_film(clip, wanted.video, wanted.film, wanted, sample_rate, into)
+        return _with_film(clip, fetched(wanted.video), wanted.film, wanted, sample_rate)
     if wanted.reference is not None:
-        sound = _stereo(wanted.reference, wanted, into)
+        sound = _stereo(fetched(wanted.reference), wanted)
         seconds = min(wanted.seconds, sound.seconds)
         reference = _placed(resample(sound, sample_rate), seconds, seconds, at_end=False)
         if wanted.normalize:
             reference = peak_normalized(reference)
         return Given(replace(clip, audio=_silence(seconds, sample_rate), reference=reference), seconds)
     if wanted.source is not None:
-        return _with_source(clip, wanted.source, wanted, sample_rate, output_sample_rate, into)
+        return _with_source(clip, fetched(wanted.source), wanted, sample_rate, output_sample_rate)
     return Given(clip, wanted.seconds)
 
 
-def _with_source(
-    clip: Clip, address: str, wanted: Wanted, sample_rate: int, output_sample_rate: int, into: Path
-) -> Given:
-    sound = _stereo(address, wanted, into)
+def _with_source(clip: Clip, path: Path, wanted: Wanted, sample_rate: int, output_sample_rate: int) -> Given:
+    sound = _stereo(path, wanted)
     seconds, used = wanted.seconds, wanted.given_seconds
     if used is None:
         seconds = used = min(wanted.seconds, sound.seconds)
@@ -88,8 +92,7 @@ def _with_source(
     )
 
 
-def _with_film(clip: Clip, address: str, film: FilmFormat, wanted: Wanted, sample_rate: int, into: Path) -> Given:
-    path = fetch(address, into, field=wanted.field)
+def _with_film(clip: Clip, path: Path, film: FilmFormat, wanted: Wanted, sample_rate: int) -> Given:
     try:
         has = probe_video(path).seconds
         # Half a frame of tolerance: the last frame of a film is shown for a whole one.
@@ -105,8 +108,7 @@ def _with_film(clip: Clip, address: str, film: FilmFormat, wanted: Wanted, sampl
     )
 
 
-def _stereo(address: str, wanted: Wanted, into: Path) -> Waveform:
-    path = fetch(address, into, field=wanted.field)
+def _stereo(path: Path, wanted: Wanted) -> Waveform:
     try:
         return to_stereo(decode_audio(path).waveform)
     except MediaError as error:

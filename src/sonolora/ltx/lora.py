@@ -76,6 +76,14 @@ def _wrap(model: Transformer, name: str, rank: int) -> LoRALinear:
     return adapter
 
 
+def remove_adapters(model: Transformer) -> None:
+    """Put the frozen layers back in the places of their adapters, whatever put those there."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoRALinear):
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, module.base)
+
+
 @contextmanager
 def as_saved(adapters: Adapters) -> Iterator[None]:
     """Within it the adapters have the values that the file will hold, so that a preview sounds like the file."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +28,15 @@ from sonolora.media.write import write_wav
 
 
 @torch.inference_mode()
-def write_debug_dataset(path: Path, clips: Sequence[Clip], prepared: Prepared, codec: AudioCodec, report: Path) -> None:
-    """Write the archive, atomically."""
+def write_debug_dataset(
+    path: Path,
+    clips: Sequence[Clip],
+    prepared: Prepared,
+    codec: AudioCodec,
+    report: Path,
+    advance: Callable[[str], None],
+) -> None:
+    """Write the archive, atomically. `advance` is told the name of each clip that is in it."""
     with (
         atomic_write(path) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
@@ -51,6 +58,7 @@ def write_debug_dataset(path: Path, clips: Sequence[Clip], prepared: Prepared, c
             archive.writestr(f"{clip.name}.txt", clip.caption)
             if clip.regenerate is not None:
                 archive.writestr(f"{clip.name}_mask.json", json.dumps(clip.regenerate))
+            advance(clip.name)
 
 
 def _decoded(codec: AudioCodec, latents_BTC: Tensor, seconds: float) -> Waveform:

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from sonolora.data.clips import Clip, load_clips
 from sonolora.data.dataset import open_dataset
 from sonolora.data.encode import Encoder
 from sonolora.data.examples import Prepared
+from sonolora.data.fetch import ANYWHERE, Sources
 from sonolora.data.given import Given, load_given
 from sonolora.data.report import Report
 from sonolora.errors import CheckpointError, SonoloraError
 from sonolora.files import OutputError, write_json
-from sonolora.ltx.audio_codec import AudioCodec, load_audio_codec
 from sonolora.ltx.base import find_base
 from sonolora.ltx.text import load_tokenizer
 from sonolora.modes import find_mode
@@ -33,22 +34,15 @@ from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest, parse
 from sonolora.runs.check import shown_on, write_report
 from sonolora.runs.debug import write_debug_dataset
+from sonolora.runs.networks import Networks
 from sonolora.runs.page import ShownClip
-from sonolora.runs.progress import Progress
-from sonolora.runs.settings import RunSettings, compute_dtype, resolve_device
+from sonolora.runs.progress import InterruptedRunError, Progress, StopAskedError, Stoppable
+from sonolora.runs.settings import RunSettings, resolve_device
 from sonolora.runs.train import Run, train
 
 RUN_FILE = "run.json"
 PREPARED_FILE = "prepared.safetensors"
-
-
-class InterruptedRunError(SonoloraError):
-    """The run was asked to stop and has saved its state."""
-
-    def __init__(self, folder: Path, step: int, steps: int) -> None:
-        super().__init__(
-            f"stopped at step {step} of {steps}; nothing is lost. Go on with: sonolora train --resume {folder}"
-        )
+_TOLD = 20  # lines about single files
 
 
 def start(
@@ -58,69 +52,119 @@ def start(
     folder: Path,
     progress: Progress,
     stop: Callable[[], bool] = lambda: False,
+    *,
+    sources: Sources = ANYWHERE,
+    networks: Networks | None = None,
 ) -> Path:
     """Carry out a whole run; returns the LoRA file's path.
 
+    `networks`, which may have served other runs, count before the base and the device of the settings.
     Raises `InputError` for a dataset that cannot be used (nothing but `report.json` is left in the folder then),
     `InterruptedRunError` when `stop` said so, other `SonoloraError`s with the reason.
     """
     _make_folder(folder)
-    device = resolve_device(settings.device)
-    base = find_base(settings.base)
-    codec = load_audio_codec(base.checkpoint, device=device)
-    run = Run(mode, request, settings, folder, base)
-    encoder = Encoder(base, codec, Cache(default_cache_folder()), device, compute_dtype(device), mode.video)
-    with tempfile.TemporaryDirectory(prefix=".data-", dir=folder) as scratch:
-        given = _given(run, codec, Path(scratch))
-        prepared, clips = _prepare(run, encoder, given, Path(scratch), progress)
-    if request.debug_dataset:
-        write_debug_dataset(folder / "debug_dataset.zip", clips, prepared, codec, folder / "report.json")
+    networks = networks or _networks(settings)
+    run = Run(mode, request, settings, folder, networks.base)
+    stoppable = Stoppable(progress, stop)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".data-", dir=folder) as scratch:
+            prepared, clips = _prepare(run, networks, sources, Path(scratch), stoppable)
+        if request.debug_dataset:
+            stoppable.phase("writing the debug archive", len(clips))
+            archive, report = folder / "debug_dataset.zip", folder / "report.json"
+            write_debug_dataset(archive, clips, prepared, networks.codec, report, stoppable.advance)
+    except StopAskedError:
+        raise InterruptedRunError(folder, None, request.number_of_steps) from None
     prepared.save(folder / PREPARED_FILE)
     _save(run)
-    return _finish(run, prepared, codec, progress, stop)
+    return _finish(run, prepared, networks, stoppable)
 
 
-def resume(folder: Path, progress: Progress, stop: Callable[[], bool] = lambda: False) -> Path:
+def resume(
+    folder: Path,
+    progress: Progress,
+    stop: Callable[[], bool] = lambda: False,
+    *,
+    networks: Networks | None = None,
+) -> Path:
     """Continue a run from its newest state, to the result that it would have had; raises as `start` does."""
-    run = _load(folder)
-    if run.base.fingerprint != _read(folder)["base_fingerprint"]:
-        raise CheckpointError(f"the base {run.base.name} is not the one that {folder} was started with")
-    codec = load_audio_codec(run.base.checkpoint, device=resolve_device(run.settings.device))
-    return _finish(run, Prepared.load(folder / PREPARED_FILE), codec, progress, stop)
+    said = _read(folder)
+    mode = find_mode(said["mode"])
+    settings = RunSettings(**said["settings"])
+    networks = networks or _networks(settings)
+    if networks.base.fingerprint != said["base_fingerprint"]:
+        raise CheckpointError(f"the base {networks.base.name} is not the one that {folder} was started with")
+    for left in folder.rglob(".*.part*"):  # what was being written when the run was killed
+        left.unlink(missing_ok=True)
+    run = Run(mode, parse(mode.request, said["request"]), settings, folder, networks.base)
+    return _finish(run, Prepared.load(folder / PREPARED_FILE), networks, Stoppable(progress, stop))
 
 
-def _finish(run: Run, prepared: Prepared, codec: AudioCodec, progress: Progress, stop: Callable[[], bool]) -> Path:
+def _networks(settings: RunSettings) -> Networks:
+    return Networks(find_base(settings.base), resolve_device(settings.device))
+
+
+def _finish(run: Run, prepared: Prepared, networks: Networks, progress: Stoppable) -> Path:
     began = time.monotonic()
-    done = train(run, prepared, codec, progress, stop)
-    steps = run.request.number_of_steps
-    if done < steps:
-        raise InterruptedRunError(run.folder, done, steps)
+    train(run, prepared, networks, progress)
     progress.message(f"trained and written in {time.monotonic() - began:.0f} s")
     return run.lora_path
 
 
-def _given(run: Run, codec: AudioCodec, scratch: Path) -> list[tuple[Given, str]]:
+def _given(run: Run, networks: Networks, sources: Sources, scratch: Path) -> list[tuple[Given, str]]:
     """What the previews are given, with their negative prompts; before the data, since it fails sooner."""
-    rates = codec.sample_rate, codec.output_sample_rate
-    return [(load_given(wanted, *rates, scratch), wanted.negative_prompt) for wanted in run.mode.previews(run.request)]
+    rates = networks.codec.sample_rate, networks.codec.output_sample_rate
+    return [
+        (load_given(wanted, *rates, scratch, sources), wanted.negative_prompt)
+        for wanted in run.mode.previews(run.request)
+    ]
 
 
 def _prepare(
-    run: Run, encoder: Encoder, given: list[tuple[Given, str]], scratch: Path, progress: Progress
+    run: Run, networks: Networks, sources: Sources, scratch: Path, progress: Stoppable
 ) -> tuple[Prepared, list[Clip]]:
     """Fetch, unpack, pair, fit and encode; the report is written whatever comes of it."""
     report, shown = Report(), list[ShownClip]()
+
+    def fetched(done: int, total: int | None) -> None:
+        of = "" if total is None else f" of {total / 1e6:,.1f}"
+        progress.advance(f"{done / 1e6:,.1f}{of} MB", to=0)
+
     progress.phase("fetching the data", None)
-    files = open_dataset(run.request.training_data_url, scratch)
+    given = _given(run, networks, sources, scratch)
+    files = open_dataset(run.request.training_data_url, scratch, sources, fetched)
     progress.phase("reading and encoding the clips", len(files.names))
+    encoder = Encoder(
+        run.base,
+        networks.codec,
+        Cache(default_cache_folder()),
+        networks.device,
+        networks.dtype,
+        run.mode.video,
+        partial(networks.text_encoder, video=run.mode.video),
+    )
     try:
         tokenizer = load_tokenizer(run.base.checkpoint, run.base.text_encoder)
-        rate = encoder.codec.sample_rate
+        rate = networks.codec.sample_rate
         clips = load_clips(run.mode, run.request, files, rate, tokenizer, report, progress.advance)
         return encoder.prepare(shown_on(run.folder, clips, shown), given, progress.advance)
     finally:
         write_report(run.folder, report, shown, run.mode)
-        progress.message(report.summary_line())
+        _tell(report, progress)
+
+
+def _tell(report: Report, progress: Stoppable) -> None:
+    """What is not simply used, and how many of each there are; all the rest stands in the report."""
+    lines = []
+    for entry in report.as_json()["files"]:
+        if entry["status"] in ("left out", "ignored"):
+            lines.append(f"{entry['status']}: {entry['file']}: {entry['detail']}")
+        lines += [f"warning: {entry['file']}: {text}" for text in entry["warnings"]]
+    for line in lines[:_TOLD]:
+        progress.message(line)
+    if len(lines) > _TOLD:
+        progress.message(f"and {len(lines) - _TOLD} more, see report.json")
+    progress.message(report.summary_line())
 
 
 def _make_folder(folder: Path) -> None:
@@ -158,11 +202,3 @@ def _read(folder: Path) -> dict[str, Any]:
             "began, or is another folder. Start it with: sonolora train MODE DATA --out DIR"
         ) from error
     return data
-
-
-def _load(folder: Path) -> Run:
-    data = _read(folder)
-    mode = find_mode(data["mode"])
-    request = parse(mode.request, data["request"])
-    settings = RunSettings(**data["settings"])
-    return Run(mode, request, settings, folder, find_base(settings.base))

@@ -1,7 +1,7 @@
 """The training part of a run: from prepared data to the LoRA, its previews and its metrics.
 
-In: a `Run` and its `Prepared` data. Out: files in the run's folder; the number of steps done, which is less than
-asked for when the run was told to stop.
+In: a `Run`, its `Prepared` data and the networks. Out: files in the run's folder; or `InterruptedRunError` and a state
+to go on from, when the run was told to stop.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,19 +21,20 @@ from sonolora.data.examples import Prepared
 from sonolora.ltx.audio_codec import AudioCodec
 from sonolora.ltx.base import Base
 from sonolora.ltx.lora import Adapters, add_adapters, as_saved, save_lora
-from sonolora.ltx.transformer import Transformer, load_transformer
+from sonolora.ltx.transformer import Transformer
 from sonolora.media.audio import Waveform
 from sonolora.media.write import write_wav
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
+from sonolora.runs.networks import Networks
 from sonolora.runs.outputs import lora_metadata, write_config
-from sonolora.runs.progress import Progress
-from sonolora.runs.settings import RunSettings, compute_dtype, resolve_device
+from sonolora.runs.progress import InterruptedRunError, StopAskedError, Stoppable
+from sonolora.runs.settings import RunSettings
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.preview import joined, render, write_preview
 from sonolora.sampling.sampler import SamplingSettings
 from sonolora.training.evaluation import SIGMAS, grid_losses
-from sonolora.training.metrics import Metrics
+from sonolora.training.metrics import Metrics, read_metrics
 from sonolora.training.state import load_newest_state, save_state
 from sonolora.training.trainer import Trainer, TrainingConfig
 
@@ -65,37 +68,67 @@ class Run:
         }
 
 
-def train(run: Run, prepared: Prepared, codec: AudioCodec, progress: Progress, stop: Callable[[], bool]) -> int:
-    """Train to the end or until `stop`, from the newest state if there is one; returns the steps done."""
-    request, settings = run.request, run.settings
-    device = resolve_device(settings.device)
-    model = load_transformer(run.base.checkpoint, video=run.mode.video, device=device, dtype=compute_dtype(device))
-    adapters = add_adapters(model, run.mode.lora_targets, request.rank, settings.seed)
-    examples = [example.to(device) for example in prepared.examples]
+def train(run: Run, prepared: Prepared, networks: Networks, progress: Stoppable) -> None:
+    """Train to the end, from the newest state if there is one.
+
+    Raises `InterruptedRunError` when asked to stop: between two steps, or in the middle of listening. What was not
+    heard to the end is heard when the run goes on.
+    """
+    request, settings, device = run.request, run.settings, networks.device
+    states, identity = run.folder / "checkpoints", run.identity(prepared)
     config = TrainingConfig(
         steps=request.number_of_steps,
         learning_rate=request.learning_rate,
         seed=settings.seed,
         sigma_density=settings.sigma_density,
     )
-    trainer = Trainer(model, adapters, examples, config)
-    states = run.folder / "checkpoints"
-    identity = run.identity(prepared)
-    if load_newest_state(states, trainer, identity):
-        progress.message(f"going on from step {trainer.step_count}")
-    metrics = Metrics(run.folder / "metrics.jsonl", trainer.step_count)
-    watch = _Watch(run, prepared, codec, model, adapters, metrics, progress, device)
-    if trainer.step_count == 0:
-        watch.look(0)
+    with networks.transformer(video=run.mode.video) as model:
+        adapters = add_adapters(model, run.mode.lora_targets, request.rank, settings.seed)
+        trainer = Trainer(model, adapters, [example.to(device) for example in prepared.examples], config)
+        if load_newest_state(states, trainer, identity):
+            progress.message(f"going on from step {trainer.step_count}")
+        log = _Log(run.folder / "metrics.jsonl", trainer.step_count, progress)
+        watch = _Watch(run, prepared, networks.codec, model, adapters, log, progress, device)
+        save = partial(save_state, states, trainer, identity, keep=settings.keep_checkpoints)
+        try:
+            _steps(trainer, settings, watch, log, progress, save)
+            save_lora(run.lora_path, adapters, lora_metadata(run, prepared))
+            write_config(run, prepared)
+            if previews := watch.look(config.steps):
+                write_wav(run.folder / "preview.wav", joined(previews))
+        except StopAskedError:
+            save()
+            raise InterruptedRunError(run.folder, trainer.step_count, config.steps) from None
 
-    def save() -> None:
-        save_state(states, trainer, identity, keep=settings.keep_checkpoints)
 
+def _steps(
+    trainer: Trainer,
+    settings: RunSettings,
+    watch: _Watch,
+    log: _Log,
+    progress: Stoppable,
+    save: Callable[[], object],
+) -> None:
+    """All steps that are left, with what is to be saved, logged and heard on the way."""
+    config = trainer.config
     losses: list[Tensor] = []
+
+    def begin() -> None:
+        progress.phase("training", config.steps)
+        progress.advance(to=trainer.step_count)
+
+    def look_if_due() -> bool:
+        step = trainer.step_count
+        due = step % settings.preview_every == 0 and step < config.steps and step not in log.looked
+        if due:
+            watch.look(step)
+        return due
+
+    look_if_due()
+    begin()
     since, since_time = trainer.step_count, time.monotonic()
-    progress.phase("training", config.steps)
-    progress.advance(to=trainer.step_count)
-    while trainer.step_count < config.steps and not stop():
+    while trainer.step_count < config.steps:
+        progress.check()
         losses.append(trainer.step())
         step = trainer.step_count
         last = step == config.steps
@@ -104,29 +137,32 @@ def train(run: Run, prepared: Prepared, codec: AudioCodec, progress: Progress, s
             loss = torch.cat(losses).mean().item()
             now = time.monotonic()
             rate = (step - since) / max(now - since_time, 1e-9)
-            metrics.add(
+            log.add(
                 step,
                 loss=loss,
                 learning_rate=config.learning_rate_at(step - 1),
                 steps_per_second=round(rate, 2),
             )
-            progress.advance(f"loss {loss:.3f}", to=step)
             losses, since, since_time = [], step, now
+            progress.advance(f"loss {loss:.3f}", to=step)
         if step % settings.checkpoint_every == 0 or last:
             save()
-        if step % settings.preview_every == 0 and not last:
-            watch.look(step)
-            progress.phase("training", config.steps)
-            progress.advance(to=step)
+        if look_if_due():
+            begin()
             since_time = time.monotonic()
-    if trainer.step_count < config.steps:
-        save()
-        return trainer.step_count
-    save_lora(run.lora_path, adapters, lora_metadata(run, prepared))
-    write_config(run, prepared)
-    if previews := watch.look(config.steps):
-        write_wav(run.folder / "preview.wav", joined(previews))
-    return config.steps
+
+
+class _Log:
+    """`metrics.jsonl`, and the same to whoever follows the run. `looked`: steps whose fixed grid is in it."""
+
+    def __init__(self, path: Path, step: int, progress: Stoppable) -> None:
+        self._metrics = Metrics(path, step)
+        self._progress = progress
+        self.looked = {line["step"] for line in read_metrics(path) if "grid_loss" in line}
+
+    def add(self, step: int, **values: Any) -> None:
+        self._metrics.add(step, **values)
+        self._progress.metrics(step, values)
 
 
 @dataclass
@@ -138,8 +174,8 @@ class _Watch:
     codec: AudioCodec
     model: Transformer
     adapters: Adapters
-    metrics: Metrics
-    progress: Progress
+    log: _Log
+    progress: Stoppable
     device: torch.device
 
     def look(self, step: int) -> list[Waveform]:
@@ -168,6 +204,6 @@ class _Watch:
                 )
                 waveforms.append(waveform)
         by_sigma = {str(sigma): round(loss, 5) for sigma, loss in zip(SIGMAS, grid.mean(0).tolist(), strict=True)}
-        self.metrics.add(step, grid_loss=grid.mean().item(), grid_loss_by_sigma=by_sigma)
+        self.log.add(step, grid_loss=grid.mean().item(), grid_loss_by_sigma=by_sigma)
         self.progress.message(f"step {step}: loss on the fixed grid {grid.mean().item():.4f}")
         return waveforms

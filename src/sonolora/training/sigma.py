@@ -61,7 +61,7 @@ def _matched(tokens: int, draw: torch.Generator) -> float:  # noqa: ARG001 - one
     choice, within = torch.rand(2, generator=draw).tolist()
     levels = _sampling_levels()
     step = int(choice * (len(levels) - 1))
-    return levels[step] + within * (levels[step + 1] - levels[step])
+    return levels[step] + float(within) * (levels[step + 1] - levels[step])
 
 
 @functools.cache

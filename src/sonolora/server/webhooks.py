@@ -1,0 +1,187 @@
+"""Results sent to the webhooks that their requests named, signed so that receivers can tell they come from us.
+
+In: the deliveries that are due in the job store. Out: POST requests as the published protocol has them, and in the
+store what came of each. At least once: a delivery whose answer was lost is repeated, with the same `request_id`.
+Nothing is kept in memory that a restart would lose. The key is ours, so receivers verify with the key set of
+`jwks`, at our address, not with fal's.
+
+A signature is Ed25519 over four lines: request id, user id, unix time, hexadecimal SHA-256 of the raw body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+
+from sonolora import __version__
+from sonolora.data.addresses import AsyncPublicTransport, PrivateAddressError
+from sonolora.errors import SonoloraError
+from sonolora.files import atomic_write
+from sonolora.server.records import Delivery, Request
+from sonolora.server.store import Store
+
+ATTEMPT_SECONDS = 15.0
+RETRY_AFTER = (10, 20, 40, 80, 160, 320, 640, 1280, 1920, 2500)  # seconds; with the attempts themselves under two hours
+POLL_SECONDS = 1.0
+AT_ONCE = 10
+
+logger = logging.getLogger(__name__)
+# httpx logs every request at INFO with the whole URL; secrets live in its query string.
+logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def load_signing_key(folder: Path) -> Ed25519PrivateKey:
+    """The key in `folder/webhook_key.pem`, made when there is none, readable by its owner alone.
+
+    One that cannot be read raises SonoloraError and is not replaced: receivers may know it.
+    """
+    path = folder / "webhook_key.pem"
+    if not path.exists():
+        with atomic_write(path) as temporary:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o600))
+            temporary.write_bytes(
+                Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            )
+    try:
+        key = load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise SonoloraError(f"{path} cannot be read: {error}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise SonoloraError(f"{path} holds another kind of key than Ed25519. Move it away to have a new one made.")
+    return key
+
+
+def jwks(key: Ed25519PrivateKey) -> dict[str, Any]:
+    """The public key as a JSON Web Key Set (RFC 8037).
+
+    `x` keeps the padding that the standard leaves out: the published Python verifier needs it, others do not mind.
+    """
+    x = base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).decode("ascii")
+    return {"keys": [{"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "x": x}]}
+
+
+def sign(key: Ed25519PrivateKey, request_id: str, user_id: str, body: bytes, timestamp: int) -> dict[str, str]:
+    """The four headers of a delivery of `body` at unix second `timestamp`."""
+    message = "\n".join([request_id, user_id, str(timestamp), hashlib.sha256(body).hexdigest()])
+    return {
+        "X-Fal-Webhook-Request-Id": request_id,
+        "X-Fal-Webhook-User-Id": user_id,
+        "X-Fal-Webhook-Timestamp": str(timestamp),
+        "X-Fal-Webhook-Signature": key.sign(message.encode("utf-8")).hex(),
+    }
+
+
+class Deliverer:
+    """`run` delivers until it is cancelled.
+
+    `payload_of` gives the body of a finished request's result as its sender should see it. Targets that are not on
+    the public internet are refused unless `allow_private`; redirects are never followed.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        signing_key: Ed25519PrivateKey,
+        user_id: str,
+        *,
+        allow_private: bool,
+        payload_of: Callable[[Request], Any],
+    ) -> None:
+        self._store = store
+        self._signing_key = signing_key
+        self._user_id = user_id
+        self._allow_private = allow_private
+        self._payload_of = payload_of
+        self._under_way: set[int] = set()
+        self._slots = asyncio.Semaphore(AT_ONCE)
+
+    async def run(self) -> None:
+        # A transport of its own also leaves out the environment's proxy, which may be our own tunnel.
+        transport = httpx.AsyncHTTPTransport() if self._allow_private else AsyncPublicTransport()
+        headers = {"User-Agent": f"sonolora/{__version__}", "Connection": "close"}
+        client = httpx.AsyncClient(transport=transport, headers=headers, timeout=ATTEMPT_SECONDS)
+        async with client, asyncio.TaskGroup() as deliveries:
+            while True:
+                # Taken before the store is asked: what ends in between stands in its answer still.
+                under_way = frozenset(self._under_way)
+                for delivery in await self._due():
+                    if delivery.id not in under_way:
+                        self._under_way.add(delivery.id)
+                        deliveries.create_task(self._attempt(client, delivery))
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def _due(self) -> list[Delivery]:
+        try:
+            return await asyncio.to_thread(self._store.due_deliveries, time.time())
+        except SonoloraError as error:
+            logger.error("webhooks have to wait: %s", error)
+            return []
+
+    async def _attempt(self, client: httpx.AsyncClient, delivery: Delivery) -> None:
+        """Post once and write down what came of it."""
+        delivered = False
+        again = delivery.attempts < len(RETRY_AFTER)
+        try:
+            async with self._slots, asyncio.timeout(ATTEMPT_SECONDS):
+                status = await self._post(client, delivery)
+            outcome = f"answered with status {status}"
+            delivered = 200 <= status < 300
+            again = again and not 300 <= status < 400
+        except (PrivateAddressError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            outcome, again = str(error), False
+        except (httpx.HTTPError, TimeoutError) as error:
+            outcome = str(error) or f"no answer within {ATTEMPT_SECONDS:g} s"
+        except Exception:  # of one delivery, which should not stop the others
+            logger.exception("the webhook of request %s could not be sent", delivery.request_id)
+            outcome = "could not be sent"
+
+        try:
+            if delivered:
+                await asyncio.to_thread(self._store.delivery_done, delivery.id, outcome)
+            else:
+                next_try = time.time() + RETRY_AFTER[delivery.attempts] if again else None
+                await asyncio.to_thread(self._store.delivery_failed, delivery.id, outcome, next_try)
+        except SonoloraError as error:
+            # It stays under way, or it would be sent again every second; a restart takes it up.
+            logger.error("the delivery to the webhook of request %s is not noted: %s", delivery.request_id, error)
+            return
+        self._under_way.discard(delivery.id)
+        if not delivered:
+            then = f"again in {RETRY_AFTER[delivery.attempts]} s" if again else "given up"
+            logger.warning("the webhook of request %s: %s; %s", delivery.request_id, outcome, then)
+
+    async def _post(self, client: httpx.AsyncClient, delivery: Delivery) -> int:
+        """The status of the answer, whose body does not matter."""
+        if (httpx.URL(delivery.url).port or 0) > 65535:  # httpx lets it through to the socket
+            raise httpx.InvalidURL("the port is above 65535")
+        request = await asyncio.to_thread(self._store.request, delivery.request_id)
+        if request is None or request.result is None:
+            raise LookupError(f"there is no result of request {delivery.request_id}")
+        content = _notice(request.id, request.result.status, self._payload_of(request))
+        headers = sign(self._signing_key, request.id, self._user_id, content, int(time.time()))
+        headers["Content-Type"] = "application/json"
+        async with client.stream("POST", delivery.url, content=content, headers=headers) as answer:
+            return answer.status_code
+
+
+def _notice(request_id: str, status: int, payload: Any) -> bytes:
+    """The body of a delivery."""
+    notice: dict[str, Any] = {"request_id": request_id, "gateway_request_id": request_id}
+    if status < 400:
+        notice["status"] = "OK"
+    else:
+        notice |= {"status": "ERROR", "error": f"Invalid status code: {status}"}
+    return json.dumps({**notice, "payload": payload}, separators=(",", ":"), allow_nan=False).encode("ascii")

@@ -1,0 +1,286 @@
+"""Two servers that answer over real sockets: `live`, whose store tests do to what workers would, and `served`.
+
+`served` is the whole: the command as its user starts it, in a process of its own, with its worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import wave
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from sonolora.server.app import Services, build_app
+from sonolora.server.changes import Changes
+from sonolora.server.listen import HttpServer, certificate_for, listen
+from sonolora.server.settings import ServerSettings
+from sonolora.server.storage import Storage
+from sonolora.server.store import Store
+from sonolora.server.tunnel import tunnel
+
+
+@dataclass
+class Live:
+    settings: ServerSettings
+    store: Store
+    storage: Storage
+    key: str = ""
+    proxy_port: int = 0
+    changes: Changes = field(default_factory=Changes)
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+    woken: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.settings.port}"
+
+    def changed(self, id: str) -> None:
+        """As the workers say it, in the server's loop."""
+        self.loop.call_soon_threadsafe(self.changes.changed, id)
+
+
+@pytest.fixture(scope="module")
+def _serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    http, https = listen("127.0.0.1", 0), listen("127.0.0.1", 0)
+    settings = ServerSettings(
+        tmp_path_factory.mktemp("server"),
+        port=http.getsockname()[1],
+        tls_port=https.getsockname()[1],
+        queue_limit=5,
+        max_body_bytes=100_000,
+    )
+    store = Store(settings.database)
+    storage = Storage(settings.folder / "files", store, 10_000_000)
+    served = Live(settings, store, storage)
+    jwks = {"keys": [{"kty": "OKP"}]}
+    services = Services(settings, store, storage, served.changes, served.woken.set, jwks)
+    app = build_app(services)
+    servers = [HttpServer(app, http), HttpServer(app, https, certificate_for(settings))]
+    started = threading.Event()
+
+    async def main() -> None:
+        async with tunnel("127.0.0.1", 0, ("127.0.0.1", https.getsockname()[1])) as port:
+            served.proxy_port = port
+            started.set()
+            await asyncio.gather(*(server.run() for server in servers))
+
+    def run() -> None:
+        asyncio.set_event_loop(served.loop)
+        served.loop.run_until_complete(main())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    started.wait(20)
+    try:
+        yield served
+    finally:
+        served.loop.call_soon_threadsafe(served.changes.close)
+        for server in servers:
+            server.stop()
+        thread.join(20)
+        served.loop.close()
+        store.close()
+
+
+@pytest.fixture
+def live(_serving: Live) -> Live:
+    """With a key that has nothing in the queue; the server is that of the module."""
+    _serving.woken.clear()
+    return replace(_serving, key=_serving.store.add_key("test")[1])
+
+
+@pytest.fixture
+def anonymous(live: Live) -> Iterator[httpx.Client]:
+    """At the native paths, without a key."""
+    # Reading the authorities, which plain http needs none of, would take longer than most tests.
+    with httpx.Client(base_url=live.address, timeout=20, trust_env=False, verify=False) as client:
+        yield client
+
+
+@pytest.fixture
+def client(live: Live, anonymous: httpx.Client) -> httpx.Client:
+    """The same with the key."""
+    anonymous.headers["Authorization"] = f"Key {live.key}"
+    return anonymous
+
+
+LIMIT = 900  # seconds for anything that trains, on a busy machine
+
+
+@dataclass(frozen=True)
+class Served:
+    """`sonolora serve` in its folder, by what it says of itself when it starts."""
+
+    folder: Path
+    banner: str
+
+    def said(self, name: str) -> str:
+        """What stands behind a name in the lines at the top, such as `key:`."""
+        return re.search(rf"^{name} +(\S+)", self.banner, re.MULTILINE)[1]
+
+    @cached_property
+    def address(self) -> str:
+        return re.search(r"serves at (\S+)", self.banner)[1]
+
+    @cached_property
+    def lines(self) -> dict[str, str]:
+        """What it gives to paste, by the titles without their explanations."""
+        blocks = self.banner.split("\n\n# ")[1:]
+        return {block.partition("\n")[0].split()[0].rstrip(":"): block.partition("\n")[2] for block in blocks}
+
+    @cached_property
+    def http(self) -> httpx.Client:
+        """At the native paths, with the key."""
+        head = {"Authorization": f"Key {self.said('key:')}"}
+        return httpx.Client(base_url=self.address, headers=head, timeout=60, trust_env=False, verify=False)
+
+    def upload(self, content: bytes, name: str = "clips.zip", content_type: str = "application/zip") -> str:
+        """Its address."""
+        head = {"Content-Type": content_type, "X-Fal-File-Name": name}
+        return self.http.post("/cdn/files/upload", content=content, headers=head).json()["access_url"]
+
+    def submit(self, endpoint: str, body: dict[str, object], **query: str) -> str:
+        """The id of the request."""
+        answer = self.http.post(f"/fal-ai/ltx23-trainer-v2/{endpoint}", json=body, params=query)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["request_id"]
+
+    def newest(self) -> str:
+        """The id of the request that came last."""
+        store = Store(self.folder / "server.db")
+        try:
+            return store.requests(limit=1)[0].id
+        finally:
+            store.close()
+
+    def result(self, id: str) -> httpx.Response:
+        """When it is over."""
+        url, end = f"/fal-ai/ltx23-trainer-v2/requests/{id}", time.monotonic() + LIMIT
+        while (status := self.http.get(f"{url}/status").json())["status"] != "COMPLETED":
+            assert time.monotonic() < end, status
+            time.sleep(0.2)
+        return self.http.get(url)
+
+    def download(self, file: dict[str, object]) -> bytes:
+        """Without a key."""
+        content = httpx.get(file["url"], trust_env=False, verify=False).content
+        assert len(content) == file["file_size"]
+        return content
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Ours without what may lead requests elsewhere, or make a client speak as somebody."""
+    mine = {
+        name: value for name, value in os.environ.items() if not name.upper().endswith("_PROXY") and name[:4] != "FAL_"
+    }
+    return {**mine, "OMP_NUM_THREADS": "1", **more}
+
+
+@pytest.fixture(scope="session")
+def run_here():
+    """Runs a command in a folder as in a shell that knows nothing of the server; returns what it prints."""
+
+    def run(command: list[str], folder: Path, **more: str) -> str:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=LIMIT, env=environment(**more)
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One for all tests that need the whole server; they are of the group `served`. Its log must stay clean."""
+    folder = tmp_path_factory.mktemp("served")
+    said, log = folder / "said.txt", folder / "log.txt"
+    options = ["--port", "0", "--tls-port", "0", "--proxy-port", "0", "--device", "cpu", "--allow-private-webhooks"]
+    command = [sys.executable, "-m", "sonolora", "serve", "--folder", str(folder / "server"), *options]
+    with said.open("w") as out, log.open("w") as errors:
+        process = subprocess.Popen(command, stdout=out, stderr=errors, env=environment())
+    try:
+        while "\n# curl\n" not in said.read_text():
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.1)
+        server = Served(folder / "server", said.read_text())
+        yield server
+        server.http.close()
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as users have it: clips.zip, of two clips just long enough, and broken.zip, which is none."""
+    folder = tmp_path_factory.mktemp("clips")
+    with zipfile.ZipFile(folder / "clips.zip", "w") as archive:
+        for index in range(2):
+            seconds, content = np.arange(round(5.1 * 16000)) / 16000, io.BytesIO()
+            with wave.open(content, "wb") as file:
+                file.setnchannels(1)
+                file.setsampwidth(2)
+                file.setframerate(16000)
+                file.writeframes((9000 * np.sin(2 * np.pi * (300 + 200 * index) * seconds)).astype("<i2").tobytes())
+            archive.writestr(f"clip{index}.wav", content.getvalue())
+            archive.writestr(f"clip{index}.txt", f"a tone, number {index}")
+    (folder / "broken.zip").write_bytes(b"no archive")
+    return folder
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """Where webhooks go."""
+
+    url: str
+    got: list[tuple[dict[str, str], bytes]]  # headers and raw body
+
+    def wait(self, id: str) -> tuple[dict[str, str], bytes]:
+        """What was sent about a request."""
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            for headers, body in self.got:
+                if headers["X-Fal-Webhook-Request-Id"] == id:
+                    return headers, body
+            time.sleep(0.1)
+        raise AssertionError(f"no webhook for {id} among {len(self.got)}")
+
+
+@pytest.fixture(scope="session")
+def receiver() -> Iterator[Receiver]:
+    got: list[tuple[dict[str, str], bytes]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield Receiver(f"http://127.0.0.1:{server.server_port}/hook?a=b&c=d", got)
+    server.shutdown()
+    server.server_close()
+    thread.join(20)

@@ -1,0 +1,365 @@
+"""The server as it is started, what it says, the commands beside it, and the lines to paste, as they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from sonolora.cli import app
+from sonolora.errors import SonoloraError
+from sonolora.server import examples
+from sonolora.server.banner import banner
+from sonolora.server.records import NewRequest, Result, State
+from sonolora.server.settings import PUBLISHED_PRICES, ServerSettings, load_settings
+from sonolora.server.store import Store
+from sonolora.server.urls import own_address
+
+FILE = {"url": "/files/abc/lora.safetensors", "content_type": None, "file_name": "lora", "file_size": 3}
+DONE = Result(status=200, body={"lora_file": FILE, "config_file": FILE, "audio": None}, billable_units=100)
+
+
+class Server:
+    """`sonolora serve` in a process of its own."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        command = [sys.executable, "-m", "sonolora", "serve", "--folder", str(folder), "--port", "0", "--device", "cpu"]
+        self.process = subprocess.Popen(
+            [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        )
+        self.said = ""
+
+    def until(self, pattern: str) -> re.Match[str]:
+        while not (found := re.search(pattern, self.said)):
+            line = self.process.stdout.readline()
+            assert line, self.process.stderr.read()
+            self.said += line
+        return found
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
+        self.process.send_signal(number)
+        out, errors = self.process.communicate(timeout=40)
+        self.said += out
+        return self.process.returncode, errors
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Ours without what may lead requests elsewhere."""
+    mine = {name: value for name, value in os.environ.items() if not name.upper().endswith("_PROXY")}
+    return {**mine, "OMP_NUM_THREADS": "1", **more}
+
+
+@pytest.fixture
+def start():
+    started = []
+
+    def begin(*arguments: object) -> Server:
+        server = Server(*arguments)
+        started.append(server)
+        return server
+
+    yield begin
+    for server in started:
+        if server.process.poll() is None:
+            server.stop()
+
+
+def refused(*arguments: object) -> str:
+    """Why a server does not start."""
+    done = CliRunner().invoke(app, ["serve", "--port", "0", *map(str, arguments)])
+    assert isinstance(done.exception, SonoloraError), done.output
+    return str(done.exception)
+
+
+def test_first_and_second_start(start, tmp_path):
+    first = start(tmp_path)
+    address = first.until(r"serves at (http://127\.0\.0\.1:\d+)")[1]
+    key = first.until(r"key: +(\S+)")[1]
+    first.until(r"\n# curl\n")
+    head = {"Authorization": f"Key {key}"}
+    body = {"training_data_url": "https://192.0.2.1/clips.zip"}
+    answer = httpx.post(f"{address}/fal-ai/ltx23-trainer-v2/t2a", json=body, headers=head)
+    assert answer.json()["status"] == "IN_QUEUE"
+    # Everybody who waits is let go when the server stops, and nothing that was asked for is lost.
+    with httpx.stream("GET", f"{answer.json()['status_url']}/stream", headers=head) as response:
+        assert response.status_code == 200
+        began = time.monotonic()
+        code, errors = first.stop()
+    assert (code, errors) == (0, "")
+    assert time.monotonic() - began < 30
+    assert key not in "".join(path.read_text("latin-1") for path in tmp_path.rglob("*") if path.is_file())
+    store = Store(tmp_path / "server.db")
+    assert store.request(answer.json()["request_id"]).state == State.QUEUED
+    store.close()
+
+    second = start(tmp_path)
+    second.until(r"keys: +1; see")
+    second.until(r"\n# curl\n")
+    assert key not in second.said
+    assert second.stop(signal.SIGINT) == (0, "")
+
+
+def test_two_servers_in_one_folder(start, tmp_path):
+    start(tmp_path).until("serves at")
+    assert refused("--folder", tmp_path) == f"another server works in {tmp_path}: stop it, or give another folder"
+
+
+def test_what_cannot_start_says_why(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = refused("--folder", tmp_path, "--port", port)
+    assert words == f"cannot listen at 127.0.0.1, port {port}: Address already in use"
+    assert "cannot listen at no.such.invalid" in refused("--folder", tmp_path, "--host", "no.such.invalid")
+    (tmp_path / "bad.pem").write_text("nothing")
+    bad = ["--tls", "--tls-port", "0", "--certificate", tmp_path / "bad.pem", "--private-key", tmp_path / "bad.pem"]
+    assert "certificate cannot be used" in refused("--folder", tmp_path, *bad)
+
+
+def test_other_machines_need_a_key(tmp_path):
+    assert "sonolora keys add NAME" in refused("--folder", tmp_path, "--host", "0.0.0.0")
+
+
+class TestSettings:
+    def test_options_win_over_the_file(self, tmp_path):
+        (tmp_path / "server.toml").write_text('port = 1\nbase = "big"\ndevices = ["cpu", "cpu"]\n[prices]\nt2a = 0.5\n')
+        settings = load_settings(tmp_path, port=2, host=None)
+        assert (settings.port, settings.host, settings.base, settings.devices) == (
+            2,
+            "127.0.0.1",
+            "big",
+            ("cpu", "cpu"),
+        )
+        assert settings.prices == {**PUBLISHED_PRICES, "t2a": 0.5}
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("port = 70000", "port must be 0 to 65535, not 70000"),
+            ('port = "x"', "server.toml: port: .*valid integer"),
+            ('devices = "cpu"', "devices"),
+            ("speed = 3", "server.toml says speed"),
+            ("port =", "server.toml cannot be read"),
+            ("queue_limit = 0", "queue_limit must be greater than 0"),
+            ("proxy_port = 3", "proxy_port needs tls_port"),
+            ('certificate = "a.pem"', "certificate and private_key go together"),
+            ('public_url = "example.com"', "public_url must start with"),
+            ("[prices]\nt2v = 1", "prices are by mode"),
+            ('[prices]\nt2a = "x"', "prices.t2a"),
+        ],
+    )
+    def test_faults_are_named(self, tmp_path, text, words):
+        (tmp_path / "server.toml").write_text(text)
+        with pytest.raises(SonoloraError, match=words):
+            load_settings(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("host", "loopback"),
+        [
+            ("127.0.0.1", True),
+            ("localhost", True),
+            ("::1", True),
+            ("127.9.9.9", True),
+            ("0.0.0.0", False),
+            ("::", False),
+        ],
+    )
+    def test_loopback(self, host, loopback):
+        assert ServerSettings(Path(), host=host).on_loopback == loopback
+
+    def test_own_address(self):
+        assert own_address(ServerSettings(Path(), host="::1", port=80)) == "http://[::1]:80"
+        assert own_address(ServerSettings(Path(), public_url="https://x.example/")) == "https://x.example"
+
+
+class TestCommands:
+    @pytest.fixture
+    def run(self, tmp_path):
+        def run(*arguments, code=0):
+            done = CliRunner().invoke(app, [*arguments, "--folder", str(tmp_path)])
+            if code:
+                assert isinstance(done.exception, SonoloraError), done.output
+                return str(done.exception)
+            assert done.exit_code == 0, done.exception
+            return done.output
+
+        return run
+
+    @pytest.fixture
+    def store(self, tmp_path):
+        store = Store(tmp_path / "server.db")
+        yield store
+        store.close()
+
+    @staticmethod
+    def add(store, **more):
+        return store.add_request(NewRequest(endpoint="t2a", mode="t2a", body={"rank": 8}, key_id="k", **more)).id
+
+    def test_keys(self, run, store):
+        secret = run("keys", "add", "Jo's laptop").strip()
+        assert store.check_key(secret).name == "Jo's laptop"
+        id = secret.partition(":")[0]
+        listed = run("keys", "list")
+        assert id in listed and "valid" in listed and secret not in listed
+        run("keys", "revoke", id)
+        assert store.check_key(secret) is None
+        assert "revoked" in run("keys", "list")
+        assert "no valid key" in run("keys", "revoke", secret, code=1)
+
+    def test_requests(self, run, store):
+        first, second = self.add(store), self.add(store, webhook="https://x/y")
+        store.claim()
+        store.set_progress(first, {"phase": "training", "step": 7, "steps": 100})
+        store.add_logs(first, [(0.0, "INFO", "hello")])
+        store.add_event(first, "started")
+        listed = run("requests", "list").splitlines()
+        assert [line.split()[0] for line in listed] == [second, first]
+        assert listed[1].endswith("running, training 7/100")
+        assert run("requests", "list", "--state", "queued").split()[0] == second
+        shown = json.loads(run("requests", "show", first))
+        assert (shown["state"], shown["body"], shown["events"][0]["kind"]) == ("running", {"rank": 8}, "started")
+        assert run("requests", "logs", first).endswith("INFO   hello\n")
+        assert "stopped" in run("requests", "cancel", second)
+        assert [request.id for request in store.cancels()] == [second]
+        store.finish(second, Result(status=422, body={}, error="no clips"))
+        assert "failed with 422: no clips" in run("requests", "list")
+        assert "over already" in run("requests", "cancel", second, code=1)
+        assert "there is no request" in run("requests", "show", "x", code=1)
+        assert "queued, running, done" in run("requests", "list", "--state", "x", code=1)
+
+    def test_logs_are_followed_to_the_end(self, run, store):
+        id = self.add(store)
+        store.add_logs(id, [(0.0, "INFO", "one")])
+        threading.Timer(0.3, lambda: (store.add_logs(id, [(0.0, "INFO", "two")]), store.finish(id, DONE))).start()
+        assert [line.split()[-1] for line in run("requests", "logs", id, "-f").splitlines()] == ["one", "two"]
+
+    def test_ledger(self, run, store):
+        for units, status in ((1000, 200), (2000, 200), (0, 422)):
+            store.finish(self.add(store), Result(status=status, body={}, billable_units=units))
+        lines = run("ledger").splitlines()
+        # 3,000 steps at the published 0.0022 dollars.
+        assert lines[1].split() == ["t2a", "3", "3000", "0.0022", "6.60"]
+        assert lines[-1].split() == ["6.60"]
+
+    def test_without_a_server(self, run):
+        assert "there is no server in" in run("requests", "list", code=1)
+
+
+class TestExamples:
+    """Pasted as they are, with the clients as they are published."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        (tmp_path / "clips.zip").write_bytes(b"PK\x05\x06" + bytes(18))
+        return tmp_path
+
+    @pytest.fixture(autouse=True)
+    def _worker(self, live):
+        """Ends whatever is submitted."""
+        over = threading.Event()
+
+        def work():
+            while not over.is_set():
+                if taken := live.store.claim():
+                    live.store.add_logs(taken.id, [(0.0, "INFO", "step 1")])
+                    live.changed(taken.id)
+                    time.sleep(0.3)
+                    live.store.finish(taken.id, DONE)
+                    live.changed(taken.id)
+                time.sleep(0.02)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        yield
+        over.set()
+        thread.join(20)
+
+    def run(self, command, folder, live, **more):
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, env=environment(**more))
+        assert done.returncode == 0, done.stderr
+        # What was uploaded is what the request points at.
+        newest = live.store.requests(limit=1)[0]
+        url = live.store.body(newest.id)["training_data_url"]
+        if not url.startswith("data:"):
+            assert live.storage.local(url).read_bytes() == (folder / "clips.zip").read_bytes()
+        return done.stdout
+
+    def python(self, text, folder, live, **more):
+        return self.run([sys.executable, "-c", text], folder, live, **more)
+
+    def test_python(self, live, folder):
+        said = self.python(examples.python(live.address, live.key), folder, live)
+        assert said.splitlines()[-1] == f"{live.address}/files/abc/lora.safetensors"
+        assert "Completed(" in said
+
+    @staticmethod
+    def exported(text):
+        """As a shell reads it."""
+        done = subprocess.run(["sh", "-c", f"{text}env -0"], capture_output=True, text=True, env={}, check=True)
+        return dict(
+            line.split("=", 1) for line in done.stdout.split("\0") if line and not line.startswith(("PWD", "_="))
+        )
+
+    def test_python_through_the_proxy(self, live, folder):
+        bundle = live.settings.folder / "tls" / "bundle.pem"
+        lines = examples.proxy_environment(f"http://127.0.0.1:{live.proxy_port}", bundle, live.key)
+        said = self.python(examples.unchanged_python(), folder, live, **self.exported(lines))
+        # A browser, which knows of no proxy, gets the file as well.
+        assert said.splitlines()[-1] == f"{live.address}/files/abc/lora.safetensors"
+
+    def test_python_by_https(self, live, folder):
+        bundle = live.settings.folder / "tls" / "bundle.pem"
+        host = f"localhost:{live.settings.tls_port}"
+        lines = examples.tls_environment(host, bundle, live.key)
+        said = self.python(examples.unchanged_python(upload="encode_file"), folder, live, **self.exported(lines))
+        assert said.splitlines()[-1] == f"https://{host}/files/abc/lora.safetensors"
+
+    def test_curl(self, live, folder):
+        said = self.run(["bash", "-e", "-c", examples.curl(live.address, live.key)], folder, live).splitlines()
+        assert json.loads(said[0])["status"] in ("IN_QUEUE", "IN_PROGRESS")
+        assert json.loads(said[1]) == {"detail": "Request is still in progress"}
+
+    def test_javascript(self, live, folder):
+        client = os.environ.get("SONOLORA_NODE_MODULES")
+        if not client or not shutil.which("node"):
+            pytest.skip("needs node, and the folder of an installed @fal-ai/client in SONOLORA_NODE_MODULES")
+        (folder / "node_modules").symlink_to(client)
+        (folder / "train.mjs").write_text(examples.javascript(live.address, live.key))
+        said = self.run(["node", "train.mjs"], folder, live).splitlines()
+        assert said[-1] == f"{live.address}/files/abc/lora.safetensors"
+        assert "COMPLETED" in said
+
+    def test_the_banner_has_them(self):
+        proxied = ServerSettings(Path("/x"), tls_port=1, proxy_port=2)
+        assert examples.proxy_environment("http://127.0.0.1:2", Path("/x/tls/bundle.pem"), "k:s") in banner(
+            proxied, "k:s", 1
+        )
+        plain = banner(ServerSettings(Path("/x")), None, 2)
+        for text in (examples.python, examples.javascript, examples.curl):
+            assert text("http://127.0.0.1:8000", "YOUR_KEY") in plain
+        assert "keys:   2" in plain
+
+    def test_the_docs_have_them(self):
+        text = (Path(__file__).parents[2] / "docs" / "server.md").read_text("utf-8")
+        address, key, bundle = "http://127.0.0.1:8000", "YOUR_KEY", Path("BUNDLE")
+        for example in (
+            examples.python(address, key),
+            examples.unchanged_python(),
+            examples.unchanged_python(upload="encode_file"),
+            examples.javascript(address, key),
+            examples.curl(address, key),
+            examples.proxy_environment("http://127.0.0.1:8001", bundle, key),
+            examples.tls_environment("localhost:8443", bundle, key),
+        ):
+            assert example in text.replace("~/.local/share/sonolora/server/tls/bundle.pem", "BUNDLE")
