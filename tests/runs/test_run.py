@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import wave
+from functools import partial
 
 import pytest
 from safetensors.torch import load_file
@@ -33,6 +34,22 @@ SETTINGS = RunSettings(device="cpu", checkpoint_every=10, preview_every=60)
 
 def begin(body, settings, folder, progress, stop=lambda: False):
     return start(T2A, parse(T2A.request, body), settings, folder, progress, stop)
+
+
+class StopsAt(Silent):
+    """Follows a run and, as `stop`, ends it at a phase or at a step that is told."""
+
+    def __init__(self, phase="training", step=0):
+        self.wanted, self.now = (phase, step), ("", 0)
+
+    def phase(self, name, total):  # noqa: ARG002
+        self.now = (name, 0)
+
+    def advance(self, note="", *, to=None):  # noqa: ARG002
+        self.now = (self.now[0], self.now[1] + 1 if to is None else to)
+
+    def __call__(self):
+        return self.now[0] == self.wanted[0] and self.now[1] >= self.wanted[1]
 
 
 @pytest.fixture(scope="module")
@@ -175,10 +192,44 @@ def test_ctrl_c_saves_a_state_and_says_how_to_go_on(body, tmp_path):
 
 
 def test_stopped_run_resumes_from_its_step(body, tmp_path):
-    polls = iter(range(10_000))
-    with pytest.raises(InterruptedRunError, match="step 13 of 100"):
-        begin(body, SETTINGS, tmp_path / "out", Silent(), stop=lambda: next(polls) >= 13)
+    stops = StopsAt(step=20)
+    with pytest.raises(InterruptedRunError, match="step 20 of 100"):
+        begin(body, SETTINGS, tmp_path / "out", stops, stops)
     assert resume(tmp_path / "out", Silent()).exists()
+
+
+def test_stopped_in_every_phase_of_training_and_resumed_gives_the_same_files(finished, body, tmp_path):
+    body = {**body, "validation": [{"prompt": "t0ne a tone, number 2"}, {"prompt": "t0ne a low tone"}]}
+    out, run = tmp_path / "out", partial(begin, body, SETTINGS, tmp_path / "out")
+    for phase, step, at in (
+        ("listening at step 0", 3, 0),
+        ("training", 0, 0),
+        ("listening at step 60", 35, 60),
+        ("training", 100, 100),
+        ("listening at step 100", 40, 100),
+    ):
+        stops = StopsAt(phase, step)
+        with pytest.raises(InterruptedRunError, match=f"step {at} of 100"):
+            run(stops, stops)
+        run = partial(resume, out)
+    run(Silent())
+    names = sorted(path.name for path in (finished / "previews").glob("*.wav"))
+    for name in ["lora.safetensors", "preview.wav", *(f"previews/{name}" for name in names)]:
+        assert (out / name).read_bytes() == (finished / name).read_bytes(), name
+    grids = [
+        [line for line in read_metrics(folder / "metrics.jsonl") if "grid_loss" in line] for folder in (out, finished)
+    ]
+    assert grids[0] == grids[1]
+
+
+@pytest.mark.parametrize("phase", ["fetching the data", "reading and encoding the clips", "writing the debug archive"])
+def test_stopped_before_training_leaves_nothing_to_resume(body, tmp_path, phase):
+    stops = StopsAt(phase, 1 if phase.startswith("reading") else 0)
+    with pytest.raises(InterruptedRunError, match="stopped before training began"):
+        begin({**body, "debug_dataset": True}, SETTINGS, tmp_path / "out", stops, stops)
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert not {"run.json", "prepared.safetensors", "debug_dataset.zip"} & left
+    assert not [name for name in left if name.startswith(".")]
 
 
 def test_same_run_twice_gives_the_same_file(body, tmp_path):
@@ -226,9 +277,9 @@ def test_resuming_nothing_is_an_error(tmp_path):
 
 
 def test_resuming_with_a_changed_request_is_refused(body, tmp_path):
-    polls = iter(range(10_000))
+    stops = StopsAt()
     with pytest.raises(InterruptedRunError):
-        begin(body, SETTINGS, tmp_path / "out", Silent(), stop=lambda: next(polls) >= 3)
+        begin(body, SETTINGS, tmp_path / "out", stops, stops)
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     run["request"]["learning_rate"] = 0.5
     (tmp_path / "out" / "run.json").write_text(json.dumps(run))

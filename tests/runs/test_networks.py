@@ -1,0 +1,138 @@
+"""Networks that serve one run after the other: nothing of a run stays in them, and results are those of new ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sonolora.errors import InputError
+from sonolora.ltx.base import find_base
+from sonolora.ltx.lora import LoRALinear, add_adapters
+from sonolora.ltx.targets import AUDIO_TARGETS
+from sonolora.modes.request import parse
+from sonolora.modes.t2a import T2A
+from sonolora.runs import networks as networks_module
+from sonolora.runs import train as train_module
+from sonolora.runs.networks import Networks
+from sonolora.runs.progress import InterruptedRunError, Silent
+from sonolora.runs.run import resume, start
+from sonolora.runs.settings import RunSettings
+
+SETTINGS = RunSettings(device="cpu", preview_every=1000, checkpoint_every=50)
+
+
+@pytest.fixture
+def networks():
+    return Networks(find_base("tiny"), torch.device("cpu"))
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """The names of the networks that are loaded, as they are."""
+    loaded = []
+    for name in ("load_audio_codec", "load_text_encoder", "load_transformer"):
+        real = getattr(networks_module, name)
+
+        def load(*args, real=real, name=name, **options):
+            loaded.append(name.removeprefix("load_"))
+            return real(*args, **options)
+
+        monkeypatch.setattr(networks_module, name, load)
+    return loaded
+
+
+def adapted(networks):
+    return [module for module in networks._transformer.modules() if isinstance(module, LoRALinear)]
+
+
+class Stops(Silent):
+    """Asks to stop when training has come to a step."""
+
+    step = 0
+
+    def advance(self, note="", *, to=None):  # noqa: ARG002
+        self.step = to or 0
+
+    def __call__(self):
+        return self.step >= 20
+
+
+def test_kept_networks_give_what_new_ones_give(body, tmp_path, networks, loads, monkeypatch):
+    def trained(name, networks, **changes):
+        # Its own cache, so that every network is used in every run.
+        monkeypatch.setenv("SONOLORA_CACHE", str(tmp_path / "cache" / name))
+        request = parse(T2A.request, {**body, **changes})
+        return start(T2A, request, SETTINGS, tmp_path / name, Silent(), networks=networks).read_bytes()
+
+    new = trained("new", None)
+    assert trained("other", networks, rank=16, trigger_phrase="another") != new
+    loads.clear()
+    with pytest.raises(InputError):
+        trained("bad", networks, audio_duration_seconds=3)
+    monkeypatch.setenv("SONOLORA_CACHE", str(tmp_path / "cache" / "again"))
+    stops = Stops()
+    with pytest.raises(InterruptedRunError):
+        start(T2A, parse(T2A.request, body), SETTINGS, tmp_path / "again", stops, stops, networks=networks)
+    assert not adapted(networks)
+    assert resume(tmp_path / "again", Silent(), networks=networks).read_bytes() == new
+    assert loads == [], "everything was there"
+
+
+def test_a_failing_run_leaves_the_transformer_bare(body, tmp_path, networks, monkeypatch):
+    with networks.transformer(video=False) as model:
+        before = dict(model.named_modules())
+
+    def fails(*args, **options):  # noqa: ARG001
+        assert len(adapted(networks)) == 10 * len(model.transformer_blocks)
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(train_module, "save_state", fails)
+    with pytest.raises(RuntimeError, match="out of order"):
+        start(T2A, parse(T2A.request, body), SETTINGS, tmp_path / "out", Silent(), networks=networks)
+    after = dict(networks._transformer.named_modules())
+    assert list(after) == list(before), "in their old order, too"
+    assert all(after[name] is module for name, module in before.items())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_adapters_that_were_only_half_put_on_are_taken_off(networks):
+    with networks.transformer(video=False) as model:
+        add_adapters(model, AUDIO_TARGETS[:3], 8, seed=0)
+        assert adapted(networks)
+    assert not adapted(networks)
+
+
+def test_one_transformer_is_kept(networks, loads):
+    for video in (False, False, True, True, False):
+        with networks.transformer(video=video) as model:
+            assert model.has_video == video
+    assert loads == ["transformer"] * 3
+
+
+def test_a_text_encoder_of_both_streams_serves_audio_alone(networks, loads):
+    (alone,) = networks.text_encoder(video=False).encode(["a bell"])
+    (both,) = networks.text_encoder(video=True).encode(["a bell"])
+    (again,) = networks.text_encoder(video=False).encode(["a bell"])
+    assert loads == ["text_encoder"] * 2
+    assert both.video is not None
+    assert alone.video is None and again.video is None
+    assert torch.equal(alone.audio, again.audio) and torch.equal(alone.audio, both.audio)
+
+
+def test_on_a_card_the_text_encoder_goes_and_the_transformer_makes_room_for_it(networks, monkeypatch):
+    with networks.transformer(video=False):
+        pass
+    networks.device = torch.device("cuda")
+    tries = []
+
+    def load(*args, **options):  # noqa: ARG001
+        tries.append(networks._transformer is not None)
+        if networks._transformer is not None:
+            raise torch.OutOfMemoryError
+        return "a text encoder"
+
+    monkeypatch.setattr(networks_module, "load_text_encoder", load)
+    assert networks.text_encoder(video=False) == "a text encoder"
+    assert tries == [True, False]
+    networks.text_encoder(video=False)
+    assert tries == [True, False, False], "it was not kept"
