@@ -18,6 +18,8 @@ from typing import Annotated, Any
 import typer
 
 from sonolora import __version__
+from sonolora.cli_base import base_app
+from sonolora.cli_server import add_server_commands
 from sonolora.errors import InputError, SonoloraError
 from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
@@ -40,8 +42,12 @@ app.add_typer(train_app, name="train")
 app.add_typer(generate_app, name="generate")
 app.add_typer(check_app, name="check")
 app.add_typer(bench_app, name="bench")
+app.add_typer(base_app, name="base")
+add_server_commands(app)
 
-Base = Annotated[str, typer.Option(help="The base model: a name such as tiny, or a folder.")]
+Base = Annotated[
+    str, typer.Option(help="The base model: a name (`sonolora base list`), a folder, or a Hugging Face id.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 Seed = Annotated[int, typer.Option(help="All randomness follows from it.")]
 

@@ -234,6 +234,5 @@ def test_script_writes_the_same_text_encoder_each_time(tool, tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
 
 
-def test_captions_are_all_different(tool):
-    captions = list(tool.captions())
-    assert len(set(captions)) == len(captions) > 400
+def test_the_tokenizer_learns_from_many_different_captions(tool):
+    assert len(set(tool.captions())) > 600

@@ -11,21 +11,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from sonolora.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100 * 2**20
+EXCERPT_OF = "excerpt_of"  # metadata of a file that holds some tensors of another: what that one was
 _SAMPLED_TENSORS = 64
 _SAMPLED_BYTES = 4096
 _SHOWN_NAMES = 8
+_PIECE_BYTES = 32 << 20  # of a tensor on its way
+_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,7 @@ class Checkpoint:
                 length = int.from_bytes(file.read(8), "little")
                 if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
                     raise CheckpointError(f"{path}: not a safetensors file (its header length makes no sense)")
-                header = json.loads(file.read(length))
-                metadata, tensors = _parsed_header(header, 8 + length)
+                metadata, tensors = parse_header(file.read(length))
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -88,26 +89,54 @@ class Checkpoint:
         """The full names of all tensors under a prefix."""
         return {name for name in self.tensors if name.startswith(prefix)}
 
+    def holding(self, names: Collection[str]) -> Checkpoint:  # noqa: ARG002 - for those that are not all here
+        """A file on this disk to read these tensors from: this one. A checkpoint on a hub fetches what it lacks."""
+        return self
+
     def fingerprint(self) -> str:
         """16 hex digits that differ between models.
 
         Hashes the header and a sample of the data (the first 4 KiB of up to 64 tensors, evenly spread), so that a
-        46 GB file is told apart in milliseconds.
+        46 GB file is told apart in milliseconds. An excerpt of a file has the fingerprint of that file.
         """
-        digest = hashlib.sha256()
-        ordered = sorted(self.tensors.items())
-        for name, info in ordered:
-            digest.update(f"{name} {info.dtype} {info.shape}\n".encode())
-        digest.update(json.dumps(self.metadata, sort_keys=True).encode())
-        stride = max(1, len(ordered) // _SAMPLED_TENSORS)
+        excerpt_of = self.metadata.get(EXCERPT_OF)
+        if isinstance(excerpt_of, dict):
+            return str(excerpt_of["fingerprint"])
         with self.path.open("rb") as file:
-            for _, info in ordered[::stride]:
-                file.seek(info.start)
-                digest.update(file.read(min(_SAMPLED_BYTES, info.end - info.start)))
-        return digest.hexdigest()[:16]
+
+            def read(start: int, end: int) -> bytes:
+                file.seek(start)
+                return file.read(end - start)
+
+            return fingerprint(self.tensors, self.metadata, (read(*span) for span in sampled(self.tensors)))
 
 
-def _parsed_header(header: Any, start: int) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+def sampled(tensors: Mapping[str, TensorInfo]) -> list[tuple[int, int]]:
+    """Start and end of the bytes of a file that its fingerprint looks at."""
+    infos = [info for _, info in sorted(tensors.items())]
+    return [
+        (info.start, min(info.start + _SAMPLED_BYTES, info.end))
+        for info in infos[:: max(1, len(infos) // _SAMPLED_TENSORS)]
+    ]
+
+
+def fingerprint(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, Any], samples: Iterable[bytes]) -> str:
+    """`Checkpoint.fingerprint` from a header and the bytes that `sampled` names, wherever the file is."""
+    digest = hashlib.sha256()
+    for name, info in sorted(tensors.items()):
+        digest.update(f"{name} {info.dtype} {info.shape}\n".encode())
+    digest.update(json.dumps(metadata, sort_keys=True).encode())
+    for sample in samples:
+        digest.update(sample)
+    return digest.hexdigest()[:16]
+
+
+def parse_header(text: bytes) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+    """Metadata and tensors of the JSON that a safetensors file begins with, after the 8 bytes of its length.
+
+    Raises ValueError, TypeError, KeyError or AttributeError when it is no table of tensors.
+    """
+    header, start = json.loads(text), 8 + len(text)
     metadata = {key: _parsed(value) for key, value in header.pop("__metadata__", {}).items()}
     tensors = {}
     for name, entry in header.items():
@@ -159,18 +188,47 @@ def load_module(
             f"{checkpoint.path} does not fit {type(module).__name__}: " + "; ".join(filter(None, faults))
         )
     state = {}
-    try:
-        with safe_open(checkpoint.path, framework="pt", device=str(device)) as file:
-            for name, (own_name, _) in wanted.items():
-                tensor = file.get_tensor(name)
-                keep = not tensor.is_floating_point() or tensor.dtype == torch.float32
-                # A fresh copy: a view would keep the whole file mapped.
-                state[own_name] = tensor.clone() if keep else tensor.to(dtype, copy=True)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{checkpoint.path}: cannot be read: {error}") from error
+    for name, tensor in read_tensors(checkpoint, wanted, device=device, dtype=dtype):
+        state[wanted[name][0]] = tensor
     module.load_state_dict(state, strict=True, assign=True)
     module.requires_grad_(False)
     module.eval()
+
+
+def read_tensors(
+    checkpoint: Checkpoint, names: Collection[str], *, device: torch.device, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """The named tensors in the order of the file, each put on `device` piece by piece as it is read.
+
+    Floating point becomes `dtype`, but float32 stays float32. Beside what stays, the host holds one small piece:
+    nothing is mapped and no tensor is held twice, so that its memory is not filled by what goes to a card.
+    Raises `CheckpointError` when the file ends too soon or a tensor is of another kind than bfloat16 and floats.
+    """
+    checkpoint = checkpoint.holding(names)
+    piece = torch.empty(_PIECE_BYTES, dtype=torch.uint8)
+    try:
+        with checkpoint.path.open("rb") as file:
+            for name in sorted(names, key=lambda name: checkpoint.tensors[name].start):
+                info = checkpoint.tensors[name]
+                tensor = torch.empty(info.shape, dtype=torch.float32 if info.dtype == "F32" else dtype, device=device)
+                _fill(tensor, file, info, piece, f"{checkpoint.path}: tensor {name}")
+                yield name, tensor
+    except OSError as error:
+        raise CheckpointError(f"{checkpoint.path}: cannot be read: {error.strerror}") from error
+
+
+def _fill(tensor: Tensor, file: BinaryIO, info: TensorInfo, piece: Tensor, which: str) -> None:
+    if info.dtype not in _DTYPES:
+        raise CheckpointError(f"{which} is stored as {info.dtype}; readable are {', '.join(_DTYPES)}")
+    values, stored = tensor.view(-1), piece.view(_DTYPES[info.dtype])
+    if info.end - info.start != len(values) * stored.itemsize:
+        raise CheckpointError(f"{which} has {info.end - info.start:,} bytes for {len(values):,} values")
+    file.seek(info.start)
+    for part in torch.split(values, len(stored)):
+        read = stored[: len(part)]
+        if file.readinto(read.view(torch.uint8).numpy()) != read.nbytes:  # type: ignore[attr-defined]
+            raise CheckpointError(f"{which}: the file ends before it")
+        part.copy_(read)
 
 
 def _fault(kind: str, names: list[str]) -> str:
