@@ -1,11 +1,15 @@
-"""Captions of sounds, for the tokenizer of the embedded base: what, how, where.
+"""Captions of sounds, for the tokenizer of the embedded base: what, how, where, and the sentences of the corpus.
 
-Out: some hundred sentences, always the same.
+Out: some thousand sentences, always the same.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+
+from scenes import KINDS as FILM_KINDS
+from sounds import KINDS
 
 _SOUNDS = (
     "a dog barks", "a cat meows", "a rooster crows", "a horse gallops", "a bee buzzes", "an owl hoots",
@@ -35,10 +39,14 @@ _PLACES = (
 
 
 def captions() -> Iterator[str]:
-    """Every sound in eight of its manners and places."""
+    """Every sound in eight of its manners and places; and the corpus's templates, four times each, without what is
+    filled in there."""
     for at, sound in enumerate(_SOUNDS):
         for turn in range(8):
             manner = _MANNERS[(at * 5 + turn * 7) % len(_MANNERS)]
             place = _PLACES[(at * 3 + turn * 5) % len(_PLACES)]
             sentence = f"{sound} {manner} {place}" if turn % 2 else f"{place}, {sound} {manner}"
             yield f"{sentence[0].upper()}{sentence[1:]}."
+    for kind in (*KINDS.values(), *FILM_KINDS.values()):
+        for template in kind.captions:
+            yield from [re.sub(r"\s+", " ", re.sub(r"\{\w*\}", "", template)).strip()] * 4

@@ -23,6 +23,7 @@ from sonolora.files import atomic_write
 LossesOf = Callable[[int], Mapping[str, Tensor]]
 
 _WARM_UP = 100  # steps
+_DECAY = 0.25  # last share of the steps, in which the learning rate falls to zero
 _LONGEST_AVERAGE = 0.999
 _BETAS = (0.9, 0.99)
 _GRADIENT_NORM = 1.0
@@ -64,7 +65,9 @@ def fit(plan: Plan, network: nn.Module, losses_of: LossesOf) -> nn.Module:
     clock = time.perf_counter()
     for step in range(begun, plan.steps):
         for group in optimizer.param_groups:
-            group["lr"] = plan.learning_rate * min(1.0, (step + 1) / _WARM_UP)
+            group["lr"] = plan.learning_rate * min(
+                1.0, (step + 1) / _WARM_UP, (plan.steps - step) / (_DECAY * plan.steps)
+            )
         losses = losses_of(step)
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()

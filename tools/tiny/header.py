@@ -10,7 +10,7 @@ from typing import Any
 MODEL_VERSION = "2.3.0"
 TEXT_CHANNELS = 128
 HEADS = 8
-AUDIO_HEAD_DIM, VIDEO_HEAD_DIM = 32, 8
+AUDIO_HEAD_DIM, VIDEO_HEAD_DIM = 24, 8
 AUDIO_CHANNELS, VIDEO_CHANNELS = 64, 32  # of a latent token
 
 _AMP_BLOCKS = {
@@ -93,7 +93,7 @@ CONFIG: dict[str, Any] = {
                     "in_channels": 2,
                     "out_ch": 2,
                     "ch": AUDIO_CHANNELS,
-                    "ch_mult": [1, 2, 2],
+                    "ch_mult": [1, 1, 1],
                     "num_res_blocks": 1,
                     "attn_resolutions": [],
                     "dropout": 0.0,
@@ -113,19 +113,19 @@ CONFIG: dict[str, Any] = {
     "vocoder": {
         "vocoder": {
             **_AMP_BLOCKS,
-            "upsample_initial_channel": 128,
-            "upsample_rates": [8, 5, 4],
-            "upsample_kernel_sizes": [16, 11, 8],
-            "resblock_kernel_sizes": [3, 7],
-            "resblock_dilation_sizes": [[1, 3, 5], [1, 3, 5]],
+            "upsample_initial_channel": 256,
+            "upsample_rates": [2, 4, 5, 4],
+            "upsample_kernel_sizes": [4, 8, 15, 12],
+            "resblock_kernel_sizes": [5],
+            "resblock_dilation_sizes": [[1, 3]],
         },
         "bwe": {
             **_AMP_BLOCKS,
-            "upsample_initial_channel": 32,
+            "upsample_initial_channel": 64,
             "upsample_rates": [8, 6, 5],
-            "upsample_kernel_sizes": [16, 12, 11],
-            "resblock_kernel_sizes": [3],
-            "resblock_dilation_sizes": [[1, 3, 5]],
+            "upsample_kernel_sizes": [16, 12, 15],
+            "resblock_kernel_sizes": [5],
+            "resblock_dilation_sizes": [[1, 3]],
             "apply_final_activation": False,
             "input_sampling_rate": 16000,
             "output_sampling_rate": 48000,

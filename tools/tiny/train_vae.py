@@ -1,11 +1,12 @@
-"""Trains the audio VAE of `tiny` on the corpus.
+"""Trains the audio VAE of `tiny` on the corpus: the encoder in closed form, the decoder by gradient.
 
     python tools/tiny/train_vae.py [--work DIR] [--steps N] [--device cuda]
 
-Out: vae.pt and vae.jsonl in the work folder; run it again to go on. The loss is the L1 distance of log-mels, of the
-spectrogram itself and of it averaged over 2 x 2 and 4 x 4 cells, which keeps levels and envelopes right where single
-cells cannot be, and a light KL distance to the standard normal distribution. The posterior is sampled, in training
-only: the decoder learns to bear the errors that a generated latent has.
+Out: vae.pt and vae.jsonl in the work folder; run it again to go on. The encoder is that of components.py and fixed from
+the first step, so that the transformer's training need not wait for the decoder. The loss is the L1 distance of
+log-mels, of the spectrogram itself and of it averaged over 2 x 2 and 4 x 4 cells, which keeps levels and envelopes
+right where single cells cannot be. Latents get noise in training only: the decoder learns to bear the errors that a
+generated latent has.
 
 B batch, M mel frames, F mel bands, T latent frames, Z latent channels.
 """
@@ -15,66 +16,71 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from batches import Clips
+from components import fit_components, measure_statistics, write_encoder
 from diffusers.models.autoencoders.autoencoder_kl_ltx2_audio import AutoencoderKLLTX2Audio
 from fit import LossesOf, Plan, arguments, fit
 from header import CONFIG
 from torch import Tensor
 
 from sonolora.ltx.audio_codec import build_log_mel, build_vae
-from sonolora.ltx.mel import LogMel
 from sonolora.randomness import generator
 
 NAME = "vae"
 CROP_SECONDS = 0.64  # 17 latent frames
-KL_WEIGHT = 0.01  # per latent number, against nepers per mel cell
+NOISE = 0.15  # the most, against latents of unit size
 _SCALES = (2, 4)
 _SCALE_WEIGHT = 0.5
-_MEL_MEAN, _MEL_SPREAD = -6.0, 3.0  # roughly, of the corpus: where the outer layers start from
-_LOG_VARIANCES = (-30.0, 20.0)
+_MEL_MEAN, _MEL_SPREAD = -6.0, 3.0  # roughly, of the corpus: where the last layer starts from
+_BLOCKS_FITTED = 6
+_AT_ONCE = 8  # clips
 
 
 def new_vae() -> AutoencoderKLLTX2Audio:
-    """The untrained network, its first and last layer set to the range of log-mels."""
+    """The untrained network, its last layer set to the range of log-mels."""
     vae = build_vae(CONFIG["audio_vae"])
-    first, last = vae.encoder.conv_in.conv, vae.decoder.conv_out.conv
+    last = vae.decoder.conv_out.conv
     with torch.no_grad():
-        first.weight /= _MEL_SPREAD
-        first.bias -= _MEL_MEAN * first.weight.sum((1, 2, 3))
         last.weight *= _MEL_SPREAD
         last.bias.fill_(_MEL_MEAN)
     return vae
 
 
-def sampled(vae: AutoencoderKLLTX2Audio, mel_BCMF: Tensor, *key: int | str) -> tuple[Tensor, Tensor]:
-    """Latents (B, Z, T, F') drawn from the posterior of log-mels, and its mean KL distance to the standard normal."""
-    mean, log_variance = vae.encoder(mel_BCMF).chunk(2, dim=1)
-    log_variance = log_variance.clamp(*_LOG_VARIANCES)
-    noise = torch.randn(mean.shape, generator=generator(*key)).to(mean.device)
-    distance = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
-    return mean + (0.5 * log_variance).exp() * noise, distance.mean()
+def fit_encoder(vae: AutoencoderKLLTX2Audio, clips: Clips) -> None:
+    """Fill the encoder and the statistics of its latents from the first clips of the corpus.
+
+    Stored weights are bfloat16, so the encoder is rounded before anything is trained on its latents.
+    """
+    log_mel = build_log_mel(CONFIG["audio_vae"], torch.device("cpu"))
+    log_mels = [log_mel(sounds) for block in range(_BLOCKS_FITTED) for sounds in clips.block(block).split(_AT_ONCE)]
+    write_encoder(vae.encoder, fit_components(log_mels))
+    measure_statistics(vae, log_mels)
+    for tensor in (*vae.encoder.parameters(), vae.latents_mean, vae.latents_std):
+        tensor.data = tensor.data.bfloat16().float()
+    vae.encoder.requires_grad_(False)
+
+
+@torch.no_grad()
+def noisy_latents(vae: AutoencoderKLLTX2Audio, mel_BCMF: Tensor, *key: int | str) -> Tensor:
+    """Latents (B, Z, T, F') with noise, of a size drawn for each sample."""
+    latents = vae.encoder(mel_BCMF).chunk(2, dim=1)[0]
+    rng = generator(*key)
+    sizes = NOISE * torch.rand(len(latents), 1, 1, 1, generator=rng)
+    return latents + (sizes * torch.randn(latents.shape, generator=rng)).to(latents.device)
 
 
 def losses(vae: AutoencoderKLLTX2Audio, mel_BCMF: Tensor, step: int) -> dict[str, Tensor]:
     """The loss and its parts."""
-    latents, kl = sampled(vae, mel_BCMF, 0, "posterior", step)
-    error = vae.decoder(latents) - mel_BCMF
+    error = vae.decoder(noisy_latents(vae, mel_BCMF, 0, "latents", step)) - mel_BCMF
     cells = error.abs().mean()
     coarse = torch.stack([F.avg_pool2d(error, scale).abs().mean() for scale in _SCALES]).mean()
-    return {"loss": cells + _SCALE_WEIGHT * coarse + KL_WEIGHT * kl, "mel": cells, "coarse": coarse, "kl": kl}
-
-
-@torch.no_grad()
-def measure_statistics(vae: AutoencoderKLLTX2Audio, log_mel: LogMel, sounds_BCN: Tensor) -> None:
-    """Set the mean and spread by which latents are normalised to those of the sounds."""
-    means = torch.cat([vae.encoder(log_mel(sound[None])).chunk(2, dim=1)[0] for sound in sounds_BCN])
-    tokens = means.transpose(1, 2).flatten(2).flatten(0, 1)  # (B * T, Z * F')
-    vae.latents_mean.copy_(tokens.mean(0))
-    vae.latents_std.copy_(tokens.std(0))
+    return {"loss": cells + _SCALE_WEIGHT * coarse, "mel": cells, "coarse": coarse}
 
 
 def training(clips: Clips, batch: int, device: torch.device) -> tuple[AutoencoderKLLTX2Audio, LossesOf]:
     """The network as it starts, and the losses of a step."""
-    vae = new_vae().to(device)
+    vae = new_vae()
+    fit_encoder(vae, clips)
+    vae.to(device)
     log_mel = build_log_mel(CONFIG["audio_vae"], device)
 
     def losses_of(step: int) -> dict[str, Tensor]:

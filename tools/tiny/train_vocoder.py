@@ -5,7 +5,7 @@
 
 Out: vocoder.pt (log-mels to 16 kHz) and bwe.pt (bandwidth extension to 48 kHz), each with
 its log; run it again to go on. Half of every batch is vocoded from true log-mels and half from what the VAE makes of
-them with its posterior sampled, so that the vocoder learns to bear the VAE's blur. The loss compares spectra of
+them with noise in its latents, so that the vocoder learns to bear the VAE's blur. The loss compares spectra of
 several resolutions; there are no discriminators.
 
 B batch, C channels, N samples, M mel frames, F mel bands.
@@ -23,7 +23,7 @@ from fit import LossesOf, Plan, arguments, fit, newest
 from header import CONFIG
 from make_random_base import fill_stft
 from torch import Tensor, nn
-from train_vae import CROP_SECONDS, new_vae, sampled
+from train_vae import CROP_SECONDS, new_vae, noisy_latents
 from train_vae import NAME as VAE_NAME
 
 from sonolora.ltx.audio_codec import build_log_mel, build_vae, build_vocoder
@@ -34,7 +34,7 @@ SCALES: dict[str, Scales] = {
     "vocoder": ((2048, 256), (1024, 128), (512, 64), (256, 32), (128, 16)),
     "bwe": ((4096, 256), (2048, 128), (1024, 64), (512, 32)),
 }
-_BINS_WEIGHT = 0.5
+_BINS_WEIGHT = 0.1
 _QUIET = 1e-4  # a magnitude below which differences count less and less; a sine of full scale has 1
 _FIRST_LAYER_MEAN, _FIRST_LAYER_SPREAD = -6.0, 3.0  # roughly, of the corpus's log-mels
 _LAST_LAYER_SCALE = 0.1
@@ -66,15 +66,17 @@ def extend(vocoder: LTX2VocoderWithBWE, low_BCN: Tensor) -> Tensor:
 def spectral_loss(made_BCN: Tensor, true_BCN: Tensor, rate: int, scales: Scales) -> dict[str, Tensor]:
     """How far spectra are apart, mean over the scales, for left, right, their mean and half their difference.
 
-    "bands" is the L1 distance of logarithms of mel bands, which hears quiet and loud alike and does not ask for the
-    very ripples of a noise; "bins" that of magnitudes relative to the true sound's, which hears the peaks.
+    "bands" is the L1 distance of logarithms of the power in mel bands, which hears quiet and loud alike and does not
+    ask for the very ripples of a noise; "bins" that of magnitudes relative to the true sound's, which hears the peaks.
+    Where the network cannot know the ripples, the latter would rather have it silent: it counts little.
     """
     made, true = _with_mid_and_side(made_BCN), _with_mid_and_side(true_BCN)
     bands, bins = made.new_zeros(()), made.new_zeros(())
     for size, count in scales:
         ours, theirs = _magnitudes(made, size), _magnitudes(true, size)
         filters = averaging_filters(count, size, rate).to(made.device)
-        bands = bands + ((filters @ ours + _QUIET).log() - (filters @ theirs + _QUIET).log()).abs().mean()
+        levels = [(filters @ magnitudes.square() + _QUIET**2).log() / 2 for magnitudes in (ours, theirs)]
+        bands = bands + (levels[0] - levels[1]).abs().mean()
         # One measure for each clip: a difference channel may well be silent.
         relative = (ours - theirs).abs().mean((0, 2, 3)) / (theirs.mean((0, 2, 3)) + _QUIET)
         bins = bins + relative.mean()
@@ -96,7 +98,7 @@ def bwe_losses(vocoder: LTX2VocoderWithBWE, low_BCN: Tensor, high_BCN: Tensor) -
 def half_decoded(vae: nn.Module, mel_BCMF: Tensor, step: int) -> Tensor:
     """Log-mels of which the first half of the batch has been through the VAE."""
     half = len(mel_BCMF) // 2
-    latents, _ = sampled(vae, mel_BCMF[:half], 0, "vocoder", step)
+    latents = noisy_latents(vae, mel_BCMF[:half], 0, "vocoder", step)
     return torch.cat([vae.decoder(latents), mel_BCMF[half:]])
 
 

@@ -1,0 +1,279 @@
+"""Trains the transformer of `tiny` with its text projections and connectors, on latents of the corpus.
+
+    python tools/tiny/train_transformer.py [--work DIR] [--steps N] [--device cuda]
+
+Out: transformer.pt and transformer.jsonl in the work folder; run it again to go on. Needs vae.pt, of which it uses the
+encoder alone, and for films, which come in after the first steps, video.pt.
+
+Rectified flow by the very step that the product trains LoRAs with (sonolora.training.step). The base is to be a fair
+generalist: most batches are sounds after their captions; in some a part is kept, a prefix, a suffix or what surrounds a
+span; some have a changed copy of the sound as a reference; films are given clean, as video-to-audio has them, and the
+video has no loss. Captions are dropped now and then, for the empty one or the default negative prompt, from which
+guidance steers away. The language model stays random; its projections learn.
+
+B batch, T audio frames, R reference frames, C latent channels, S text places, L hidden states, E their width.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+
+import make_random_base
+import torch
+import torch.nn.functional as F
+import train_vae
+import train_video_encoder
+from fit import LossesOf, Plan, arguments, fit, newest
+from header import CONFIG
+from latents import FILMS, SETS, SOUNDS, Block, ClipSet, Latents
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer
+
+from sonolora.conditioning import Example, Video
+from sonolora.ltx.audio_codec import AudioCodec, build_log_mel, build_vocoder
+from sonolora.ltx.config import TransformerConfig
+from sonolora.ltx.text import TextProjector, Tokenizer
+from sonolora.ltx.transformer import Transformer
+from sonolora.ltx.video_encoder import VideoEncoder, video_token_middles
+from sonolora.modes.request import NEGATIVE_PROMPT
+from sonolora.randomness import generator
+from sonolora.training.step import flow_losses
+
+NAME = "transformer"
+TEXT_ENCODER = "text_encoder"  # folder, in the work folder and in a base
+FILMS_FROM = 2_000  # step
+_STEPS_PER_BLOCK = 60
+_SHIFT = 1.0  # of the noise levels towards 1, where the sampler spends most of its steps
+_KEEPS, _KEEPS_OF_FILMS, _REFERENCES = 0.35, 0.1, 0.15  # shares of batches
+_DROPPED, _DROPPED_OF_FILMS = 0.12, 0.3  # shares of captions
+# The attentions of a block by which text and the other stream come in.
+_GUESTS = ("audio_attn2", "attn2", "audio_to_video_attn", "video_to_audio_attn")
+_TEXT_GATE, _OTHER_GATE = 8, 4  # rows of the scale and shift tables
+_TOLD_WEIGHT = 0.3  # of how well the text context predicts means and spreads of the latents
+_WITHOUT_PICTURE = 0.15  # share of batches of films
+
+
+class Network(nn.Module):
+    """What is trained together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = TransformerConfig.from_header(CONFIG["transformer"])
+        states = make_random_base.TEXT_LAYERS + 1
+        self.transformer = Transformer(config, video=True)
+        self.audio = TextProjector(states, config.text_channels, config.audio_connector)
+        self.video = TextProjector(states, config.text_channels, config.video_connector)
+        make_random_base.initialise(self)
+        for proj_out in (self.transformer.audio_proj_out, self.transformer.proj_out):
+            nn.init.zeros_(proj_out.weight)
+        self.heard = nn.Linear(config.audio.context_dim, 2 * config.audio.channels)  # of use in training alone
+        keep_open(self.transformer)
+
+
+@torch.no_grad()
+def keep_open(transformer: Transformer) -> None:
+    """Let the text and the other stream add nothing at first, through ways that cannot close.
+
+    What they say means nothing at first. Left to itself the network shuts them out within a few hundred steps, and for
+    good, since nothing is learnt through a closed gate: tried, twice. So their gates and scales are held where they are
+    open, and their last layers, which start from zero, decide what is let in.
+    """
+    for adaln in (transformer.audio_prompt_adaln_single, transformer.prompt_adaln_single):
+        _hold(adaln.linear.weight, slice(None), 0.0)
+        _hold(adaln.linear.bias, slice(None), 0.0)
+    for adaln in (transformer.audio_adaln_single, transformer.adaln_single):
+        width = adaln.linear.out_features // 9
+        rows = slice(_TEXT_GATE * width, (_TEXT_GATE + 1) * width)
+        _hold(adaln.linear.weight, rows, 0.0)
+        _hold(adaln.linear.bias, rows, 0.0)
+    for block in transformer.transformer_blocks:
+        for name in ("audio_prompt_scale_shift_table", "prompt_scale_shift_table"):
+            _hold(block.get_parameter(name), slice(None), 0.0)
+        for name in ("audio_scale_shift_table", "scale_shift_table"):
+            _hold(block.get_parameter(name), slice(_TEXT_GATE, _TEXT_GATE + 1), 1.0)
+        for name in ("scale_shift_table_a2v_ca_audio", "scale_shift_table_a2v_ca_video"):
+            _hold(block.get_parameter(name), slice(_OTHER_GATE, _OTHER_GATE + 1), 1.0)
+        for name in _GUESTS:
+            attention = block.get_submodule(name)
+            for parameter in attention.get_submodule("to_gate_logits").parameters():
+                _hold(parameter, slice(None), 0.0)
+            for parameter in attention.get_submodule("to_out.0").parameters():
+                nn.init.zeros_(parameter)
+
+
+def _hold(parameter: nn.Parameter, rows: slice, value: float) -> None:
+    """Set rows of a parameter and let no gradient change them."""
+    parameter[rows] = value
+
+    def without_gradient(gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        gradient[rows] = 0
+        return gradient
+
+    parameter.register_hook(without_gradient)
+
+
+class Texts:
+    """Captions to what the projections take."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        if not (folder / "model.safetensors").exists():
+            torch.manual_seed(0)
+            make_random_base.write_text_encoder(folder)
+        inner = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.tokenizer = Tokenizer(inner, inner.model_max_length)
+        self.model = AutoModel.from_pretrained(folder, local_files_only=True).float().eval().to(device)
+
+    @torch.no_grad()
+    def states(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Hidden states (L, B, S, E) and a mask (B, S) of the tokens. Padding comes last, and nothing looks ahead."""
+        places = self.tokenizer.max_tokens
+        rows = [self.tokenizer.tokens(caption)[:places] for caption in captions]
+        counts = torch.tensor([len(row) for row in rows])
+        longest = int(counts.max())
+        tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=self.model.device)
+        output = self.model(input_ids=tokens, use_cache=False, output_hidden_states=True)
+        states = F.pad(torch.stack(output.hidden_states), (0, 0, 0, places - longest))
+        mask = torch.arange(places) < counts[:, None]
+        return states * mask[..., None].to(states), mask.to(states.device)
+
+
+def batch_of(step: int, cache: Latents, tilts_KC: Tensor, texts: Texts, network: Network) -> Example:
+    """The training batch of a step."""
+    rng = generator(0, "transformer batch", step)
+    sets = SETS if step >= FILMS_FROM else SOUNDS
+    clips = sets[int(torch.multinomial(torch.tensor([one.share for one in sets]), 1, generator=rng))]
+    block, rows = _drawn(clips, step, cache, rng)
+    device = tilts_KC.device
+    films = block.video_BCFHW is not None
+    latents = block.latents_BTC[rows].float().to(device)
+    dropped = _DROPPED_OF_FILMS if films else _DROPPED
+    captions = [_kept_or_dropped(block.captions[row], dropped, rng) for row in rows]
+    states, mask = texts.states(captions)
+    context = network.audio(states, mask)
+
+    keep = reference = video = None
+    chance = torch.rand((), generator=rng)
+    if chance < (_KEEPS_OF_FILMS if films else _KEEPS):
+        keep = torch.stack([_kept(latents.shape[1], rng) for _ in rows]).to(device)
+    elif not films and chance < _KEEPS + _REFERENCES:
+        reference = _changed(latents, tilts_KC, rng)
+    if block.video_BCFHW is not None and torch.rand((), generator=rng) > _WITHOUT_PICTURE:
+        seen = block.video_BCFHW[rows].float().to(device)
+        positions = video_token_middles(*seen.shape[2:], train_video_encoder.FRAME_RATE).to(device)
+        tokens = seen.flatten(2).transpose(1, 2)
+        video = Video(tokens, positions.expand(len(rows), -1, -1), network.video(states, mask))
+    return Example(latents, context, keep, reference, video)
+
+
+def _drawn(clips: ClipSet, step: int, cache: Latents, rng: torch.Generator) -> tuple[Block, list[int]]:
+    since = step - (FILMS_FROM if clips in FILMS else 0)
+    blocks = min(clips.blocks, 1 + since // _STEPS_PER_BLOCK)
+    block = cache.block(clips, int(torch.randint(blocks, (), generator=rng)))
+    return block, torch.randperm(len(block.captions), generator=rng)[: clips.batch].tolist()
+
+
+def _kept_or_dropped(caption: str, dropped: float, rng: torch.Generator) -> str:
+    chance = torch.rand((), generator=rng)
+    return caption if chance > dropped else NEGATIVE_PROMPT if chance < dropped / 2 else ""
+
+
+def _kept(frames: int, rng: torch.Generator) -> Tensor:
+    """Which frames of a sound are kept (T,): before, behind or around one span."""
+    first, length, kind = torch.rand(3, generator=rng).tolist()
+    count = max(1, round(frames * (0.2 + 0.6 * length)))
+    start = (frames - count, 0, round((frames - count) * first))[int(3 * kind)]
+    at = torch.arange(frames)
+    return (at < start) | (at >= start + count)
+
+
+def _changed(latents_BTC: Tensor, tilts_KC: Tensor, rng: torch.Generator) -> Tensor:
+    """References (B, R, C): the sounds with another level and brightness, blurred in time, or noisy."""
+    batch = len(latents_BTC)
+    amounts = torch.randn(batch, len(tilts_KC), generator=rng).to(latents_BTC) @ tilts_KC
+    blurred = F.avg_pool1d(latents_BTC.transpose(1, 2), 5, 1, 2, count_include_pad=False).transpose(1, 2)
+    noise = torch.randn(latents_BTC.shape, generator=rng).to(latents_BTC)
+    way = torch.randint(3, (batch, 1, 1), generator=rng).to(latents_BTC.device)
+    return torch.where(
+        way == 0, latents_BTC + amounts[:, None], torch.where(way == 1, blurred, latents_BTC + 0.4 * noise)
+    )
+
+
+@torch.no_grad()
+def tilts(codec: AudioCodec) -> Tensor:
+    """What one neper more of level, and a tilt of one neper over the bands, add to a token: (2, C)."""
+    bands = CONFIG["audio_vae"]["model"]["params"]["ddconfig"]["mel_bins"]
+    flat = torch.full((1, 2, 9, bands), -6.0)
+    slope = torch.linspace(-1, 1, bands)
+
+    def tokens(mel: Tensor) -> Tensor:
+        mean = codec.vae.encoder(mel).chunk(2, dim=1)[0]
+        return (mean.transpose(1, 2).flatten(2) / codec.vae.latents_std)[0, -1]
+
+    return torch.stack([tokens(flat + 1), tokens(flat + slope)]) - tokens(flat)
+
+
+def losses(network: Network, example: Example, step: int) -> dict[str, Tensor]:
+    """The mean loss of a batch."""
+    rng = generator(0, "transformer noise", step)
+    uniform = torch.rand(len(example.latents_BTC), generator=rng)
+    odds = math.exp(_SHIFT) * uniform / (1 - uniform).clamp(min=1e-6)
+    sigma = (odds / (1 + odds)).to(example.latents_BTC.device)
+    noise = torch.randn(example.latents_BTC.shape, generator=rng).to(sigma.device)
+    flow = flow_losses(network.transformer, example, noise, sigma).mean()
+    # Told by the whole context, its registers included: so the words soon mean something wherever attention looks.
+    means, spreads = network.heard(example.context_BSD.mean(1)).chunk(2, dim=1)
+    latents = example.latents_BTC
+    told = F.mse_loss(means, latents.mean(1)) + F.mse_loss(spreads, latents.std(1))
+    return {"loss": flow + _TOLD_WEIGHT * told, "flow": flow, "told": told}
+
+
+def training(work: Path, device: torch.device) -> tuple[Network, LossesOf]:
+    """The network as it starts, and the losses of a step. Exits when what it builds on is not trained."""
+    cache = Latents(work / "latents")
+    cache.make_in_background(SOUNDS, partial(load_codec, work), _no_video_encoder)
+    cache.make_in_background(FILMS, partial(load_codec, work), partial(load_video_encoder, work))
+    texts = Texts(work / TEXT_ENCODER, device)
+    network = Network().to(device)
+    tilts_KC = tilts(load_codec(work)).to(device)
+
+    def losses_of(step: int) -> dict[str, Tensor]:
+        return losses(network, batch_of(step, cache, tilts_KC, texts, network), step)
+
+    return network, losses_of
+
+
+def load_codec(work: Path) -> AudioCodec:
+    """The codec as far as encoding goes. Exits when there is no VAE yet."""
+    state = newest(work, train_vae.NAME, CONFIG["audio_vae"])
+    if not state:
+        raise SystemExit(f"{work} has no {train_vae.NAME}.pt, which must be made first")
+    vae = train_vae.new_vae().eval().requires_grad_(False)
+    vae.load_state_dict(state["average"])
+    vocoder = build_vocoder(CONFIG["vocoder"], vae)
+    return AudioCodec(vae, vocoder, build_log_mel(CONFIG["audio_vae"], torch.device("cpu")))
+
+
+def load_video_encoder(work: Path) -> VideoEncoder | None:
+    """The trained video encoder, or None when there is none yet."""
+    state = newest(work, train_video_encoder.NAME, CONFIG["vae"])
+    return None if state is None else train_video_encoder.from_state(state)
+
+
+def _no_video_encoder() -> None:
+    return None
+
+
+def main() -> None:
+    args = arguments(__doc__, batch=8, steps=30_000, learning_rate=8e-4).parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    network, losses_of = training(args.work, torch.device(args.device))
+    plan = Plan(args.work, NAME, CONFIG["transformer"], args.batch, args.steps, args.learning_rate, save=200)
+    fit(plan, network, losses_of)
+
+
+if __name__ == "__main__":
+    main()
