@@ -361,6 +361,23 @@ class TestRuns:
         store.add_metrics(id, [(10, {"loss": 0.5}), (20, {"loss": math.inf})])
         assert store.metrics(id) == [(2, {"loss": 2.0}), (10, {"loss": 0.5}), (20, {"loss": math.inf})]
 
+    def test_turns_that_the_store_makes_are_events_once(self, store: Store) -> None:
+        """Each in the transaction of the turn itself: no crash can come in between."""
+        id = store.add_request(new()).id
+        for _ in range(2):  # what is done again after a crash
+            store.claim()
+            store.requeue(id, crashed=False)
+            store.requeue(id, crashed=False)
+        store.claim()
+        store.requeue(id, crashed=True, how="killed")
+        assert store.finish(id, result(status=422)) and not store.finish(id, result())
+        assert [(event.kind, event.data) for event in store.events(id)] == [
+            ("interrupted", {}),
+            ("interrupted", {}),
+            ("crashed", {"how": "killed"}),
+            ("finished", {"status": 422}),
+        ]
+
     def test_events(self, store: Store) -> None:
         id = store.add_request(new()).id
         store.add_event(id, "submitted")

@@ -36,6 +36,7 @@ class Journal:
         while not self._closing.is_set():
             await wait(self._closing, _WRITE_SECONDS)
             await self._write()
+        await self._write()  # what was told while the last write waited for the disk
 
     def close(self) -> None:
         """There is nothing more to come."""

@@ -164,10 +164,17 @@ class Store:
         late = select(requests).where(_queued, requests.c.start_deadline <= now, requests.c.started.is_(None))
         return [Request.of(row) for row in self._read(late.order_by(requests.c.priority, requests.c.number))]
 
-    def requeue(self, id: str, *, crashed: bool) -> None:
-        """Put a running request back to its old place in the queue; `crashed` counts as an attempt."""
+    def requeue(self, id: str, *, crashed: bool, how: str | None = None) -> None:
+        """Put a running request back to its old place in the queue, as `interrupted`.
+
+        As `crashed` it counts as an attempt; `how` says what of.
+        """
         back = update(requests).where(requests.c.id == id, requests.c.state == State.RUNNING)
-        self._write(back.values(state=State.QUEUED, attempts=requests.c.attempts + int(crashed)))
+        with self.engine.begin() as transaction:
+            values = {"state": State.QUEUED, "attempts": requests.c.attempts + int(crashed)}
+            if transaction.execute(back.values(values)).rowcount:
+                event = _event(id, "crashed", {"how": how}) if crashed else _event(id, "interrupted")
+                transaction.execute(insert(tables.events), event)
 
     def ask_cancel(self, id: str) -> State | None:
         """Ask that a request be cancelled, unless it is done; from then on it is not claimed.
@@ -193,6 +200,8 @@ class Store:
         with self.engine.begin() as transaction:
             values = {**columns, "state": State.DONE, "finished": now}
             row = transaction.execute(end.values(values).returning(requests.c.webhook)).one_or_none()
+            if row:
+                transaction.execute(insert(tables.events), _event(id, "finished", {"status": result.status}))
             if row and row.webhook:
                 delivery = {"request_id": id, "url": row.webhook, "next_try": now}
                 transaction.execute(insert(tables.deliveries), delivery)
@@ -240,8 +249,7 @@ class Store:
         return [(step, json.loads(data)) for step, data in rows]
 
     def add_event(self, id: str, kind: str, data: dict[str, Any] | None = None) -> None:
-        row = {"request_id": id, "time": time.time(), "kind": kind, "data": json.dumps(data or {})}
-        self._write(insert(tables.events), row)
+        self._write(insert(tables.events), _event(id, kind, data))
 
     def events(self, id: str) -> list[Event]:
         columns = tables.events.c["time", "kind", "data"]
@@ -315,6 +323,11 @@ class Store:
         """The number of rows that it changed."""
         with self.engine.begin() as transaction:
             return transaction.execute(statement, parameters).rowcount
+
+
+def _event(id: str, kind: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A row of the table."""
+    return {"request_id": id, "time": time.time(), "kind": kind, "data": json.dumps(data or {})}
 
 
 def _sha256(text: str) -> str:

@@ -29,6 +29,7 @@ from sonolora.server.urls import ENDPOINTS, is_http_url, is_url
 _IDLE_SECONDS = 30.0  # between two pieces of a body
 _BODY_SECONDS = 900.0  # for the whole of it
 _LEAST_TIMEOUT = 0.1  # seconds
+_DEEPEST = 64  # levels of a body; parsers differ in what they can take, and so do those who handle it later
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -90,6 +91,8 @@ def read_object(text: bytes) -> dict[str, Any]:
         value = json.loads(text, object_pairs_hook=_without_repetition)
         if _SURROGATE.search(text):  # half a character, which JSON can say and no file and no header can hold
             json.dumps(value, ensure_ascii=False).encode()
+        if _is_deeper(value, _DEEPEST):
+            raise RecursionError
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, an endless number; nested too deeply
         reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
         raise InputError([ErrorItem(("body",), f"Invalid JSON: {reason}", "json_invalid")]) from None
@@ -98,6 +101,15 @@ def read_object(text: bytes) -> dict[str, Any]:
             [ErrorItem(("body",), "Input should be a valid dictionary", "model_attributes_type", input=value)]
         )
     return value
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether objects and lists are in one another more often than that."""
+    inside = [value]
+    for _ in range(levels):
+        containers = (one for one in inside if isinstance(one, dict | list))
+        inside = [child for one in containers for child in (one.values() if isinstance(one, dict) else one)]
+    return any(isinstance(one, dict | list) for one in inside)
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -121,8 +133,9 @@ def _bad_urls(model: BaseModel, loc: tuple[str | int, ...]) -> Iterator[ErrorIte
 
 
 def _start_timeout(headers: Mapping[str, str]) -> float | None:
-    """Seconds within which the request must have started; the newer header wins."""
-    for name in ("x-fal-request-start-timeout", "x-fal-request-timeout"):
+    """Seconds within which the request must have started; the newer header, the second, wins."""
+    seconds = None
+    for name in ("x-fal-request-timeout", "x-fal-request-start-timeout"):
         if (said := headers.get(name)) is not None:
             try:
                 seconds = float(said)
@@ -132,8 +145,7 @@ def _start_timeout(headers: Mapping[str, str]) -> float | None:
                 raise RefusedError(
                     refusal(400, f"{name} must be a number of seconds greater than {_LEAST_TIMEOUT}", "bad_request")
                 )
-            return seconds
-    return None
+    return seconds
 
 
 def _webhook(said: str | None) -> str | None:

@@ -28,8 +28,9 @@ FACES = {
 }
 # Hosts to listen at that stand for all addresses, and where this machine reaches them.
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-# How what a field points at must begin; fetching says the rest. The OpenAPI description has the same expression.
-URL_PATTERN = r"^([Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]+|[Dd][Aa][Tt][Aa]:[^,]*,)"
+# How what a field points at must begin; fetching says the rest. The OpenAPI description has the same expression, so
+# that it must mean the same in every dialect, which \s does not.
+URL_PATTERN = r"^([Hh][Tt][Tt][Pp][Ss]?://[^\x00-\x20/?#]+|[Dd][Aa][Tt][Aa]:[^,]*,)"
 _URL = re.compile(URL_PATTERN)
 _HOST = re.compile(r"[A-Za-z0-9.\-_]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 

@@ -27,6 +27,7 @@ from sonolora.server.records import Request, Result, State
 from sonolora.server.settings import ServerSettings
 from sonolora.server.storage import Storage
 from sonolora.server.store import Store
+from sonolora.training.metrics import read_metrics
 
 STOP_SECONDS = 20.0  # for a run to save its state; then its worker is killed
 _LOOK_SECONDS = 1.0  # between looks for what other processes, such as a command in a terminal, have changed
@@ -66,7 +67,7 @@ class Workers:
         """Until it is cancelled; it ends when all runs have saved their state and all workers are gone."""
         # What an earlier server has left running is resumed.
         for request in await asyncio.to_thread(self._store.requests, state=State.RUNNING, limit=1_000_000):
-            await asyncio.to_thread(self._put_back, request, "interrupted")
+            await asyncio.to_thread(self._store.requeue, request.id, crashed=False)
         async with asyncio.TaskGroup() as tasks:
             for device in self._settings.devices:
                 tasks.create_task(self._serve(device))
@@ -130,7 +131,7 @@ class Workers:
             how = "" if last else await worker.end()
         except asyncio.CancelledError:  # the server ends
             await worker.stop(STOP_SECONDS)
-            await asyncio.to_thread(self._put_back, request, "interrupted")
+            await asyncio.to_thread(self._store.requeue, request.id, crashed=False)
             raise
         finally:
             del self._going[request.id]
@@ -177,6 +178,8 @@ class Workers:
         if last is not None and last["event"] == "done":
             steps = parse(find_mode(request.mode).request, going.body).number_of_steps
             try:
+                # What a killed server was told and had not written yet is in the run's own file.
+                self._store.add_metrics(request.id, _metrics(going.folder / "metrics.jsonl"))
                 return finished(request, steps, going.folder, self._storage)
             except (OSError, SonoloraError) as error:
                 logger.error("the outputs of request %s could not be stored: %s", request.id, error)
@@ -194,7 +197,7 @@ class Workers:
             case {"event": "failed", "message": message, "traceback": trace}:
                 logger.error("request %s failed: %s\n%s", request.id, message, trace or "")
                 return failed(request, message)
-        self._put_back(request, "interrupted")  # someone has ended the worker, in order
+        self._store.requeue(request.id, crashed=False)  # someone has ended the worker, in order
         return None
 
     def _crash(self, request: Request, how: str) -> Result | None:
@@ -202,19 +205,14 @@ class Workers:
         if request.no_retry or request.attempts + 1 >= self._settings.attempts:
             return crashed(request, how)
         self._store.add_logs(request.id, [(time.time(), "ERROR", f"{how}; it is tried again")])
-        self._put_back(request, "crashed", how=how)
+        self._store.requeue(request.id, crashed=True, how=how)
         return None
-
-    def _put_back(self, request: Request, kind: str, **data: str) -> None:
-        self._store.add_event(request.id, kind, data)
-        self._store.requeue(request.id, crashed=kind == "crashed")
 
     async def _finish(self, request: Request, result: Result) -> None:
         def write() -> None:
             if result.status >= 400:
                 self._store.add_logs(request.id, [(time.time(), "ERROR", result.error or "")])
-            if self._store.finish(request.id, result):
-                self._store.add_event(request.id, "finished", {"status": result.status})
+            self._store.finish(request.id, result)
 
         await asyncio.to_thread(write)
         self._changed(request.id)
@@ -226,6 +224,14 @@ async def _cancel(going: _Going) -> None:
     await going.worker.order({"stop": going.request.id})
     await asyncio.sleep(STOP_SECONDS)
     await going.worker.kill()
+
+
+def _metrics(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Those of a run by step; none of one that kept none."""
+    rows: dict[int, dict[str, Any]] = {}
+    for line in read_metrics(path) if path.exists() else ():
+        rows.setdefault(line.pop("step"), {}).update(line)
+    return list(rows.items())
 
 
 def _addresses(body: Any) -> Iterator[str]:

@@ -1,0 +1,201 @@
+"""SIGKILL at random moments of real runs: of the server, of its worker, of both at once.
+
+Whatever is killed, nothing that was asked for is lost or done twice, and each LoRA is that of an undisturbed run, byte
+for byte. `SONOLORA_KILLS` is the number of kills (2), `SONOLORA_KILLS_SEED` what their moments follow from (1).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+import wave
+import zipfile
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from sonolora.server.records import State
+from sonolora.server.store import Store
+
+pytestmark = [
+    pytest.mark.xdist_group("kills"),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the worker by /proc"),
+]
+KILLS = int(os.environ.get("SONOLORA_KILLS", "2"))
+SEED = int(os.environ.get("SONOLORA_KILLS_SEED", "1"))
+VICTIMS = ("server", "worker", "both")
+LIMIT = 600  # seconds for anything to happen, on a busy machine
+SHORT = {"rank": 8, "number_of_steps": 100, "audio_duration_seconds": 0.5}
+# Worker deaths are attempts; here they are no fault of the request. States are saved often, so that some are found.
+SETTINGS = f"attempts = {KILLS + 1}\ncheckpoint_every = 20\nallow_private_webhooks = true\n"
+
+
+def archive() -> bytes:
+    """Two clips."""
+    made, moments = io.BytesIO(), np.arange(9600) / 16000
+    with zipfile.ZipFile(made, "w") as zipped:
+        for pitch in (300, 500):
+            clip = io.BytesIO()
+            with wave.open(clip, "wb") as file:
+                file.setparams((1, 2, 16000, 0, "NONE", ""))
+                file.writeframes((9000 * np.sin(2 * np.pi * pitch * moments)).astype("<i2").tobytes())
+            zipped.writestr(f"{pitch}.wav", clip.getvalue())
+            zipped.writestr(f"{pitch}.txt", f"a tone of {pitch} Hz")
+    return made.getvalue()
+
+
+class Server:
+    """`sonolora serve` in a folder, started again whenever it was killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        (folder / "server.toml").write_text(SETTINGS)
+        self.start()
+        self.key = re.search(r"^key: +(\S+)", self.said(), re.MULTILINE)[1]
+        self.store = Store(folder / "server.db")
+
+    def said(self) -> str:
+        return (self.folder / "said.txt").read_text()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "sonolora", "serve", "--folder", str(self.folder), "--port", "0"]
+        mine = {name: value for name, value in os.environ.items() if not name.upper().endswith("_PROXY")}
+        with (self.folder / "said.txt").open("w") as out, (self.folder / "log.txt").open("a") as errors:
+            self.process = subprocess.Popen(
+                [*command, "--device", "cpu"], stdout=out, stderr=errors, env={**mine, "OMP_NUM_THREADS": "1"}
+            )
+        wait_until(lambda: "\n# curl\n" in self.said() or self.process.poll() is not None)
+        assert self.process.poll() is None, (self.folder / "log.txt").read_text()
+        self.address = re.search(r"serves at (\S+)", self.said())[1]
+
+    def post(self, path: str, **what: object) -> httpx.Response:
+        head = {"Authorization": f"Key {self.key}", **what.pop("headers", {})}
+        answer = httpx.post(self.address + path, headers=head, timeout=60, trust_env=False, verify=False, **what)
+        assert answer.status_code == 200, answer.text
+        return answer
+
+    def workers(self) -> list[int]:
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def kill(self, what: str) -> None:
+        """The server, which is started again; or its worker; or both, as a power cut would."""
+        workers = self.workers() if what != "server" else []
+        if what != "worker":
+            self.process.kill()
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+        if what != "worker":
+            self.process.wait()
+            self.start()
+
+    def file(self, id: str) -> bytes:
+        """The LoRA of a request that is over."""
+        result = self.store.request(id).result
+        assert result.status == 200, result
+        return httpx.get(self.address + result.body["lora_file"]["url"], trust_env=False, verify=False).content
+
+    def goes(self) -> int:
+        """How often a worker has begun or gone on with anything."""
+        ids = [request.id for request in self.store.requests()]
+        return sum(event.kind in ("started", "resumed") for id in ids for event in self.store.events(id))
+
+    def all_done(self) -> bool:
+        return all(request.state == State.DONE for request in self.store.requests())
+
+
+def wait_until(holds, seconds: float = LIMIT) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def server(tmp_path):
+    made = Server(tmp_path / "server")
+    yield made
+    made.store.close()
+    if made.process.poll() is None:
+        made.process.terminate()
+        made.process.wait(60)
+
+
+def test_nothing_is_lost_and_nothing_is_done_twice(server, receiver, capsys):
+    head = {"Content-Type": "application/zip", "X-Fal-File-Name": "clips.zip"}
+    data = server.post("/files/upload", content=archive(), headers=head).json()["access_url"]
+    body = {**SHORT, "training_data_url": data}
+
+    def submit() -> str:
+        path = "/fal-ai/ltx23-trainer-v2/t2a"
+        return server.post(path, json=body, params={"fal_webhook": receiver.url}).json()["request_id"]
+
+    def measured(id: str) -> dict[int, set[str]]:
+        """What of each step; a loss is a mean since the state that the run went on from, so that it may differ."""
+        return {step: set(values) for step, values in server.store.metrics(id)}
+
+    undisturbed = submit()
+    wait_until(server.all_done)
+    lora = server.file(undisturbed)
+    seconds = server.store.request(undisturbed).result.inference_time
+
+    ids = [undisturbed, submit(), submit()]
+    chance, kills, goes = random.Random(SEED), [], 1
+    for number in range(KILLS):
+        if server.all_done():
+            ids.append(submit())
+        wait_until(lambda: server.goes() > goes or server.all_done())  # noqa: B023 - called at once
+        goes = server.goes()
+        time.sleep(chance.uniform(0, seconds))
+        what = VICTIMS[number] if number < 2 else chance.choice(VICTIMS)
+        kills.append((time.time(), what))
+        server.kill(what)
+    wait_until(server.all_done)
+
+    log = (server.folder / "log.txt").read_text()
+    assert "Traceback" not in log, log
+    assert {request.id for request in server.store.requests()} == set(ids)
+    assert server.store.billed() == [("t2a", len(ids), 100 * len(ids))]
+    wait_until(lambda: all(one.next_try is None for id in ids for one in server.store.deliveries(id)), 60)
+    repeated = 0
+    for id in ids:
+        assert server.file(id) == lora, id
+        kinds = Counter(event.kind for event in server.store.events(id))
+        assert (kinds["started"] >= 1, kinds["finished"]) == (True, 1), kinds
+        ended = kinds["interrupted"] + kinds["crashed"]
+        assert kinds["started"] + kinds["resumed"] <= 1 + ended, kinds
+        assert measured(id) == measured(undisturbed)
+        (delivery,) = server.store.deliveries(id)
+        assert delivery.outcome == "answered with status 204"
+        told = [(headers, body) for headers, body in receiver.got if headers["X-Fal-Webhook-Request-Id"] == id]
+        assert len({json.dumps(json.loads(body)["status"]) for _, body in told}) == 1
+        # Only a server that is killed before it has noted the answer may send again.
+        first = int(told[0][0]["X-Fal-Webhook-Timestamp"])
+        assert len(told) <= 1 + sum(first <= when < first + 2 for when, what in kills if what != "worker")
+        repeated += len(told) - 1
+        run = server.folder / "runs" / id
+        assert not [path.name for path in run.rglob(".*")], "nothing is left half done"
+        assert {path.name for path in run.iterdir()} == {
+            path.name for path in (server.folder / "runs" / undisturbed).iterdir()
+        }
+    contents = list((server.folder / "files" / "content").iterdir())
+    assert len(contents) == 1 + 2 * len(ids), "the upload, and of each run the LoRA and its config, once"
+    with capsys.disabled():
+        kinds = Counter(event.kind for id in ids for event in server.store.events(id))
+        print(
+            f"\n{KILLS} kills {dict(Counter(what for _, what in kills))}, {len(ids)} runs {dict(kinds)}, "
+            f"{repeated} webhooks sent twice, each LoRA the same {len(lora):,} bytes"
+        )

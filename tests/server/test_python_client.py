@@ -1,0 +1,179 @@
+"""The published Python client against the server, in each way that it is led there.
+
+The client reads its hosts when it is imported, so that each way is a process of its own: one goes through all calls
+(`python_tour.py`), and the tests look at what they gave.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from sonolora.server import examples
+
+pytestmark = pytest.mark.xdist_group("served")
+TOUR = (Path(__file__).parent / "python_tour.py").read_text("utf-8")
+LARGE = (101 << 20) + 7  # bytes: more than the client sends as one
+
+
+@pytest.fixture(scope="module")
+def finished(served, clips, run_here):
+    """The lines for Python that the server has given, pasted into a shell and a program: a training from end to end."""
+    lines = exported(served.lines["Python"])
+    said = run_here([sys.executable, "-c", examples.unchanged_python()], clips, **lines).splitlines()
+    newest = served.newest()
+    return SimpleNamespace(id=newest, said=said, result=served.result(newest).json())
+
+
+def exported(lines):
+    """The variables that a shell has after these lines."""
+    done = subprocess.run(["sh", "-c", f"{lines}\nenv -0"], capture_output=True, text=True, env={}, check=True)
+    return dict(one.split("=", 1) for one in done.stdout.split("\0") if one and not one.startswith(("PWD", "_=")))
+
+
+def led(way, served):
+    """The variables and the first lines of a program for a way to the server."""
+    bundle, key = served.folder / "tls" / "bundle.pem", served.said("key:")
+    if way == "proxy":
+        return exported(examples.proxy_environment(served.said("proxy:"), bundle, key)), ""
+    if way == "https":
+        host = served.said("https:").removeprefix("https://")
+        return exported(examples.tls_environment(host, bundle, key)), ""
+    return {}, examples.python(served.address, key).partition("\n\nresult = ")[0] + "\n"
+
+
+@pytest.fixture(scope="module", params=["proxy", "https", "http"])
+def tour(request, served, clips, receiver, finished, run_here):
+    """What each call of the tour gave, in one way."""
+    variables, first = led(request.param, served)
+    upload = "encode_file" if request.param == "https" else "upload_file"
+    large = clips / "large.bin"
+    if request.param == "proxy":
+        with large.open("wb") as file:
+            file.writelines(bytes([n % 251]) * min(1 << 20, LARGE - (n << 20)) for n in range((LARGE >> 20) + 1))
+    opening, future, rest = TOUR.partition("from __future__ import annotations\n")
+    program = opening + future + first + rest
+    said = run_here([sys.executable, "-c", program, receiver.url, finished.id, upload], clips, **variables)
+    large.unlink(missing_ok=True)
+    gave = {name.replace(" ", "_"): value for name, value in json.loads(said).items()}
+    return SimpleNamespace(way=request.param, **gave)
+
+
+def test_the_example_trains(served, finished):
+    *updates, url = finished.said
+    assert url == finished.result["lora_file"]["url"]
+    assert "Queued(" in updates[0] or "InProgress(" in updates[0]
+    assert "InProgress(" in "".join(updates) and "trained and written" in updates[-1]
+    assert updates[-1].startswith("Completed(")
+    served.download(finished.result["lora_file"])
+
+
+def test_a_request_is_followed_from_the_queue_into_its_run(tour):
+    names = [name for name, _ in tour.events]
+    assert names == sorted(names, reverse=True) and set(names) <= {"Queued", "InProgress"}
+    logs = [values["logs"] for name, values in tour.events if name == "InProgress"]
+    for earlier, later in pairwise(logs):
+        assert later[: len(earlier)] == earlier, "a poll gives the whole log"
+    assert "started" in [line["message"] for line in logs[-1]]
+    assert {tuple(line) for line in logs[-1]} == {("message", "level", "source", "timestamp")}
+    assert tour.without_logs == ["InProgress", {"logs": None}]
+
+
+def test_the_queue_goes_by_priority(tour):
+    assert tour.places == [["Queued", {"position": 0}], ["Queued", {"position": 1}]]
+
+
+def test_cancelling(tour):
+    cancelled = {"code": 499, "message": "Request cancelled by the client.", "type": "client_cancelled"}
+    assert tour.cancelled_in_the_queue == [cancelled, cancelled]
+    assert tour.cancelled_while_it_ran == cancelled
+    assert tour.seconds_to_stop < 20
+    name, status = tour.after_it
+    assert (name, status["error_type"]) == ("Completed", "client_cancelled")
+    assert len(status["logs"]) > 3
+    assert tour.cancelled_again["code"] == 400
+    assert "ALREADY_COMPLETED" in str(tour.cancelled_again["message"])
+
+
+def test_what_is_refused_says_the_same_at_once_and_at_the_result(tour):
+    for gave, field in (
+        (tour.refused_at_submit, "rank"),
+        (tour.refused_at_result, "training_data_url"),
+        (tour.refused_while_it_is_waited_for, "training_data_url"),
+    ):
+        assert gave["code"] == 422
+        assert [item["loc"] for item in gave["message"]] == [["body", field]], gave
+        assert {"loc", "msg", "type"} <= set(gave["message"][0])
+    assert tour.updates[-1][0] == "Completed"
+    assert tour.updates[-1][1]["error"]
+    assert tour.streamed[-1] == {"detail": tour.refused_while_it_is_waited_for["message"]}
+    assert tour.unknown["code"] == tour.elsewhere["code"] == 404
+
+
+def test_a_finished_request_by_its_id(tour, finished):
+    name, status = tour.status
+    assert name == "Completed"
+    assert status["error"] is None
+    assert status["metrics"]["inference_time"] > 1
+    assert status["logs"][-1]["message"].startswith("trained and written")
+
+    # Only what the addresses start with depends on the way.
+    def paths(result):
+        return json.loads(re.sub(r"https?://[^/\"]+/", "/", json.dumps(result)))
+
+    assert paths(tour.result) == paths(finished.result) == paths(tour.asynchronous[0])
+    assert tour.asynchronous[1][0] == "Completed"
+
+
+def test_uploads(tour, served, clips):
+    if tour.way == "https":
+        pytest.skip("the client has no variable that leads uploads elsewhere")
+    content = {name: served.http.get(url).content for name, url in tour.uploads.items()}
+    large = content.pop("large", None)
+    few = b"a few bytes"
+    assert content == {"file": (clips / "clips.zip").read_bytes(), "bytes": few, "older": few}
+    assert tour.uploads["bytes"].endswith("/few.txt")
+    if tour.way == "proxy":
+        expected = hashlib.sha256()
+        for n in range((LARGE >> 20) + 1):
+            expected.update(bytes([n % 251]) * min(1 << 20, LARGE - (n << 20)))
+        assert len(large) == LARGE
+        assert hashlib.sha256(large).digest() == expected.digest()
+
+
+def test_a_webhook_is_signed(tour, served, receiver, tmp_path):
+    headers, body = receiver.wait(tour.running)
+    told = json.loads(body)
+    assert told["request_id"] == told["gateway_request_id"] == tour.running
+    assert (told["status"], told["payload"]["error_type"]) == ("ERROR", "client_cancelled")
+    assert abs(time.time() - int(headers["X-Fal-Webhook-Timestamp"])) < 300
+    keys = served.http.get("/.well-known/jwks.json").json()["keys"]
+    assert [signed(headers, body, key, tmp_path) for key in keys] == [True]
+    assert [signed(headers, body + b" ", key, tmp_path) for key in keys] == [False]
+
+
+def signed(headers, body, key, folder):
+    """As the published recipe says, checked by the program `openssl`."""
+    if not shutil.which("openssl"):
+        pytest.skip("needs openssl")
+    names = [f"X-Fal-Webhook-{name}" for name in ("Request-Id", "User-Id", "Timestamp")]
+    message = "\n".join([*(headers[name] for name in names), hashlib.sha256(body).hexdigest()])
+    public = Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(key["x"]))
+    (folder / "key.pem").write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    (folder / "message").write_text(message)
+    (folder / "signature").write_bytes(bytes.fromhex(headers["X-Fal-Webhook-Signature"]))
+    command = "openssl pkeyutl -verify -pubin -inkey key.pem -rawin -in message -sigfile signature"
+    return subprocess.run(command.split(), cwd=folder, capture_output=True).returncode == 0
