@@ -263,6 +263,25 @@ def test_a_crash_is_a_new_attempt(served):
     assert f"{KILLED}; it is tried again" in served.lines(id)
 
 
+def test_a_request_that_nobody_can_follow_ends_and_the_queue_goes_on(served, monkeypatch):
+    def told(journal, event):  # noqa: ARG001
+        if not told.once:
+            told.once = True
+            raise RecursionError(event)
+
+    async def run():
+        async with served.running():
+            return await served.done(id), await served.done(following)
+
+    told.once = False
+    monkeypatch.setattr(workers.Journal, "take", told)
+    id, following = served.add("done"), served.add("done")
+    failed, after = uvloop.run(run())
+    assert (failed.result.status, failed.result.error_type) == (500, "internal_error")
+    assert after.result.status == 200
+    assert len(served.goes(id)) == 1
+
+
 def test_no_retry_when_it_is_not_wanted(served):
     async def run():
         async with served.running():

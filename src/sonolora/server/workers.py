@@ -20,6 +20,7 @@ from sonolora.errors import SonoloraError
 from sonolora.modes import find_mode
 from sonolora.modes.request import parse
 from sonolora.server.changes import wait
+from sonolora.server.database import StoreError
 from sonolora.server.journal import Journal
 from sonolora.server.outcomes import CANCELLED, OVERDUE, crashed, failed, finished, refused
 from sonolora.server.process import WorkerDiedError, WorkerProcess
@@ -133,6 +134,12 @@ class Workers:
             await worker.stop(STOP_SECONDS)
             await asyncio.to_thread(self._store.requeue, request.id, crashed=False)
             raise
+        except StoreError:  # no room, say: nothing can be noted now, and it is not the request's fault
+            raise
+        except Exception:  # a fault of ours, which would come again with this request: it ends it
+            logger.exception("request %s broke off", request.id)
+            await worker.kill()
+            last, how = {"event": "failed", "message": None, "traceback": None}, ""
         finally:
             del self._going[request.id]
             cancelling.cancel()
