@@ -53,6 +53,13 @@ gave["without logs"] = shown(running.status())
 low = fal.submit(ENDPOINT, endless, priority="low")
 normal = fal.submit(ENDPOINT, endless, start_timeout=500)
 gave["places"] = [shown(fal.status(ENDPOINT, one.request_id)) for one in (normal, low)]
+late = fal.submit(ENDPOINT, endless, start_timeout=1.5)
+try:
+    fal.subscribe(ENDPOINT, endless, client_timeout=2, on_enqueue=lambda id: gave.update(impatient=id))
+except fal_client.FalClientTimeoutError as error:
+    gave["out of patience"] = [error.timeout, error.request_id == gave["impatient"]]
+gave["started too late"] = error_of(late.get)
+gave["given up"] = error_of(fal.result, ENDPOINT, gave["impatient"])
 fal.cancel(ENDPOINT, normal.request_id)
 low.cancel()
 gave["cancelled in the queue"] = [error_of(one.get) for one in (normal, low)]
@@ -86,18 +93,25 @@ gave["status"] = shown(fal.status("fal-ai/ltx23-trainer-v2/ic-lora/a2a", finishe
 gave["result"] = fal.result(ENDPOINT, finished)
 
 
-async def at_the_same_time():
+async def ask_asynchronously():
     client = fal_client.AsyncClient(key=fal.key)
     result, status = await asyncio.gather(client.result(ENDPOINT, finished), client.status(ENDPOINT, finished))
     return [result, shown(status)]
 
 
-gave["asynchronous"] = asyncio.run(at_the_same_time())
+gave["asynchronous"] = asyncio.run(ask_asynchronously())
+
+
+async def upload_asynchronously():
+    return await fal_client.AsyncClient(key=fal.key).upload_file("clips.zip")
+
+
 if address_of == "upload_file":
     day = fal_client.StorageSettings(expires_in="1d")
     gave["uploads"] = {
         "file": fal.upload_file("clips.zip"),
         "bytes": fal.upload(b"a few bytes", "text/plain", "few.txt", lifecycle=day),
+        "asynchronous": asyncio.run(upload_asynchronously()),
         "older": fal.upload(b"a few bytes", "text/plain", "older.txt", repository="fal"),
     }
     if Path("large.bin").exists():

@@ -81,6 +81,29 @@ def test_the_example_trains(served, finished):
     served.download(finished.result["lora_file"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["http", "https"])
+def test_the_other_examples_train_the_same_lora(way, served, clips, finished, run_here):
+    variables, _ = led(way, served)
+    program = (
+        examples.python(served.address, served.said("key:"))
+        if way == "http"
+        else examples.unchanged_python(upload="encode_file")
+    )
+    run_here([sys.executable, "-c", program], clips, **variables)
+    mine, theirs = served.result(served.newest()).json(), finished.result
+    assert served.download(mine["lora_file"]) == served.download(theirs["lora_file"])
+
+
+def test_the_lines_for_curl(served, clips, run_here):
+    status, result = run_here(["bash", "-e", "-c", served.lines["curl"]], clips).splitlines()
+    assert json.loads(status)["status"] in ("IN_QUEUE", "IN_PROGRESS")
+    assert json.loads(result) == {"detail": "Request is still in progress"}
+    id = json.loads(status)["request_id"]
+    assert served.http.put(json.loads(status)["cancel_url"]).status_code == 202
+    assert served.result(id).status_code == 499
+
+
 def test_a_request_is_followed_from_the_queue_into_its_run(tour):
     names = [name for name, _ in tour.events]
     assert names == sorted(names, reverse=True) and set(names) <= {"Queued", "InProgress"}
@@ -106,6 +129,13 @@ def test_cancelling(tour):
     assert len(status["logs"]) > 3
     assert tour.cancelled_again["code"] == 400
     assert "ALREADY_COMPLETED" in str(tour.cancelled_again["message"])
+
+
+def test_time_limits(tour):
+    assert tour.started_too_late == {"code": 504, "message": "Request timed out", "type": "startup_timeout"}
+    assert tour.out_of_patience == [2, True]
+    # The client gave its own limit to the server as well, which may be the quicker of the two.
+    assert (tour.given_up["code"], tour.given_up["type"]) in ((499, "client_cancelled"), (504, "startup_timeout"))
 
 
 def test_what_is_refused_says_the_same_at_once_and_at_the_result(tour):
@@ -144,7 +174,8 @@ def test_uploads(tour, served, clips):
     content = {name: served.http.get(url).content for name, url in tour.uploads.items()}
     large = content.pop("large", None)
     few = b"a few bytes"
-    assert content == {"file": (clips / "clips.zip").read_bytes(), "bytes": few, "older": few}
+    clips_zip = (clips / "clips.zip").read_bytes()
+    assert content == {"file": clips_zip, "asynchronous": clips_zip, "bytes": few, "older": few}
     assert tour.uploads["bytes"].endswith("/few.txt")
     if tour.way == "proxy":
         expected = hashlib.sha256()

@@ -108,7 +108,7 @@ def test_both_rates_hold_the_same_sound(clips):
 
 
 def test_trained_parts_get_published_names_and_true_statistics(work, clips):
-    tensors, parts = trained_tensors(work, clips)
+    tensors, parts = trained_tensors(work)
     assert parts == [f"{name} {STEPS}" for name in PARTS]
     assert "vocoder.bwe_generator.conv_post.weight" in tensors
     vae = train_vae.new_vae()
@@ -118,7 +118,8 @@ def test_trained_parts_get_published_names_and_true_statistics(work, clips):
         means = vae.encoder(mel)[:, : vae.config.latent_channels]
     tokens = means.transpose(1, 2).flatten(2).flatten(0, 1)
     mean, std = (tensors[f"audio_vae.per_channel_statistics.{name}-of-means"] for name in ("mean", "std"))
-    torch.testing.assert_close(((tokens - mean) / std).std(0), torch.ones(len(std)))
+    # The statistics are stored in bfloat16.
+    torch.testing.assert_close(((tokens - mean) / std).std(0), torch.ones(len(std)), atol=0.01, rtol=0)
 
 
 @pytest.fixture

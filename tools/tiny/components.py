@@ -28,24 +28,25 @@ _CENTRE = -6.0  # roughly the mean of log-mels; what lies before the start of a 
 _FLOOR, _LOUD = -11.5, -4.0  # log-mels of silence, and from where on a patch counts fully
 _LEAST_WEIGHT = 0.05
 _CONSTANT = 2.0**14
+# For as many latents as published a whole one; smaller models, as in tests, take a corner of it.
 _ROTATION = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
 _LOG_VARIANCE = -4.0  # of the posterior; nothing here draws from it
 
 
 @torch.no_grad()
-def fit_components(log_mels: list[Tensor]) -> Tensor:
-    """The map from a centred patch to its latents, (4, C, 4, 4), from log-mels (B, C, M, F). Latents have unit size.
+def fit_components(log_mels: list[Tensor], count: int = LATENTS) -> Tensor:
+    """The map from a centred patch to its `count` latents, (count, C, 4, 4), from log-mels (B, C, M, F).
 
-    Patches count by their level: what is too faint to be heard is not worth a component.
+    Latents have unit size. Patches count by their level: what is too faint to be heard is not worth a component.
     """
     patches = torch.cat([_patches(mel) for mel in log_mels]).double()
     level = patches.mean(1) + _CENTRE
     weights = ((level - _FLOOR) / (_LOUD - _FLOOR)).clamp(_LEAST_WEIGHT, 1)[:, None]
     covariance = (weights * patches).T @ patches / weights.sum()
     variances, vectors = torch.linalg.eigh(covariance)
-    strongest = range(len(variances) - 1, len(variances) - 1 - LATENTS, -1)
+    strongest = range(len(variances) - 1, len(variances) - 1 - count, -1)
     components = torch.stack([vectors[:, i] / variances[i] ** 0.25 for i in strongest])
-    latents = _ROTATION.double() @ components
+    latents = _ROTATION[:count, :count].double() @ components
     size = (latents @ patches.T).square().mean().sqrt()
     return (latents / size).float().unflatten(1, (-1, _SIDE, _SIDE))
 

@@ -51,8 +51,12 @@ def fit_encoder(vae: AutoencoderKLLTX2Audio, clips: Clips) -> None:
     Stored weights are bfloat16, so the encoder is rounded before anything is trained on its latents.
     """
     log_mel = build_log_mel(CONFIG["audio_vae"], torch.device("cpu"))
-    log_mels = [log_mel(sounds) for block in range(_BLOCKS_FITTED) for sounds in clips.block(block).split(_AT_ONCE)]
-    write_encoder(vae.encoder, fit_components(log_mels))
+    log_mels = [
+        log_mel(sounds)
+        for block in range(min(_BLOCKS_FITTED, clips.blocks))
+        for sounds in clips.block(block).split(_AT_ONCE)
+    ]
+    write_encoder(vae.encoder, fit_components(log_mels, vae.config.latent_channels))
     measure_statistics(vae, log_mels)
     for tensor in (*vae.encoder.parameters(), vae.latents_mean, vae.latents_std):
         tensor.data = tensor.data.bfloat16().float()
