@@ -1,10 +1,10 @@
 """Writes the base `tiny` from what has been trained so far.
 
-    python tools/tiny/assemble.py --out DIR [--work DIR]
+    python tools/tiny/assemble.py [--out DIR] [--work DIR]
 
 In: the states that the training scripts left in the work folder. Out: DIR/tiny.safetensors and DIR/text_encoder/, as
 of make_random_base.py, with the averaged weights of every part that has a state; the rest stays random. The file's
-`made_by` names the parts and their steps.
+`made_by` names the parts and their steps, and its `guidance` the strengths that suit it: see docs/tiny.md.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from sonolora.ltx.text import projector_file_name
 from sonolora.ltx.transformer import PREFIX
 from sonolora.tensors import save_tensors
 
+PACKAGED = Path(__file__).parents[2] / "src" / "sonolora" / "bases" / "tiny"
+GUIDANCE = {"cfg": 1.0}
 LICENSE = "Apache-2.0. Trained by Sonolora's tools/tiny on sounds made by programs; not derived from LTX-2.3."
 
 
@@ -56,7 +58,7 @@ def trained_tensors(work: Path) -> tuple[dict[str, Tensor], list[str]]:
     if state := newest(work, train_transformer.NAME, CONFIG["transformer"]):
         for name, tensor in state["average"].items():
             part, _, rest = name.partition(".")
-            if part == "heard":
+            if part in ("heard", "seen"):
                 continue
             tensors[PREFIX + rest if part == "transformer" else projector_file_name(part, rest)] = tensor
         parts.append(f"{train_transformer.NAME} {state['step']}")
@@ -72,7 +74,12 @@ def assemble(work: Path, out: Path) -> list[str]:
     trained, parts = trained_tensors(work)
     tensors = load_file(path)
     tensors |= {name: tensor.to(tensors[name].dtype) for name, tensor in trained.items()}
-    about = {"config": json.dumps(CONFIG), "model_version": MODEL_VERSION, "license": LICENSE}
+    about = {
+        "config": json.dumps(CONFIG),
+        "model_version": MODEL_VERSION,
+        "license": LICENSE,
+        "guidance": json.dumps(GUIDANCE),
+    }
     save_tensors(path, tensors, about | {"made_by": f"tools/tiny/assemble.py: {', '.join(parts)}"})
     return parts
 
@@ -80,7 +87,7 @@ def assemble(work: Path, out: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Writes the base 'tiny' from what has been trained so far.")
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "sonolora-tiny")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=PACKAGED, help="folder to write (default: in the package)")
     args = parser.parse_args()
     parts = assemble(args.work, args.out)
     print(f"{args.out}: {', '.join(parts) or 'all random'}")

@@ -62,6 +62,7 @@ def fit(plan: Plan, network: nn.Module, losses_of: LossesOf) -> nn.Module:
             average[name].copy_(tensor)
     # The figures stay on the device between reports: reading one would make the host wait.
     sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
     clock = time.perf_counter()
     for step in range(begun, plan.steps):
         for group in optimizer.param_groups:
@@ -76,11 +77,12 @@ def fit(plan: Plan, network: nn.Module, losses_of: LossesOf) -> nn.Module:
         _blend(average, network, min(_LONGEST_AVERAGE, (step + 1) / (step + 10)))
         for name, value in losses.items():
             sums[name] = sums.get(name, torch.zeros_like(value.detach())) + value.detach()
+            counts[name] = counts.get(name, 0) + 1  # some losses are not of every batch
         if (step + 1) % plan.report == 0:
             seconds, clock = time.perf_counter() - clock, time.perf_counter()
-            figures = {name: round(value.item() / plan.report, 5) for name, value in sums.items()}
+            figures = {name: round(value.item() / counts[name], 5) for name, value in sums.items()}
             _report(plan, step + 1, figures | {"clips_per_second": round(plan.report * plan.batch / seconds, 2)})
-            sums = {}
+            sums, counts = {}, {}
         if (step + 1) % plan.save == 0 or step + 1 == plan.steps:
             state = {"step": step + 1, "header": plan.header, "average": average}
             state |= {"network": network.state_dict(), "optimizer": optimizer.state_dict()}

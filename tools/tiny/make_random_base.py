@@ -1,11 +1,10 @@
-"""Writes the embedded base `tiny` with random weights: LTX-2.3's architecture and file format in laptop size.
+"""Writes a base like `tiny` with random weights: LTX-2.3's architecture and file format in laptop size.
 
-    python tools/tiny/make_random_base.py [--out DIR]
+    python tools/tiny/make_random_base.py --out DIR
 
 Out: DIR/tiny.safetensors (transformer, text projections and connectors, audio VAE, vocoder, video encoder; no video
 decoder, which nothing here needs) and DIR/text_encoder/ (a Gemma 3 language model with its tokenizer). Every run
-writes the same bytes on the same machine. A base that is there and was not made by an older version of this script
-is left alone, so that any setup may call it.
+writes the same bytes on the same machine. `assemble.py` puts trained weights in the place of these.
 
 The weights are untrained, yet sane: activations keep their size through every network, gates are open, codec
 statistics are measured, and whatever is computed rather than learned (STFT bases, mel filters, resampling filters)
@@ -15,7 +14,6 @@ is exact.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +25,6 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import Gemma3TextConfig, Gemma3TextModel, GemmaTokenizer
 
-from sonolora.errors import CheckpointError
 from sonolora.ltx.audio_codec import (
     AudioCodec,
     build_log_mel,
@@ -36,7 +33,6 @@ from sonolora.ltx.audio_codec import (
     vae_file_name,
     vocoder_file_name,
 )
-from sonolora.ltx.checkpoint import Checkpoint
 from sonolora.ltx.config import TransformerConfig
 from sonolora.ltx.mel import mel_filterbank
 from sonolora.ltx.text import TextProjector, projector_file_name
@@ -44,10 +40,7 @@ from sonolora.ltx.transformer import PREFIX, Transformer
 from sonolora.ltx.video_encoder import VideoEncoder
 from sonolora.tensors import save_tensors
 
-DEFAULT_OUT = Path(__file__).parents[2] / "src" / "sonolora" / "bases" / "tiny"
 LICENSE = "Apache-2.0. Random weights, made by Sonolora's tools/tiny/make_random_base.py; not derived from LTX-2.3."
-STAMP = "make_random_base"
-SOURCES = ("make_random_base.py", "header.py", "captions.py")
 TEXT_TOKENS = 128
 TEXT_LAYERS = 4
 VOCABULARY = 1024
@@ -80,23 +73,13 @@ def make(out: Path) -> None:
     video_encoder = make_video_encoder()
     add(video_encoder, video_encoder.file_name)
     # Last, so that a complete base is one that has it.
-    about = {"config": json.dumps(CONFIG), "model_version": MODEL_VERSION, "license": LICENSE, "made_by": stamp()}
+    about = {
+        "config": json.dumps(CONFIG),
+        "model_version": MODEL_VERSION,
+        "license": LICENSE,
+        "made_by": "tools/tiny/make_random_base.py",
+    }
     save_tensors(out / "tiny.safetensors", tensors, about)
-
-
-def stamp() -> str:
-    """Names this version of the script: a digest of its sources."""
-    sources = b"".join(Path(__file__).with_name(name).read_bytes() for name in SOURCES)
-    return f"{STAMP} {hashlib.sha256(sources).hexdigest()[:12]}"
-
-
-def is_current(out: Path) -> bool:
-    """Whether a base is there that this script must not replace: its own newest, or a trained one."""
-    try:
-        made_by = Checkpoint.open(out / "tiny.safetensors").metadata.get("made_by", "")
-    except CheckpointError:
-        return False
-    return made_by == stamp() or not made_by.startswith(STAMP)
 
 
 @torch.no_grad()
@@ -229,11 +212,8 @@ def train_tokenizer() -> GemmaTokenizer:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write the embedded base 'tiny' with random weights.")
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder to write (default: in the package)")
+    parser = argparse.ArgumentParser(description="Write a base like 'tiny' with random weights.")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
     out = parser.parse_args().out
-    if is_current(out):
-        print(f"{out}: up to date")
-    else:
-        make(out)
-        print(f"{out}: written")
+    make(out)
+    print(f"{out}: written")

@@ -125,6 +125,7 @@ def low_resolution(films_NCFHW: Tensor) -> Tensor:
     return split.permute(0, 2, 4, 6, 1, 3, 5).flatten(1, 3)
 
 
+@torch.no_grad()
 def watch(
     kinds: Mapping[str, FilmKind], count: int, encoders: Mapping[str, VideoEncoder]
 ) -> tuple[dict[str, Tensor], list[Onsets]]:

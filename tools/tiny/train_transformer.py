@@ -9,7 +9,7 @@ Rectified flow by the very step that the product trains LoRAs with (sonolora.tra
 generalist: most batches are sounds after their captions; in some a part is kept, a prefix, a suffix or what surrounds a
 span; some have a changed copy of the sound as a reference; films are given clean, as video-to-audio has them, and the
 video has no loss. Captions are dropped now and then, for the empty one or the default negative prompt, from which
-guidance steers away. The language model stays random; its projections learn.
+guidance steers away. The language model stays random; its projections learn. In the last part most batches are films.
 
 B batch, T audio frames, R reference frames, C latent channels, S text places, L hidden states, E their width.
 """
@@ -32,18 +32,19 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 from sonolora.conditioning import Example, Video
+from sonolora.frames import FRAME_SECONDS
 from sonolora.ltx.audio_codec import AudioCodec, build_log_mel, build_vocoder
 from sonolora.ltx.config import TransformerConfig
 from sonolora.ltx.text import TextProjector, Tokenizer
 from sonolora.ltx.transformer import Transformer
-from sonolora.ltx.video_encoder import VideoEncoder, video_token_middles
+from sonolora.ltx.video_encoder import FRAMES_PER_LATENT, VideoEncoder, video_token_middles
 from sonolora.modes.request import NEGATIVE_PROMPT
 from sonolora.randomness import generator
 from sonolora.training.step import flow_losses
 
 NAME = "transformer"
 TEXT_ENCODER = "text_encoder"  # folder, in the work folder and in a base
-FILMS_FROM = 2_000  # step
+FILMS_FROM, MOSTLY_FILMS_FROM = 2_000, 10_000  # steps
 _STEPS_PER_BLOCK = 60
 _SHIFT = 1.0  # of the noise levels towards 1, where the sampler spends most of its steps
 _KEEPS, _KEEPS_OF_FILMS, _REFERENCES = 0.35, 0.1, 0.15  # shares of batches
@@ -53,6 +54,10 @@ _GUESTS = ("audio_attn2", "attn2", "audio_to_video_attn", "video_to_audio_attn")
 _TEXT_GATE, _OTHER_GATE = 8, 4  # rows of the scale and shift tables
 _TOLD_WEIGHT = 0.3  # of how well the text context predicts means and spreads of the latents
 _WITHOUT_PICTURE = 0.15  # share of batches of films
+_MOSTLY = 2.5  # how many batches of films there are in the end for each of sounds
+_SEEN_WEIGHT = 0.3  # of how well the picture predicts the sound's level
+_SEEN_AFTER = 1  # block; those behind it can use what is seen
+_HARDLY_HEARD = 0.85  # noise level from which on the sound itself tells the video stream little of its level
 
 
 class Network(nn.Module):
@@ -68,8 +73,15 @@ class Network(nn.Module):
         make_random_base.initialise(self)
         for proj_out in (self.transformer.audio_proj_out, self.transformer.proj_out):
             nn.init.zeros_(proj_out.weight)
-        self.heard = nn.Linear(config.audio.context_dim, 2 * config.audio.channels)  # of use in training alone
+        # These two are of use in training alone.
+        self.heard = nn.Linear(config.audio.context_dim, 2 * config.audio.channels)
+        self.seen = nn.Linear(config.video.width, FRAMES_PER_LATENT)
         keep_open(self.transformer)
+        self.watched: Tensor | None = None  # video tokens of the last forward pass (B, N, D), where there was a film
+        self.transformer.transformer_blocks[_SEEN_AFTER].register_forward_hook(self._watch)
+
+    def _watch(self, block: nn.Module, given: object, made: tuple[Tensor, Tensor | None]) -> None:  # noqa: ARG002
+        self.watched = made[1]
 
 
 @torch.no_grad()
@@ -144,7 +156,10 @@ def batch_of(step: int, cache: Latents, tilts_KC: Tensor, texts: Texts, network:
     """The training batch of a step."""
     rng = generator(0, "transformer batch", step)
     sets = SETS if step >= FILMS_FROM else SOUNDS
-    clips = sets[int(torch.multinomial(torch.tensor([one.share for one in sets]), 1, generator=rng))]
+    sounds = sum(one.share for one in SOUNDS)
+    films = sum(one.share for one in FILMS) if step < MOSTLY_FILMS_FROM else _MOSTLY * sounds
+    shares = [one.share * (films / sum(film.share for film in FILMS) if one in FILMS else 1) for one in sets]
+    clips = sets[int(torch.multinomial(torch.tensor(shares), 1, generator=rng))]
     block, rows = _drawn(clips, step, cache, rng)
     device = tilts_KC.device
     films = block.video_BCFHW is not None
@@ -215,7 +230,18 @@ def tilts(codec: AudioCodec) -> Tensor:
     return torch.stack([tokens(flat + 1), tokens(flat + slope)]) - tokens(flat)
 
 
-def losses(network: Network, example: Example, step: int) -> dict[str, Tensor]:
+def levels_by_picture(latents_BTC: Tensor, frames: int, louder_C: Tensor) -> Tensor:
+    """How loud the sound is while each picture is shown, (B, F, 8) for F video latents; the first has one picture.
+
+    `louder_C` is what one neper more adds to a token.
+    """
+    levels_BT = latents_BTC @ louder_C / louder_C.square().sum()
+    pictures = torch.arange(FRAMES_PER_LATENT * frames, device=levels_BT.device) - (FRAMES_PER_LATENT - 1)
+    at = ((pictures.clamp(min=0) + 0.5) / train_video_encoder.FRAME_RATE / FRAME_SECONDS).round().long()
+    return levels_BT[:, at.clamp(max=levels_BT.shape[1] - 1)].unflatten(1, (frames, FRAMES_PER_LATENT))
+
+
+def losses(network: Network, example: Example, step: int, louder_C: Tensor) -> dict[str, Tensor]:
     """The mean loss of a batch."""
     rng = generator(0, "transformer noise", step)
     uniform = torch.rand(len(example.latents_BTC), generator=rng)
@@ -227,7 +253,23 @@ def losses(network: Network, example: Example, step: int) -> dict[str, Tensor]:
     means, spreads = network.heard(example.context_BSD.mean(1)).chunk(2, dim=1)
     latents = example.latents_BTC
     told = F.mse_loss(means, latents.mean(1)) + F.mse_loss(spreads, latents.std(1))
-    return {"loss": flow + _TOLD_WEIGHT * told, "flow": flow, "told": told}
+    loss = flow + _TOLD_WEIGHT * told
+    return {"loss": loss, "flow": flow, "told": told} | _seen(network, example, sigma, louder_C, loss)
+
+
+def _seen(network: Network, example: Example, sigma_B: Tensor, louder_C: Tensor, loss: Tensor) -> dict[str, Tensor]:
+    """With a film, the loss with what the picture tells of the sound's level; without, nothing.
+
+    Told so by the tokens behind an early block, the video stream soon reads from its latents when something sounds.
+    """
+    hidden, little = network.watched, sigma_B > _HARDLY_HEARD
+    if example.video is None or hidden is None or not little.any():
+        return {}
+    frames = len(example.video.positions_BXN[0, 0].unique())
+    predicted = network.seen(hidden.unflatten(1, (frames, -1)).mean(2))
+    levels = levels_by_picture(example.latents_BTC, frames, louder_C)[little]
+    seen = F.mse_loss(predicted[little], levels) / levels.var()
+    return {"loss": loss + _SEEN_WEIGHT * seen, "seen": seen}
 
 
 def training(work: Path, device: torch.device) -> tuple[Network, LossesOf]:
@@ -240,7 +282,7 @@ def training(work: Path, device: torch.device) -> tuple[Network, LossesOf]:
     tilts_KC = tilts(load_codec(work)).to(device)
 
     def losses_of(step: int) -> dict[str, Tensor]:
-        return losses(network, batch_of(step, cache, tilts_KC, texts, network), step)
+        return losses(network, batch_of(step, cache, tilts_KC, texts, network), step, tilts_KC[0])
 
     return network, losses_of
 

@@ -30,9 +30,11 @@ from sonolora.ltx.audio_codec import build_log_mel, build_vae, build_vocoder
 
 STAGES = ("vocoder", "bwe")  # as in the header
 Scales = tuple[tuple[int, int], ...]  # window in samples, mel bands
+# The last ones, long and wide, hear the level alone: where the network cannot know the fine structure, such as the
+# phase of a tone that is no multiple of 100 Hz, all others would rather have it too quiet.
 SCALES: dict[str, Scales] = {
-    "vocoder": ((2048, 256), (1024, 128), (512, 64), (256, 32), (128, 16)),
-    "bwe": ((4096, 256), (2048, 128), (1024, 64), (512, 32)),
+    "vocoder": ((2048, 256), (1024, 128), (512, 64), (256, 32), (128, 16), (2048, 24), (1024, 8)),
+    "bwe": ((4096, 256), (2048, 128), (1024, 64), (512, 32), (4096, 24)),
 }
 _BINS_WEIGHT = 0.1
 _QUIET = 1e-4  # a magnitude below which differences count less and less; a sine of full scale has 1
