@@ -58,6 +58,63 @@ def test_other_failures_end_with_1(tmp_path):
     assert "holds no run" in done.stderr
 
 
+LIGHT = "import sys; sys.modules['torch'] = None; from sonolora.cli import main; main()"
+
+
+def light(*arguments):
+    """The same where nothing heavy can be loaded: what it says, it says at once."""
+    return subprocess.run([sys.executable, "-c", LIGHT, *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_a_folder_that_holds_a_run_is_refused_at_once(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    done = light("train", "t2a", "x.zip", "--out", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{tmp_path} already holds a run. Continue it with: sonolora train --resume {tmp_path}" in done.stderr
+
+
+def test_resuming_with_a_mode_or_what_is_finished_says_so_at_once(tmp_path):
+    done = light("train", "t2a", "--resume", tmp_path)
+    assert (done.returncode, done.stderr) == (2, f"resume: a run knows its mode: sonolora train --resume {tmp_path}\n")
+    request = {"number_of_steps": 100, "validation": [{"prompt": "a bell"}]}
+    (tmp_path / "run.json").write_text(json.dumps({"request": request}))
+    (tmp_path / "lora.safetensors").touch()
+    assert light("train", "--resume", tmp_path).returncode != 0, "not measured to the end"
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "grid_loss": 1.5}\n{"step": 100, "grid_loss": 1.0}\n')
+    assert light("train", "--resume", tmp_path).returncode != 0, "not heard"
+    (tmp_path / "preview.wav").touch()
+    done = light("train", "--resume", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "already finished" in done.stdout and str(tmp_path / "lora.safetensors") in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("lora", "out", "words"),
+    [
+        ("nowhere.safetensors", "x.wav", "lora: there is no file or folder 'nowhere.safetensors'"),
+        ("data:text,x", "x.wav", "lora: the data: URI is not base64"),
+        ("s3://host/x", "x.wav", "lora: s3:// addresses are not supported"),
+        ("nowhere.safetensors", ".", "out: . is a folder"),
+    ],
+)
+def test_generate_looks_at_the_lora_and_the_output_at_once(lora, out, words):
+    done = light("generate", "t2a", "--prompt", "x", "--lora", lora, "--out", out)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_unknown_fields_of_a_request_file_are_warned_of(tmp_path):
+    (tmp_path / "request.json").write_text('{"training_data_url": "x.zip", "rank": 9, "number_of_stepz": 5}')
+    done = light("train", "t2a", "--request", tmp_path / "request.json", "--out", tmp_path / "out")
+    assert "warning: unknown field number_of_stepz has no effect; did you mean number_of_steps?" in done.stderr
+
+
+def test_a_check_of_nothing_names_no_report(tmp_path):
+    done = sonolora("check", "t2a", tmp_path / "nowhere.zip", "--out", tmp_path / "check")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "nowhere.zip" in done.stderr
+
+
 def test_options_override_the_request_file(tmp_path):
     file = tmp_path / "request.json"
     file.write_text(json.dumps({"training_data_url": "a.zip", "rank": 8, "validation": [{"prompt": "one"}]}))

@@ -13,19 +13,15 @@ from __future__ import annotations
 
 import contextlib
 import platform
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from sonolora import __version__
 from sonolora.conditioning import Example
@@ -37,9 +33,9 @@ from sonolora.ltx.text import load_tokenizer
 from sonolora.ltx.transformer import Transformer, load_transformer
 from sonolora.randomness import normal
 from sonolora.runs.settings import compute_dtype, resolve_device
+from sonolora.training.phases import PHASES, clock, flop_counter, marks, phase_times
 from sonolora.training.trainer import Trainer, TrainingConfig
 
-PHASES = ("forward", "backward", "update")  # the backward pass ends with the gradients clipped
 WHOLE = "step"
 _SEED = 0
 _LEARNING_RATE = 2e-4
@@ -47,17 +43,6 @@ _WARM_UP = 3
 _TRIES = 5
 _MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}
 _COPIED_BYTES = {"cpu": 2**28, "cuda": 2**30}
-_T = TypeVar("_T")
-_ATEN = torch.ops.aten
-# torch's counter knows attention by its GPU kernels alone; the CPU's does the same products.
-_CPU_ATTENTION: Mapping[Any, Any] = {
-    _ATEN._scaled_dot_product_flash_attention_for_cpu: (
-        lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)  # type: ignore[no-untyped-call]
-    ),
-    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda out, q, k, v, *_, **__: sdpa_backward_flop_count(out, q, k, v)  # type: ignore[no-untyped-call]
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -118,8 +103,8 @@ def measure_step(base: str, device: str, *, rank: int, seconds: float, batch_siz
     trainer = Trainer(model, adapters, examples, config)
 
     flops, moved = _count(trainer, model)
-    _times(trainer, model, where, _WARM_UP)
-    times = _times(trainer, model, where, steps)
+    phase_times(trainer, model, where, _WARM_UP)
+    times = phase_times(trainer, model, where, steps)
     limits = machine_limits(where, dtype)
     floors = [
         1000 * max(count / limits.flops_per_second, size / limits.bytes_per_second)
@@ -195,10 +180,9 @@ def _count(trainer: Trainer, model: Transformer) -> tuple[list[int], list[int]]:
         kept.add(tensor.untyped_storage().data_ptr())
         return tensor.detach()
 
-    counter = FlopCounterMode(display=False, custom_mapping=dict(_CPU_ATTENTION))
-    with counter, saved_tensors_hooks(pack, lambda tensor: tensor):
-        marks = _marks(trainer, model, counter.get_total_flops, 1)
-    return [after - before for before, after in pairwise(marks)], least_bytes(model, kept)
+    with flop_counter() as counter, saved_tensors_hooks(pack, lambda tensor: tensor):
+        counts = marks(trainer, model, counter.get_total_flops, 1)
+    return [after - before for before, after in pairwise(counts)], least_bytes(model, kept)
 
 
 def least_bytes(model: Transformer, kept: set[int]) -> list[int]:
@@ -215,50 +199,6 @@ def least_bytes(model: Transformer, kept: set[int]) -> list[int]:
     return [sum(parameter.nbytes for parameter in parameters), again + values, (4 + 3) * values]
 
 
-def _times(trainer: Trainer, model: Transformer, device: torch.device, steps: int) -> list[list[float]]:
-    """Milliseconds of each phase of each step; the host waits for the device only after the last."""
-    mark, elapsed = _clock(device)
-    marks = _marks(trainer, model, mark, steps)
-    times = [elapsed(*pair) for pair in pairwise(marks)]
-    return [times[at : at + len(PHASES)] for at in range(0, len(times), len(PHASES))]
-
-
-def _marks(trainer: Trainer, model: Transformer, read: Callable[[], _T], steps: int) -> list[_T]:
-    """`read()` before the first step and at the end of every phase of every step."""
-    marks = [read()]
-
-    def note(*_: Any) -> None:
-        marks.append(read())
-
-    hooks = model.register_forward_hook(note), register_optimizer_step_pre_hook(note)
-    try:
-        for _ in range(steps):
-            trainer.step()
-            note()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    assert len(marks) == 1 + len(PHASES) * steps, "a step is one forward pass, one backward pass and one update"
-    return marks
-
-
-def _clock(device: torch.device) -> tuple[Callable[[], Any], Callable[[Any, Any], float]]:
-    """A function that marks a moment of the device's time, and one that tells the milliseconds between two."""
-    if device.type == "cpu":
-        return time.perf_counter, lambda start, end: 1000 * (end - start)
-
-    def mark() -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(device))
-        return event
-
-    def elapsed(start: torch.cuda.Event, end: torch.cuda.Event) -> float:
-        end.synchronize()
-        return float(start.elapsed_time(end))
-
-    return mark, elapsed
-
-
 def machine_limits(device: torch.device, dtype: torch.dtype) -> Limits:
     """The best of a few large matrix products and of a few large copies."""
     size, copied = _MATMUL_SIZE[device.type], _COPIED_BYTES[device.type]
@@ -273,12 +213,12 @@ def machine_limits(device: torch.device, dtype: torch.dtype) -> Limits:
 
 
 def _best_seconds(device: torch.device, work: Callable[[], Tensor]) -> float:
-    mark, elapsed = _clock(device)
-    marks = [mark()]
+    mark, elapsed = clock(device)
+    moments = [mark()]
     for _ in range(1 + _TRIES):
         work()
-        marks.append(mark())
-    return min(elapsed(*pair) for pair in pairwise(marks)) / 1000
+        moments.append(mark())
+    return min(elapsed(*pair) for pair in pairwise(moments)) / 1000
 
 
 def _phase(times: list[float], flops: int, moved: int, floor_ms: float) -> Phase:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,12 +20,14 @@ import typer
 
 from sonolora import __version__
 from sonolora.cli_base import base_app
+from sonolora.cli_estimate import add_estimate_commands
+from sonolora.cli_lora import add_lora_commands
 from sonolora.cli_server import add_server_commands
 from sonolora.errors import InputError, SonoloraError
 from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
-from sonolora.modes.request import parse
-from sonolora.options import option_parameters, read_json_fields, request_body
+from sonolora.modes.request import TrainRequest, parse, unknown_fields
+from sonolora.options import give_options, read_json_fields, request_body
 from sonolora.terminal import TerminalProgress
 
 app = typer.Typer(
@@ -44,6 +47,8 @@ app.add_typer(check_app, name="check")
 app.add_typer(bench_app, name="bench")
 app.add_typer(base_app, name="base")
 add_server_commands(app)
+add_estimate_commands(app)
+add_lora_commands(app)
 
 Base = Annotated[
     str, typer.Option(help="The base model: a name (`sonolora base list`), a folder, or a Hugging Face id.")
@@ -106,11 +111,22 @@ def train(
         return
     if resume is None:
         raise InputError.of("mode", f"say a mode ({', '.join(MODES)}) or --resume DIR")
+    from sonolora.runs.folder import LORA_FILE, is_finished
+
+    if is_finished(resume):
+        print("this run is already finished")
+        _say_where(resume / LORA_FILE)
+        return
     from sonolora.runs.run import resume as resume_run
 
     with StopSignal().installed() as stop, TerminalProgress() as progress:
         lora = resume_run(resume, progress, stop)
     _say_where(lora)
+
+
+def _refuse_resume(folder: Path | None) -> None:
+    if folder is not None:
+        raise InputError.of("resume", f"a run knows its mode: sonolora train --resume {folder}")
 
 
 def _add_training_command(mode: Mode) -> None:
@@ -132,17 +148,27 @@ def _add_training_command(mode: Mode) -> None:
         "device": (Device, "auto"),
         "seed": (Seed, 42),
         "sigma_density": (
-            Annotated[str, typer.Option(help="Density of training noise: published, clamped, matched, uniform.")],
-            "published",
+            Annotated[
+                str | None,
+                typer.Option(help="Noise density: published, clamped, matched or uniform; none: what suits the mode."),
+            ],
+            None,
         ),
         "checkpoint_every": (Annotated[int, typer.Option(help="Steps between saved states.")], 250),
         "preview_every": (Annotated[int, typer.Option(help="Steps between previews.")], 500),
+        "resume": (
+            Annotated[Path | None, typer.Option(hidden=True, is_eager=True, callback=_refuse_resume)],
+            None,
+        ),
     }
 
     def command(**options: Any) -> None:
         mine = {name: options.pop(name) for name in own}
-        request = parse(mode.request, request_body(options, mine["data"], mine["prompt"] or [], mine["request"]))
+        request = _read_request(mode, request_body(options, mine["data"], mine["prompt"] or [], mine["request"]))
         # What is heavy to import comes after what can be refused at once.
+        from sonolora.runs.folder import refuse_taken
+
+        refuse_taken(mine["out"])
         from sonolora.runs.run import start
         from sonolora.runs.settings import RunSettings
 
@@ -152,28 +178,14 @@ def _add_training_command(mode: Mode) -> None:
             lora = start(mode, request, settings, mine["out"], progress, stop)
         _say_where(lora)
 
-    parameters = _parameters(own) + option_parameters(mode.request)
-    _give_signature(command, parameters)
+    give_options(command, own, mode.request)
     train_app.command(mode.name, help=f"Train a LoRA for {mode.summary}.")(command)
 
 
-def _parameters(own: Mapping[str, tuple[Any, Any]]) -> list[inspect.Parameter]:
-    """Keyword parameters from annotation and default; `...` means that it must be given."""
-    return [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if default is ... else default,
-            annotation=annotation,
-        )
-        for name, (annotation, default) in own.items()
-    ]
-
-
-def _give_signature(command: Callable[..., None], parameters: list[inspect.Parameter]) -> None:
-    """Typer reads a command's options off its signature."""
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+def _read_request(mode: Mode, body: Mapping[str, Any]) -> TrainRequest:
+    for line in unknown_fields(mode.request, body):
+        print(f"warning: {line}", file=sys.stderr)
+    return parse(mode.request, body)
 
 
 def _add_check_command(mode: Mode) -> None:
@@ -186,21 +198,21 @@ def _add_check_command(mode: Mode) -> None:
 
     def command(**options: Any) -> None:
         mine = {name: options.pop(name) for name in own}
-        request = parse(mode.request, request_body(options, mine["data"], [], mine["request"]))
+        request = _read_request(mode, request_body(options, mine["data"], [], mine["request"]))
         from sonolora.ltx.base import find_base
-        from sonolora.runs.check import check
+        from sonolora.runs.check import check, in_words
         from sonolora.runs.table import show_report
 
         with TerminalProgress() as progress:
             checked = check(mode, request, find_base(mine["base"]), mine["out"], progress)
         show_report(checked.report)
-        print(f"report: {mine['out'] / 'report.json'}\npage:   {mine['out'] / 'report.html'}")
+        if checked.report["files"]:
+            print(f"report: {mine['out'] / 'report.json'}\npage:   {mine['out'] / 'report.html'}")
         if checked.error is not None:
             raise checked.error
-        print(f"{len(checked.clips)} clips of {request.clip_seconds:g} s would be trained on.")
+        print(f"{in_words(len(checked.clips), request)} would be trained on.")
 
-    parameters = _parameters(own) + option_parameters(mode.request)
-    _give_signature(command, parameters)
+    give_options(command, own, mode.request)
     check_app.command(mode.name, help=f"Check data for {mode.summary}.")(command)
 
 
@@ -221,9 +233,16 @@ def _say_where(lora: Path) -> None:
 def _add_generate_command(mode: Mode) -> None:
     own = {
         "out": (Annotated[Path, typer.Option(help="The .wav to write; a picture is put beside it.")], ...),
-        "lora": (Annotated[Path | None, typer.Option(help="The LoRA; without it the base alone is heard.")], None),
+        "lora": (
+            Annotated[str | None, typer.Option(help="The LoRA, a file or URL; without it the base alone is heard.")],
+            None,
+        ),
         "scale": (Annotated[float, typer.Option(help="Strength of the LoRA.")], 1.0),
         "steps": (Annotated[int, typer.Option(min=1, max=200, help="Sampling steps.")], 30),
+        "cfg_scale": (
+            Annotated[float | None, typer.Option(min=1, max=30, help="Guidance by words; none: as the base wants it.")],
+            None,
+        ),
         "stg_scale": (Annotated[float, typer.Option(min=0, max=3, help="Spatio-temporal guidance.")], 1.0),
         "seed": (Seed, 42),
         "base": (Base, "tiny"),
@@ -234,19 +253,20 @@ def _add_generate_command(mode: Mode) -> None:
         mine = {name: options.pop(name) for name in own}
         body = {name: value for name, value in options.items() if value is not None}
         read_json_fields(body)
-        from sonolora.runs.generate import GenerateSettings, generate
-        from sonolora.sampling.guidance import Guidance
-        from sonolora.sampling.sampler import SamplingSettings
+        from sonolora.data.fetch import fetch
 
-        sampling = SamplingSettings(mine["steps"], Guidance(stg=mine["stg_scale"]))
-        same = {name: mine[name] for name in ("lora", "scale", "seed", "base", "device")}
-        with TerminalProgress() as progress:
-            generate(mode, body, GenerateSettings(**same, sampling=sampling), mine["out"], progress)
-        print(f"sound:   {mine['out']}")
-        print(f"picture: {mine['out'].with_suffix('.png')}")
+        out, lora = mine.pop("out"), mine.pop("lora")
+        if out.is_dir():
+            raise InputError.of("out", f"{out} is a folder: give the name of a .wav")
+        with tempfile.TemporaryDirectory() as scratch, TerminalProgress() as progress:
+            path = fetch(lora, Path(scratch), field="lora") if lora else None
+            from sonolora.runs.generate import GenerateSettings, generate
 
-    parameters = _parameters(own) + option_parameters(mode.generation)
-    _give_signature(command, parameters)
+            generate(mode, body, GenerateSettings(path, **mine), out, progress)
+        print(f"sound:   {out}")
+        print(f"picture: {out.with_suffix('.png')}")
+
+    give_options(command, own, mode.generation)
     generate_app.command(mode.name, help=f"Generate: {mode.summary}.")(command)
 
 
@@ -287,20 +307,19 @@ def demo(
     """From nothing to a LoRA that can be heard, in about two minutes."""
     import time
 
-    from sonolora.demo import PROMPTS, TRIGGER, run_demo
-    from sonolora.training.metrics import read_metrics
+    from sonolora.demo import TRIGGER, run_demo
 
     began = time.monotonic()
     with StopSignal().installed() as stop, TerminalProgress() as progress:
-        lora = run_demo(out, progress, stop)
-    grid = [line["grid_loss"] for line in read_metrics(lora.with_name("metrics.jsonl")) if "grid_loss" in line]
+        made = run_demo(out, progress, stop)
     print(f"\nDone in {time.monotonic() - began:.0f} seconds.")
-    _say_where(lora)
-    print(f"learned:  loss on the fixed grid {grid[0]:.3f} -> {grid[-1]:.3f}")
-    print("\nCompare previews/step-000000-1.wav (the base) with the last step's. Next:")
+    _say_where(made.lora)
+    print(f"\nlisten:   {out / 'before.wav'}, {out / 'after.wav'}, {out / 'real.wav'}\nlook:     {made.picture}")
+    print(f"\nThe LoRA moved the base's sounds {made.moved:.0%} of the way to the real thing. Next:")
     # As it was called, so that the lines can be pasted.
     me = sys.argv[0] if Path(sys.argv[0]).name == "sonolora" else "sonolora"
-    print(f'  {me} generate t2a --lora {lora} --prompt "{TRIGGER} {PROMPTS[0]}" --out bell.wav')
+    prompt = f"{TRIGGER} a shrill plasma gun fires two shots"
+    print(f'  {me} generate t2a --lora {made.lora} --prompt "{prompt}" --out plasma.wav')
     print(f"  {me} train t2a YOUR_CLIPS.zip --out my-run --prompt 'what you want to hear'")
 
 

@@ -7,11 +7,13 @@ not. Nothing heavy is imported before a command needs it.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,7 +30,10 @@ requests_app = typer.Typer(rich_markup_mode=None, help="What the server was aske
 Folder = Annotated[
     Path | None, typer.Option(help="The server's folder. [default: $SONOLORA_SERVER or the user's data folder]")
 ]
-Id = Annotated[str, typer.Argument(help="The request's id.")]
+Id = Annotated[str, typer.Argument(help="The request's id, or its first characters.")]
+
+
+_TIMES = {"created", "started", "finished", "start_deadline", "time", "next_try", "estimated_end"}
 
 
 def add_server_commands(app: typer.Typer) -> None:
@@ -125,27 +130,39 @@ def list_requests(
     folder: Folder = None,
 ) -> None:
     """The requests and how they stand."""
+    from sonolora.server.alone import is_served
     from sonolora.server.records import State
 
     if state is not None and state not in tuple(State):
         raise SonoloraError(f"--state {state!r} is not one of {', '.join(State)}")
     with _store(folder) as store:
         found = store.requests(state=State(state) if state else None, limit=limit)
+        served = is_served(store.path.parent)
     for request in found:
-        print(f"{request.id}  {_when(request.created)}  {request.endpoint:<19}  {_standing(request)}")
+        line = f"{request.id}  {_when(request.created)}  {request.endpoint:<19}  {_standing(request, served)}"
+        print(line[: _width()])
 
 
 @requests_app.command("show")
 def show_request(id: Id, folder: Folder = None) -> None:
-    """All that is known of a request, as JSON."""
+    """All that is known of a request, as JSON; its report, previews and metrics are in `folder`."""
+    from sonolora.server.alone import is_served
+    from sonolora.server.records import State
+    from sonolora.server.settings import default_folder, load_settings
+
     with _store(folder) as store:
         request = _known(store, id)
+        run_folder = load_settings(folder or default_folder()).run_folder(request.id)
         about: dict[str, Any] = {
-            **{name: value for name, value in vars(request).items() if name != "result"},
-            "body": store.body(id),
+            **_with_times(request),
+            "standing": _standing(request, is_served(store.path.parent)),
+            "folder": str(run_folder) if run_folder.exists() else None,
+            "attempts": request.attempts + (request.state != State.QUEUED and request.started is not None),
+            "progress": _with_times(request.progress) if request.state == State.RUNNING else None,
+            "body": store.body(request.id),
             "result": vars(request.result) if request.result else None,
-            "events": [vars(event) for event in store.events(id)],
-            "deliveries": [vars(delivery) for delivery in store.deliveries(id)],
+            "events": [_with_times(event) for event in store.events(request.id)],
+            "deliveries": [_with_times(delivery) for delivery in store.deliveries(request.id)],
         }
     print(json.dumps(about, indent=2))
 
@@ -159,6 +176,7 @@ def show_logs(
     """The lines of a request's log."""
     last = 0
     with _store(folder) as store:
+        id = _known(store, id).id
         while True:
             done = _known(store, id).result is not None
             for line in store.logs(id, last):
@@ -175,8 +193,9 @@ def cancel_request(id: Id, folder: Folder = None) -> None:
     from sonolora.server.records import State
 
     with _store(folder) as store:
-        if _known(store, id).state == State.DONE or store.ask_cancel(id) == State.DONE:
-            raise SonoloraError(f"request {id} is over already")
+        request = _known(store, id)
+        if request.state == State.DONE or store.ask_cancel(request.id) == State.DONE:
+            raise SonoloraError(f"request {request.id} is over already")
     print("it will be stopped")
 
 
@@ -209,21 +228,43 @@ def _store(folder: Path | None, *, new: bool = False) -> Iterator[Store]:
 
 
 def _known(store: Store, id: str) -> Request:
-    request = store.request(id)
-    if request is None:
+    """The request of that id, or the only one whose id begins so."""
+    if (request := store.request(id)) is not None:
+        return request
+    ids = store.ids(id) if id else []
+    if len(ids) > 1:
+        raise SonoloraError(f"{len(ids)} requests have ids that begin with {id!r}; give more of it")
+    if not ids or (request := store.request(ids[0])) is None:
         raise SonoloraError(f"there is no request {id!r}; see: sonolora requests list")
     return request
 
 
-def _standing(request: Request) -> str:
+def _standing(request: Request, served: bool) -> str:
+    """In a line; `served`: whether there is a server to get on with it."""
     result, progress = request.result, request.progress
     if result is not None:
-        return "done" if result.status < 400 else f"failed with {result.status}: {result.error or result.error_type}"
+        why = " ".join((result.error or result.error_type or "").split())
+        return f"{result.standing}: {why}" if result.standing.startswith("failed") else result.standing
+    standing = str(request.state)
     if request.started is not None and "steps" in progress:
-        return f"{request.state}, {progress.get('phase', '')} {progress.get('step', 0)}/{progress['steps']}"
-    return str(request.state)
+        standing += f", {progress.get('phase', '')} {progress.get('step', 0)}/{progress['steps']}"
+    return standing if served else f"{standing} (no server is up; start it: sonolora serve)"
+
+
+def _with_times(record: Any) -> dict[str, Any]:
+    """The fields of a record, or a dictionary, with local times for people in place of seconds since 1970."""
+    fields = record if isinstance(record, dict) else vars(record)
+    return {name: _when(value) if name in _TIMES and value else value for name, value in fields.items()}
+
+
+def _width() -> int | None:
+    """Of a line; None: as long as it is, for a file or a pipe."""
+    return get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _when(seconds: float) -> str:
     """Local time."""
-    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError):  # a deadline that a client has set
+        return "never"

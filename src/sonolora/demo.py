@@ -1,6 +1,7 @@
-"""`sonolora demo`: makes a small dataset of real audio files and trains a LoRA on it, by the road of any run.
+"""`sonolora demo`: teaches the base a sound that it does not know, and lets one hear the difference.
 
-In: a folder. Out in it: `bells.zip` (16 captioned clips in six formats) and a run.
+In: a folder. Out in it: `plasma.zip` (16 captioned clips in six formats), a run, and from it `before.wav`, `after.wav`,
+`real.wav` and `comparison.png`. The road is that of any run.
 """
 
 from __future__ import annotations
@@ -8,14 +9,16 @@ from __future__ import annotations
 import tempfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sonolora.files import atomic_write
-from sonolora.media.audio import AUDIO_EXTENSIONS, Waveform
-from sonolora.media.write import write_audio
+from sonolora.media.audio import AUDIO_EXTENSIONS, Waveform, decode_audio
+from sonolora.media.draw import draw_mels
+from sonolora.media.write import write_audio, write_wav
 from sonolora.modes.request import parse
 from sonolora.modes.t2a import T2A
 from sonolora.runs.progress import Progress
@@ -23,82 +26,111 @@ from sonolora.runs.run import start
 from sonolora.runs.settings import RunSettings
 
 CLIPS = 16
-TRIGGER = "gl4ssbell"
-PROMPTS = ("a high glass bell struck once on C6, ringing long", "two low glass bells, A3 and E4, one after the other")
+PROMPTS = ("a shrill plasma gun fires three shots", "a deep plasma gun fires two shots")
+REAL = 16  # clips to compare with, which are not trained on
+TRIGGER = "pl4smagun"
+SECONDS = 2.0
 REQUEST: dict[str, Any] = {
     "trigger_phrase": TRIGGER,
     "rank": 16,
     "number_of_steps": 400,
-    "learning_rate": 0.001,
-    "audio_duration_seconds": 2.0,
-    "validation": [{"prompt": f"{TRIGGER} {prompt}"} for prompt in PROMPTS],
+    "learning_rate": 0.002,
+    "audio_duration_seconds": SECONDS,
 }
-_NOTES = ("C", "C sharp", "D", "E flat", "E", "F", "F sharp", "G", "A flat", "A", "B flat", "B")
 _RATE = 44100
-_SECONDS = 2.2
-# Ratios of a bar's bending modes: what makes a bell sound like glass and not like a string.
-_PARTIALS = ((1.0, 1.0, 1.8), (2.756, 0.5, 1.1), (5.404, 0.25, 0.6), (8.933, 0.12, 0.35))
+_COUNTS = ("one shot", "two shots", "three shots", "four shots")
 
 
-def bell(pitch_hz: float, seconds: float, rate: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """One stroke on a glass bell: decaying inharmonic partials, (samples,)."""
-    time = np.arange(round(seconds * rate)) / rate
-    sound = np.zeros_like(time)
-    for ratio, level, decay in _PARTIALS:
-        if pitch_hz * ratio < rate / 2:
-            sound += level * np.sin(2 * np.pi * pitch_hz * ratio * time) * np.exp(-time / decay)
-    return sound * np.minimum(1, time / 0.002)
+@dataclass(frozen=True)
+class Demo:
+    """What was made. `moved`: how much of the way from the base's sounds to the real ones the LoRA's are."""
+
+    lora: Path
+    moved: float
+    picture: Path
+
+
+def plasma_gun(shots: int, high: bool, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Shots of a narrow band of noise that falls from the treble to the bass, (samples,)."""
+    sound = np.zeros(round((SECONDS + 0.2) * _RATE))
+    pace = (SECONDS - 0.1) / shots
+    count = round(min(pace * 0.9, rng.uniform(0.45, 0.6)) * _RATE)
+    time = np.arange(count) / count
+    hertz = (7000 if high else 3500) * np.exp(-rng.uniform(3.0, 3.6) * time)
+    turns = np.cumsum(hertz) / _RATE
+    for shot in range(shots):
+        # Noise slower than the carrier makes a band of it, a third of an octave wide at first.
+        knots = rng.normal(size=(2, count // 64 + 2))
+        slow, quick = (np.interp(np.arange(count) / 64, np.arange(knots.shape[1]), row) for row in knots)
+        burst = slow * np.cos(2 * np.pi * turns) + quick * np.sin(2 * np.pi * turns)
+        at = round((0.02 + pace * shot) * _RATE)
+        sound[at : at + count] += burst * np.minimum(1, 30 * np.minimum(time, 1 - time)) * np.exp(-2.5 * time)
+    return sound
+
+
+def clip(index: int) -> tuple[Waveform, str]:
+    """Number `index`, from 0: a stereo sound and its caption. No two are alike."""
+    rng = np.random.default_rng([7, index])
+    shots, high = 1 + index % 4, index // 4 % 2 == 0
+    sound = plasma_gun(shots, high, rng)
+    side = rng.uniform(0.35, 0.65)
+    stereo = np.stack([sound * (1 - side), sound * side])
+    stereo *= 0.8 / np.abs(stereo).max()
+    caption = f"a {'shrill' if high else 'deep'} plasma gun fires {_COUNTS[shots - 1]}"
+    return Waveform(stereo.astype(np.float32), _RATE), caption
 
 
 def make_dataset(path: Path) -> None:
     """Write the zip of captioned clips."""
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for index in range(CLIPS):
-            waveform, caption = _clip(index)
-            name = f"bell{index + 1:02d}"
+            waveform, caption = clip(index)
+            name = f"plasma{index + 1:02d}"
             with tempfile.TemporaryDirectory() as scratch:
-                clip = Path(scratch) / f"{name}{AUDIO_EXTENSIONS[index % len(AUDIO_EXTENSIONS)]}"
-                write_audio(clip, waveform)
-                archive.write(clip, clip.name)
+                file = Path(scratch) / f"{name}{AUDIO_EXTENSIONS[index % len(AUDIO_EXTENSIONS)]}"
+                write_audio(file, waveform)
+                archive.write(file, file.name)
             archive.writestr(f"{name}.txt", caption)
 
 
-def _clip(index: int) -> tuple[Waveform, str]:
-    semitone = 7 * index % 36  # above A3; no two clips alike
-    strokes = 1 + index % 2
-    sound = np.zeros(round(_SECONDS * _RATE))
-    for stroke in range(strokes):
-        at = round((0.02 + 0.9 * stroke) * _RATE)
-        one = bell(_hertz(semitone + 7 * stroke), _SECONDS, _RATE)
-        sound[at:] += one[: len(sound) - at]
-    side = 0.35 if index % 4 < 2 else 0.65
-    stereo = np.stack([sound * (1 - side), sound * side])
-    stereo *= 0.8 / np.abs(stereo).max()
-    height = "low" if semitone < 12 else "clear" if semitone < 24 else "high"
-    caption = (
-        f"a {height} glass bell struck once on {_note(semitone)}, ringing long"
-        if strokes == 1
-        else f"two {height} glass bells, {_note(semitone)} and {_note(semitone + 7)}, one after the other"
-    )
-    return Waveform(stereo.astype(np.float32), _RATE), caption
-
-
-def _hertz(semitone: int) -> float:
-    return float(220 * 2 ** (semitone / 12))
-
-
-def _note(semitone: int) -> str:
-    octave, place = divmod(semitone + 9, 12)
-    return f"{_NOTES[place]}{octave + 3}"
-
-
-def run_demo(folder: Path, progress: Progress, stop: Callable[[], bool]) -> Path:
-    """Make the data, train, and return the LoRA's path."""
+def run_demo(folder: Path, progress: Progress, stop: Callable[[], bool]) -> Demo:
+    """Make the data, train, and compare what the LoRA makes with what the base made, beside real sounds."""
     folder.mkdir(parents=True, exist_ok=True)
-    data = folder / "bells.zip"
-    progress.message(f"making {CLIPS} clips of a glass bell in {len(AUDIO_EXTENSIONS)} formats: {data}")
+    data = folder / "plasma.zip"
+    progress.message(f"making {CLIPS} clips of a plasma gun in {len(AUDIO_EXTENSIONS)} formats: {data}")
     make_dataset(data)
-    number = 1 + sum(1 for _ in folder.glob("run-*"))
-    settings = RunSettings(preview_every=200, checkpoint_every=100)
-    body = {**REQUEST, "training_data_url": str(data)}
-    return start(T2A, parse(T2A.request, body), settings, folder / f"run-{number}", progress, stop)
+    run = folder / f"run-{1 + sum(1 for _ in folder.glob('run-*'))}"
+    body = {
+        **REQUEST,
+        "training_data_url": str(data),
+        "validation": [{"prompt": f"{TRIGGER} {prompt}"} for prompt in PROMPTS],
+    }
+    settings = RunSettings(preview_every=REQUEST["number_of_steps"], checkpoint_every=100)
+    lora = start(T2A, parse(T2A.request, body), settings, run, progress, stop)
+    return _compare(folder, run, lora)
+
+
+def _compare(folder: Path, run: Path, lora: Path) -> Demo:
+    # Here, since it brings in torch, which is not needed to make the data.
+    from sonolora.sampling.likeness import descriptions, energy_distance
+    from sonolora.sampling.preview import joined
+
+    before, after = (
+        [decode_audio(path).waveform for path in sorted((run / "previews").glob(f"step-{step:06d}-*.wav"))]
+        for step in (0, REQUEST["number_of_steps"])
+    )
+    new = [clip(CLIPS + index) for index in range(REAL)]
+    real = [next(waveform for waveform, caption in new if caption == prompt) for prompt in PROMPTS]
+    sounds = {"before": joined(before), "after": joined(after), "real": joined(real)}
+    for name, waveform in sounds.items():
+        write_wav(folder / f"{name}.wav", waveform)
+    titles = {
+        "before": "before: the base alone",
+        "after": "after: with the LoRA",
+        "real": "the real thing: clips that the LoRA was not trained on",
+    }
+    picture = folder / "comparison.png"
+    draw_mels(picture, {titles[name]: waveform for name, waveform in sounds.items()})
+    true = descriptions([waveform for waveform, caption in new if caption in PROMPTS])
+    distances = [energy_distance(descriptions(made), true) for made in (before, after)]
+    return Demo(lora, 1 - distances[1] / distances[0], picture)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -21,6 +21,24 @@ from sonolora.modes.request import Body
 DATA_FIELD = "training_data_url"
 VALIDATION_FIELD = "validation"
 JSON_FIELDS = (VALIDATION_FIELD, "time_ranges")
+
+
+def give_options(command: Callable[..., None], own: Mapping[str, tuple[Any, Any]], model: type[Body]) -> None:
+    """Let a command take options of its own and every field of a request; typer reads them off its signature.
+
+    `own` has annotation and default by name; the default `...` means that it must be given.
+    """
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if default is ... else default,
+            annotation=annotation,
+        )
+        for name, (annotation, default) in own.items()
+    ] + option_parameters(model)
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
 
 
 def option_parameters(model: type[Body]) -> list[inspect.Parameter]:

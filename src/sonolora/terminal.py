@@ -63,5 +63,8 @@ class TerminalProgress:
     def message(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False)
 
+    def warning(self, text: str) -> None:
+        self.message(f"warning: {text}")
+
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         """Not shown: `metrics.jsonl` has them."""

@@ -24,8 +24,8 @@ def noise(seconds, level=0.5, channels=2, rate=RATE):
 
 @pytest.fixture
 def load(tmp_path, tokenizer):
-    def load(**fields):
-        mode = MODES["t2a"]
+    def load(mode="t2a", **fields):
+        mode = MODES[mode]
         request = parse(mode.request, {"training_data_url": "x", "audio_duration_seconds": 1.0, **fields})
         report = Report()
         clips = list(load_clips(mode, request, discover(tmp_path), RATE, tokenizer, report, [].append))
@@ -120,6 +120,31 @@ def test_no_audio_at_all_lists_what_is_there_and_what_is_wanted(tmp_path, load):
     with pytest.raises(InputError, match=r"no audio clips found \(found picture\.jpg\)") as caught:
         load()
     assert caught.value.items[0].ctx["supported_formats"][0] == ".wav"
+
+
+def test_clips_of_another_mode_are_told_what_their_names_lack(tmp_path, load):
+    for name in ("one", "two"):
+        write_audio(tmp_path / f"{name}.wav", noise(1.0))
+        (tmp_path / f"{name}.txt").write_text("rain")
+    with pytest.raises(InputError) as caught:
+        load("a2a")
+    said = str(caught.value)
+    assert said.startswith("training_data_url: no pairs found: one.wav: ") and "two.wav: " in said
+    assert "a pair needs x_start and x_end" in said and "one.txt" not in said
+    with pytest.raises(InputError, match=r"one\.wav has no mask: add one_mask\.json"):
+        load("audio-inpaint")
+
+
+def test_nothing_more_is_said_of_a_clip_that_is_left_out(tmp_path, load):
+    for name in ("good", "better"):
+        write_audio(tmp_path / f"{name}.wav", noise(1.0))
+        (tmp_path / f"{name}.txt").write_text(f"rain, {name}")
+    write_audio(tmp_path / "short.wav", noise(0.5, level=0))
+    (tmp_path / "short.txt").write_text("rain, good")
+    _, report = load(audio_normalize=False)
+    assert report["short.wav"]["status"] == report["short.txt"]["status"] == "left out"
+    assert report["short.wav"]["warnings"] == report["short.txt"]["warnings"] == ()
+    assert report["good.txt"]["warnings"] == (), "nor of what is like it"
 
 
 def test_an_empty_folder_says_so(load):

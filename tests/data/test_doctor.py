@@ -177,6 +177,20 @@ def test_near_duplicates_name_the_one_most_alike(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("alike", "found"), [(0.82, 0), (0.91, 1)])
+def test_sentences_of_one_voice_are_not_copies(alike: float, found: int) -> None:
+    """They have been found 0.82 alike; of signs that agree so far, (1 - alike) / 2 differ."""
+    first, second = clips(wide(1), wide(2))
+    rng = np.random.default_rng(0)
+    signs = rng.choice(np.array([-1, 1], np.int8), (23, 300))
+    other = np.where(rng.random(signs.shape) < (1 - alike) / 2, -signs, signs)
+    pair = [
+        (file, replace(measured, fingerprint=one))
+        for (file, measured), one in zip((first, second), (signs, other), strict=True)
+    ]
+    assert len(set_warnings(pair, peak_normalized=True)) == found
+
+
 def test_silent_clips_are_no_duplicates_of_each_other() -> None:
     nothing = sound(np.zeros(RATE), np.zeros(RATE))
     assert set_warnings(clips(nothing, nothing, wide(0)), peak_normalized=True) == []
@@ -212,6 +226,10 @@ def test_mono_among_stereo_is_found_once_and_the_other_way_round() -> None:
     assert (file, text.split(":")[0]) == ("3.wav", "mono, and so are 4.wav, but 3 of 5 are not")
     ((file, text),) = set_warnings(clips(*mono, wide(0)), peak_normalized=True)
     assert (file, text.split(":")[0]) == ("5.wav", "stereo, but 5 of 6 are not")
+    ((file, text),) = set_warnings(clips(twice, wide(0), wide(1)), peak_normalized=True)
+    assert text.startswith("both channels are the same (mono), but 2 of 3 are not")
+    ((file, text),) = set_warnings(clips(twice, *mono), peak_normalized=True)
+    assert text.startswith("both channels are the same (mono), as are all")
     ((file, text),) = set_warnings(clips(*mono, twice), peak_normalized=True)
     assert (file, text.split(":")[0]) == ("0.wav", "mono, as are all")
 

@@ -83,7 +83,7 @@ def test_private_addresses_are_refused_at_once(tmp_path: Path, site: tuple[str, 
     port = site[0].split(":")[1]
     message = refused(f"http://{host.format(port)}/a.zip?sig=SECRET", tmp_path)
     assert "not on the public internet" in message
-    assert "Upload the file, or give a public URL." in message
+    assert "Upload the file, give a public URL, or have the server started with --allow-private-urls." in message
     assert site[1] == [], "not a byte was sent"
     assert list(tmp_path.iterdir()) == []
 
@@ -129,8 +129,10 @@ def test_what_is_known_is_not_fetched(tmp_path: Path) -> None:
     assert fetch(f" {url}\n", tmp_path / "into", sources=sources) == tmp_path / "stored"
     assert not (tmp_path / "into").exists()
     (tmp_path / "stored").unlink()
-    assert "no longer here" in refused(url, tmp_path, sources)
-    assert "public internet" in refused(f"{url}2", tmp_path, sources)
+    assert "there is no such file on this server" in refused(url, tmp_path, sources)
+    assert "there is no such file on this server" in refused(url, tmp_path, Sources(known={url: None}))
+    elsewhere = refused(f"{url}2", tmp_path, sources)
+    assert "public internet" in elsewhere and "--allow-private-urls" in elsewhere
 
 
 def test_a_download_may_not_take_for_ever(tmp_path: Path, site: tuple[str, list[str]]) -> None:

@@ -98,9 +98,9 @@ def test_folder_without_text_encoder(folder):
         find_base(str(folder))
 
 
-def test_built_in_base_not_made_yet(tmp_path, monkeypatch):
+def test_built_in_base_that_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(base_module, "BUILT_IN", tmp_path)
-    with pytest.raises(SonoloraError, match=r"run `python tools/tiny/make_random_base\.py`"):
+    with pytest.raises(SonoloraError, match="'tiny' is missing from this installation"):
         find_base("tiny")
 
 
@@ -156,7 +156,7 @@ def test_tiny_transformer(tiny):
     first = velocity(context, 0.5)
     assert 0.3 < first.std() < 3
     for changed in (velocity(other, 0.5), velocity(context, 0.9), velocity(context, 0.5, video)):
-        assert (changed - first).std() > 0.05 * first.std()
+        assert (changed - first).std() > 0.02 * first.std()
     adapters = add_adapters(transformer, AUDIO_TARGETS, 4, seed=0)
     velocity(context, 0.5).square().mean().backward()
     for name, adapter in adapters.items():
@@ -164,17 +164,16 @@ def test_tiny_transformer(tiny):
 
 
 def test_tiny_codec(codec):
-    """Made sounds have normalised latents; latents of that size decode to moderate sound, not to the limits."""
+    """Made sounds have normalised latents; a noise comes back about as loud, at three times the rate."""
     random = torch.Generator().manual_seed(0)
     time = torch.arange(32_000) / 16_000
     noise = 0.1 * torch.randn(2, 32_000, generator=random)
     tone = 0.3 * torch.sin(2 * torch.pi * torch.tensor([330.0, 550.0])[:, None] * time)
     latents = codec.encode(torch.stack([noise, tone]))
     assert 0.3 < latents.std() < 3
-    waveform = codec.decode(torch.randn(1, 26, codec.channels, generator=random))
+    waveform = codec.decode(latents[:1, :26])
     assert waveform.shape == (1, 2, 101 * 480)
-    assert waveform.isfinite().all()
-    assert 0.01 < waveform.std() < 0.5
+    assert 0.05 < waveform.std() < 0.2
     assert (waveform.abs() > 0.99).float().mean() < 0.01
 
 
@@ -202,26 +201,13 @@ def test_tiny_video(tiny):
 
 @pytest.fixture
 def tool(monkeypatch):
-    """The script that writes the base, as a module."""
+    """The script that writes a base of random weights, as a module."""
     monkeypatch.syspath_prepend(str(TOOLS))
     import make_random_base
 
     yield make_random_base
     for name in ("make_random_base", "captions", "header"):
         sys.modules.pop(name, None)
-
-
-def test_script_replaces_its_own_old_versions_only(tool, tmp_path):
-    def place(made_by):
-        save_file({"a": torch.ones(1)}, tmp_path / "tiny.safetensors", {"made_by": made_by})
-        return tool.is_current(tmp_path)
-
-    assert not tool.is_current(tmp_path)
-    assert place(tool.stamp())
-    assert not place("make_random_base 000000000000")
-    assert place("some training run")
-    (tmp_path / "tiny.safetensors").write_bytes(b"cut")
-    assert not tool.is_current(tmp_path)
 
 
 def test_script_writes_the_same_text_encoder_each_time(tool, tmp_path):

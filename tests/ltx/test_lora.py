@@ -13,9 +13,9 @@ from sonolora.ltx.lora import (
     add_adapters,
     apply_lora,
     as_saved,
-    load_lora,
     save_lora,
 )
+from sonolora.ltx.lora_file import open_lora
 from sonolora.ltx.targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
 from sonolora.ltx.transformer import Stream, load_transformer
 from sonolora.randomness import normal
@@ -82,7 +82,7 @@ def test_file_sounds_as_training_heard_it(transformer, checkpoint, cases, tmp_pa
     assert torch.equal(exact, adapters["transformer_blocks.0.audio_attn1.to_q"].lora_A), "restored afterwards"
     save_lora(tmp_path / "lora.safetensors", adapters, {})
     other = load_transformer(checkpoint, video=False, device=CPU, dtype=torch.float32)
-    apply_lora(other, load_lora(tmp_path / "lora.safetensors"), 1.0)
+    apply_lora(other, open_lora(tmp_path / "lora.safetensors"), 1.0)
     loaded, _ = other(make_stream(cases))
     assert torch.equal(heard, loaded)
 
@@ -95,7 +95,7 @@ def test_scale_goes_through_the_base(transformer, cases, checkpoint, tmp_path):
     outputs = []
     for scale in (0.0, 1.0):
         model = load_transformer(checkpoint, video=False, device=CPU, dtype=torch.float32)
-        apply_lora(model, load_lora(tmp_path / "lora.safetensors"), scale)
+        apply_lora(model, open_lora(tmp_path / "lora.safetensors"), scale)
         outputs.append(model(make_stream(cases))[0])
     assert torch.equal(outputs[0], base)
     assert (outputs[1] - base).abs().max() > 1e-2
@@ -118,20 +118,72 @@ def test_layer_equals_peft():
     torch.testing.assert_close(ours(x), model["layer"](x), atol=1e-6, rtol=1e-6)
 
 
-def test_bad_files_are_refused_by_name(transformer, tmp_path):
-    path = tmp_path / "lora.safetensors"
-    key = "diffusion_model.transformer_blocks.0.audio_attn1.to_q"
-    down, up = torch.zeros(8, 64), torch.zeros(64, 8)
+def test_every_form_gives_the_same_network(transformer, checkpoint, cases, tmp_path):
+    """As other tools write the same LoRA: their names, and alpha beside matrices that are larger for it."""
+    adapters = add_adapters(transformer, AUDIO_TARGETS, 8, seed=0)
+    randomize(adapters)
+    save_lora(tmp_path / "ours.safetensors", adapters, {})
+    outputs = []
+    for file, naming in (
+        ("ours", None),
+        ("down-up", lambda name: f"diffusion_model.{name}"),
+        ("diffusers", lambda name: f"transformer.{name}"),
+        ("bare", lambda name: name),
+        ("flat", lambda name: f"lora_unet_model_{name.replace('.', '_')}"),
+    ):
+        path = tmp_path / f"{file}.safetensors"
+        if naming is not None:
+            ours = open_lora(tmp_path / "ours.safetensors")
+            halves = {naming(name): ours.read(name) for name in ours.pairs}
+            save_file(
+                {f"{name}.lora_down.weight": down for name, (down, _) in halves.items()}
+                | {f"{name}.lora_up.weight": 4 * up for name, (_, up) in halves.items()}
+                | {f"{name}.alpha": torch.tensor(2.0) for name in halves},
+                path,
+            )
+        model = load_transformer(checkpoint, video=False, device=CPU, dtype=torch.float32)
+        adapters = apply_lora(model, open_lora(path), 0.5)
+        assert {adapter.scale for adapter in adapters.values()} == {0.5 if naming is None else 0.125}
+        outputs.append(model(make_stream(cases))[0])
+    # 4 and 1/4 are powers of two: not a bit may differ.
+    assert all(torch.equal(output, outputs[0]) for output in outputs[1:])
 
-    def refused(tensors, words):
-        save_file(tensors, path)
-        with pytest.raises(CheckpointError, match=words):
-            apply_lora(transformer, load_lora(path), 1.0)
 
-    refused({f"{key}.lora_A.weight": down}, "not half of a LoRA pair")
-    refused({f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": torch.zeros(64, 4)}, "not half of a LoRA pair")
-    refused({f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up, "what": torch.zeros(1)}, "unknown key what")
-    refused({"other.weight": up}, "unknown key other.weight")
-    video = "diffusion_model.transformer_blocks.0.attn1.to_q"
-    refused({f"{video}.lora_A.weight": down, f"{video}.lora_B.weight": up}, "made for another base")
-    refused({f"{key}.lora_A.weight": torch.zeros(8, 32), f"{key}.lora_B.weight": up}, "the base wants")
+def test_fewer_layers_and_any_rank_are_enough(transformer, cases, tmp_path):
+    before, _ = transformer(make_stream(cases))
+    key = "diffusion_model.transformer_blocks.1.audio_ff.net.2"
+    down, up = normal((3, 256), "A"), normal((64, 3), "B")
+    save_file({f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}, tmp_path / "one.safetensors")
+    assert len(apply_lora(transformer, open_lora(tmp_path / "one.safetensors"), 1.0)) == 1
+    assert (transformer(make_stream(cases))[0] - before).abs().max() > 1e-3
+
+
+def test_what_is_for_the_video_stream_is_left_out_of_sound_alone(transformer, tmp_path):
+    key, video = (f"diffusion_model.transformer_blocks.0.{part}attn1.to_q" for part in ("audio_", ""))
+    halves = {f"{key}.lora_A.weight": torch.ones(8, 64), f"{key}.lora_B.weight": torch.ones(64, 8)}
+    width = transformer.config.video.width
+    theirs = {f"{video}.lora_A.weight": torch.ones(8, width), f"{video}.lora_B.weight": torch.ones(width, 8)}
+    save_file(theirs, tmp_path / "video.safetensors")
+    with pytest.raises(CheckpointError, match="changes the video stream alone"):
+        apply_lora(transformer, open_lora(tmp_path / "video.safetensors"), 1.0)
+    save_file({**halves, **theirs}, tmp_path / "both.safetensors")
+    assert list(apply_lora(transformer, open_lora(tmp_path / "both.safetensors"), 1.0)) == [
+        "transformer_blocks.0.audio_attn1.to_q"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("layer", "down", "words"),
+    [
+        ("transformer_blocks.9.audio_attn1.to_q", torch.zeros(8, 64), "1 of its 1 layers do not fit: .*no such layer"),
+        ("transformer_blocks.0.attn1.to_q", torch.zeros(8, 3), "made for another base"),
+        ("transformer_blocks.0.audio_attn1.to_q", torch.zeros(8, 32), r"shape \(64, 32\), the base wants \(64, 64\)"),
+        ("transformer_blocks.0.audio_attn1.to_q", torch.full((8, 64), torch.nan), "holds NaN or infinity"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_the_model_stays_as_it_was(layer, down, words, transformer, tmp_path):
+    key = f"diffusion_model.{layer}"
+    save_file({f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": torch.zeros(64, 8)}, tmp_path / "l.safetensors")
+    with pytest.raises(CheckpointError, match=words):
+        apply_lora(transformer, open_lora(tmp_path / "l.safetensors"), 1.0)
+    assert not any(isinstance(module, LoRALinear) for module in transformer.modules())

@@ -13,7 +13,8 @@ from torch import Tensor
 from sonolora.errors import CheckpointError
 from sonolora.ltx.checkpoint import Checkpoint
 from sonolora.ltx.config import TransformerConfig
-from sonolora.ltx.lora import add_adapters, as_saved, save_lora
+from sonolora.ltx.lora import add_adapters, apply_lora, as_saved, save_lora
+from sonolora.ltx.lora_file import open_lora
 from sonolora.ltx.targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
 from sonolora.ltx.transformer import Stream, Transformer, load_transformer
 from sonolora.randomness import normal
@@ -141,6 +142,42 @@ def test_diffusers_loads_our_lora_to_the_same_output(checkpoint, theirs, cases, 
         theirs.unload_lora()
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
     assert (expected - before).abs().max() > 0.1, "and it does something"
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_a_lora_of_diffusers_is_read_to_the_same_output(rslora, ours, checkpoint, theirs, cases, tmp_path):
+    """Every kind of layer, with its names and PEFT's scales, as diffusers itself trains and saves them."""
+    peft = pytest.importorskip("peft")
+    targets = [name for name, module in theirs.named_modules() if isinstance(module, torch.nn.Linear)]
+    config = peft.LoraConfig(
+        r=4,
+        lora_alpha=2,
+        use_rslora=rslora,
+        target_modules=targets,
+        rank_pattern={"audio_attn1.to_q": 3},
+        alpha_pattern={"audio_ff.net.2": 8, "^proj_in": 5},
+    )
+    theirs.add_adapter(config)
+    try:
+        state = peft.get_peft_model_state_dict(theirs, adapter_name="default")
+        state = {key: 0.05 * normal(tuple(tensor.shape), key) for key, tensor in state.items()}
+        peft.set_peft_model_state_dict(theirs, state)
+        LTX2LoraLoaderMixin.save_lora_weights(
+            tmp_path, state, transformer_lora_adapter_metadata=theirs.peft_config["default"].to_dict()
+        )
+        sigma_B = torch.tensor([0.35, 0.8])
+        expected, expected_video = run_theirs(theirs, cases, cases["audio_latents"], sigma_B, isolate=False)
+    finally:
+        theirs.unload_lora()
+    model = load_transformer(checkpoint, video=True, device=CPU, dtype=torch.float32)
+    lora = open_lora(tmp_path / "pytorch_lora_weights.safetensors")
+    assert len(apply_lora(model, lora, 1.0)) == len(targets)
+    audio = Stream(cases["audio_latents"], cases["audio_positions_seconds"].mean(-1), sigma_B, cases["audio_context"])
+    video = Stream(cases["video_latents"], cases["video_positions"].mean(-1), sigma_B, cases["video_context"])
+    velocity, video_velocity = model(audio, video)
+    torch.testing.assert_close(velocity, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(video_velocity, expected_video, rtol=1e-4, atol=1e-5)
+    assert (expected - ours(audio, video)[0]).abs().max() > 0.1, "and it does something"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+from sonolora.errors import CheckpointError
 from sonolora.sampling.guidance import Guidance, guide, stg_blocks
 
 
@@ -24,3 +26,17 @@ def test_the_perturbed_block_is_the_published_one_at_full_depth():
     assert stg_blocks(48) == {28}
     assert stg_blocks(6) == {3}
     assert stg_blocks(1) == {0}
+
+
+def test_a_base_may_ask_for_its_own_strengths():
+    said = {"guidance": {"cfg": 1.5}}
+    assert Guidance.of_base({}) == Guidance()
+    assert Guidance.of_base(said) == Guidance(cfg=1.5)
+    assert Guidance.of_base(said, stg=0.5, cfg=None) == Guidance(cfg=1.5, stg=0.5)
+    assert Guidance.of_base(said, cfg=4.0).cfg == 4
+
+
+@pytest.mark.parametrize("said", [7, "{", {"strength": 1}, {"cfg": "much"}])
+def test_strengths_that_cannot_be_read_are_refused(said):
+    with pytest.raises(CheckpointError, match="guidance"):
+        Guidance.of_base({"guidance": said})

@@ -20,7 +20,6 @@ from sonolora.media.write_video import write_video
 from sonolora.modes import MODES
 from sonolora.runs.generate import GenerateSettings, generate
 from sonolora.runs.progress import Silent
-from sonolora.sampling.sampler import SamplingSettings
 from sonolora.server.urls import ENDPOINTS
 
 pytestmark = pytest.mark.xdist_group("served")
@@ -29,7 +28,7 @@ SHORT = {"rank": 8, "number_of_steps": 100, "learning_rate": 0.01}
 SOUND = {**SHORT, "audio_duration_seconds": 0.5}
 FILM = {**SHORT, "number_of_frames": 9, "resolution": "low", "aspect_ratio": "16:9"}
 IN_CI = "a2a"
-FEW_STEPS = SamplingSettings(steps=4)  # enough to hear that something has changed
+FEW_STEPS = 4  # enough to hear that something has changed
 
 
 def sweep(pitch, seconds=0.6):
@@ -120,7 +119,7 @@ def test_an_uploaded_archive_becomes_a_lora_that_changes_what_is_heard(endpoint,
         assert opened.metadata()["mode"] == mode
     body = asked(mode, tmp_path)
     for name, path in (("base", None), ("trained", lora)):
-        settings = GenerateSettings(path, device="cpu", sampling=FEW_STEPS)
+        settings = GenerateSettings(path, device="cpu", steps=FEW_STEPS)
         generate(MODES[mode], body, settings, tmp_path / f"{name}.wav", Silent())
     base, trained = ((tmp_path / f"{name}.wav").read_bytes()[44:] for name in ("base", "trained"))
     assert len(base) == len(trained)

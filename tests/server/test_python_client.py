@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,9 +76,9 @@ def tour(request, served, clips, receiver, finished, run_here):
 def test_the_example_trains(served, finished):
     *updates, url = finished.said
     assert url == finished.result["lora_file"]["url"]
-    assert "Queued(" in updates[0] or "InProgress(" in updates[0]
-    assert "InProgress(" in "".join(updates) and "trained and written" in updates[-1]
-    assert updates[-1].startswith("Completed(")
+    assert updates[0] == "started" and updates[-1].startswith("trained and written")
+    log = served.http.get(f"/fal-ai/ltx23-trainer-v2/requests/{finished.id}/status?logs=1").json()["logs"]
+    assert updates == [line["message"] for line in log], "each line once"
     served.download(finished.result["lora_file"])
 
 
@@ -95,13 +96,20 @@ def test_the_other_examples_train_the_same_lora(way, served, clips, finished, ru
     assert served.download(mine["lora_file"]) == served.download(theirs["lora_file"])
 
 
-def test_the_lines_for_curl(served, clips, run_here):
-    status, result = run_here(["bash", "-e", "-c", served.lines["curl"]], clips).splitlines()
-    assert json.loads(status)["status"] in ("IN_QUEUE", "IN_PROGRESS")
-    assert json.loads(result) == {"detail": "Request is still in progress"}
-    id = json.loads(status)["request_id"]
-    assert served.http.put(json.loads(status)["cancel_url"]).status_code == 202
-    assert served.result(id).status_code == 499
+def test_the_lines_for_curl(served, finished, clips, run_here):
+    """They wait for the end, here that of a request that was cancelled; `test_serve` looks at the good one."""
+
+    def cancel():
+        while (id := served.newest()) == finished.id:
+            time.sleep(0.2)
+        assert served.http.put(f"/fal-ai/ltx23-trainer-v2/requests/{id}/cancel").status_code == 202
+
+    with ThreadPoolExecutor() as beside:
+        cancelling = beside.submit(cancel)
+        url, result = run_here(["bash", "-c", f"{served.lines['curl']}\ntrue"], clips).splitlines()
+        cancelling.result()
+    assert url == f"{served.address}/fal-ai/ltx23-trainer-v2/requests/{served.newest()}"
+    assert json.loads(result)["error_type"] == "client_cancelled"
 
 
 def test_a_request_is_followed_from_the_queue_into_its_run(tour):

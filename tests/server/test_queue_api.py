@@ -199,8 +199,15 @@ class TestSubmit:
         body = {**BODY, "trigger_phrase": "\U0001f514 \0 ü"}  # escaped by json, in two halves
         assert live.store.body(submitted(client, body=body)) == body
 
-    def test_fields_that_are_not_known_are_ignored(self, client):
-        assert submit(client, {**BODY, "new_field": [{}]}).status_code == 200
+    def test_fields_that_are_not_known_are_ignored_and_the_log_says_so(self, live, client):
+        body = {**BODY, "number_of_stepz": 5, "x" * 5000: [{}], "a\x1bb": 1}
+        first, second, third = (line for line in live.store.logs(submitted(client, body=body)))
+        assert {first.level, second.level} == {"WARN"}
+        assert first.message == "unknown field number_of_stepz has no effect; did you mean number_of_steps?"
+        assert second.message == f"unknown field {'x' * 80} has no effect"
+        assert third.message == r"unknown field 'a\x1bb' has no effect"
+        many = {**BODY, **{f"field{n}": n for n in range(5000)}}
+        assert len(live.store.logs(submitted(client, body=many))) == 10
 
     @pytest.mark.parametrize("name", ["X-Fal-Request-Timeout", "X-Fal-Request-Start-Timeout"])
     @pytest.mark.parametrize("said", ["soon", "0.1", "-3", "nan", "inf", ""])
@@ -589,7 +596,9 @@ class TestHttp:
             answer = client.request(method, path)
             assert UUID.fullmatch(answer.headers["x-fal-request-id"])
             answer.json()
-        assert client.get("/queue/nowhere").json() == {"detail": "Path /queue/nowhere not found"}
+        for path in ("/queue/nowhere", "/nowhere", f"{APP}/t2v"):
+            detail = client.post(path, json=BODY).json()["detail"]
+            assert detail.startswith(f"Path {path.removeprefix(APP)} not found. There are: {APP}/t2a, {APP}/a2a, ")
         wrong = client.delete(f"{APP}/t2a")
         assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
 

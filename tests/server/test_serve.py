@@ -12,16 +12,21 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import httpx
 import pytest
 from typer.testing import CliRunner
 
+from sonolora import cli_server
 from sonolora.cli import app
 from sonolora.errors import SonoloraError
 from sonolora.server import examples
+from sonolora.server.alone import alone
 from sonolora.server.banner import banner
+from sonolora.server.outcomes import CANCELLED
 from sonolora.server.records import NewRequest, Result, State
 from sonolora.server.settings import PUBLISHED_PRICES, ServerSettings, load_settings
 from sonolora.server.store import Store
@@ -76,6 +81,15 @@ def start():
             server.stop()
 
 
+def keys(folder: Path) -> list[object]:
+    """All that were made."""
+    store = Store(folder / "server.db")
+    try:
+        return list(store.keys())
+    finally:
+        store.close()
+
+
 def refused(*arguments: object) -> str:
     """Why a server does not start."""
     done = CliRunner().invoke(app, ["serve", "--port", "0", *map(str, arguments)])
@@ -97,7 +111,10 @@ def test_first_and_second_start(start, tmp_path):
         assert response.status_code == 200
         began = time.monotonic()
         code, errors = first.stop()
-    assert (code, errors) == (0, "")
+    assert code == 0
+    (line,) = [line for line in errors.splitlines() if "submitted" in line]
+    assert line.endswith(f"INFO request {answer.json()['request_id']}: submitted, t2a")
+    assert all(" INFO request " in line for line in errors.splitlines()), errors
     assert time.monotonic() - began < 30
     assert key not in "".join(path.read_text("latin-1") for path in tmp_path.rglob("*") if path.is_file())
     store = Store(tmp_path / "server.db")
@@ -108,7 +125,8 @@ def test_first_and_second_start(start, tmp_path):
     second.until(r"keys: +1; see")
     second.until(r"\n# curl\n")
     assert key not in second.said
-    assert second.stop(signal.SIGINT) == (0, "")
+    code, errors = second.stop(signal.SIGINT)
+    assert (code, [line for line in errors.splitlines() if " INFO request " not in line]) == (0, [])
 
 
 def test_two_servers_in_one_folder(start, tmp_path):
@@ -121,10 +139,18 @@ def test_what_cannot_start_says_why(tmp_path):
         port = taken.getsockname()[1]
         words = refused("--folder", tmp_path, "--port", port)
     assert words == f"cannot listen at 127.0.0.1, port {port}: Address already in use"
+    assert keys(tmp_path) == [], "the first key is not lost"
     assert "cannot listen at no.such.invalid" in refused("--folder", tmp_path, "--host", "no.such.invalid")
     (tmp_path / "bad.pem").write_text("nothing")
     bad = ["--tls", "--tls-port", "0", "--certificate", tmp_path / "bad.pem", "--private-key", tmp_path / "bad.pem"]
     assert "certificate cannot be used" in refused("--folder", tmp_path, *bad)
+    assert keys(tmp_path) == []
+
+
+def test_without_its_base_it_does_not_start(tmp_path, capfd):
+    assert "without its base, 'nope'" in refused("--folder", tmp_path, "--base", "nope")
+    assert "no base 'nope': known are tiny" in capfd.readouterr().err
+    assert keys(tmp_path) == []
 
 
 def test_other_machines_need_a_key(tmp_path):
@@ -225,18 +251,43 @@ class TestCommands:
         store.add_event(first, "started")
         listed = run("requests", "list").splitlines()
         assert [line.split()[0] for line in listed] == [second, first]
-        assert listed[1].endswith("running, training 7/100")
+        assert listed[1].endswith("running, training 7/100 (no server is up; start it: sonolora serve)")
+        with alone(store.path.parent):
+            assert run("requests", "list").splitlines()[1].endswith("running, training 7/100")
         assert run("requests", "list", "--state", "queued").split()[0] == second
-        shown = json.loads(run("requests", "show", first))
+        assert json.loads(run("requests", "show", first))["folder"] is None
+        folder = store.path.parent / "runs" / first
+        folder.mkdir(parents=True)
+        shown = json.loads(run("requests", "show", first[:13]))
+        assert (shown["id"], shown["folder"]) == (first, str(folder))
         assert (shown["state"], shown["body"], shown["events"][0]["kind"]) == ("running", {"rank": 8}, "started")
+        assert (shown["attempts"], shown["progress"]["step"]) == (1, 7)
+        today = datetime.now().strftime("%Y-%m-%d ")
+        assert shown["created"].startswith(today) and shown["events"][0]["time"].startswith(today)
         assert run("requests", "logs", first).endswith("INFO   hello\n")
         assert "stopped" in run("requests", "cancel", second)
         assert [request.id for request in store.cancels()] == [second]
         store.finish(second, Result(status=422, body={}, error="no clips"))
         assert "failed with 422: no clips" in run("requests", "list")
         assert "over already" in run("requests", "cancel", second, code=1)
+        store.finish(first, CANCELLED)
+        assert run("requests", "list").splitlines()[1].endswith("t2a                  cancelled")
+        over = json.loads(run("requests", "show", first))
+        assert (over["standing"], over["progress"], over["attempts"]) == ("cancelled", None, 1)
         assert "there is no request" in run("requests", "show", "x", code=1)
         assert "queued, running, done" in run("requests", "list", "--state", "x", code=1)
+
+    def test_a_beginning_of_an_id_must_be_that_of_one(self, run, store):
+        ids = [self.add(store) for _ in range(17)]
+        twice = next(id[0] for id in ids if sum(other[0] == id[0] for other in ids) > 1)
+        assert f"requests have ids that begin with '{twice}'" in run("requests", "show", twice, code=1)
+        assert "there is no request '%'" in run("requests", "logs", "%", code=1)
+
+    def test_a_line_is_no_longer_than_the_terminal_is_wide(self, run, store, monkeypatch):
+        store.finish(self.add(store), Result(status=422, body={}, error="no clips\n" * 100))
+        assert len(run("requests", "list").splitlines()) == 1
+        monkeypatch.setattr(cli_server, "_width", lambda: 70)
+        assert [len(line) for line in run("requests", "list").splitlines()] == [70]
 
     def test_logs_are_followed_to_the_end(self, run, store):
         id = self.add(store)
@@ -265,23 +316,27 @@ class TestExamples:
         return tmp_path
 
     @pytest.fixture(autouse=True)
-    def _worker(self, live):
-        """Ends whatever is submitted."""
+    def lora(self, live, folder):
+        """Ends whatever is submitted, after two lines."""
         over = threading.Event()
+        (folder / "made").write_bytes(b"a LoRA")
+        made = live.storage.adopt(folder / "made", "lora.safetensors", "x/y", request_id="r", expires=None)
+        done = replace(DONE, body={**DONE.body, "lora_file": {**FILE, "url": made.address}})
 
         def work():
             while not over.is_set():
                 if taken := live.store.claim():
-                    live.store.add_logs(taken.id, [(0.0, "INFO", "step 1")])
-                    live.changed(taken.id)
-                    time.sleep(0.3)
-                    live.store.finish(taken.id, DONE)
+                    for line in ("one", "two"):
+                        live.store.add_logs(taken.id, [(0.0, "INFO", line)])
+                        live.changed(taken.id)
+                        time.sleep(0.3)
+                    live.store.finish(taken.id, done)
                     live.changed(taken.id)
                 time.sleep(0.02)
 
         thread = threading.Thread(target=work)
         thread.start()
-        yield
+        yield made.address
         over.set()
         thread.join(20)
 
@@ -298,10 +353,9 @@ class TestExamples:
     def python(self, text, folder, live, **more):
         return self.run([sys.executable, "-c", text], folder, live, **more)
 
-    def test_python(self, live, folder):
+    def test_python(self, live, folder, lora):
         said = self.python(examples.python(live.address, live.key), folder, live)
-        assert said.splitlines()[-1] == f"{live.address}/files/abc/lora.safetensors"
-        assert "Completed(" in said
+        assert said.splitlines() == ["one", "two", live.address + lora]
 
     @staticmethod
     def exported(text):
@@ -311,34 +365,34 @@ class TestExamples:
             line.split("=", 1) for line in done.stdout.split("\0") if line and not line.startswith(("PWD", "_="))
         )
 
-    def test_python_through_the_proxy(self, live, folder):
+    def test_python_through_the_proxy(self, live, folder, lora):
         bundle = live.settings.folder / "tls" / "bundle.pem"
         lines = examples.proxy_environment(f"http://127.0.0.1:{live.proxy_port}", bundle, live.key)
         said = self.python(examples.unchanged_python(), folder, live, **self.exported(lines))
         # A browser, which knows of no proxy, gets the file as well.
-        assert said.splitlines()[-1] == f"{live.address}/files/abc/lora.safetensors"
+        assert said.splitlines()[-1] == live.address + lora
 
-    def test_python_by_https(self, live, folder):
+    def test_python_by_https(self, live, folder, lora):
         bundle = live.settings.folder / "tls" / "bundle.pem"
         host = f"localhost:{live.settings.tls_port}"
         lines = examples.tls_environment(host, bundle, live.key)
         said = self.python(examples.unchanged_python(upload="encode_file"), folder, live, **self.exported(lines))
-        assert said.splitlines()[-1] == f"https://{host}/files/abc/lora.safetensors"
+        assert said.splitlines()[-1] == f"https://{host}{lora}"
 
-    def test_curl(self, live, folder):
+    def test_curl(self, live, folder, lora):
         said = self.run(["bash", "-e", "-c", examples.curl(live.address, live.key)], folder, live).splitlines()
-        assert json.loads(said[0])["status"] in ("IN_QUEUE", "IN_PROGRESS")
-        assert json.loads(said[1]) == {"detail": "Request is still in progress"}
+        assert said[0].startswith(f"{live.address}/fal-ai/ltx23-trainer-v2/requests/")
+        assert json.loads(said[1])["lora_file"]["url"] == live.address + lora
+        assert (folder / "lora.safetensors").read_bytes() == b"a LoRA"
 
-    def test_javascript(self, live, folder):
+    def test_javascript(self, live, folder, lora):
         client = os.environ.get("SONOLORA_NODE_MODULES")
         if not client or not shutil.which("node"):
             pytest.skip("needs node, and the folder of an installed @fal-ai/client in SONOLORA_NODE_MODULES")
         (folder / "node_modules").symlink_to(client)
         (folder / "train.mjs").write_text(examples.javascript(live.address, live.key))
         said = self.run(["node", "train.mjs"], folder, live).splitlines()
-        assert said[-1] == f"{live.address}/files/abc/lora.safetensors"
-        assert "COMPLETED" in said
+        assert said == ["one", "two", live.address + lora]
 
     def test_the_banner_has_them(self):
         proxied = ServerSettings(Path("/x"), tls_port=1, proxy_port=2)
@@ -349,6 +403,8 @@ class TestExamples:
         for text in (examples.python, examples.javascript, examples.curl):
             assert text("http://127.0.0.1:8000", "YOUR_KEY") in plain
         assert "keys:   2" in plain
+        assert "its LoRAs do not fit LTX-2.3" in plain
+        assert "LTX-2.3" not in banner(ServerSettings(Path("/x"), base="ltx-2.3"), None, 2)
 
     def test_the_docs_have_them(self):
         text = (Path(__file__).parents[2] / "docs" / "server.md").read_text("utf-8")

@@ -204,7 +204,7 @@ def test_what_it_tells(undisturbed):
     assert steps[-1] == 100
     told = [{"step": event["step"], **event["values"]} for event in events if event["event"] == "metrics"]
     assert told == read_metrics(folder / "metrics.jsonl")
-    assert any("4 files: 4 used" in event.get("text", "") for event in events)
+    assert "training on 2 clips of 0.5 s" in [event["text"] for event in events if event["event"] == "message"]
 
 
 def test_killed_or_stopped_in_every_phase_and_gone_on_with_gives_the_same_files(undisturbed, body, worker, tmp_path):
@@ -335,7 +335,7 @@ def test_a_folder_is_one_workers_at_a_time(body, worker, tmp_path, slow_url):
         ),
         (
             {"training_data_url": "http://127.0.0.1:9/x.zip?sig=SECRET"}, {"private": False}, ["training_data_url"],
-            "file_download_error", "public internet",
+            "file_download_error", "--allow-private-urls",
         ),
         ({"training_data_url": "data:;base64,AAAA"}, {}, ["training_data_url"], "invalid_archive", "not a .zip"),
     ],

@@ -53,6 +53,7 @@ for line in iter(sys.stdin.readline, ""):
         tell("progress", step=100, total=100, note="loss 1.250")
         tell("metrics", step=100, values={"grid_loss": 2.5})
         tell("message", text="trained")
+        tell("warning", text="odd")
         for name in ("lora.safetensors", "config.json", "preview.wav"):
             (folder / name).write_text(f"{name} of {job['id']}")
         (folder / ".data-x").rmdir()
@@ -182,7 +183,14 @@ def test_from_the_queue_to_the_result(served):
         "phase": "training", "step": 100, "steps": 100, "note": "loss 1.250", "steps_per_second": 4.0,
         "estimated_end": 0,
     }  # fmt: skip
-    assert served.lines(first) == ["started", "training", "step 100 of 100: loss 1.2500, 4 steps a second", "trained"]
+    assert served.lines(first) == [
+        "started",
+        "training",
+        "step 100 of 100: loss 1.2500, 4 steps a second",
+        "trained",
+        "odd",
+    ]
+    assert [line.level for line in served.store.logs(first)] == ["INFO"] * 4 + ["WARN"]
     assert served.store.metrics(first) == [
         (100, {"loss": 1.25, "learning_rate": 0.1, "steps_per_second": 4.0, "grid_loss": 2.5})
     ]
@@ -193,7 +201,12 @@ def test_from_the_queue_to_the_result(served):
 def test_what_the_worker_is_given(served):
     body = {
         "training_data_url": "http://old.name/files/{}/clips.zip?x=1",
-        "validation": [{"prompt": "a", "audio_url": " https://example.com/done "}],
+        "validation": [
+            {"prompt": "a", "audio_url": " https://example.com/done "},
+            {"prompt": "a", "audio_url": "http://localhost:8000/files/gone/a.wav"},
+            {"prompt": "a", "audio_url": "https://example.com/files/theirs/a.wav"},
+            {"prompt": "a", "audio_url": "http://127.0.0.1:9/files/theirs/a.wav"},
+        ],
     }
 
     async def upload():
@@ -217,7 +230,11 @@ def test_what_the_worker_is_given(served):
         "folder": str(served.folder(id)),
         "mode": "a2a",
         "body": body,
-        "sources": {"local": False, "private": False, "known": {body["training_data_url"]: str(file.path)}},
+        "sources": {
+            "local": False,
+            "private": False,
+            "known": {body["training_data_url"]: str(file.path), "http://localhost:8000/files/gone/a.wav": None},
+        },
         "settings": {"checkpoint_every": 250},
     }
 

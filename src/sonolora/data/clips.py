@@ -7,7 +7,7 @@ error. What makes the archive as a whole ambiguous or wrong is an error at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -81,7 +81,7 @@ def load_clips(
     for name, why in pairing.left_out.items():
         report.left_out(name, why)
     if not pairing.samples:
-        raise _nothing_found(files, extensions)
+        raise _nothing_found(files, extensions, pairing.left_out)
     masks = _read_masks(pairing.samples, files, request.clip_seconds)
     if mode.video:
         refuse_silent_films([sample.target for sample in pairing.samples], files, report)
@@ -90,7 +90,6 @@ def load_clips(
     heard: list[tuple[str, Measured]] = []
     for sample in pairing.samples:
         caption = _read_caption(sample, files, request, report)
-        captions.append((sample.caption or sample.target, caption))
         regenerate = masks.get(sample.name, mode.regenerated(request))
         if sample.mask is not None and regenerate is not None:
             report.warn(sample.mask, *mask_warnings(regenerate, request.clip_seconds))
@@ -98,6 +97,8 @@ def load_clips(
         for clip in _load(sample, caption, regenerate, request, files, sample_rate, report, heard):
             used += 1
             yield clip
+        if used:
+            captions.append((sample.caption or sample.target, caption))
         for companion in (sample.caption, sample.mask):
             if companion is not None and used:
                 report.used(companion)
@@ -132,7 +133,8 @@ def _load(
         for film in load_films(sample, request, files, sample_rate, report):
             yield Clip(film.name, caption, film.audio, film=film.frames, frame_rate=request.frame_rate)
         return
-    target = _fit(sample.target, request, files, sample_rate, report, heard)
+    measured: list[tuple[str, Measured]] = []
+    target = _fit(sample.target, request, files, sample_rate, report, measured)
     reference = None
     if sample.reference is not None:
         # References are measured too, but not compared with the targets: they are meant to be like them.
@@ -151,6 +153,7 @@ def _load(
             report.fitted(name, fitted.detail)
     if target is None or (sample.reference is not None and reference is None):
         return
+    heard += measured
     sound = _level(target, request)
     given = None if reference is None else _level(reference, request)
     if given is not None:
@@ -231,7 +234,11 @@ def _read_masks(samples: Sequence[SampleFiles], files: Files, seconds: float) ->
     return masks
 
 
-def _nothing_found(files: Files, extensions: Sequence[str]) -> InputError:
+def _nothing_found(files: Files, extensions: Sequence[str], left_out: Mapping[str, str]) -> InputError:
+    unpaired = [f"{name}: {why}" for name, why in left_out.items() if _extension(name) in extensions]
+    if unpaired:
+        more = f"; and {len(unpaired) - _SHOWN} more" if len(unpaired) > _SHOWN else ""
+        return InputError.in_dataset(f"no pairs found: {'; '.join(unpaired[:_SHOWN])}{more}")
     found = ", ".join(files.names[:_SHOWN]) or "no files"
     more = f" and {len(files.names) - _SHOWN} more" if len(files.names) > _SHOWN else ""
     kind = "videos" if extensions == VIDEO_EXTENSIONS else "audio clips"
@@ -242,11 +249,15 @@ def _nothing_found(files: Files, extensions: Sequence[str]) -> InputError:
     )
 
 
+def _extension(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
 def _none_left(report: Report, request: TrainRequest, extensions: Sequence[str]) -> InputError:
     verdicts = [
         entry
         for entry in report.as_json()["files"]
-        if entry["status"] == "left out" and PurePosixPath(entry["file"]).suffix.lower() in extensions
+        if entry["status"] == "left out" and _extension(entry["file"]) in extensions
     ]
     reasons = "; ".join(f"{entry['file']}: {entry['detail']}" for entry in verdicts[:_SHOWN])
     more = f"; and {len(verdicts) - _SHOWN} more" if len(verdicts) > _SHOWN else ""

@@ -31,7 +31,7 @@ NEAR_CODEC = 1.05  # a cut above is out of the codec's hearing
 LOUDNESS_LU = 10.0  # twice as loud, or half
 LOUDNESS_SPREADS = 3.0  # what differs more than the others do among themselves
 FEWEST_TO_COMPARE = 4  # a median of fewer says little
-NEAR_DUPLICATE = 0.77  # see `similarities`
+NEAR_DUPLICATE = 0.87  # copies had 0.91 and more, different sentences of one voice up to 0.82; see `similarities`
 
 LAG_SECONDS = FRAME_SECONDS  # the model's own resolution in time
 LAG_CONFIDENCE = 0.2  # see `lag_seconds`
@@ -42,6 +42,7 @@ SPAN_FRAMES = 4  # of shorter spans most is edge
 
 PICTURE_SECONDS = 0.2  # five latent frames; containers and codecs round by less
 
+_SAME = "both channels are the same (mono)"
 _SHOWN = 3
 
 
@@ -185,12 +186,15 @@ def _loudness_outliers(clips: Sequence[tuple[str, Measured]], peak_normalized: b
 def _mixed_images(clips: Sequence[tuple[str, Measured]]) -> Warnings:
     """One warning, at the first sound of the fewer, where some are mono and some stereo; or where all are mono."""
     mono = [file for file, measured in clips if measured.image in ("mono", "dual mono")]
+    twice = {file for file, measured in clips if measured.image == "dual mono"}
     wide = [file for file, measured in clips if measured.image not in ("mono", "dual mono")]
     if not mono:
         return []
     if not wide:
-        return [(mono[0], "mono, as are all: so is what the LoRA makes. If it should be wide, use stereo recordings.")]
+        remedy = "so is what the LoRA makes. If it should be wide, use stereo recordings."
+        return [(mono[0], f"{_SAME if mono[0] in twice else 'mono'}, as are all: {remedy}")]
     fewer, kind = (mono, "mono") if len(mono) <= len(wide) else (wide, "stereo")
+    kind = _SAME if fewer[0] in twice else kind
     others = f", and so are {_named(fewer[1:])}" if len(fewer) > 1 else ""
     return [
         (

@@ -57,7 +57,8 @@ class Sources:
 
     local: bool = True  # paths of this machine
     private: bool = True  # hosts that are not on the public internet
-    known: Mapping[str, Path] = field(default_factory=dict)  # addresses whose content is in a file here already
+    # Addresses that lead here, and the file with their content; None where there is none (any more).
+    known: Mapping[str, Path | None] = field(default_factory=dict)
 
 
 ANYWHERE = Sources()
@@ -82,9 +83,13 @@ def fetch(
     redirect too), or `file_too_large` (ctx `max_size`).
     """
     source = source.strip()
-    if (known := sources.known.get(source)) is not None:
-        if not known.is_file():
-            raise InputError.of(field, "the uploaded file is no longer here. Upload it again.", "file_download_error")
+    if source in sources.known:
+        if (known := sources.known[source]) is None or not known.is_file():
+            raise InputError.of(
+                field,
+                "there is no such file on this server: it has expired, or its address is mistyped. Upload it again.",
+                "file_download_error",
+            )
         return known
     scheme = re.match(r"([a-z][a-z0-9+.-]*)://|(data):", source, re.IGNORECASE)
     match (scheme[1] or scheme[2]).lower() if scheme else "":
@@ -209,7 +214,10 @@ class _Download:
                     reason = "it redirects to something that is not a URL"
                     break
                 except PrivateAddressError as error:
-                    raise self.failed(f"was not downloaded: {error}. Upload the file, or give a public URL.") from None
+                    raise self.failed(
+                        f"was not downloaded: {error}. Upload the file, give a public URL, or have the server started "
+                        "with --allow-private-urls."
+                    ) from None
                 except (httpx.UnsupportedProtocol, httpx.DecodingError, OverflowError) as error:
                     reason = str(error)
                     break

@@ -1,7 +1,7 @@
 """What became of every file of an archive.
 
-In: one verdict for each file, from whoever decides. Out: JSON for the log, the debug archive and the error,
-and a line for people. A file without a verdict is a bug of the program, found by `check_complete`.
+In: one verdict for each file, from whoever decides. Out: JSON for the log, the debug archive and the error. A file
+without a verdict is a bug of the program, found by `check_complete`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ class FileReport:
 
 
 class Report:
-    """Collects the verdicts. Each file gets exactly one; warnings and facts may come before it or after."""
+    """Collects the verdicts. Each file gets exactly one; warnings and facts may come before it or after.
+
+    Warnings are about what is trained on: those of a file that is left out or ignored are dropped.
+    """
 
     def __init__(self) -> None:
         self._verdicts: dict[str, FileReport] = {}
@@ -60,17 +63,10 @@ class Report:
         return {
             "summary": self._summary(),
             "files": [
-                asdict(replace(verdict, warnings=tuple(self._warnings.get(name, ())), facts=self._facts.get(name, {})))
+                asdict(replace(verdict, warnings=self._kept_warnings(verdict), facts=self._facts.get(name, {})))
                 for name, verdict in sorted(self._verdicts.items())
             ],
         }
-
-    def summary_line(self) -> str:
-        """Such as `12 files: 9 used, 2 fitted, 1 left out, 0 ignored; 3 warnings`."""
-        counts = self._summary()
-        warnings = counts.pop("warnings")
-        verdicts = ", ".join(f"{count} {status}" for status, count in counts.items())
-        return f"{len(self._verdicts)} files: {verdicts}; {warnings} warnings"
 
     def check_complete(self, files: Files) -> None:
         """AssertionError with the files that have no verdict, or a warning and no verdict."""
@@ -80,8 +76,11 @@ class Report:
 
     def _summary(self) -> dict[str, int]:
         counts = Counter(verdict.status for verdict in self._verdicts.values())
-        warnings = sum(len(texts) for texts in self._warnings.values())
+        warnings = sum(len(self._kept_warnings(verdict)) for verdict in self._verdicts.values())
         return {**{status: counts[status] for status in get_args(Status)}, "warnings": warnings}
+
+    def _kept_warnings(self, verdict: FileReport) -> tuple[str, ...]:
+        return tuple(self._warnings.get(verdict.file, ())) if verdict.status in ("used", "fitted") else ()
 
     def _add(self, verdict: FileReport) -> None:
         if earlier := self._verdicts.get(verdict.file):

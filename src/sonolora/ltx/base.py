@@ -18,8 +18,7 @@ from sonolora.ltx.registry import Entry, register, registered
 from sonolora.ltx.verify import open_checkpoint, verify, verify_text_encoder
 
 BUILT_IN = Path(__file__).parents[1] / "bases"
-_MADE_BY = {"tiny": "python tools/tiny/make_random_base.py"}
-BUILT_IN_NAMES = tuple(_MADE_BY)
+BUILT_IN_NAMES = ("tiny",)
 _HOLDS = "a base folder holds exactly one checkpoint (*.safetensors) and the folder text_encoder/"
 _SHOWN = 3  # differences in one message
 
@@ -42,7 +41,7 @@ def find_base(name_or_path: str) -> Base:
     say what is expected.
     """
     folder = Path(name_or_path).expanduser()
-    if name_or_path in _MADE_BY:
+    if name_or_path in BUILT_IN_NAMES:
         return _in_folder(name_or_path, BUILT_IN / name_or_path)
     if (entry := registered().get(name_or_path)) is not None:
         return _of(name_or_path, entry)
@@ -51,7 +50,7 @@ def find_base(name_or_path: str) -> Base:
     # What lies in a folder that is here is meant as a path.
     if HubId.parse(name_or_path) is None or folder.parent.exists():
         raise SonoloraError(
-            f"no base '{name_or_path}': known are {', '.join([*_MADE_BY, *registered()])}, or give a folder or a "
+            f"no base '{name_or_path}': known are {', '.join([*BUILT_IN_NAMES, *registered()])}, or give a folder or a "
             f"Hugging Face id; {_HOLDS}"
         )
     return _of(name_or_path, add_base(name_or_path, name_or_path, TEXT_ENCODER))
@@ -64,7 +63,7 @@ def add_base(name: str, checkpoint: str, text_encoder: str) -> Entry:
     its text encoder is fetched whole. Raises `CheckpointError` naming what is other than published, and
     `SonoloraError` for a name that is taken.
     """
-    if name in _MADE_BY or Path(name).expanduser().exists():
+    if name in BUILT_IN_NAMES or Path(name).expanduser().exists():
         raise SonoloraError(f"the name '{name}' is taken by a built-in base or a path; choose another")
     path, hub_id = Path(checkpoint).expanduser(), HubId.parse(checkpoint)
     opened = open_checkpoint(path) if path.exists() or hub_id is None else open_from_hub(hub_id)
@@ -98,8 +97,8 @@ def _in_folder(name: str, folder: Path) -> Base:
             f"{folder} is a file, and a base is a checkpoint with a text encoder. Name both once: "
             f"sonolora base add NAME --checkpoint {folder} --text-encoder DIR"
         )
-    if name in _MADE_BY and not folder.is_dir():
-        raise SonoloraError(f"the base '{name}' is not there yet: run `{_MADE_BY[name]}`")
+    if name in BUILT_IN_NAMES and not folder.is_dir():
+        raise SonoloraError(f"the embedded base '{name}' is missing from this installation ({folder}): install it anew")
     if len(checkpoints) != 1:
         found = ", ".join(path.name for path in checkpoints) or "none"
         raise CheckpointError(f"{folder}: {_HOLDS}; checkpoints found: {found}")

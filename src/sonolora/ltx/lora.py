@@ -10,21 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sonolora.errors import CheckpointError
-from sonolora.ltx.checkpoint import Checkpoint
+from sonolora.ltx.lora_file import LoRAFile, require_fit
+from sonolora.ltx.lora_names import FILE_PREFIX
 from sonolora.ltx.transformer import Transformer
 from sonolora.randomness import generator
 from sonolora.tensors import save_tensors
 
-FILE_PREFIX = "diffusion_model."
 FILE_DTYPE = torch.bfloat16
 
 
@@ -38,6 +36,11 @@ class LoRALinear(nn.Module):
         self.scale = 1.0
         self.lora_A = nn.Parameter(torch.zeros(rank, base.in_features, device=device))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
+
+    @property
+    def weight(self) -> Tensor:
+        """Of the frozen layer, which the network asks for its dtype."""
+        return self.base.weight
 
     def forward(self, x: Tensor) -> Tensor:
         low = F.linear(x, self.lora_A.to(x.dtype))
@@ -110,52 +113,32 @@ def save_lora(path: Path, adapters: Adapters, metadata: Mapping[str, str]) -> No
     save_tensors(path, tensors, metadata)
 
 
-@dataclass(frozen=True)
-class LoRA:
-    """A LoRA file read into memory: per module A (rank, in) and B (out, rank), and what the file says of itself."""
+def apply_lora(model: Transformer, lora: LoRAFile, strength: float) -> dict[str, LoRALinear]:
+    """Add a LoRA to a model without adapters; returns them by layer.
 
-    path: Path
-    weights: Mapping[str, tuple[Tensor, Tensor]]
-    metadata: Mapping[str, str]
-
-
-def load_lora(path: Path) -> LoRA:
-    """Read a LoRA file. Raises `CheckpointError` for keys that are not of the published form or have no partner."""
-    metadata = {key: str(value) for key, value in Checkpoint.open(path).metadata.items()}
-    tensors = load_file(path)
-    weights = {}
-    for key in list(tensors):
-        if not key.endswith(".lora_A.weight"):
-            continue
-        module = key.removesuffix(".lora_A.weight")
-        down, up = tensors.pop(key), tensors.pop(f"{module}.lora_B.weight", None)
-        if up is None or not module.startswith(FILE_PREFIX) or up.shape[1] != down.shape[0]:
-            raise CheckpointError(f"{path}: {key} is not half of a LoRA pair of the form {FILE_PREFIX}*.lora_A/lora_B")
-        weights[module.removeprefix(FILE_PREFIX)] = (down.float(), up.float())
-    if tensors:
-        raise CheckpointError(f"{path}: not a LoRA of the published form: unknown key {min(tensors)}")
-    if not weights:
-        raise CheckpointError(f"{path}: holds no LoRA tensors")
-    return LoRA(path, weights, metadata)
-
-
-def apply_lora(model: Transformer, lora: LoRA, scale: float) -> dict[str, LoRALinear]:
-    """Add a LoRA to a model without adapters. Raises `CheckpointError` naming what does not fit the base."""
-    modules = dict(model.named_modules())
-    strange = sorted(name for name in lora.weights if name not in modules)
-    if strange:
-        raise CheckpointError(f"{lora.path}: made for another base: this one has no {strange[0]} ({len(strange)} such)")
+    In a model without its video stream, what a LoRA does to that stream is left out: sound alone does not pass there.
+    Raises `CheckpointError` naming what does not fit the base, and when nothing of the LoRA would be left.
+    """
+    layers = _linear_layers(model)
+    if model.has_video or lora.pairs.keys() <= layers.keys():
+        require_fit(lora, layers)
+    else:
+        with torch.device("meta"):
+            require_fit(lora, _linear_layers(Transformer(model.config, video=True)))
     adapters = {}
-    for name, (down, up) in lora.weights.items():
+    for name in (name for name in lora.pairs if name in layers):
+        down, up = lora.read(name)
         adapters[name] = adapter = _wrap(model, name, down.shape[0])
-        if adapter.lora_A.shape != down.shape or adapter.lora_B.shape != up.shape:
-            raise CheckpointError(
-                f"{lora.path}: {name} is of shape {tuple(up.shape)} x {tuple(down.shape)}, the base wants "
-                f"{tuple(adapter.lora_B.shape)} x {tuple(adapter.lora_A.shape)}"
-            )
-        adapter.scale = scale
+        adapter.scale = strength * lora.pairs[name].scale
         with torch.no_grad():
             adapter.lora_A.copy_(down)
             adapter.lora_B.copy_(up)
         adapter.requires_grad_(False)
+    if not adapters:
+        raise CheckpointError(f"{lora.path}: changes the video stream alone, which a sound without picture has not")
     return adapters
+
+
+def _linear_layers(model: Transformer) -> dict[str, tuple[int, ...]]:
+    """Shapes (out, in) by name."""
+    return {name: tuple(layer.weight.shape) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}

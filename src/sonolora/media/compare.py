@@ -77,7 +77,8 @@ def similarities(fingerprints: Sequence[Fingerprint]) -> NDArray[np.float64]:
     """(sounds, sounds): how well the signs of two sounds agree, at the shift in time where they agree best.
 
     1 for the same sound at another level; nearly always above 0.8 after a lossy codec, soft noise, a shift or a
-    cut at either end; below 0.75 in all 60,000 pairs of different sounds, many of one kind, that were tried.
+    cut at either end; below 0.75 in all 60,000 pairs of different sounds, many of one kind, that were tried. Different
+    sentences of one synthetic voice reached 0.82.
     Counts the part that both have, which must hold half of what the one with less has. 0 where that is too
     little to tell: a steady tone, a single click, half a second.
     """

@@ -1,17 +1,21 @@
-"""A picture of a sound. In: a `Waveform` and a title. Out: a PNG with the wave above its mel spectrogram."""
+"""Pictures of sounds. In: `Waveform`s and titles. Out: a PNG, of the wave above its mel spectrogram or of several mel
+spectrograms one above the other."""
 
 from __future__ import annotations
 
 import textwrap
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike, NDArray
 
 from sonolora.files import atomic_write
-from sonolora.media.audio import Waveform
+from sonolora.media.audio import Waveform, resample
 
 _WIDTH, _HEIGHT, _DPI = 10.0, 5.0, 100  # inches: 1000 x 500 pixels
 _COLUMNS = 850  # pixels along time
@@ -39,9 +43,31 @@ def draw_waveform_and_mel(path: Path, waveform: Waveform, title: str) -> None:
     wave_axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     wave_axes.set_axisbelow(True)
 
+    image = _show_mel(mel_axes, waveform)
+    mel_axes.set(xlabel="seconds", xlim=(0, waveform.seconds))
+    _finish(path, figure, (wave_axes, mel_axes), image)
+
+
+def draw_mels(path: Path, waveforms: Mapping[str, Waveform]) -> None:
+    """Write a PNG of the mel spectrograms of several sounds, by title, with one time axis and one scale of levels.
+
+    The first one's rate sets the frequencies that are shown.
+    """
+    height = 0.6 + 2.2 * len(waveforms)
+    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained", facecolor="white")
+    rows = figure.subplots(len(waveforms), 1, sharex=True, squeeze=False)[:, 0]
+    rate = next(iter(waveforms.values())).sample_rate
+    for axes, (title, waveform) in zip(rows, waveforms.items(), strict=True):
+        image = _show_mel(axes, resample(waveform, rate))
+        axes.set_title(title, fontsize=11, loc="left", parse_math=False)
+    rows[-1].set(xlabel="seconds", xlim=(0, max(waveform.seconds for waveform in waveforms.values())))
+    _finish(path, figure, tuple(rows), image)
+
+
+def _show_mel(axes: Axes, waveform: Waveform) -> AxesImage:
     levels, hop_seconds = mel_dbfs(waveform)  # (bands, columns)
     top = float(_mel(waveform.sample_rate / 2))
-    image = mel_axes.imshow(
+    image = axes.imshow(
         levels,
         origin="lower",
         aspect="auto",
@@ -52,11 +78,14 @@ def draw_waveform_and_mel(path: Path, waveform: Waveform, title: str) -> None:
     )
     ticks = [hertz for hertz in _TICKS_HZ if hertz <= waveform.sample_rate / 2]
     labels = [f"{hertz // 1000} kHz" if hertz >= 1000 else f"{hertz} Hz" for hertz in ticks]
-    mel_axes.set_yticks([float(_mel(hertz)) for hertz in ticks], labels)
-    mel_axes.set(xlabel="seconds", ylim=(0, top), xlim=(0, waveform.seconds))
-    figure.colorbar(image, ax=(wave_axes, mel_axes), label="dBFS", pad=0.01, fraction=0.03, extend="both")
+    axes.set_yticks([float(_mel(hertz)) for hertz in ticks], labels)
+    axes.set_ylim(0, top)
+    return image
 
-    for axes in (wave_axes, mel_axes):
+
+def _finish(path: Path, figure: Figure, all_axes: Sequence[Axes], image: AxesImage) -> None:
+    figure.colorbar(image, ax=list(all_axes), label="dBFS", pad=0.01, fraction=0.03, extend="both")
+    for axes in all_axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=9)
     with atomic_write(path) as temporary, warnings.catch_warnings():

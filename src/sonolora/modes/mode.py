@@ -50,6 +50,8 @@ class Mode:
     previews: Callable[[Any], list[Wanted]]
     generation: type[GenerateRequest]
     video: bool = False
+    # The noise density that teaches most, by what was measured: docs/learning.md.
+    sigma_density: str = "published"
 
 
 def regenerates_all(request: TrainRequest) -> None:  # noqa: ARG001 - the signature of `Mode.regenerated`

@@ -88,7 +88,7 @@ def pair_references(names: Sequence[str]) -> Pairing:
         left_out[name] = (
             f"a reference without its target {stem(name)[: -len(START)]}{END}"
             if stem_key(name).endswith(START)
-            else f"neither a reference nor a target: its name ends with neither {START} nor {END}"
+            else f"neither a reference nor a target: a pair needs x{START} and x{END}, and its name has neither ending"
         )
     return Pairing(samples, left_out)
 

@@ -7,7 +7,9 @@ Source: the published pages and schemas of the `ltx23-trainer-v2` endpoints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -19,6 +21,7 @@ NEGATIVE_PROMPT = (
     "thin, boxy, excessive reverb, unwanted background noise, abrupt cut, silence, off-key, out of sync"
 )
 MOST_PREVIEW_FRAMES = 121
+_MOST_NAMES, _LONGEST_NAME = 10, 80  # that are repeated
 _Rank = Literal[8, 16, 32, 64, 128]
 Size = Literal["low", "medium", "high"]
 Aspect = Literal["16:9", "1:1", "9:16"]
@@ -136,6 +139,20 @@ class AudioRequest(TrainRequest):
     @property
     def preview_seconds(self) -> float:
         return min(self.audio_duration_seconds, MOST_PREVIEW_FRAMES / self.validation_frame_rate)
+
+
+def unknown_fields(model: type[Body], body: Mapping[str, Any]) -> list[str]:
+    """A line for each field of a body, at most ten, that such a request lacks: published endpoints ignore it, too."""
+    names = islice((name[:_LONGEST_NAME] for name in body if name not in model.model_fields), _MOST_NAMES)
+    return [
+        f"unknown field {name if name.isprintable() else ascii(name)} has no effect{_meant(name, model.model_fields)}"
+        for name in names
+    ]
+
+
+def _meant(name: str, fields: Iterable[str]) -> str:
+    near = get_close_matches(name, fields, 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 _Body = TypeVar("_Body", bound=Body)

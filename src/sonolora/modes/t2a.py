@@ -31,4 +31,5 @@ T2A = Mode(
     regenerated=regenerates_all,
     previews=previews,
     generation=GenerateRequest,
+    sigma_density="matched",
 )

@@ -88,4 +88,5 @@ V2A = Mode(
     previews=previews,
     generation=V2AGenerate,
     video=True,
+    sigma_density="matched",
 )

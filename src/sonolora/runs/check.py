@@ -62,6 +62,11 @@ def check(mode: Mode, request: TrainRequest, base: Base, folder: Path, progress:
     return Checked(report.as_json(), tuple(clips), error)
 
 
+def in_words(clips: int, request: TrainRequest) -> str:
+    """What is trained on, such as `4 clips of 5 s`."""
+    return f"{clips} clip{'' if clips == 1 else 's'} of {request.clip_seconds:g} s"
+
+
 def shown_on(folder: Path, clips: Iterable[Clip], shown: list[ShownClip]) -> Iterator[Clip]:
     """The clips as they pass, with their sounds and pictures written for the page in `folder`."""
     for number, clip in enumerate(clips, start=1):

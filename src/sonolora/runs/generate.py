@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,18 @@ from sonolora.data.encode import Encoder
 from sonolora.data.given import load_given
 from sonolora.ltx.audio_codec import load_audio_codec
 from sonolora.ltx.base import find_base
-from sonolora.ltx.lora import LoRA, apply_lora, load_lora
+from sonolora.ltx.lora import apply_lora
+from sonolora.ltx.lora_file import LoRAFile, open_lora
 from sonolora.ltx.transformer import load_transformer
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import parse
 from sonolora.runs.progress import Progress
 from sonolora.runs.settings import compute_dtype, resolve_device
+from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.preview import render, write_preview
 from sonolora.sampling.sampler import SamplingSettings
+
+_EQUAL_SECONDS = 0.02  # by which a given clip may miss its length: encoder padding
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,9 @@ class GenerateSettings:
     seed: int = 42
     base: str = "tiny"
     device: str = "auto"
-    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    steps: int = 30
+    stg_scale: float = 1.0
+    cfg_scale: float | None = None  # None: as the base wants it
 
 
 def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, out: Path, progress: Progress) -> None:
@@ -46,27 +52,36 @@ def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, ou
     device = resolve_device(settings.device)
     dtype = compute_dtype(device)
     base = find_base(settings.base)
-    lora = load_lora(settings.lora) if settings.lora else None
+    lora = open_lora(settings.lora) if settings.lora else None
     said = lora.metadata if lora is not None and lora.metadata.get("mode") == mode.name else {}
     wanted = parse(mode.generation, {**said, **body}).wanted()
     codec = load_audio_codec(base.checkpoint, device=device)
     encoder = Encoder(base, codec, Cache(default_cache_folder()), device, dtype, mode.video)
     with tempfile.TemporaryDirectory() as scratch:
         given = load_given(wanted, codec.sample_rate, codec.output_sample_rate, Path(scratch))
+    if max((end for _, end in wanted.regenerate or ()), default=0.0) > given.seconds + _EQUAL_SECONDS:
+        progress.warning(f"{wanted.field} lasts {given.seconds:.2f} s, and the time_ranges end there, too")
     item = encoder.prepare_one(given, wanted.negative_prompt)
     model = load_transformer(base.checkpoint, video=mode.video, device=device, dtype=dtype)
     if lora is not None:
-        apply_lora(model, lora, settings.scale)
-        for note in _notes(lora, mode, base.fingerprint, wanted.prompt):
+        adapters = apply_lora(model, lora, settings.scale)
+        for note in _notes(lora, len(adapters), mode, base.fingerprint, wanted.prompt):
             progress.message(f"note: {note}")
-    progress.phase("generating", settings.sampling.steps)
-    waveform = render(model, codec, item, settings.sampling, settings.seed, device, progress.advance)
+    guidance = Guidance.of_base(base.checkpoint.metadata, stg=settings.stg_scale, cfg=settings.cfg_scale)
+    progress.phase("generating", settings.steps)
+    waveform = render(
+        model, codec, item, SamplingSettings(settings.steps, guidance), settings.seed, device, progress.advance
+    )
     write_preview(out, waveform, wanted.prompt)
 
 
-def _notes(lora: LoRA, mode: Mode, base_fingerprint: str, prompt: str) -> list[str]:
+def _notes(lora: LoRAFile, used: int, mode: Mode, base_fingerprint: str, prompt: str) -> list[str]:
     said = lora.metadata
     notes = []
+    if used < len(lora.pairs):
+        notes.append(
+            f"{len(lora.pairs) - used} of this LoRA's {len(lora.pairs)} layers are of the video stream, left out"
+        )
     if said.get("base_fingerprint", base_fingerprint) != base_fingerprint:
         notes.append(f"this LoRA was trained on another base ({said.get('base', 'unknown')})")
     if said.get("mode", mode.name) != mode.name:

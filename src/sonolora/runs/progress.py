@@ -25,6 +25,9 @@ class Progress(Protocol):
     def message(self, text: str) -> None:
         """A line for people."""
 
+    def warning(self, text: str) -> None:
+        """The same, of something that they should look at."""
+
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         """What was measured at a training step, as it stands in `metrics.jsonl`."""
 
@@ -37,6 +40,8 @@ class Silent:
     def advance(self, note: str = "", *, to: int | None = None) -> None: ...
 
     def message(self, text: str) -> None: ...
+
+    def warning(self, text: str) -> None: ...
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None: ...
 
@@ -62,6 +67,9 @@ class Stoppable:
 
     def message(self, text: str) -> None:
         self.progress.message(text)
+
+    def warning(self, text: str) -> None:
+        self.progress.warning(text)
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         self.progress.metrics(step, values)

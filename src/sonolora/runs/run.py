@@ -7,14 +7,12 @@ Out, in the folder: `lora.safetensors`, `config.json`, `preview.wav`, `previews/
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from sonolora import __version__
 from sonolora.data.cache import Cache, default_cache_folder
@@ -25,22 +23,23 @@ from sonolora.data.examples import Prepared
 from sonolora.data.fetch import ANYWHERE, Sources
 from sonolora.data.given import Given, load_given
 from sonolora.data.report import Report
-from sonolora.errors import CheckpointError, SonoloraError
+from sonolora.errors import CheckpointError
 from sonolora.files import OutputError, write_json
 from sonolora.ltx.base import find_base
 from sonolora.ltx.text import load_tokenizer
 from sonolora.modes import find_mode
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest, parse
-from sonolora.runs.check import shown_on, write_report
+from sonolora.runs.check import in_words, shown_on, write_report
 from sonolora.runs.debug import write_debug_dataset
+from sonolora.runs.fit import check_fit
+from sonolora.runs.folder import RUN_FILE, read_run, refuse_taken
 from sonolora.runs.networks import Networks
 from sonolora.runs.page import ShownClip
 from sonolora.runs.progress import InterruptedRunError, Progress, StopAskedError, Stoppable
 from sonolora.runs.settings import RunSettings, resolve_device
 from sonolora.runs.train import Run, train
 
-RUN_FILE = "run.json"
 PREPARED_FILE = "prepared.safetensors"
 _TOLD = 20  # lines about single files
 
@@ -59,11 +58,14 @@ def start(
     """Carry out a whole run; returns the LoRA file's path.
 
     `networks`, which may have served other runs, count before the base and the device of the settings.
-    Raises `InputError` for a dataset that cannot be used (nothing but `report.json` is left in the folder then),
+    Raises `InputError` for what the device's memory cannot hold, before anything is read or written, and for a dataset
+    that cannot be used (nothing but `report.json` is left in the folder then),
     `InterruptedRunError` when `stop` said so, other `SonoloraError`s with the reason.
     """
-    _make_folder(folder)
     networks = networks or _networks(settings)
+    if warning := check_fit(mode, request, networks.base, networks.device):
+        progress.message(warning)
+    _make_folder(folder)
     run = Run(mode, request, settings, folder, networks.base)
     stoppable = Stoppable(progress, stop)
     try:
@@ -88,7 +90,7 @@ def resume(
     networks: Networks | None = None,
 ) -> Path:
     """Continue a run from its newest state, to the result that it would have had; raises as `start` does."""
-    said = _read(folder)
+    said = read_run(folder)
     mode = find_mode(said["mode"])
     settings = RunSettings(**said["settings"])
     networks = networks or _networks(settings)
@@ -146,32 +148,31 @@ def _prepare(
     try:
         tokenizer = load_tokenizer(run.base.checkpoint, run.base.text_encoder)
         rate = networks.codec.sample_rate
-        clips = load_clips(run.mode, run.request, files, rate, tokenizer, report, progress.advance)
-        return encoder.prepare(shown_on(run.folder, clips, shown), given, progress.advance)
+        loaded = load_clips(run.mode, run.request, files, rate, tokenizer, report, progress.advance)
+        prepared, clips = encoder.prepare(shown_on(run.folder, loaded, shown), given, progress.advance)
     finally:
         write_report(run.folder, report, shown, run.mode)
         _tell(report, progress)
+    progress.message(f"training on {in_words(len(clips), run.request)}")
+    return prepared, clips
 
 
 def _tell(report: Report, progress: Stoppable) -> None:
-    """What is not simply used, and how many of each there are; all the rest stands in the report."""
+    """What is not simply used; all the rest stands in the report."""
     lines = []
     for entry in report.as_json()["files"]:
         if entry["status"] in ("left out", "ignored"):
-            lines.append(f"{entry['status']}: {entry['file']}: {entry['detail']}")
-        lines += [f"warning: {entry['file']}: {text}" for text in entry["warnings"]]
-    for line in lines[:_TOLD]:
-        progress.message(line)
+            tell = progress.warning if entry["status"] == "left out" else progress.message
+            lines.append((tell, f"{entry['status']}: {entry['file']}: {entry['detail']}"))
+        lines += [(progress.warning, f"{entry['file']}: {text}") for text in entry["warnings"]]
+    for tell, line in lines[:_TOLD]:
+        tell(line)
     if len(lines) > _TOLD:
         progress.message(f"and {len(lines) - _TOLD} more, see report.json")
-    progress.message(report.summary_line())
 
 
 def _make_folder(folder: Path) -> None:
-    if (folder / RUN_FILE).exists():
-        raise SonoloraError(
-            f"{folder} already holds a run. Continue it with: sonolora train --resume {folder}, or give another --out"
-        )
+    refuse_taken(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -191,14 +192,3 @@ def _save(run: Run) -> None:
             "base_fingerprint": run.base.fingerprint,
         },
     )
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    try:
-        data: dict[str, Any] = json.loads((folder / RUN_FILE).read_text())
-    except FileNotFoundError as error:
-        raise SonoloraError(
-            f"{folder} holds no run that can be continued (there is no {RUN_FILE}): it stopped before training "
-            "began, or is another folder. Start it with: sonolora train MODE DATA --out DIR"
-        ) from error
-    return data

@@ -26,6 +26,7 @@ from sonolora.media.audio import Waveform
 from sonolora.media.write import write_wav
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
+from sonolora.runs.folder import LORA_FILE
 from sonolora.runs.networks import Networks
 from sonolora.runs.outputs import lora_metadata, write_config
 from sonolora.runs.progress import InterruptedRunError, StopAskedError, Stoppable
@@ -54,13 +55,16 @@ class Run:
     @property
     def lora_path(self) -> Path:
         """Where the trained LoRA goes."""
-        return self.folder / "lora.safetensors"
+        return self.folder / LORA_FILE
+
+    @property
+    def sigma_density(self) -> str:
+        """What noise levels are drawn from: as asked for, or what suits the mode."""
+        return self.settings.sigma_density or self.mode.sigma_density
 
     def identity(self, prepared: Prepared) -> dict[str, str]:
         """What a training state must agree with to be continued."""
-        settings = (
-            f"{self.mode.name} {self.request.model_dump_json()} {self.settings.seed} {self.settings.sigma_density}"
-        )
+        settings = f"{self.mode.name} {self.request.model_dump_json()} {self.settings.seed} {self.sigma_density}"
         return {
             "base": self.base.fingerprint,
             "dataset": prepared.digest,
@@ -80,7 +84,7 @@ def train(run: Run, prepared: Prepared, networks: Networks, progress: Stoppable)
         steps=request.number_of_steps,
         learning_rate=request.learning_rate,
         seed=settings.seed,
-        sigma_density=settings.sigma_density,
+        sigma_density=run.sigma_density,
     )
     with networks.transformer(video=run.mode.video) as model:
         adapters = add_adapters(model, run.mode.lora_targets, request.rank, settings.seed)
@@ -180,7 +184,8 @@ class _Watch:
 
     def look(self, step: int) -> list[Waveform]:
         """Measure and listen, with the adapters as the file will have them."""
-        settings = SamplingSettings(guidance=Guidance(stg=self.run.request.stg_scale))
+        said = self.run.base.checkpoint.metadata
+        settings = SamplingSettings(guidance=Guidance.of_base(said, stg=self.run.request.stg_scale))
         previews = self.prepared.previews
         waveforms = []
         self.progress.phase(f"listening at step {step}", len(previews) * settings.steps + 1)

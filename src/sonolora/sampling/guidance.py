@@ -7,10 +7,14 @@ p = c + (cfg - 1)(c - u) + stg (c - s) + (modality - 1)(c - m), then p is pulled
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from sonolora.errors import CheckpointError
 
 PUBLISHED_STG_BLOCK, PUBLISHED_LAYERS = 28, 48
 
@@ -23,6 +27,19 @@ class Guidance:
     stg: float = 1.0
     modality: float = 3.0  # counts only where there is a video
     rescale: float = 0.7
+
+    @classmethod
+    def of_base(cls, metadata: Mapping[str, Any], **changed: float | None) -> Guidance:
+        """The published values, but for those that the checkpoint's metadata names under `guidance`, and those given.
+
+        Raises `CheckpointError` when what is under `guidance` is not a JSON object of strengths.
+        """
+        said = metadata.get("guidance", {})
+        try:
+            wanted = cls(**{name: float(value) for name, value in said.items()})
+        except (AttributeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint's metadata has guidance {said!r}: {error}") from error
+        return replace(wanted, **{name: value for name, value in changed.items() if value is not None})
 
 
 def stg_blocks(layers: int) -> frozenset[int]:

@@ -32,7 +32,7 @@ from sonolora.server.records import Key
 from sonolora.server.settings import ServerSettings
 from sonolora.server.storage import Storage
 from sonolora.server.store import Store
-from sonolora.server.urls import APP, ENDPOINTS, base_url
+from sonolora.server.urls import APP, ENDPOINT_PATHS, ENDPOINTS, base_url
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
 _EXPOSED = (
@@ -151,8 +151,17 @@ async def _refused(request: Request, error: Exception) -> Response:  # noqa: ARG
 async def _http_error(request: Request, error: Exception) -> Response:
     """What Starlette refuses by itself, and handlers that raise its error."""
     assert isinstance(error, HTTPException)
-    detail = f"Path {request.url.path} not found" if error.status_code == 404 else error.detail
+    detail = f"Path {_as_sent(request)} not found" if error.status_code == 404 else error.detail
+    if error.status_code == 404 and request.url.path.startswith(("/queue/", "/run/")):
+        detail += f". There are: {ENDPOINT_PATHS}"
     return refusal(error.status_code, detail, headers=error.headers)
+
+
+def _as_sent(request: Request) -> str:
+    """Its path, without the prefix that `Faces` has put in front."""
+    path: str = request.url.path
+    raw: bytes = request.scope.get("raw_path", b"")
+    return path if raw.startswith((b"/queue", b"/run")) else path.removeprefix("/queue").removeprefix("/run")
 
 
 async def _disconnected(request: Request, error: Exception) -> Response:  # noqa: ARG001

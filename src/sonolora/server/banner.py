@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from sonolora import __version__
 from sonolora.server import examples
-from sonolora.server.settings import ServerSettings
+from sonolora.server.settings import EMBEDDED_BASE, ServerSettings
 from sonolora.server.urls import own_address
 
 _NO_KEY = "YOUR_KEY"
@@ -30,6 +30,11 @@ def banner(settings: ServerSettings, first_key: str | None, keys: int) -> str:
     else:
         lines.append(f"keys:   {keys}; see sonolora keys list, and sonolora keys add NAME for another")
     lines.append(f"folder: {settings.folder}")
+    if settings.base == EMBEDDED_BASE:
+        lines += [
+            f"base:   {settings.base}, a small model to try things out with; its LoRAs do not fit LTX-2.3.",
+            "        The real one: --base, see docs/base-models.md",
+        ]
     bundle = settings.folder / "tls" / "bundle.pem"
     blocks = []
     if settings.proxy_port is not None:
@@ -40,8 +45,11 @@ def banner(settings: ServerSettings, first_key: str | None, keys: int) -> str:
             )
         )
     else:
-        blocks.append(("Python", examples.python(address, key)))
-    blocks += [("JavaScript (node)", examples.javascript(address, key)), ("curl", examples.curl(address, key))]
+        blocks.append(("Python: pip install fal-client", examples.python(address, key)))
+    blocks += [
+        ("JavaScript (node): save as train.mjs; npm install @fal-ai/client", examples.javascript(address, key)),
+        ("curl", examples.curl(address, key)),
+    ]
     for title, text in blocks:
         lines += ["", f"# {title}", text.rstrip()]  # not indented: Python would not take it
     return "\n".join(lines) + "\n"

@@ -12,6 +12,15 @@ from pathlib import Path
 from sonolora.server.urls import APP
 
 ENDPOINT = f"{APP}/t2a"
+# The client gives the whole log at every look.
+_SHOW_NEW_LINES = """\
+shown = []
+
+def show(update):
+    for line in (getattr(update, "logs", None) or [])[len(shown):]:
+        shown.append(line)
+        print(line["message"])
+"""
 
 
 def python(address: str, key: str) -> str:
@@ -23,12 +32,12 @@ from fal_client import client
 client.QUEUE_URL_FORMAT, client.RUN_URL_FORMAT = "{address}/queue/", "{address}/run/"
 client.REST_URL, client.CDN_URL = "{address}/rest", "{address}/cdn"
 fal = fal_client.SyncClient(key="{key}")
-
+{_SHOW_NEW_LINES}
 result = fal.subscribe(
     "{ENDPOINT}",
     {{"training_data_url": fal.upload_file("clips.zip"), "number_of_steps": 100}},
     with_logs=True,
-    on_queue_update=print,
+    on_queue_update=show,
 )
 print(result["lora_file"]["url"])
 """
@@ -42,11 +51,12 @@ def unchanged_python(*, upload: str = "upload_file") -> str:
     return f"""\
 import fal_client
 
+{_SHOW_NEW_LINES}
 result = fal_client.subscribe(
     "{ENDPOINT}",
     {{"training_data_url": fal_client.{upload}("clips.zip"), "number_of_steps": 100}},
     with_logs=True,
-    on_queue_update=print,
+    on_queue_update=show,
 )
 print(result["lora_file"]["url"])
 """
@@ -85,17 +95,21 @@ fal.config({{
 }});
 
 const clips = new Blob([await readFile("clips.zip")], {{ type: "application/zip" }});
+let shown = 0; // the client gives the whole log at every look
 const result = await fal.subscribe("{ENDPOINT}", {{
   input: {{ training_data_url: await fal.storage.upload(clips), number_of_steps: 100 }},
   logs: true,
-  onQueueUpdate: (update) => console.log(update.status),
+  onQueueUpdate: ({{ logs }}) => {{
+    for (const line of (logs ?? []).slice(shown)) console.log(line.message);
+    shown = logs?.length ?? shown;
+  }},
 }});
 console.log(result.data.lora_file.url);
 """
 
 
 def curl(address: str, key: str) -> str:
-    """Without a client: upload, submit, look how it stands; the last line is for later, when it is done."""
+    """Without a client: upload, submit, wait, show the result, fetch the LoRA."""
     return f"""\
 export FAL_KEY={key}
 data=$(curl -sS {address}/files/upload -X POST -T clips.zip \\
@@ -105,6 +119,8 @@ request=$(curl -sS {address}/{ENDPOINT} \\
   -H "Authorization: Key $FAL_KEY" -H "Content-Type: application/json" \\
   -d '{{"training_data_url": "'$data'", "number_of_steps": 100}}' |
   sed -E 's/.*"response_url":"([^"]*)".*/\\1/')
-curl -sS "$request/status?logs=1" -H "Authorization: Key $FAL_KEY" -w '\\n'
-curl -sS "$request" -H "Authorization: Key $FAL_KEY" -w '\\n'
+echo "$request"
+while curl -sS "$request/status" -H "Authorization: Key $FAL_KEY" | grep -qE 'IN_(QUEUE|PROGRESS)'; do sleep 2; done
+curl -sS "$request" -H "Authorization: Key $FAL_KEY" -w '\\n' | tee result.json
+curl -sS -O "$(sed -E 's/.*"lora_file":[{{]"url":"([^"]*)".*/\\1/' result.json)"
 """

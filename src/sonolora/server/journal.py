@@ -58,6 +58,8 @@ class Journal:
                     self._progress["estimated_end"] = round(time.time() + (total - step) / rate, 1)
             case {"event": "message", "text": text}:
                 self.log(text)
+            case {"event": "warning", "text": text}:
+                self.log(text, "WARN")
             case {"event": "metrics", "step": step, "values": values}:
                 self._measure(step, values)
 

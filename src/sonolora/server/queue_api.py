@@ -7,6 +7,7 @@ knows the requests, `submission` reads what is asked for, `wire` says how it sta
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sonolora.errors import ErrorItem, InputError
+from sonolora.modes import MODES
+from sonolora.modes.request import unknown_fields
 from sonolora.server import records
 from sonolora.server.answers import Answer, RefusedError, failure_headers, refusal
 from sonolora.server.changes import Changes
@@ -23,12 +26,14 @@ from sonolora.server.settings import ServerSettings
 from sonolora.server.store import QueueFullError, Store
 from sonolora.server.streams import PING, end_of, event_stream, follow, frame
 from sonolora.server.submission import read_queue_limit, read_submission
-from sonolora.server.urls import APP, ENDPOINTS, absolute, base_url
+from sonolora.server.urls import APP, ENDPOINT_PATHS, ENDPOINTS, absolute, base_url
 from sonolora.server.wire import result_answer, status_body
 
 _APPS = frozenset({APP, *(f"{APP}/{endpoint}" for endpoint in ENDPOINTS)})
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 _STOPPED = "The server was stopped. The request goes on when it is started again; its id is {id}."
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,13 +145,17 @@ class Queue:
         key = self.authorise(request)
         endpoint = request.path_params["endpoint"]
         if endpoint not in ENDPOINTS:
-            raise RefusedError(refusal(404, f"Path /{endpoint} not found"))
+            raise RefusedError(refusal(404, f"Path /{endpoint} not found. There are: {ENDPOINT_PATHS}"))
         new = await read_submission(request, endpoint, key, self.settings)
         limit = read_queue_limit(request, self.settings)
         try:
             queued = await asyncio.to_thread(self.store.add_request, new, queue_limit=limit)
         except QueueFullError as error:
             raise RefusedError(refusal(429, f"{error}.", "concurrent_requests_limit")) from error
+        if unknown := unknown_fields(MODES[new.mode].request, new.body):
+            lines = [(queued.created, "WARN", text) for text in unknown]
+            await asyncio.to_thread(self.store.add_logs, queued.id, lines)
+        logger.info("request %s: submitted, %s", queued.id, queued.endpoint)
         self.wake()
         return queued
 

@@ -55,6 +55,13 @@ class Result:
     inference_time: float | None = None  # seconds
     headers: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def standing(self) -> str:
+        """How it ended, in a word or a few."""
+        if self.status < 400:
+            return "done"
+        return "cancelled" if self.error_type == "client_cancelled" else f"failed with {self.status}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Terms):

@@ -8,14 +8,15 @@ the queue. A second signal ends it at once.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, closing, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,13 @@ from typing import Any
 import uvloop
 
 from sonolora.errors import SonoloraError
+from sonolora.server.alone import alone
 from sonolora.server.app import Services, build_app
 from sonolora.server.banner import banner
 from sonolora.server.changes import Changes
 from sonolora.server.listen import HttpServer, certificate_for, listen, loopback_of
 from sonolora.server.records import Request, State
-from sonolora.server.settings import ServerSettings
+from sonolora.server.settings import EMBEDDED_BASE, ServerSettings
 from sonolora.server.storage import Storage
 from sonolora.server.store import Store
 from sonolora.server.tunnel import tunnel
@@ -49,23 +51,24 @@ def serve(settings: ServerSettings) -> None:
     # Every client that waits is an open file, and the usual limit is low.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _OPEN_FILES), most))
-    with _alone(settings.folder), closing(Store(settings.database)) as store:
-        first_key = _first_key(store, settings)
+    with alone(settings.folder), closing(Store(settings.database)) as store:
+        _check_base(settings.base)
         try:
-            uvloop.run(_serve(settings, store, first_key))
+            uvloop.run(_serve(settings, store))
         except KeyboardInterrupt:
             raise SonoloraError("stopped at once; the workers save what they can by themselves") from None
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One server a folder: two would both run what is in its queue."""
-    with (folder / "server.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SonoloraError(f"another server works in {folder}: stop it, or give another folder") from None
-        yield
+def _check_base(base: str) -> None:
+    """Raise `SonoloraError` for a base that workers could not load.
+
+    In a process of its own, whose standard error says why, since this one does without the networks.
+    """
+    if base == EMBEDDED_BASE:
+        return
+    shown = subprocess.run([sys.executable, "-m", "sonolora", "base", "show", base], stdout=subprocess.DEVNULL)
+    if shown.returncode:
+        raise SonoloraError(f"the server does not start without its base, '{base}'")
 
 
 def _first_key(store: Store, settings: ServerSettings) -> str | None:
@@ -85,7 +88,7 @@ def _valid_keys(store: Store) -> int:
     return sum(key.revoked is None for key in keys)
 
 
-async def _serve(settings: ServerSettings, store: Store, first_key: str | None) -> None:
+async def _serve(settings: ServerSettings, store: Store) -> None:
     stop = _stop_signal()
     changes = Changes()
     storage = Storage(settings.folder / "files", store, settings.max_upload_bytes)
@@ -115,6 +118,8 @@ async def _serve(settings: ServerSettings, store: Store, first_key: str | None) 
             allow_private=settings.allow_private_webhooks,
             payload_of=lambda request: _payload(request, own_address(settings)),
         )
+        # A new key is shown this once, so that nothing may fail between making and showing it.
+        first_key = _first_key(store, settings)
         answering = [asyncio.create_task(server.run()) for server in servers]
         behind = [
             asyncio.create_task(_kept_up(work))

@@ -21,6 +21,7 @@ from sonolora.errors import SonoloraError
 from sonolora.modes import MODES
 
 CONFIGURATION = "server.toml"
+EMBEDDED_BASE = "tiny"  # the one that comes with the program
 # Dollars a training step. Source: the published pages of the endpoints.
 PUBLISHED_PRICES: Mapping[str, float] = MappingProxyType(
     {
@@ -53,7 +54,7 @@ class ServerSettings:
     private_key: Path | None = None
     proxy_port: int | None = None  # answers CONNECT to the published hosts with our TLS port
     public_url: str | None = None  # what URLs in answers start with; without it the request's own host
-    base: str = "tiny"
+    base: str = EMBEDDED_BASE
     devices: tuple[str, ...] = ("auto",)  # one worker each
     allow_private_urls: bool = False  # training data from private networks and this machine
     allow_private_webhooks: bool = False
@@ -101,6 +102,10 @@ class ServerSettings:
     def database(self) -> Path:
         """The job store's file."""
         return self.folder / "server.db"
+
+    def run_folder(self, id: str) -> Path:
+        """Where the run of a request works: its report, metrics, previews and states."""
+        return self.folder / "runs" / id
 
 
 def load_settings(folder: Path, **given: Any) -> ServerSettings:

@@ -127,13 +127,8 @@ class Storage:
 
     def local(self, url: str) -> Path | None:
         """The file behind one of our own URLs, whatever the host in it: we may be reachable by several names."""
-        if not url[:8].lower().startswith(("http://", "https://")):
-            return None
-        try:
-            address = _ADDRESS.fullmatch(urlsplit(url).path)
-        except ValueError:
-            return None
-        file = self.find(address[1]) if address else None
+        id = file_id(url)
+        file = self.find(id) if id else None
         return file.path if file else None
 
     def new(
@@ -359,6 +354,17 @@ def _settle_folder(folder: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_id(url: str) -> str | None:
+    """Of the stored file that a URL is of, if it leads to one of our servers; None for what looks like no such URL."""
+    if not url[:8].lower().startswith(("http://", "https://")):
+        return None
+    try:
+        address = _ADDRESS.fullmatch(urlsplit(url).path)
+    except ValueError:
+        return None
+    return address[1] if address else None
 
 
 def _too_large(max_bytes: int) -> str:

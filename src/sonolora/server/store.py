@@ -117,6 +117,11 @@ class Store:
         rows = self._fetch(_REQUEST, id)
         return Request.of(rows[0]) if rows else None
 
+    def ids(self, beginning: str) -> list[str]:
+        """Those of all requests whose id begins so."""
+        begins = requests.c.id.startswith(beginning, autoescape=True)
+        return [row.id for row in self._read(select(requests.c.id).where(begins))]
+
     def body(self, id: str) -> dict[str, Any] | None:
         """What was asked for, as it came; None when it has been forgotten."""
         rows = self._read(select(tables.bodies.c.body).where(tables.bodies.c.request_id == id))

@@ -9,6 +9,7 @@ import re
 import socket
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
@@ -18,6 +19,7 @@ from sonolora.server.settings import ServerSettings
 APP = "fal-ai/ltx23-trainer-v2"
 # The endpoints, which are paths below the app, and their modes.
 ENDPOINTS: Mapping[str, str] = {**{name: name for name in MODES}, "ic-lora/a2a": "a2a"}
+ENDPOINT_PATHS = ", ".join(f"/{APP}/{endpoint}" for endpoint in ENDPOINTS)  # for people
 # A published host name and the face that it shows: the first part of our own paths.
 FACES = {
     "queue.fal.run": "/queue",
@@ -42,6 +44,20 @@ def own_address(settings: ServerSettings) -> str:
     host = socket.gethostname() if settings.host in EVERY_ADDRESS else settings.host
     host = f"[{host}]" if ":" in host else host
     return f"http://{host}:{settings.port}"
+
+
+def leads_here(url: str, settings: ServerSettings) -> bool:
+    """Whether the host and the port of a URL are surely ours. We may have more names than we know of."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme.lower() == "https" else 80)
+    except ValueError:
+        return False
+    host, public = (parts.hostname or "").lower(), urlsplit(settings.public_url or "")
+    if public.netloc and parts.netloc.lower() == public.netloc.lower():
+        return True
+    ours = {"localhost", "127.0.0.1", "::1", settings.host.lower(), socket.gethostname().lower()}
+    return host in ours and port in (settings.port, settings.tls_port)
 
 
 def base_url(request: Request, settings: ServerSettings) -> str:

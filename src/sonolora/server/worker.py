@@ -7,9 +7,9 @@ and `settings` are fields of `Sources` and `RunSettings`; `{"stop": id}` ends th
 holds a run is that run continued; else the folder is emptied and the run begins.
 
 Out: JSON lines on what was standard output, each with its kind as `event`. `ready` comes when a job can be taken; then
-for the job `begun` (resumed), any number of `phase` (name, total), `progress` (step, total, note), `message` (text) and
-`metrics` (step, values), and one of `done`, `stopped` (step, or null before training), `input_error` (detail) and
-`failed` (message, traceback).
+for the job `begun` (resumed), any number of `phase` (name, total), `progress` (step, total, note), `message` (text),
+`warning` (text) and `metrics` (step, values), and one of `done`, `stopped` (step, or null before training),
+`input_error` (detail) and `failed` (message, traceback).
 
 The end of the input means that the server is gone: the run saves its state and the process ends, as it does at
 SIGTERM. Whatever else writes to standard output, libraries in C too, goes to standard error.
@@ -41,9 +41,10 @@ from sonolora.errors import InputError, SonoloraError
 from sonolora.ltx.base import find_base
 from sonolora.modes import find_mode
 from sonolora.modes.request import parse
+from sonolora.runs.folder import RUN_FILE
 from sonolora.runs.networks import Networks
 from sonolora.runs.progress import InterruptedRunError
-from sonolora.runs.run import RUN_FILE, resume, start
+from sonolora.runs.run import resume, start
 from sonolora.runs.settings import RunSettings, resolve_device
 from sonolora.server.answers import detail_of
 
@@ -118,6 +119,9 @@ class Events:
     def message(self, text: str) -> None:
         self.tell("message", text=text)
 
+    def warning(self, text: str) -> None:
+        self.tell("warning", text=text)
+
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         self.tell("metrics", step=step, values=values)
 
@@ -162,7 +166,7 @@ def _run(networks: Networks, job: Mapping[str, Any], orders: Orders, events: Eve
         for left in folder.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         said = job["sources"]
-        sources = Sources(**{**said, "known": {url: Path(path) for url, path in said["known"].items()}})
+        sources = Sources(**{**said, "known": {url: path and Path(path) for url, path in said["known"].items()}})
         mode = find_mode(job["mode"])
         request = parse(mode.request, job["body"])
         settings = RunSettings(networks.base.name, str(networks.device), **job["settings"])

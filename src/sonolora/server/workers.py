@@ -26,8 +26,9 @@ from sonolora.server.outcomes import CANCELLED, OVERDUE, crashed, failed, finish
 from sonolora.server.process import WorkerDiedError, WorkerProcess
 from sonolora.server.records import Request, Result, State
 from sonolora.server.settings import ServerSettings
-from sonolora.server.storage import Storage
+from sonolora.server.storage import Storage, file_id
 from sonolora.server.store import Store
+from sonolora.server.urls import leads_here
 from sonolora.training.metrics import read_metrics
 
 STOP_SECONDS = 20.0  # for a run to save its state; then its worker is killed
@@ -123,9 +124,10 @@ class Workers:
         """Have the worker do it, and note what becomes of it."""
         body = await asyncio.to_thread(self._store.body, request.id) or {}
         journal = Journal(self._store, request.id, self._changed)
-        going = _Going(request, body, self._settings.folder / "runs" / request.id, worker, journal)
+        going = _Going(request, body, self._settings.run_folder(request.id), worker, journal)
         self._going[request.id] = going
         self._changed(request.id)
+        logger.info("request %s: started", request.id)
         keeping, cancelling = asyncio.create_task(journal.keep()), asyncio.create_task(_cancel(going))
         try:
             last = await self._follow(going)
@@ -165,7 +167,11 @@ class Workers:
         return None
 
     def _job(self, going: _Going) -> dict[str, Any]:
-        known = {url: self._storage.local(url) for url in _addresses(going.body)}
+        known = {
+            url: path and str(path)
+            for url in _addresses(going.body)
+            if (path := self._storage.local(url)) or (file_id(url) and leads_here(url, self._settings))
+        }
         return {
             "id": going.request.id,
             "folder": str(going.folder),
@@ -174,7 +180,7 @@ class Workers:
             "sources": {
                 "local": False,
                 "private": self._settings.allow_private_urls,
-                "known": {url: str(path) for url, path in known.items() if path is not None},
+                "known": known,
             },
             "settings": {"checkpoint_every": self._settings.checkpoint_every},
         }
@@ -222,6 +228,7 @@ class Workers:
             self._store.finish(request.id, result)
 
         await asyncio.to_thread(write)
+        logger.info("request %s: %s", request.id, result.standing)
         self._changed(request.id)
 
 

@@ -1,0 +1,112 @@
+"""The command `sonolora estimate MODE DATA`: what a run would take, with the options of `sonolora train`.
+
+Thin: it reads options, calls `estimate`, and prints. A run that the device cannot hold ends with the error that
+`train` would end with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sonolora.errors import InputError
+from sonolora.modes import MODES
+from sonolora.modes.mode import Mode
+from sonolora.modes.request import parse
+from sonolora.options import give_options, request_body
+from sonolora.terminal import TerminalProgress
+
+if TYPE_CHECKING:
+    from sonolora.estimate import Estimate
+
+_OWN: dict[str, tuple[Any, Any]] = {
+    "data": (Annotated[str | None, typer.Argument(help="A zip, a folder or a URL.")], None),
+    "out": (Annotated[Path, typer.Option("--out", help="Where the run would go; it is not made.")], Path("run")),
+    "prompt": (Annotated[list[str] | None, typer.Option("--prompt", help="A preview; at most two.")], None),
+    "request": (Annotated[Path | None, typer.Option("--request", help="A JSON file with a whole request.")], None),
+    "base": (Annotated[str, typer.Option(help="As for `train`; `ltx-2.3` need not be here.")], "tiny"),
+    "device": (Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")], "auto"),
+    "seed": (Annotated[int, typer.Option(help="As for `train`; it changes nothing here.")], 42),
+    "sigma_density": (Annotated[str | None, typer.Option(help="As for `train`; it changes nothing here.")], None),
+    "checkpoint_every": (Annotated[int, typer.Option(help="As for `train`; it changes nothing here.")], 250),
+    "preview_every": (Annotated[int, typer.Option(help="Steps between previews.")], 500),
+    "watts": (Annotated[float | None, typer.Option(min=0, help="What this machine takes under load.")], None),
+    "price_per_kwh": (Annotated[float | None, typer.Option(min=0, help="What electricity costs here.")], None),
+    "record": (Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")], None),
+}
+
+
+def add_estimate_commands(app: typer.Typer) -> None:
+    """Make `estimate MODE` a command of `sonolora`, for every mode."""
+    estimate_app = typer.Typer(
+        rich_markup_mode=None, help="Before training: memory, time, disk and price.", no_args_is_help=True
+    )
+    for mode in MODES.values():
+        _add_mode(estimate_app, mode)
+    app.add_typer(estimate_app, name="estimate")
+
+
+def _add_mode(app: typer.Typer, mode: Mode) -> None:
+    def command(**options: Any) -> None:
+        mine = {name: options.pop(name) for name in _OWN}
+        request = parse(mode.request, request_body(options, mine["data"], mine["prompt"] or [], mine["request"]))
+        if (mine["watts"] is None) != (mine["price_per_kwh"] is None):
+            raise InputError.of("watts", "--watts and --price-per-kwh go together: give both or neither")
+        from sonolora.estimate import Power, estimate
+        from sonolora.files import write_json
+        from sonolora.runs.settings import RunSettings
+
+        names = ("base", "device", "seed", "sigma_density", "checkpoint_every", "preview_every")
+        settings = RunSettings(**{name: mine[name] for name in names})
+        power = None if mine["watts"] is None else Power(mine["watts"], mine["price_per_kwh"])
+        with TerminalProgress() as progress:
+            found = estimate(mode, request, settings, mine["out"], progress, power)
+        print("\n".join(_lines(found)))
+        if mine["record"] is not None:
+            write_json(mine["record"], found.as_json())
+        if found.error is not None:
+            raise found.error
+
+    give_options(command, _OWN, mode.request)
+    app.command(mode.name, help=f"What training would take for {mode.summary}.")(command)
+
+
+def _lines(found: Estimate) -> Iterator[str]:
+    needs = found.needs
+    out = f"; {found.left_out} left out, `sonolora check` says why" if found.left_out else ""
+    tokens = [f"{needs.tokens.audio:,} audio"]
+    tokens += [f"{needs.tokens.reference:,} reference"] if needs.tokens.reference else []
+    tokens += [f"{needs.tokens.video:,} video"] if needs.tokens.video else []
+    yield f"{found.mode} on {found.base}, {found.steps:,} steps, {found.device}"
+    yield f"clips     {found.clips}, each of {' + '.join(tokens)} and {needs.text_tokens:,} text tokens{out}"
+    more = "more than" if needs.peak > found.available else "of"
+    yield f"memory    {_gb(needs.peak)}, {more} the {_gb(found.available)} that are free (computed, not measured):"
+    for stage in needs.stages:
+        held = ", ".join(f"{what} {_gb(size)}" for what, size in stage.held.items())
+        yield f"  {stage.name:<20}{_gb(stage.peak):>10} at most: {held}, and {_gb(stage.working)} to work"
+    if needs.reserve:
+        yield f"  {'reserve for CUDA':<20}{_gb(needs.reserve):>10}, an assumption"
+    if needs.host_bytes:
+        yield f"  the text encoder is read by way of the host's memory: {_gb(needs.host_bytes)}"
+    about = "at least " if found.pace.bound else "about "
+    yield f"time      {about}{_duration(found.training_seconds)} of training, {found.pace.step * 1000:,.4g} ms a step"
+    yield f"          {about}{_duration(found.listening_seconds)} of listening, without the vocoder"
+    yield f"          ({found.pace.how})"
+    yield "          not counted: fetching, encoding clips and texts, loading"
+    disk = ", ".join(f"{what} {_gb(size)}" for what, size in found.disk.items())
+    yield f"disk      {_gb(sum(found.disk.values()))} of the {_gb(found.disk_free)} that are free: {disk}"
+    here = "" if found.price_here is None else f"; here {about}{found.price_here:,.4g} for electricity"
+    yield f"price     ${found.price_there:,.2f} at fal{here}"
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:,.2f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:,.3g} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"

@@ -1,0 +1,263 @@
+"""What the work of a run needs beside the weights: counted by doing it on the meta device, with the run's own code.
+
+In: a base's shape, the tokens of an example, a type of device. Out: bytes and FLOPs of a training step and of a
+preview, and bytes of what encodes. Step and preview are run with two and with three of the layers and extended to all:
+from the second on layers are alike, and every figure grows by as much with each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import lru_cache, partial
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sonolora.allocations import Allocations
+from sonolora.conditioning import Example, Video
+from sonolora.frames import encoded_seconds
+from sonolora.ltx.lora import add_adapters
+from sonolora.ltx.text import TextEncoder, Tokenizer
+from sonolora.ltx.transformer import Transformer
+from sonolora.ltx.video_encoder import FRAMES_PER_LATENT, PIXELS_PER_LATENT
+from sonolora.modes.wanted import FilmFormat
+from sonolora.runs.kernels import kernels_of
+from sonolora.runs.settings import compute_dtype
+from sonolora.runs.shapes import META, BaseShape
+from sonolora.sampling.guidance import Guidance
+from sonolora.sampling.sampler import SamplingSettings, sample
+from sonolora.training.phases import flop_counter, marks
+from sonolora.training.step import flow_losses
+from sonolora.training.trainer import Trainer, TrainingConfig
+
+_FEW = 2, 3  # layers
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The shape of one example. The text's places are the base's."""
+
+    audio: int  # latent frames of the target
+    reference: int = 0  # latent frames in front of it
+    kept: bool = False  # whether parts of the target are given
+    film: FilmFormat | None = None
+
+    @property
+    def video(self) -> int:
+        """Tokens of the film."""
+        if self.film is None:
+            return 0
+        frames = (self.film.frames - 1) // FRAMES_PER_LATENT + 1
+        return frames * (self.film.height // PIXELS_PER_LATENT) * (self.film.width // PIXELS_PER_LATENT)
+
+
+@dataclass(frozen=True)
+class StepBytes:
+    """Bytes beside the weights of a training step, with one example on the device."""
+
+    example: int
+    adapters: int  # A and B
+    held: int  # between two steps: example, adapters, gradients and both moments
+    activations: int  # what the forward pass leaves for the backward pass
+    peak: int
+
+
+@dataclass(frozen=True)
+class StepFlops:
+    """Of matrix products and attention."""
+
+    forward: int
+    whole: int
+
+
+_Count = TypeVar("_Count", StepBytes, StepFlops)
+
+
+def make_example(shape: BaseShape, tokens: Tokens, device: torch.device, dtype: torch.dtype) -> Example:
+    """An example of that shape with random values, or with none on the meta device."""
+    config, places = shape.transformer_config, shape.text_places
+
+    def values(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(1, *size, dtype=dtype, device=device)
+
+    return Example(
+        values(tokens.audio, config.audio.channels),
+        values(places, config.audio.context_dim, dtype=dtype),
+        torch.zeros(1, tokens.audio, dtype=torch.bool, device=device) if tokens.kept else None,
+        values(tokens.reference, config.audio.channels) if tokens.reference else None,
+        None
+        if tokens.film is None
+        else Video(
+            values(tokens.video, config.video.channels),
+            values(len(config.video.max_positions), tokens.video),
+            values(places, config.video.context_dim, dtype=dtype),
+        ),
+    )
+
+
+@lru_cache
+def step_bytes(shape: BaseShape, targets: tuple[str, ...], rank: int, tokens: Tokens, device_type: str) -> StepBytes:
+    """Of every step after the first."""
+
+    def with_layers(layers: int) -> StepBytes:
+        model = _model(shape, layers, tokens, device_type)
+        with kernels_of(device_type), Allocations(META.type) as live:
+            trainer, example = _trainer(shape, model, targets, rank, tokens)
+            before, forward, backward, update = marks(trainer, model, lambda: (live.now, live.take_peak()), 1)
+        adapters = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+        held, moments = update[0], 2 * adapters
+        # This was the first step. Later the moments are there, and up to the backward pass the gradients of before.
+        # CUDA's AdamW takes the roots of all second moments at once; on meta, as on a CPU, it goes one by one.
+        roots = adapters if device_type == "cuda" else 0
+        peak = max(forward[1] + moments + adapters, backward[1] + moments, update[1], held + roots)
+        return StepBytes(example, adapters, held, forward[0] - before[0], peak)
+
+    return _extended(with_layers, shape)
+
+
+@lru_cache
+def step_flops(shape: BaseShape, targets: tuple[str, ...], rank: int, tokens: Tokens, device_type: str) -> StepFlops:
+    """Of one step with one example."""
+
+    def with_layers(layers: int) -> StepFlops:
+        model = _model(shape, layers, tokens, device_type)
+        with kernels_of(device_type), flop_counter() as counter:
+            trainer, _ = _trainer(shape, model, targets, rank, tokens)
+            _, forward, _, whole = marks(trainer, model, counter.get_total_flops, 1)
+        return StepFlops(forward, whole)
+
+    return _extended(with_layers, shape)
+
+
+def _model(shape: BaseShape, layers: int, tokens: Tokens, device_type: str) -> Transformer:
+    return shape.transformer(layers, compute_dtype(torch.device(device_type)), video=tokens.film is not None)
+
+
+def _trainer(
+    shape: BaseShape, model: Transformer, targets: tuple[str, ...], rank: int, tokens: Tokens
+) -> tuple[Trainer, int]:
+    """A trainer on meta, and the bytes of its one example."""
+    example, size = _example(shape, model, tokens)
+    adapters = add_adapters(model, targets, rank, 0)
+    return Trainer(model, adapters, [example], TrainingConfig(steps=1, learning_rate=1.0, seed=0)), size
+
+
+def _example(shape: BaseShape, model: Transformer, tokens: Tokens) -> tuple[Example, int]:
+    """An example on meta, and its bytes."""
+    with Allocations(META.type) as own:
+        example = make_example(shape, tokens, META, model.get_parameter("audio_patchify_proj.weight").dtype)
+    return example, own.now
+
+
+@lru_cache
+def look_bytes(shape: BaseShape, tokens: Tokens, device_type: str, guidance: Guidance | None) -> int:
+    """Bytes beside the weights of a step of the sampler with this guidance; without it, of a loss of the fixed grid.
+
+    Layers pass their memory on: two of them need what all need.
+    """
+    model = _model(shape, 2, tokens, device_type)
+    with Allocations(META.type) as live:
+        _look(shape, model, tokens, device_type, guidance)
+    return live.peak
+
+
+@lru_cache
+def look_flops(shape: BaseShape, tokens: Tokens, device_type: str, guidance: Guidance | None) -> int:
+    """FLOPs of the same."""
+
+    def with_layers(layers: int) -> StepFlops:
+        model = _model(shape, layers, tokens, device_type)
+        with flop_counter() as counter:
+            _look(shape, model, tokens, device_type, guidance)
+        return StepFlops(counter.get_total_flops(), counter.get_total_flops())
+
+    return _extended(with_layers, shape).forward
+
+
+def _look(shape: BaseShape, model: Transformer, tokens: Tokens, device_type: str, guidance: Guidance | None) -> None:
+    with kernels_of(device_type), torch.inference_mode():
+        example, _ = _example(shape, model, tokens)
+        noise = torch.empty_like(example.latents_BTC)
+        if guidance is None:
+            flow_losses(model, example, noise, noise[:, 0, 0])
+        else:
+            negative, _ = _example(shape, model, tokens)
+            sample(model, example, negative, noise, SamplingSettings(1, guidance))
+
+
+def _extended(count: Callable[[int], _Count], shape: BaseShape) -> _Count:
+    layers = shape.transformer_config.layers
+    if layers <= max(_FEW):
+        return count(layers)
+    few, more = map(count, _FEW)
+    values = {field.name: (getattr(few, field.name), getattr(more, field.name)) for field in fields(few)}
+    return type(few)(**{name: a + (b - a) * (layers - _FEW[0]) for name, (a, b) in values.items()})
+
+
+@lru_cache
+def decoding_bytes(shape: BaseShape, frames: int) -> int:
+    """Bytes beside the weights while latents become sound."""
+    codec = shape.codec
+    with Allocations(META.type) as live:
+        codec.decode(torch.empty(1, frames, codec.channels, device=META))
+    return live.peak
+
+
+@lru_cache
+def encoding_bytes(shape: BaseShape, tokens: Tokens, device_type: str) -> int:
+    """Bytes beside the weights while a clip becomes latents: its sound, or its film, whichever needs more."""
+    codec = shape.codec
+    samples = round(encoded_seconds(tokens.audio) * codec.sample_rate)
+    with Allocations(META.type) as live:
+        codec.encode(torch.empty(1, 2, samples, device=META))
+    if tokens.film is None:
+        return live.peak
+    dtype = compute_dtype(torch.device(device_type))
+    encoder, film = shape.video_encoder(dtype), tokens.film
+    with kernels_of(device_type), torch.no_grad(), Allocations(META.type) as watched:
+        pixels = torch.empty(film.frames, film.height, film.width, 3, dtype=torch.uint8, device=META)
+        encoder.encode(pixels.permute(3, 0, 1, 2)[None].to(dtype) / 127.5 - 1)
+    return max(live.peak, watched.peak)
+
+
+@lru_cache
+def text_bytes(shape: BaseShape, device_type: str, *, video: bool) -> int:
+    """Bytes beside the weights while a text becomes contexts.
+
+    The language model is stood in for by the hidden states that it gives: what it needs on the way, layer by layer, is
+    less than what the projections of all its states need after it.
+    """
+    dtype = compute_dtype(torch.device(device_type))
+    audio = shape.projector("audio", dtype)
+    states = _HiddenStates(audio.states, audio.text_channels, dtype)
+    tokenizer = Tokenizer(_LongestText(shape.text_places), shape.text_places)
+    encoder = TextEncoder(tokenizer, states, audio, shape.projector("video", dtype) if video else None)
+    with kernels_of(device_type), Allocations(META.type) as live:
+        encoder.encode([""])
+    return live.peak
+
+
+class _HiddenStates(nn.Module):
+    def __init__(self, states: int, width: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._made = states, width, dtype
+
+    def forward(self, input_ids: Tensor, **_: Any) -> Any:
+        states, width, dtype = self._made
+        one = partial(torch.empty, *input_ids.shape, width, dtype=dtype, device=META)
+        return SimpleNamespace(hidden_states=[one() for _ in range(states)])
+
+
+class _LongestText:
+    """In place of a tokenizer: every text is as long as a context."""
+
+    bos_token_id = 0
+
+    def __init__(self, places: int) -> None:
+        self._places = places
+
+    def __call__(self, *_: Any, **__: Any) -> dict[str, list[int]]:
+        return {"input_ids": [0] * (self._places - 1)}

@@ -1,0 +1,49 @@
+"""A LoRA that has learnt can be heard: its sounds are nearer to those of a kind the base does not know than the base's.
+
+A small version of bench/learning, by the same functions. It needs a base that makes sounds.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from experiment import Plan, base_alone, make_encoder, prepare, with_lora
+from judge import FIGURES, LORA, judge, judge_sets
+
+from sonolora.ltx.base import find_base
+from sonolora.modes import MODES
+from sonolora.sampling.guidance import Guidance
+from sonolora.sampling.sampler import SamplingSettings
+from sonolora.training.trainer import TrainingConfig
+
+CPU = torch.device("cpu")
+TRAINED = "make_random_base" not in str(find_base("tiny").checkpoint.metadata.get("made_by", ""))
+
+pytestmark = pytest.mark.skipif(not TRAINED, reason="the base 'tiny' is of random weights: it makes noise alone")
+
+
+def heard(mode, **training):
+    """The rows of base and LoRA."""
+    config = TrainingConfig(**{"steps": 60, "learning_rate": 4e-3, "seed": 0} | training)
+    plan = Plan(12, 8, 0, 1.0, 16, config, SamplingSettings(8, Guidance.of_base(find_base("tiny").checkpoint.metadata)))
+    encoder = make_encoder(mode, find_base("tiny"), CPU)
+    data = prepare(mode, encoder, plan)
+    outcomes = {LORA: with_lora(mode, encoder, data, plan, print), "base": base_alone(mode, encoder, data, plan, print)}
+    return data.held_out, {name: [(sound,) for sound in outcome.held_out] for name, outcome in outcomes.items()}
+
+
+def test_sounds_after_words_come_nearer_to_the_new_kind(embedding):
+    samples, sounds = heard(MODES["t2a"])
+    _, base = judge_sets(samples, sounds, embedding)
+    assert base.beaten, base
+
+
+def test_a_transformation_is_learnt():
+    _, base = judge(FIGURES["a2a"][:1], *heard(MODES["a2a"]))
+    assert base.beaten, base
+
+
+def test_a_lora_that_has_not_learnt_makes_the_sounds_of_the_base():
+    _, base = judge(FIGURES["a2a"][:1], *heard(MODES["a2a"], steps=1, learning_rate=0.0))
+    assert base.beaten is None
+    assert base.margin.mean == 0
