@@ -1,34 +1,88 @@
-"""Whether a mode learns: a LoRA trained on one part of a made dataset and measured on the rest.
+"""From a made dataset to what a LoRA learnt of it: sounds for held-out samples, and losses.
 
-In: a mode and how much of everything. Out: grids of losses. The data goes down the product's own road: files, pairing,
-fitting, codec, text encoder, `Example`.
+In: a mode, a base, a `Plan`. Out: `Data`, and the `Outcome` of the base and of LoRAs. The data goes down the product's
+own road (files, pairing, fitting, codec, text encoder, `Example`), and sounds are made as the command `generate` makes
+them (request, `PreviewItem`, `render`). Films alone enter fitted: a request allows none as small as the base `tiny`
+knows them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
-from made_data import write_dataset
+from losses import exchanged
+from made_data import FRAME_RATE, Made, ask, known_sounds, make, write_dataset
+from torch import Tensor
 
+import sonolora
 from sonolora.conditioning import Example
-from sonolora.data.cache import Cache, default_cache_folder
-from sonolora.data.clips import load_clips
+from sonolora.data.cache import Cache, content_key, default_cache_folder
+from sonolora.data.clips import Clip, load_clips
 from sonolora.data.encode import Encoder
+from sonolora.data.examples import PreviewItem
 from sonolora.data.files import discover
+from sonolora.data.given import Given, load_given
 from sonolora.data.report import Report
 from sonolora.ltx.audio_codec import load_audio_codec
 from sonolora.ltx.base import Base
-from sonolora.ltx.lora import Adapters, add_adapters
+from sonolora.ltx.lora import Adapters, add_adapters, as_saved
 from sonolora.ltx.text import load_tokenizer
 from sonolora.ltx.transformer import Transformer, load_transformer
+from sonolora.media.audio import Waveform, peak, peak_normalized, resample
 from sonolora.modes.mode import Mode
-from sonolora.modes.request import parse
+from sonolora.modes.request import NEGATIVE_PROMPT, parse
 from sonolora.runs.settings import compute_dtype
+from sonolora.sampling.preview import render
+from sonolora.sampling.sampler import SamplingSettings
+from sonolora.sampling.seams import paste_kept
+from sonolora.training.evaluation import grid_losses
 from sonolora.training.trainer import Trainer, TrainingConfig
+
+TELL_EVERY = 100  # steps
+# What of the package an outcome depends on, beside what the digest of the data has seen.
+_CODE = ("ltx", "data", "sampling", "training", "conditioning.py", "frames.py", "randomness.py")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything. `seconds`: of a clip; `unrelated`: how many captions of other kinds t2a is tried on."""
+
+    train_clips: int = 48
+    held_out_clips: int = 32
+    unrelated: int = 12
+    seconds: float = 2.0
+    rank: int = 32
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(300, 1e-3, 0))
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A dataset in two parts. `unrelated`: samples of kinds that the base knows, whose captions alone are used."""
+
+    training: tuple[Made, ...]
+    held_out: tuple[Made, ...]
+    unrelated: tuple[Made, ...]
+    training_examples: tuple[Example, ...]
+    held_out_examples: tuple[Example, ...]
+    items: tuple[PreviewItem, ...]  # of the held-out samples, then of the unrelated ones
+    digest: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the base, or a LoRA on it, makes of the held-out samples. Grids of losses are (clips, sigmas)."""
+
+    held_out: tuple[Waveform, ...]
+    unrelated: tuple[Waveform, ...]
+    losses: Tensor
+    exchanged_losses: Tensor  # with what belongs to the next clip
 
 
 def make_encoder(mode: Mode, base: Base, device: torch.device) -> Encoder:
@@ -37,18 +91,43 @@ def make_encoder(mode: Mode, base: Base, device: torch.device) -> Encoder:
     return Encoder(base, codec, Cache(default_cache_folder()), device, compute_dtype(device), mode.video)
 
 
-def prepare(mode: Mode, encoder: Encoder, count: int, seconds: float, seed: int) -> tuple[Example, ...]:
-    """`count` examples of the mode's made dataset, by index. Raises `RuntimeError` when one of them is left out."""
-    base, rate, report = encoder.base, encoder.codec.sample_rate, Report()
-    tokenizer = load_tokenizer(base.checkpoint, base.text_encoder)
+def prepare(mode: Mode, encoder: Encoder, plan: Plan) -> Data:
+    """Make the data and encode it. Raises `RuntimeError` when a clip is left out."""
+    seed, count = plan.training.seed, plan.train_clips + plan.held_out_clips
+    made = tuple(make(mode.name, seed, index, plan.seconds) for index in range(count))
+    training, held_out = made[: plan.train_clips], made[plan.train_clips :]
+    # Where more than words is given, no caption is unrelated.
+    unrelated = tuple(known_sounds(seed, plan.unrelated if mode.name == "t2a" else 0, plan.seconds))
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "data"
-        request = parse(mode.request, write_dataset(mode.name, folder, count, seconds, seed))
-        clips = load_clips(mode, request, discover(folder), rate, tokenizer, report, _silent)
-        prepared, _ = encoder.prepare(clips, [], _silent)
+        folder = Path(scratch)
+        asked = [*held_out, *unrelated]
+        if mode.video:
+            clips: Iterable[Clip] = [_film_clip(one, encoder) for one in made]
+            given = [Given(_film_clip(one, encoder), one.seconds) for one in asked]
+        else:
+            clips = _read_clips(mode, made, encoder, folder / "data")
+            given = [_read_given(mode, one, encoder, folder / f"{index}.wav") for index, one in enumerate(asked)]
+        prepared, _ = encoder.prepare(clips, [(one, NEGATIVE_PROMPT) for one in given], _silent)
     if len(prepared.examples) != count:
-        raise RuntimeError(f"{mode.name}: only {len(prepared.examples)} of {count} samples: {report.summary_line()}")
-    return prepared.examples
+        raise RuntimeError(f"{mode.name}: only {len(prepared.examples)} of {count} samples are used")
+    examples = prepared.examples[: plan.train_clips], prepared.examples[plan.train_clips :]
+    return Data(training, held_out, unrelated, *examples, prepared.previews, prepared.digest)
+
+
+def _read_clips(mode: Mode, made: Sequence[Made], encoder: Encoder, folder: Path) -> Iterable[Clip]:
+    request = parse(mode.request, write_dataset(mode.name, folder, made))
+    tokenizer = load_tokenizer(encoder.base.checkpoint, encoder.base.text_encoder)
+    return load_clips(mode, request, discover(folder), encoder.codec.sample_rate, tokenizer, Report(), _silent)
+
+
+def _read_given(mode: Mode, made: Made, encoder: Encoder, path: Path) -> Given:
+    wanted = parse(mode.generation, ask(mode.name, path, made)).wanted()
+    return load_given(wanted, encoder.codec.sample_rate, encoder.codec.output_sample_rate, path.parent)
+
+
+def _film_clip(made: Made, encoder: Encoder) -> Clip:
+    sound = resample(made.true, encoder.codec.sample_rate)
+    return Clip("film", made.caption, sound, film=made.film, frame_rate=FRAME_RATE)
 
 
 def learn(
@@ -70,31 +149,81 @@ def learn(
     return model, adapters
 
 
-def zero_velocity(examples: Sequence[Example]) -> torch.Tensor:
-    """The expected loss (clips, 1) of a velocity of 0: 1 for the noise, and the mean square of the latents."""
-    rows = []
-    for example in examples:
-        latents = example.latents_BTC if example.keep_BT is None else example.latents_BTC[~example.keep_BT]
-        rows.append(1 + latents.square().mean())
-    return torch.stack(rows)[:, None]
+def base_alone(mode: Mode, encoder: Encoder, data: Data, plan: Plan, tell: Callable[[str], None]) -> Outcome:
+    """The base on the held-out samples."""
+
+    def measure() -> dict[str, Tensor]:
+        tell("generating with the base")
+        model = load_transformer(encoder.base.checkpoint, video=mode.video, device=encoder.device, dtype=encoder.dtype)
+        return _measure(model, encoder, data, plan)
+
+    return _outcome("base", encoder, data, (mode.name, plan.sampling, plan.training.seed), measure)
 
 
-def exchanged(examples: Sequence[Example]) -> list[Example]:
-    """The same targets, each with what is given beside the next one: its film, reference, kept frames or, if none of
-    these, its words. A model that has learnt to use what is given loses more with it."""
-    return [_given(one, other) for one, other in zip(examples, [*examples[1:], examples[0]], strict=True)]
+def with_lora(mode: Mode, encoder: Encoder, data: Data, plan: Plan, tell: Callable[[str], None]) -> Outcome:
+    """The base with a LoRA trained on the training samples, as the LoRA's file holds it."""
+    total = plan.training.steps
+
+    def advance(step: int) -> None:
+        if step % TELL_EVERY == 0 or step == total:
+            tell(f"step {step} of {total}")
+
+    def measure() -> dict[str, Tensor]:
+        model, adapters = learn(
+            mode, encoder.base, data.training_examples, plan.rank, plan.training, encoder.device, advance
+        )
+        tell("generating with the LoRA")
+        with as_saved(adapters):
+            return _measure(model, encoder, data, plan)
+
+    return _outcome("LoRA", encoder, data, (mode.name, plan), measure)
+
+
+def through_codec(encoder: Encoder, made: Made, item: PreviewItem) -> Waveform:
+    """The true sound there and back again, with what is kept put back: as near as any model can come."""
+    codec = encoder.codec
+    level = peak_normalized(made.true)
+    samples = torch.from_numpy(resample(level, codec.sample_rate).samples)[None].to(encoder.device)
+    with torch.inference_mode():
+        decoded = codec.decode(codec.encode(samples))[0, :, : made.true.samples.shape[1]].cpu().numpy()
+    whole = Waveform(decoded * np.float32(peak(made.true) / peak(level)), codec.output_sample_rate)
+    if item.kept_CN is None:
+        return whole
+    return paste_kept(whole, Waveform(item.kept_CN.numpy(), whole.sample_rate), item.regenerate)
+
+
+def _measure(model: Transformer, encoder: Encoder, data: Data, plan: Plan) -> dict[str, Tensor]:
+    """One sound an item, each with noise of its own, which is the same whatever the model; and the losses."""
+    clips = data.held_out_examples
+    sounds = [
+        render(model, encoder.codec, item, plan.sampling, plan.training.seed + index, encoder.device)
+        for index, item in enumerate(data.items)
+    ]
+    return {
+        "sounds": torch.stack([torch.from_numpy(sound.samples) for sound in sounds]),
+        "losses": grid_losses(model, clips, encoder.device, len(clips)),
+        "exchanged": grid_losses(model, exchanged(clips), encoder.device, len(clips)),
+    }
+
+
+def _outcome(
+    who: str, encoder: Encoder, data: Data, settings: object, measure: Callable[[], dict[str, Tensor]]
+) -> Outcome:
+    """Measured, or from the cache when the same was measured with the same data, settings and code."""
+    key = content_key("learning proof", who, encoder.base.fingerprint, data.digest, repr(settings), _code())
+    found = encoder.cache.get(key, measure)
+    rate = encoder.codec.output_sample_rate
+    sounds = tuple(Waveform(samples.numpy(), rate) for samples in found["sounds"])
+    count = len(data.held_out)
+    return Outcome(sounds[:count], sounds[count:], found["losses"], found["exchanged"])
+
+
+def _code() -> str:
+    package = Path(sonolora.__file__).parent
+    files = [file for name in _CODE for file in sorted([package / name, *(package / name).rglob("*.py")])]
+    files += [Path(__file__), Path(__file__).with_name("made_data.py")]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
 
 
 def _silent(note: str) -> None:
     """No progress is told of what takes seconds."""
-
-
-def _given(example: Example, other: Example) -> Example:
-    if example.video is not None:
-        return replace(example, video=other.video)
-    if example.reference_BRC is not None:
-        return replace(example, reference_BRC=other.reference_BRC)
-    if example.keep_BT is not None:
-        kept = torch.where(example.keep_BT[..., None], other.latents_BTC, example.latents_BTC)
-        return replace(example, latents_BTC=kept)
-    return replace(example, context_BSD=other.context_BSD)

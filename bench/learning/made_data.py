@@ -1,17 +1,21 @@
-"""Made datasets, one for each mode: real files in the mode's own layout, of kinds that the base is never trained on.
+"""Made datasets, one for each mode, of kinds of sound that the base is never trained on.
 
-In: a mode, a folder, how many samples and how long. Out: the files, and the fields of a request that fits them.
-A sample is a pure function of (seed, index), so that a split by index is a split of the data.
+In: a mode, a seed, an index, seconds. Out: a `Made`: the true sound and all that is given beside it; as files in the
+mode's own layout for training, and as the body of a request that asks for the sound of one of them. A `Made` is a pure
+function of (mode, seed, index, seconds), so that a split by index is a split of the data.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "tiny"))
 
@@ -20,68 +24,118 @@ from films import FRAME_COUNTS, FRAME_RATE, film
 from scenes import HELD_OUT_KINDS as FILMS
 from sounds import HELD_OUT_KINDS as SOUNDS
 
+from sonolora.data.given import muted
+from sonolora.frames import Span, complement
 from sonolora.media.audio import Waveform
 from sonolora.media.write import write_wav
-from sonolora.media.write_video import write_video
 
 KINDS = {
     "t2a": "laser",
-    "a2a": "theremin",
+    "a2a": "chiptune",
     "v2a": "hammering",
-    "audio-inpaint": "crickets",
-    "audio-extend-suffix": "purr",
+    "audio-inpaint": "purr",
+    "audio-extend-suffix": "laser",
     "audio-extend-prefix": "creak",
 }
+SHORTEST_FILM = 9  # pictures
 _GIVEN = 0.4  # share of a clip that an extension is given
-_FILM_RATE = 8  # pictures a second that are trained, the fewest there may be
-_LONGEST_FILM = 33  # pictures
-_FILM_SIZE = (96, 160)  # height and width as made; training makes them 288 x 512, the smallest there is
+_KNOWN_SEED = 2  # of sounds of the kinds that the base knows; added to 1,000 times the data's
 
 
-def write_dataset(mode: str, folder: Path, count: int, seconds: float, seed: int) -> dict[str, Any]:
-    """Write `count` samples of `mode` into a new folder; returns the fields of a request for clips of `seconds`.
+@dataclass(frozen=True, eq=False)
+class Made:
+    """One sample. `true` is the sound, stereo at 48 kHz; the rest is what its mode gives beside the caption."""
 
-    A film lasts the nearest 8 k + 1 pictures to it, 8 a second, from 9 to 33.
-    """
-    folder.mkdir()
-    fields: dict[str, Any] = {"training_data_url": str(folder)}
-    if mode == "v2a":
-        pictures = min(max(round((seconds * _FILM_RATE - 1) / 8), 1) * 8 + 1, _LONGEST_FILM)
-        for index in range(count):
-            _write_film(folder / f"c{index:03d}", pictures / _FILM_RATE, seed, index)
-        return fields | {
-            "number_of_frames": pictures,
-            "frame_rate": _FILM_RATE,
-            "resolution": "low",
-            "aspect_ratio": "16:9",
-        }
-    for index in range(count):
-        _write_sound(mode, folder / f"c{index:03d}", seconds, seed, index)
-    if mode.startswith("audio-extend"):
-        fields["conditioning_seconds"] = _GIVEN * seconds
-    return fields | {"audio_duration_seconds": seconds}
+    caption: str
+    true: Waveform
+    reference: Waveform | None = None
+    regenerate: tuple[Span, ...] | None = None  # seconds to make anew; None: all
+    film: NDArray[np.uint8] | None = None  # (frames, height, width, 3), at `films.FRAME_RATE`
+    events: tuple[float, ...] = ()  # seconds of the impacts in the film
+
+    @property
+    def seconds(self) -> float:
+        return self.true.seconds
 
 
-def _write_sound(mode: str, path: Path, seconds: float, seed: int, index: int) -> None:
+def make(mode: str, seed: int, index: int, seconds: float) -> Made:
+    """Sample number `index` (from 0). A film has the 8 k + 1 pictures that come nearest to `seconds`."""
     kind = KINDS[mode]
+    if mode == "v2a":
+        return _film(seed, index, seconds)
     sample = sound(seed, index, seconds, {kind: SOUNDS[kind]})
-    path.with_suffix(".txt").write_text(sample.caption)
     if mode == "a2a":
-        write_wav(path.with_name(f"{path.name}_start.wav"), sample.audio)
-        write_wav(path.with_name(f"{path.name}_end.wav"), radio(sample.audio))
-        return
-    write_wav(path.with_suffix(".wav"), sample.audio)
+        return Made(sample.caption, radio(sample.audio), reference=sample.audio)
+    spans: dict[str, tuple[Span, ...]] = {
+        "audio-inpaint": (_gap(seed, index, seconds),),
+        "audio-extend-suffix": ((0.0, (1 - _GIVEN) * seconds),),
+        "audio-extend-prefix": ((_GIVEN * seconds, seconds),),
+    }
+    return Made(sample.caption, sample.audio, regenerate=spans.get(mode))
+
+
+def known_sounds(seed: int, count: int, seconds: float) -> list[Made]:
+    """Sounds of kinds that the base was trained on, each of another kind as long as there are kinds."""
+    samples = [sound(1000 * seed + _KNOWN_SEED, index, seconds) for index in range(count)]
+    return [Made(sample.caption, sample.audio) for sample in samples]
+
+
+def write_dataset(mode: str, folder: Path, samples: Sequence[Made]) -> dict[str, Any]:
+    """Write samples of equal length into a new folder; returns the fields of a training request. Not for v2a."""
+    folder.mkdir()
+    for index, made in enumerate(samples):
+        path = folder / f"c{index:03d}"
+        path.with_suffix(".txt").write_text(made.caption)
+        if made.reference is not None:
+            write_wav(path.with_name(f"{path.name}_start.wav"), made.reference)
+            write_wav(path.with_name(f"{path.name}_end.wav"), made.true)
+            continue
+        write_wav(path.with_suffix(".wav"), made.true)
+        if mode == "audio-inpaint":
+            path.with_name(f"{path.name}_mask.json").write_text(json.dumps(made.regenerate))
+    return {"training_data_url": str(folder)} | _lengths(mode, samples[0], "audio_duration_seconds")
+
+
+def ask(mode: str, path: Path, made: Made) -> dict[str, Any]:
+    """The body of a request to generate the sample's sound; what it gives is written to `path`. Not for v2a.
+
+    What is to be generated is in no file: a clip to inpaint is silent there, one to extend ends there.
+    """
+    body = {"prompt": made.caption} | _lengths(mode, made, "seconds")
+    if made.reference is not None:
+        write_wav(path, made.reference)
+        return body | {"reference": str(path)}
+    if made.regenerate is None:
+        return body
+    given = muted(made.true, made.regenerate)
     if mode == "audio-inpaint":
-        length, place = np.random.default_rng([seed, index]).uniform((0.25, 0.0), (0.5, 1.0)) * seconds
-        start = place * (1 - length / seconds)
-        path.with_name(f"{path.name}_mask.json").write_text(json.dumps([[start, start + length]]))
+        write_wav(path, given)
+        return body | {"audio": str(path), "time_ranges": made.regenerate}
+    ((start, end),) = complement(made.regenerate, made.seconds)
+    first, last = (round(edge * given.sample_rate) for edge in (start, end))
+    write_wav(path, replace(given, samples=given.samples[:, first:last]))
+    return body | {"audio": str(path)}
 
 
-def _write_film(path: Path, seconds: float, seed: int, index: int) -> None:
-    frames = next(count for count in FRAME_COUNTS if count >= seconds * FRAME_RATE)
-    made = film(seed, index, frames, _FILM_SIZE, {KINDS["v2a"]: FILMS[KINDS["v2a"]]})
-    path.with_suffix(".txt").write_text(made.caption)
-    write_video(path.with_suffix(".mp4"), made.frames, FRAME_RATE, made.audio)
+def _lengths(mode: str, made: Made, name: str) -> dict[str, float]:
+    given = {"conditioning_seconds": _GIVEN * made.seconds} if mode.startswith("audio-extend") else {}
+    return {name: made.seconds, **given}
+
+
+def _gap(seed: int, index: int, seconds: float) -> Span:
+    length, place = np.random.default_rng([seed, index]).uniform((0.25, 0.0), (0.5, 1.0)) * seconds
+    start = place * (1 - length / seconds)
+    return float(start), float(start + length)
+
+
+def _film(seed: int, index: int, seconds: float) -> Made:
+    pictures = max(round((seconds * FRAME_RATE - 1) / 8) * 8 + 1, SHORTEST_FILM)
+    enough = next(count for count in FRAME_COUNTS if count >= pictures)
+    whole = film(seed, index, enough, kinds={KINDS["v2a"]: FILMS[KINDS["v2a"]]})
+    seconds = pictures / FRAME_RATE
+    samples = whole.audio.samples[:, : round(seconds * whole.audio.sample_rate)]
+    events = tuple(event for event in whole.events if event < seconds)
+    return Made(whole.caption, replace(whole.audio, samples=samples), film=whole.frames[:pictures], events=events)
 
 
 def radio(clean: Waveform) -> Waveform:

@@ -1,200 +1,137 @@
-"""Does each mode learn? LoRA against base on a fixed held-out grid, mode by mode, in a table.
+"""Does each mode learn? What a LoRA's sounds are worth beside the base's and naive ones, mode by mode.
 
-For each mode a made dataset is split by index into training and held-out clips; a LoRA is trained on the ones, and
-measured on the others with the same noise levels and noise as the base. In: options. Out: a page of tables, printed,
-and rewritten at `--out` after every mode.
+For each mode a made dataset is split by index into training and held-out samples; a LoRA is trained on the ones, and
+base and LoRA make a sound for each of the others, from the same noise. In: options. Out: a page of tables, printed, and
+rewritten at `--out` after every mode. What was trained and generated is cached: the same command goes on where it was
+interrupted.
 
-    python bench/learning/run.py --threads 1 --out bench/learning/results.md      all modes
-    python bench/learning/run.py --modes a2a v2a --steps 1000 --seconds 4         some, longer
+    python bench/learning/run.py --threads 1 --out docs/learning.md                   all modes
+    python bench/learning/run.py --densities published clamped matched --out docs/learning.md
+    python bench/learning/run.py --modes a2a v2a --steps 1000 --sounds heard          some, longer, to be listened to
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
-import shlex
 import sys
-import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from textwrap import fill
 
 import torch
-from experiment import exchanged, learn, make_encoder, prepare, zero_velocity
-from made_data import KINDS
-from torch import Tensor
+from contenders import contenders
+from experiment import Outcome, Plan, base_alone, make_encoder, prepare, with_lora
+from judge import FIGURES, LORA, Contenders, Row, judge, judge_sets, leaks
+from losses import zero_velocity
+from made_data import Made
+from page import Losses, Report, page
+from sets import Embedding
 
-from sonolora import __version__
-from sonolora.bench import cpu_name
 from sonolora.files import atomic_write
 from sonolora.ltx.base import Base, find_base
-from sonolora.ltx.lora import as_saved
 from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
 from sonolora.runs.settings import resolve_device
-from sonolora.training.evaluation import SIGMAS, Difference, grid_losses, paired_difference, paired_grids
+from sonolora.sampling.guidance import Guidance
+from sonolora.sampling.preview import joined, write_preview
+from sonolora.sampling.sampler import SamplingSettings
+from sonolora.training.sigma import DENSITIES
 from sonolora.training.trainer import TrainingConfig
 
-LINE = 115
-TELL_EVERY = 50
-RANDOM_BASE = "make_random_base"  # how such a base says of itself that it was never trained
-GIVEN = {
-    "t2a": "words",
-    "a2a": "reference",
-    "v2a": "film",
-    "audio-inpaint": "kept frames",
-    "audio-extend-suffix": "closing",
-    "audio-extend-prefix": "opening",
-}
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """Grids of losses (clips, sigmas) of one mode. `exchanged`: the LoRA, given what belongs to another clip."""
-
-    mode: str
-    base: Tensor
-    lora: Tensor
-    exchanged: Tensor
-    zero: Tensor  # (clips, 1)
-    trained_base: Tensor
-    trained_lora: Tensor
-    step_seconds: float
-
-
-def measure(mode: Mode, base: Base, options: argparse.Namespace) -> Outcome:
-    """Make the data, train, measure; tells how far it is."""
-    device = resolve_device(options.device)
-    config = TrainingConfig(options.steps, options.learning_rate, options.seed)
-    print(f"{mode.name}: preparing {options.train_clips} + {options.held_out_clips} clips", flush=True)
+def measure(mode: Mode, base: Base, plans: Mapping[str, Plan], device: torch.device, sounds: Path | None) -> Report:
+    """Make the data, train with each density's plan, generate, judge; tells how far it is."""
+    first, plan = next(iter(plans.items()))
+    _tell(mode, "preparing")
     encoder = make_encoder(mode, base, device)
-    examples = prepare(mode, encoder, options.train_clips + options.held_out_clips, options.seconds, options.seed)
-    trained, held_out = examples[: options.train_clips], examples[options.train_clips :]
-    began = time.monotonic()
-
-    def tell(step: int) -> None:
-        if step % TELL_EVERY == 0 or step == config.steps:
-            print(f"{mode.name}: step {step} of {config.steps}, {time.monotonic() - began:.0f} s", flush=True)
-
-    model, adapters = learn(mode, base, trained, options.rank, config, device, tell)
-    step_seconds = (time.monotonic() - began) / config.steps
-    count = len(held_out)
-    lone, with_lora = paired_grids(model, adapters, held_out, device, count)
-    with as_saved(adapters):
-        confused = grid_losses(model, exchanged(held_out), device, count)
-    trained_grids = paired_grids(model, adapters, trained, device, count)
-    return Outcome(mode.name, lone, with_lora, confused, zero_velocity(held_out), *trained_grids, step_seconds)
-
-
-def page(outcomes: list[Outcome], base: Base, options: argparse.Namespace) -> str:
-    """The tables with what made them, Markdown."""
-    held_out = table(
-        ("mode", "kind of clips", "velocity 0", "base", "LoRA", "LoRA − base", "what is given", "exchanged − own"),
-        [
-            (
-                one.mode,
-                KINDS[one.mode],
-                *(f"{losses.mean().item():.3f}" for losses in (one.zero, one.base, one.lora)),
-                shown(paired_difference(one.base, one.lora)),
-                GIVEN[one.mode],
-                shown(paired_difference(one.lora, one.exchanged)),
-            )
-            for one in outcomes
-        ],
-    )
-    by_sigma = table(
-        ("mode", *(f"sigma {sigma:g}" for sigma in SIGMAS)),
-        [
-            (
-                one.mode,
-                *(
-                    shown(paired_difference(one.base[:, [column]], one.lora[:, [column]]))
-                    for column in range(len(SIGMAS))
-                ),
-            )
-            for one in outcomes
-        ],
-    )
-    gaps = []
-    for one in outcomes:
-        seen = paired_difference(one.trained_base, one.trained_lora)
-        unseen = paired_difference(one.base, one.lora)
-        gaps.append(
-            (one.mode, shown(seen), shown(unseen), f"{unseen.mean - seen.mean:+.3f}", f"{1000 * one.step_seconds:.0f}")
-        )
-    made_by = str(base.checkpoint.metadata.get("made_by", "an unknown maker"))
-    caveat = (
-        " The base's weights are random: what is learnt here is a loss and no sound yet, and since such a base is "
-        "worse than a velocity of 0, beating it says little. The table also has the loss of a velocity of 0, and what "
-        "happens when what is given is exchanged."
-    )
-    threads = torch.get_num_threads()
-    return "\n\n".join(
-        [
-            "# Does each mode learn?",
-            f"    python bench/learning/run.py {shlex.join(sys.argv[1:])}",
-            fill(
-                f"Base {base.name} ({base.fingerprint}, made by {made_by}); {options.train_clips} training and "
-                f"{options.held_out_clips} held-out clips of {options.seconds:g} s a mode, {options.steps} steps at "
-                f"learning rate {options.learning_rate:g}, rank {options.rank}, seed {options.seed}. {cpu_name()}, "
-                f"device {options.device}, {threads} thread{'s' * (threads > 1)}; Sonolora {__version__}, Python "
-                f"{platform.python_version()}, torch {torch.__version__}." + caveat * made_by.startswith(RANDOM_BASE),
-                LINE,
-            ),
-            fill(
-                "Losses are means over clips and noise levels of the fixed grid. Differences are paired by clip, in "
-                "brackets their 95 % bootstrap interval over clips. Below 0 the LoRA is better.",
-                LINE,
-            ),
-            "## Held-out clips",
-            fill(
-                "The last column is the LoRA's own loss when each clip is given what belongs to the next one, minus "
-                "its loss with its own: above 0, what is given is made use of.",
-                LINE,
-            ),
-            held_out,
-            "## Held-out clips by noise level: LoRA − base",
-            by_sigma,
-            "## Training clips and held-out clips: LoRA − base",
-            "The two columns are of different clips, so that the gap is known no better than their intervals say.",
-            table(("mode", "training", "held-out", "gap", "ms a step"), gaps),
-        ]
+    data = prepare(mode, encoder, plan)
+    alone = base_alone(mode, encoder, data, plan, partial(_tell, mode))
+    taught = {
+        density: with_lora(mode, encoder, data, one, partial(_tell, mode, density)) for density, one in plans.items()
+    }
+    lora = taught[first]
+    _tell(mode, "judging")
+    embedding = Embedding.of_corpus(data.held_out[0].seconds)
+    found = contenders(mode, encoder, data, alone.held_out, lora.held_out)
+    if sounds is not None:
+        _write_sounds(sounds / mode.name, found, data.held_out)
+    return Report(
+        mode.name,
+        _rows(mode, data.held_out, found, embedding),
+        leaks(embedding, data.unrelated, alone.unrelated, lora.unrelated, data.held_out) if data.unrelated else (),
+        _by_density(mode, data.held_out, taught, embedding),
+        Losses(zero_velocity(data.held_out_examples), alone.losses, lora.losses, lora.exchanged_losses),
     )
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def _rows(mode: Mode, samples: Sequence[Made], found: Contenders, embedding: Embedding) -> list[Row]:
+    figures = FIGURES.get(mode.name)
+    return judge_sets(samples, found, embedding) if figures is None else judge(figures, samples, found)
 
 
-def shown(difference: Difference) -> str:
-    return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+def _by_density(
+    mode: Mode, samples: Sequence[Made], taught: Mapping[str, Outcome], embedding: Embedding
+) -> dict[str, Row]:
+    first = next(iter(taught))
+    found = {
+        LORA if density == first else density: [(sound,) for sound in outcome.held_out]
+        for density, outcome in taught.items()
+    }
+    rows = _rows(mode, samples, found, embedding)[: len(taught)]  # those of the main figure
+    return dict(zip(taught, rows, strict=True))
+
+
+def _write_sounds(folder: Path, found: Contenders, samples: Sequence[Made]) -> None:
+    """All sounds of a contender in one file with its picture, in the order of the samples."""
+    for name, some in [*found.items(), ("the truth", [(made.true,) for made in samples])]:
+        write_preview(folder / f"{name.replace(' ', '-')}.wav", joined([sounds[0] for sounds in some]), name)
+
+
+def _tell(mode: Mode, *notes: str) -> None:
+    print(": ".join((mode.name, *notes)), flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Does each mode learn? LoRA against base on held-out clips.")
+    usual = Plan()
+    parser = argparse.ArgumentParser(description="Does each mode learn? LoRA against base on held-out sounds.")
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--seconds", type=float, default=1.5, help="length of a clip; see made_data.py for films")
-    parser.add_argument("--train-clips", type=int, default=24)
-    parser.add_argument("--held-out-clips", type=int, default=12)
-    parser.add_argument("--rank", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0, help="of the data, the adapters and the training")
+    parser.add_argument("--densities", nargs="+", choices=list(DENSITIES), default=[],
+                        help="train with each of these too; the main tables are of the mode's own")  # fmt: skip
+    parser.add_argument("--steps", type=int, default=usual.training.steps)
+    parser.add_argument("--seconds", type=float, default=usual.seconds, help="length of a sample")
+    parser.add_argument("--train-clips", type=int, default=usual.train_clips)
+    parser.add_argument("--held-out-clips", type=int, default=usual.held_out_clips)
+    parser.add_argument("--unrelated", type=int, default=usual.unrelated, help="captions of known kinds, in t2a")
+    parser.add_argument("--rank", type=int, default=usual.rank)
+    parser.add_argument("--learning-rate", type=float, default=usual.training.learning_rate)
+    parser.add_argument("--sampling-steps", type=int, default=usual.sampling.steps)
+    parser.add_argument("--cfg-scale", type=float, help="guidance by words; not given: as the base wants it")
+    parser.add_argument("--seed", type=int, default=usual.training.seed, help="of data, adapters, training and sounds")
     parser.add_argument("--base", default="tiny", help="name of a base, or its folder")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--sounds", type=Path, help="a folder for all that is compared, to be listened to")
     parser.add_argument("--out", type=Path, help="write the page there too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    base = find_base(options.base)
-    outcomes: list[Outcome] = []
+    base, device = find_base(options.base), resolve_device(options.device)
+    config = TrainingConfig(options.steps, options.learning_rate, options.seed)
+    plan = Plan(
+        options.train_clips, options.held_out_clips, options.unrelated, options.seconds, options.rank, config,
+        SamplingSettings(options.sampling_steps, Guidance.of_base(base.checkpoint.metadata, cfg=options.cfg_scale)),
+    )  # fmt: skip
+    reports: list[Report] = []
     for name in options.modes:
-        outcomes.append(measure(MODES[name], base, options))
+        mode = MODES[name]
+        densities = dict.fromkeys([mode.sigma_density, *options.densities])
+        plans = {one: replace(plan, training=replace(config, sigma_density=one)) for one in densities}
+        reports.append(measure(mode, base, plans, device, options.sounds))
+        text = page(reports, base, plan, sys.argv[1:])
         if options.out is not None:
             with atomic_write(options.out) as temporary:
-                temporary.write_text(page(outcomes, base, options) + "\n")
-    print(page(outcomes, base, options))
+                temporary.write_text(text, encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

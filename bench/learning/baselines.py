@@ -1,0 +1,52 @@
+"""What one gets without a model: silence, noise, and the kept part of a sound over again.
+
+In: what a sample gives. Out: a waveform as long as the true one, with the same seams as a generated sound has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from made_data import Made
+
+from sonolora.frames import Span, complement
+from sonolora.media.audio import Waveform
+from sonolora.sampling.seams import paste_kept
+
+_NOISE = 0.1  # standard deviation
+
+
+def silence(made: Made) -> Waveform:
+    """Nothing, but for what is kept."""
+    return _pasted(replace(made.true, samples=np.zeros_like(made.true.samples)), made)
+
+
+def noise(made: Made, seed: int) -> Waveform:
+    """White noise, but for what is kept."""
+    samples = np.random.default_rng(seed).normal(0, _NOISE, made.true.samples.shape)
+    return _pasted(replace(made.true, samples=samples.astype(np.float32)), made)
+
+
+def repetition(made: Made) -> Waveform:
+    """What is kept beside each regenerated span, the longer of two sides, over and over in its place."""
+    assert made.regenerate is not None
+    samples = made.true.samples.copy()
+    kept = complement(made.regenerate, made.seconds)
+    for start, end in made.regenerate:
+        first, last = _samples((start, end), made.true)
+        neighbour = max((span for span in kept if start in span or end in span), key=lambda span: span[1] - span[0])
+        begin, stop = _samples(neighbour, made.true)
+        part = made.true.samples[:, begin:stop]
+        copies = np.tile(part, -(-(last - first) // part.shape[1]))
+        # The loop goes on from what lies before the span, or leads up to what lies behind it.
+        samples[:, first:last] = copies[:, : last - first] if stop <= first else copies[:, first - last :]
+    return _pasted(replace(made.true, samples=samples), made)
+
+
+def _pasted(sound: Waveform, made: Made) -> Waveform:
+    return sound if made.regenerate is None else paste_kept(sound, made.true, made.regenerate)
+
+
+def _samples(span: Span, sound: Waveform) -> tuple[int, int]:
+    return round(span[0] * sound.sample_rate), round(span[1] * sound.sample_rate)

@@ -1,0 +1,180 @@
+"""Which figures judge a mode, and what the LoRA and all others get by them.
+
+In: the samples of a mode, and for each contender its sounds. Out: `Row`s, one for each figure and contender, with the
+LoRA's advantage and its interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from figures import f_score, inside, mel_distance, onsets, seam_flux, seam_steps, seams_of
+from made_data import Made
+from sets import Embedding, nearer
+from torch import Tensor
+
+from sonolora.media.audio import Waveform, peak, peak_normalized
+from sonolora.sampling.likeness import description, distances, energy_distance, log_mel
+from sonolora.training.evaluation import Difference, paired_difference
+
+LORA = "LoRA"
+# By name, for each sample one sound or several; of several the mean of their figures counts.
+Contenders = Mapping[str, Sequence[Sequence[Waveform]]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a sound beside what is true of its sample."""
+
+    name: str
+    of: Callable[[Waveform, Made], float]
+    higher_is_better: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """`value`: the contender's mean. `margin`: the LoRA's figure minus the contender's, None for the LoRA itself."""
+
+    figure: str
+    contender: str
+    value: float
+    margin: Difference | None
+    higher_is_better: bool = False
+
+    @property
+    def beaten(self) -> bool | None:
+        """Whether the LoRA is better, or worse; None where the interval has 0 in it."""
+        assert self.margin is not None
+        if self.margin.low <= 0 <= self.margin.high:
+            return None
+        return (self.margin.low > 0) == self.higher_is_better
+
+
+def _levels(sound: Waveform, made: Made) -> tuple[Tensor, Tensor]:
+    """Log-mels (M, F) of the sound and of the truth, where they are compared."""
+    ours, theirs = (log_mel(one) for one in _levelled(sound, made))
+    if made.regenerate is None:
+        return ours, theirs
+    regenerated = inside(len(theirs), made.regenerate)
+    return ours[regenerated], theirs[regenerated]
+
+
+def _levelled(sound: Waveform, made: Made) -> tuple[Waveform, Waveform]:
+    """The sound and the truth, each at the peak of training clips; where a part is kept, the sound as much louder."""
+    true = peak_normalized(made.true)
+    if made.regenerate is None:
+        return peak_normalized(sound), true
+    return replace(sound, samples=sound.samples * np.float32(peak(true) / peak(made.true))), true
+
+
+def _mel(sound: Waveform, made: Made) -> float:
+    return mel_distance(*_levels(sound, made))
+
+
+def _statistics(sound: Waveform, made: Made) -> float:
+    ours, theirs = map(description, _levels(sound, made))
+    return (ours - theirs).abs().mean().item()
+
+
+def _at_seams(figure: Callable[[Waveform, Sequence[float]], Tensor], sound: Waveform, made: Made) -> float:
+    seams = seams_of(made.regenerate or (), made.seconds)
+    ours, theirs = (figure(one, seams) for one in _levelled(sound, made))
+    return (ours - theirs).abs().mean().item()
+
+
+def _onset_f_score(sound: Waveform, made: Made) -> float:
+    return f_score(onsets(sound), made.events)
+
+
+_OF_SPANS = (
+    Figure("log-mel distance to the truth inside the spans, dB", _mel),
+    Figure("distance to the truth's statistics inside the spans, dB", _statistics),
+    Figure("error of the level step at the seams, dB", partial(_at_seams, seam_steps)),
+    Figure("error of the spectral flux at the seams, dB", partial(_at_seams, seam_flux)),
+)
+# The first of a mode is its main figure. That of t2a is of whole sets: see `judge_sets`.
+FIGURES: Mapping[str, Sequence[Figure]] = {
+    "a2a": (
+        Figure("log-mel distance to the true target, dB", _mel),
+        Figure("distance to the true target's statistics, dB", _statistics),
+    ),
+    "v2a": (Figure("F-score of the onsets", _onset_f_score, higher_is_better=True),),
+    "audio-inpaint": _OF_SPANS,
+    "audio-extend-suffix": _OF_SPANS,
+    "audio-extend-prefix": _OF_SPANS,
+}
+
+
+def judge(figures: Sequence[Figure], samples: Sequence[Made], contenders: Contenders) -> list[Row]:
+    """Rows of figures that each sound has by itself; margins are paired by sample."""
+    rows = []
+    for figure in figures:
+        values = {name: _per_sample(figure, samples, sounds) for name, sounds in contenders.items()}
+        for name, theirs in values.items():
+            margin = None if name == LORA else paired_difference(theirs, values[LORA])
+            rows.append(Row(figure.name, name, theirs.mean().item(), margin, figure.higher_is_better))
+    return rows
+
+
+def judge_sets(samples: Sequence[Made], contenders: Contenders, embedding: Embedding) -> list[Row]:
+    """Rows of the energy distance between all sounds of a contender and the true ones."""
+    true = embedding([made.true for made in samples])
+    sets = {name: embedding([sound for some in sounds for sound in some]) for name, sounds in contenders.items()}
+    return [
+        Row(
+            "energy distance to the held-out sounds",
+            name,
+            energy_distance(theirs, true),
+            None if name == LORA else nearer(sets[LORA], theirs, true),
+        )
+        for name, theirs in sets.items()
+    ]
+
+
+def _per_sample(figure: Figure, samples: Sequence[Made], sounds: Sequence[Sequence[Waveform]]) -> Tensor:
+    """(samples, 1) means."""
+    pairs = zip(sounds, samples, strict=True)
+    means = [sum(figure.of(sound, made) for sound in some) / len(some) for some, made in pairs]
+    return torch.tensor(means, dtype=torch.float64)[:, None]
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Sounds for captions of kinds that the base knows: mean distances to `other` and to the new kind.
+
+    `margin` is the first minus the second: below 0 the sounds are nearer to what they should be than to what was
+    taught.
+    """
+
+    whose: str
+    other: str
+    to_other: float
+    to_new: float
+    margin: Difference
+
+
+def leaks(
+    embedding: Embedding,
+    unrelated: Sequence[Made],
+    base: Sequence[Waveform],
+    lora: Sequence[Waveform],
+    samples: Sequence[Made],
+) -> list[Leak]:
+    """Of base and LoRA; `samples` are of the new kind, `unrelated` has the true sounds of the captions."""
+    true, new = (embedding([made.true for made in some]) for some in (unrelated, samples))
+    before, after = embedding(base), embedding(lora)
+    found = []
+    for whose, sounds, other, compared in (
+        ("base", before, "the true sound", true),
+        (LORA, after, "the true sound", true),
+        (LORA, after, "the base's sound", before),
+    ):
+        to_other = distances(sounds, compared).diagonal()[:, None]
+        to_new = distances(sounds, new).mean(1, keepdim=True)
+        margin = paired_difference(to_new, to_other)
+        found.append(Leak(whose, other, to_other.mean().item(), to_new.mean().item(), margin))
+    return found

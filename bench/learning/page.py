@@ -1,0 +1,188 @@
+"""The page of the learning proof: what was measured, and who beats whom, as Markdown.
+
+In: a `Report` for each mode. Out: the text.
+"""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import fill
+
+import torch
+from contenders import BASE, CEILINGS
+from experiment import Plan
+from judge import LORA, Leak, Row
+from made_data import KINDS
+from torch import Tensor
+
+from sonolora import __version__
+from sonolora.bench import cpu_name
+from sonolora.ltx.base import Base
+from sonolora.training.evaluation import SIGMAS, Difference, paired_difference
+
+LINE = 115
+GIVEN = {
+    "t2a": "words",
+    "a2a": "reference",
+    "v2a": "film",
+    "audio-inpaint": "kept frames",
+    "audio-extend-suffix": "closing",
+    "audio-extend-prefix": "opening",
+}
+_BEATEN = {True: "yes", False: "no", None: "open"}
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Grids (clips, sigmas) on held-out clips; `exchanged`: the LoRA, given what belongs to the next clip; `zero`:
+    (clips, 1), of a velocity of 0."""
+
+    zero: Tensor
+    base: Tensor
+    lora: Tensor
+    exchanged: Tensor
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found of one mode. `by_density`: the main figure with each sigma density; the first is the LoRA of
+    all the rest, and the others' margins are to it."""
+
+    mode: str
+    rows: Sequence[Row]
+    leaks: Sequence[Leak]
+    by_density: Mapping[str, Row]
+    losses: Losses
+
+    @property
+    def main_rows(self) -> list[Row]:
+        return [row for row in self.rows if row.figure == self.rows[0].figure]
+
+
+def page(reports: Sequence[Report], base: Base, plan: Plan, arguments: Sequence[str]) -> str:
+    """The tables with what made them."""
+    threads = torch.get_num_threads()
+    parts = [
+        "# Does each mode learn?",
+        _filled(
+            "A LoRA of each mode is taught a kind of sound that the base has never heard, and is judged by the sounds "
+            "it makes for samples that it has never seen, beside those of the base and of whoever has no model at all. "
+            "How it is measured is told in [bench/learning](../bench/learning/README.md)."
+        ),
+        f"    python bench/learning/run.py {shlex.join(arguments)}",
+        _filled(
+            f"Base {base.name} ({base.fingerprint}, made by {base.checkpoint.metadata.get('made_by', 'unknown')}); "
+            f"{plan.train_clips} training and {plan.held_out_clips} held-out samples of {plan.seconds:g} s a mode; "
+            f"{plan.training.steps} steps at learning rate {plan.training.learning_rate:g}, rank {plan.rank}, each "
+            f"mode's own sigma density, seed {plan.training.seed}; {plan.sampling.steps} sampling steps, "
+            f"guidance {plan.sampling.guidance.cfg:g}. {cpu_name()}, {threads} thread{'s' * (threads > 1)}; Sonolora "
+            f"{__version__}, Python {platform.python_version()}, torch {torch.__version__}."
+        ),
+        _filled(
+            "In brackets are 95 % bootstrap intervals over held-out samples, paired by sample. The LoRA beats another "
+            "where the interval of the difference does not hold 0; where it does, the question is open. What is in "
+            "italics is not there to be beaten: no model can better it."
+        ),
+        "## In one table",
+        _overview(reports),
+    ]
+    for report in reports:
+        parts += [f"## {report.mode}: {KINDS[report.mode]}", *_figures(report.rows)]
+        if report.leaks:
+            parts += _leakage(report.leaks)
+    if len(reports[0].by_density) > 1:
+        parts += _densities(reports)
+    return "\n\n".join([*parts, *_losses(reports)]) + "\n"
+
+
+def _overview(reports: Sequence[Report]) -> str:
+    rows = []
+    for report in reports:
+        by_name = {row.contender: row for row in report.main_rows}
+        naive = [row for name, row in by_name.items() if name not in {LORA, BASE, *CEILINGS}]
+        best = max(naive, key=lambda row: row.value if row.higher_is_better else -row.value)
+        others = [by_name[BASE], *naive]
+        beaten = [row.contender for row in others if row.beaten]
+        left = [f"{row.contender} ({_BEATEN[row.beaten]})" for row in others if not row.beaten]
+        cells = (f"{row.value:.2f}" for row in (by_name[LORA], by_name[BASE]))
+        naive_best = f"{best.value:.2f} ({best.contender})"
+        rows.append((report.mode, by_name[LORA].figure, *cells, naive_best, ", ".join(beaten), ", ".join(left)))
+    head = ("mode", "main figure", "LoRA", "base", "best naive", "the LoRA beats", "and does not clearly beat")
+    return table(head, rows)
+
+
+def _figures(rows: Sequence[Row]) -> list[str]:
+    parts = []
+    for figure in dict.fromkeys(row.figure for row in rows):
+        cells = []
+        for row in (row for row in rows if row.figure == figure):
+            name = f"*{row.contender}*" if row.contender in CEILINGS else row.contender
+            beaten = "" if row.margin is None or row.contender in CEILINGS else _BEATEN[row.beaten]
+            cells.append((name, f"{row.value:.3f}", shown(row.margin) if row.margin else "", beaten))
+        better = "higher" if rows[0].higher_is_better else "lower"
+        parts.append(table((f"{figure} ({better} is better)", "", "LoRA − it", "beaten"), cells))
+    return parts
+
+
+def _leakage(leaks: Sequence[Leak]) -> list[str]:
+    cells = [
+        (leak.whose, leak.other, f"{leak.to_other:.3f}", f"{leak.to_new:.3f}", shown(leak.margin)) for leak in leaks
+    ]
+    text = (
+        "Does the LoRA change what it was not taught? Captions of kinds that the base knows, in the same embedding, "
+        "mean distances: below 0 in the last column the sounds stay nearer to what the caption says than to the new "
+        "kind."
+    )
+    return [_filled(text), table(("sounds of", "compared with", "distance", "to the new kind", "difference"), cells)]
+
+
+def _densities(reports: Sequence[Report]) -> list[str]:
+    names = sorted(reports[0].by_density)
+    cells = []
+    for report in reports:
+        others = [
+            f"{row.value:.3f}; {shown(row.margin)}" if row.margin else f"**{row.value:.3f}**"
+            for row in (report.by_density[name] for name in names)
+        ]
+        cells.append((report.mode, *others))
+    text = (
+        "The main figure of each mode. That of the mode's own density is bold; behind the others stands the bold one "
+        "minus theirs, with the interval. For v2a higher is better."
+    )
+    return ["## By sigma density", _filled(text), table(("mode", *names), cells)]
+
+
+def _losses(reports: Sequence[Report]) -> list[str]:
+    cells = []
+    for report in reports:
+        one = report.losses
+        means = [f"{losses.mean().item():.3f}" for losses in (one.zero, one.base, one.lora)]
+        by_sigma = (one.lora - one.base).mean(0).tolist()
+        given = shown(paired_difference(one.lora, one.exchanged))
+        cells.append(
+            (report.mode, *means, shown(paired_difference(one.base, one.lora)), *(f"{x:+.3f}" for x in by_sigma), given)
+        )
+    text = (
+        "Means over held-out clips and noise levels of a fixed grid; then the LoRA's minus the base's, over all and by "
+        "noise level. The last column is the LoRA's loss when each clip is given what belongs to the next one (words, "
+        "reference, film, or what is kept) minus its loss with its own: above 0, what is given is made use of."
+    )
+    sigmas = (f"at sigma {sigma:g}" for sigma in SIGMAS)
+    head = ("mode", "velocity 0", "base", "LoRA", "LoRA − base", *sigmas, "exchanged − own")
+    return ["## Losses", _filled(text), table(head, cells)]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def shown(difference: Difference) -> str:
+    return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+
+
+def _filled(text: str) -> str:
+    return fill(text, LINE, break_on_hyphens=False, break_long_words=False)

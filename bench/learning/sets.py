@@ -1,0 +1,67 @@
+"""How far a set of sounds is from another set, whichever sound of the one belongs to which of the other.
+
+In: sets of sounds. Out: their descriptions in standard units, and differences of energy distances with intervals.
+
+N, K sounds of a set, D dimensions of a description, W resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from made_data import known_sounds
+from torch import Tensor
+
+from sonolora.media.audio import Waveform
+from sonolora.randomness import generator
+from sonolora.sampling.likeness import descriptions, energy_distance, weighted_energy
+from sonolora.training.evaluation import CONFIDENCE, RESAMPLES, Difference
+
+_CORPUS_SEED, _CORPUS_SOUNDS = 1_000, 100
+_LEAST_SPREAD_DB = 0.5
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Descriptions in units of their spread over the corpus; a distance of 1 is one such spread in each dimension."""
+
+    mean_D: Tensor
+    spread_D: Tensor
+
+    @classmethod
+    def of_corpus(cls, seconds: float) -> Embedding:
+        """From 100 made sounds of the kinds that the base knows."""
+        rows = descriptions([made.true for made in known_sounds(_CORPUS_SEED, _CORPUS_SOUNDS, seconds)])
+        return cls(rows.mean(0), rows.std(0).clamp(min=_LEAST_SPREAD_DB))
+
+    def __call__(self, sounds: Sequence[Waveform]) -> Tensor:
+        """(N, D) of sounds brought to one peak level: how loud a set is says little of what it is."""
+        standard = (descriptions(sounds) - self.mean_D) / self.spread_D
+        return standard / len(self.mean_D) ** 0.5
+
+
+def nearer(one_ND: Tensor, other_KD: Tensor, true_ND: Tensor) -> Difference:
+    """By how much nearer `one` is to the true set than `other` is: its energy distance minus the other's.
+
+    The interval is the percentile bootstrap's over items: the true sounds, and with each of them the sound of `one`
+    that it belongs to, and that of `other` if that set has as many. A set of another size is resampled by itself.
+    """
+    count = len(true_ND)
+    draws_WN = torch.randint(count, (RESAMPLES, count), generator=generator(0, "set bootstrap"))
+    draws_WK = draws_WN
+    if len(other_KD) != count:
+        draws_WK = torch.randint(len(other_KD), (RESAMPLES, len(other_KD)), generator=generator(0, "other bootstrap"))
+    weights_WN, weights_WK = _shares(draws_WN, count), _shares(draws_WK, len(other_KD))
+    found_W = weighted_energy(one_ND, true_ND, weights_WN, weights_WN) - weighted_energy(
+        other_KD, true_ND, weights_WK, weights_WN
+    )
+    low, high = found_W.quantile(torch.tensor([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).to(found_W)).tolist()
+    return Difference(energy_distance(one_ND, true_ND) - energy_distance(other_KD, true_ND), low, high)
+
+
+def _shares(draws_WN: Tensor, count: int) -> Tensor:
+    """How often each item was drawn, as a share, (W, N) float64."""
+    counts = torch.zeros(len(draws_WN), count, dtype=torch.float64)
+    return counts.scatter_add_(1, draws_WN, torch.ones_like(draws_WN, dtype=torch.float64)) / draws_WN.shape[1]
