@@ -92,6 +92,7 @@ class Request(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(last + 1 - first))
         if span and site.ranges:
             self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
+        self.send_header("Connection", "close")
         self.end_headers()
         with file.open("rb") as content:
             content.seek(first)
@@ -99,7 +100,7 @@ class Request(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
-        for name, value in ({"Content-Length": str(len(body))} | headers).items():
+        for name, value in ({"Content-Length": str(len(body)), "Connection": "close"} | headers).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)

@@ -120,9 +120,10 @@ def _engine(path: Path, *, write: bool) -> Engine:
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
     """The file's version, 0 for an empty one. Raises for a newer one and for another program's file."""
+    # In this order: whoever makes the file meanwhile writes its tables and what it is in one transaction.
+    ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_master")
     ((application,),) = connection.execute("PRAGMA application_id")
     ((version,),) = connection.execute("PRAGMA user_version")
-    ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_master")
     if tables and application != _APPLICATION:
         raise StoreError(path, "it is the database of another program. Choose another folder for the server")
     newest = len(MIGRATIONS) + 1

@@ -16,10 +16,12 @@ ENDPOINT = f"{APP}/t2a"
 _SHOW_NEW_LINES = """\
 shown = []
 
+
 def show(update):
-    for line in (getattr(update, "logs", None) or [])[len(shown):]:
+    for line in (getattr(update, "logs", None) or [])[len(shown) :]:
         shown.append(line)
         print(line["message"])
+
 """
 
 
