@@ -19,6 +19,7 @@ from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest, parse
 from sonolora.runs.needs import CUDA_RESERVE, Needs, count_needs
+from sonolora.runs.settings import RunSettings
 from sonolora.runs.shapes import BaseShape
 
 RANKS = (8, 16, 32, 64, 128)
@@ -73,7 +74,7 @@ def page(shape: BaseShape, device: torch.device) -> Iterator[str]:
     first, second = [STAGES], [TRAINING]
     for mode in MODES.values():
         for rank in RANKS:
-            needs = count_needs(shape, mode, request(mode, rank=rank), device)
+            needs = count_needs(shape, mode, request(mode, rank=rank), RunSettings(), device)
             if rank == DEFAULT_RANK:
                 first.append(stages_row(mode, needs))
             second.append(training_row(mode, rank, needs))

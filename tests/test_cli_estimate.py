@@ -21,7 +21,7 @@ from sonolora.media.write import write_audio
 from sonolora.modes.request import parse
 from sonolora.modes.t2a import T2A
 from sonolora.pace import measure_pace
-from sonolora.runs.counts import Tokens, step_flops
+from sonolora.runs.counts import Step, Tokens, step_flops
 from sonolora.runs.progress import Silent
 from sonolora.runs.settings import RunSettings
 from sonolora.runs.shapes import BaseShape
@@ -116,9 +116,9 @@ def test_pace_of_few_layers_is_near_that_of_all(monkeypatch):
     """Extended from two and four layers, against all six measured."""
     shape, cpu = BaseShape.of(find_base("tiny")), torch.device("cpu")
     monkeypatch.setattr(pace, "machine_limits", lambda *_: FAST)
-    whole = measure_pace(shape, T2A.lora_targets, 8, Tokens(126), cpu)
+    whole = measure_pace(shape, Step(T2A.lora_targets, 8, Tokens(126)), cpu)
     monkeypatch.setattr(pace, "_SMALL_BYTES", 0)
-    extended = measure_pace(shape, T2A.lora_targets, 8, Tokens(126), cpu)
+    extended = measure_pace(shape, Step(T2A.lora_targets, 8, Tokens(126)), cpu)
     assert "2 and 4 of the 6 layers" in extended.how
     assert 1 / 3 < extended.step / whole.step < 3  # on a machine with other work
 
@@ -126,7 +126,8 @@ def test_pace_of_few_layers_is_near_that_of_all(monkeypatch):
 def test_what_would_take_too_long_is_bounded(monkeypatch):
     shape = BaseShape.of(find_base("tiny"))
     monkeypatch.setattr(pace, "machine_limits", lambda *_: SLOW)
-    found = measure_pace(shape, T2A.lora_targets, 8, Tokens(14), torch.device("cpu"))
+    step = Step(T2A.lora_targets, 8, Tokens(14))
+    found = measure_pace(shape, step, torch.device("cpu"))
     assert found.bound
     assert "not measured" in found.how
-    assert found.step == step_flops(shape, T2A.lora_targets, 8, Tokens(14), "cpu").whole / SLOW.flops_per_second
+    assert found.step == step_flops(shape, step, "cpu").whole / SLOW.flops_per_second

@@ -23,6 +23,7 @@ from sonolora.cli_base import base_app
 from sonolora.cli_estimate import add_estimate_commands
 from sonolora.cli_lora import add_lora_commands
 from sonolora.cli_server import add_server_commands
+from sonolora.cli_settings import BASE_HELP, DEVICE_HELP, SEED_HELP, SETTING_OPTIONS, settings_from
 from sonolora.errors import InputError, SonoloraError
 from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
@@ -50,11 +51,9 @@ add_server_commands(app)
 add_estimate_commands(app)
 add_lora_commands(app)
 
-Base = Annotated[
-    str, typer.Option(help="The base model: a name (`sonolora base list`), a folder, or a Hugging Face id.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-Seed = Annotated[int, typer.Option(help="All randomness follows from it.")]
+Base = Annotated[str, typer.Option(help=BASE_HELP)]
+Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
+Seed = Annotated[int, typer.Option(help=SEED_HELP)]
 
 
 def _show_version(value: bool) -> None:
@@ -144,18 +143,7 @@ def _add_training_command(mode: Mode) -> None:
             Annotated[Path | None, typer.Option("--request", help="A JSON file with a whole request.")],
             None,
         ),
-        "base": (Base, "tiny"),
-        "device": (Device, "auto"),
-        "seed": (Seed, 42),
-        "sigma_density": (
-            Annotated[
-                str | None,
-                typer.Option(help="Noise density: published, clamped, matched or uniform; none: what suits the mode."),
-            ],
-            None,
-        ),
-        "checkpoint_every": (Annotated[int, typer.Option(help="Steps between saved states.")], 250),
-        "preview_every": (Annotated[int, typer.Option(help="Steps between previews.")], 500),
+        **SETTING_OPTIONS,
         "resume": (
             Annotated[Path | None, typer.Option(hidden=True, is_eager=True, callback=_refuse_resume)],
             None,
@@ -170,12 +158,9 @@ def _add_training_command(mode: Mode) -> None:
 
         refuse_taken(mine["out"])
         from sonolora.runs.run import start
-        from sonolora.runs.settings import RunSettings
 
-        names = ("base", "device", "seed", "sigma_density", "checkpoint_every", "preview_every")
-        settings = RunSettings(**{name: mine[name] for name in names})
         with StopSignal().installed() as stop, TerminalProgress() as progress:
-            lora = start(mode, request, settings, mine["out"], progress, stop)
+            lora = start(mode, request, settings_from(mine), mine["out"], progress, stop)
         _say_where(lora)
 
     give_options(command, own, mode.request)
@@ -304,7 +289,7 @@ def selftest(
 def demo(
     out: Annotated[Path, typer.Option(help="Where to put it.")] = Path("demo"),
 ) -> None:
-    """From nothing to a LoRA that can be heard, in about two minutes."""
+    """From nothing to a LoRA that can be heard, in about a minute."""
     import time
 
     from sonolora.demo import TRIGGER, run_demo

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sonolora.cli_settings import SETTING_OPTIONS, settings_from
 from sonolora.errors import InputError
 from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
@@ -27,12 +28,7 @@ _OWN: dict[str, tuple[Any, Any]] = {
     "out": (Annotated[Path, typer.Option("--out", help="Where the run would go; it is not made.")], Path("run")),
     "prompt": (Annotated[list[str] | None, typer.Option("--prompt", help="A preview; at most two.")], None),
     "request": (Annotated[Path | None, typer.Option("--request", help="A JSON file with a whole request.")], None),
-    "base": (Annotated[str, typer.Option(help="As for `train`; `ltx-2.3` need not be here.")], "tiny"),
-    "device": (Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")], "auto"),
-    "seed": (Annotated[int, typer.Option(help="As for `train`; it changes nothing here.")], 42),
-    "sigma_density": (Annotated[str | None, typer.Option(help="As for `train`; it changes nothing here.")], None),
-    "checkpoint_every": (Annotated[int, typer.Option(help="As for `train`; it changes nothing here.")], 250),
-    "preview_every": (Annotated[int, typer.Option(help="Steps between previews.")], 500),
+    **SETTING_OPTIONS,
     "watts": (Annotated[float | None, typer.Option(min=0, help="What this machine takes under load.")], None),
     "price_per_kwh": (Annotated[float | None, typer.Option(min=0, help="What electricity costs here.")], None),
     "record": (Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")], None),
@@ -57,13 +53,10 @@ def _add_mode(app: typer.Typer, mode: Mode) -> None:
             raise InputError.of("watts", "--watts and --price-per-kwh go together: give both or neither")
         from sonolora.estimate import Power, estimate
         from sonolora.files import write_json
-        from sonolora.runs.settings import RunSettings
 
-        names = ("base", "device", "seed", "sigma_density", "checkpoint_every", "preview_every")
-        settings = RunSettings(**{name: mine[name] for name in names})
         power = None if mine["watts"] is None else Power(mine["watts"], mine["price_per_kwh"])
         with TerminalProgress() as progress:
-            found = estimate(mode, request, settings, mine["out"], progress, power)
+            found = estimate(mode, request, settings_from(mine), mine["out"], progress, power)
         print("\n".join(_lines(found)))
         if mine["record"] is not None:
             write_json(mine["record"], found.as_json())

@@ -24,6 +24,8 @@ from sonolora.modes.t2a import T2A
 from sonolora.runs.progress import Progress
 from sonolora.runs.run import start
 from sonolora.runs.settings import RunSettings
+from sonolora.sampling.likeness import descriptions, energy_distance
+from sonolora.sampling.preview import joined
 
 CLIPS = 16
 PROMPTS = ("a shrill plasma gun fires three shots", "a deep plasma gun fires two shots")
@@ -111,10 +113,6 @@ def run_demo(folder: Path, progress: Progress, stop: Callable[[], bool]) -> Demo
 
 
 def _compare(folder: Path, run: Path, lora: Path) -> Demo:
-    # Here, since it brings in torch, which is not needed to make the data.
-    from sonolora.sampling.likeness import descriptions, energy_distance
-    from sonolora.sampling.preview import joined
-
     before, after = (
         [decode_audio(path).waveform for path in sorted((run / "previews").glob(f"step-{step:06d}-*.wav"))]
         for step in (0, REQUEST["number_of_steps"])

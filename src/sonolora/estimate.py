@@ -23,17 +23,16 @@ from sonolora.ltx.text import load_tokenizer
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
 from sonolora.pace import Pace, measure_pace
-from sonolora.runs.counts import look_flops, step_flops
+from sonolora.runs.counts import Step, look_flops, step_flops
 from sonolora.runs.fit import available_bytes, does_not_fit
-from sonolora.runs.needs import Needs, count_needs, preview_guidance, preview_tokens
+from sonolora.runs.needs import Needs, count_needs, preview_guidance, preview_tokens, training_step
 from sonolora.runs.progress import Progress
 from sonolora.runs.settings import RunSettings, compute_dtype, resolve_device
 from sonolora.runs.shapes import PUBLISHED_NAME, BaseShape
 from sonolora.sampling.sampler import SamplingSettings
-from sonolora.server.settings import PUBLISHED_PRICES
+from sonolora.server.settings import PUBLISHED_PRICES, billed_steps
 from sonolora.training.evaluation import MAX_CLIPS, SIGMAS
 
-LEAST_BILLED_STEPS = 100
 _WAV_BYTES = 48000 * 2 * 2  # a second: two channels of 16 bits
 
 
@@ -95,16 +94,16 @@ def estimate(
     shape, base = _base(settings.base)
     captions, left_out = _read(mode, request, base, shape, progress)
     progress.phase("counting and measuring", None)
-    needs = count_needs(shape, mode, request, device, len(captions))
+    needs = count_needs(shape, mode, request, settings, device, len(captions))
     available = available_bytes(device) if available is None else available
     error = None
     if needs.peak > available and device.type == "cuda":
-        error = does_not_fit(shape, mode, request, device, needs, available, len(captions))
-    pace = measure_pace(shape, mode.lora_targets, request.rank, needs.tokens, device)
+        error = does_not_fit(shape, mode, request, settings, device, needs, available, len(captions))
+    step = training_step(mode, request, settings)
+    pace = measure_pace(shape, step, device)
     looks = math.ceil(request.number_of_steps / settings.preview_every) + 1
     training = request.number_of_steps * pace.step
-    listening = looks * _look_seconds(shape, mode, request, needs, pace, len(captions), device.type)
-    billed = max(LEAST_BILLED_STEPS, request.number_of_steps)
+    listening = looks * _look_seconds(shape, mode, request, step, pace, len(captions), device.type)
     return Estimate(
         mode=mode.name,
         base=shape.name,
@@ -119,7 +118,7 @@ def estimate(
         listening_seconds=listening,
         disk=_disk(shape, mode, request, settings, needs, captions, looks, compute_dtype(device).itemsize),
         disk_free=shutil.disk_usage(_existing(folder)).free,
-        price_there=billed * PUBLISHED_PRICES[mode.name],
+        price_there=billed_steps(request.number_of_steps) * PUBLISHED_PRICES[mode.name],
         price_here=None if power is None else power.cost(training + listening),
         error=error,
     )
@@ -151,14 +150,14 @@ def _read(mode: Mode, request: TrainRequest, base: Base, shape: BaseShape, progr
 
 
 def _look_seconds(
-    shape: BaseShape, mode: Mode, request: TrainRequest, needs: Needs, pace: Pace, clips: int, kind: str
+    shape: BaseShape, mode: Mode, request: TrainRequest, step: Step, pace: Pace, clips: int, kind: str
 ) -> float:
     """Of the fixed grid and all previews, at the speed of the step's forward pass."""
     guidance, steps = preview_guidance(shape, request), SamplingSettings().steps
-    flops = look_flops(shape, needs.tokens, kind, None) * len(SIGMAS) * min(clips, MAX_CLIPS)
+    flops = look_flops(shape, step.tokens, kind, None) * len(SIGMAS) * min(clips, MAX_CLIPS)
     for wanted in mode.previews(request):
         flops += look_flops(shape, preview_tokens(wanted), kind, guidance) * steps
-    forward = step_flops(shape, mode.lora_targets, request.rank, needs.tokens, kind).forward
+    forward = step_flops(shape, step, kind).forward
     return flops / forward * pace.forward
 
 

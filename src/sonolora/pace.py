@@ -1,6 +1,6 @@
 """How long a training step will take on this device: a few real steps of a few real layers, before anything is loaded.
 
-In: a base's shape, targets, rank, tokens, a device. Out: seconds, and in words where they come from. The layers have
+In: a base's shape, what a step is made of, a device. Out: seconds, and in words where they come from. The layers have
 random weights, which take as long as trained ones; a base that is small is measured whole. Where even that would take
 too long, what is left is a bound: the FLOPs at the speed of a large matrix product, measured in the same process.
 """
@@ -14,7 +14,7 @@ import torch
 
 from sonolora.bench import machine_limits
 from sonolora.ltx.lora import add_adapters
-from sonolora.runs.counts import Tokens, make_example, step_flops
+from sonolora.runs.counts import Step, make_example, step_flops
 from sonolora.runs.settings import compute_dtype
 from sonolora.runs.shapes import BaseShape
 from sonolora.training.phases import phase_times
@@ -38,42 +38,34 @@ class Pace:
     how: str
 
 
-def measure_pace(shape: BaseShape, targets: tuple[str, ...], rank: int, tokens: Tokens, device: torch.device) -> Pace:
+def measure_pace(shape: BaseShape, step: Step, device: torch.device) -> Pace:
     """Measure on a device that is there."""
     dtype, layers = compute_dtype(device), shape.transformer_config.layers
-    flops = step_flops(shape, targets, rank, tokens, device.type)
+    flops = step_flops(shape, step, device.type)
     speed = machine_limits(device, dtype).flops_per_second
-    large = shape.transformer_bytes(dtype, video=tokens.film is not None) > _SMALL_BYTES and layers > max(_FEW)
+    large = shape.transformer_bytes(dtype, video=step.tokens.film is not None) > _SMALL_BYTES and layers > max(_FEW)
     few = _FEW if large else (layers,)
     expected = (_WARM_UP + _STEPS) * flops.whole * sum(few) / layers / (speed * _EAGER_SHARE)
     if expected > _SECONDS:
         how = f"not measured, would take too long: its FLOPs at {speed / 1e12:.3g} TFLOP/s, the best of this device"
         return Pace(flops.whole / speed, flops.forward / speed, True, how)
-    first, *others = (_times(shape, count, targets, rank, tokens, device, dtype) for count in few)
+    first, *others = (_times(shape, count, step, device, dtype) for count in few)
     if not others:
         return Pace(*first, False, f"measured here, {_STEPS} steps with random weights")
     less, more = _FEW
-    step, forward = (a + (b - a) / (more - less) * (layers - less) for a, b in zip(first, others[0], strict=True))
+    whole, forward = (a + (b - a) / (more - less) * (layers - less) for a, b in zip(first, others[0], strict=True))
     how = f"measured here with {less} and {more} of the {layers} layers, random weights, and extended to all"
-    return Pace(step, forward, False, how)
+    return Pace(whole, forward, False, how)
 
 
-def _times(
-    shape: BaseShape,
-    layers: int,
-    targets: tuple[str, ...],
-    rank: int,
-    tokens: Tokens,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> tuple[float, float]:
+def _times(shape: BaseShape, layers: int, step: Step, device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
     """Median seconds of a step and of its forward pass."""
-    model = shape.transformer(layers, dtype, video=tokens.film is not None).to_empty(device=device)
+    model = shape.transformer(layers, dtype, video=step.tokens.film is not None).to_empty(device=device)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.02)
-    adapters = add_adapters(model, targets, rank, _SEED)
-    config = TrainingConfig(_WARM_UP + _STEPS, 1e-4, _SEED)
-    trainer = Trainer(model, adapters, [make_example(shape, tokens, device, dtype)], config)
-    times = phase_times(trainer, model, device, _WARM_UP + _STEPS)[_WARM_UP:]
-    return median(map(sum, times)) / 1000, median(step[0] for step in times) / 1000
+    adapters = add_adapters(model, step.targets, step.rank, _SEED)
+    config = TrainingConfig(_WARM_UP + _STEPS, 1e-4, _SEED, step.batch_size)
+    trainer = Trainer(model, adapters, [make_example(shape, step.tokens, device, dtype)], config)
+    measured = phase_times(trainer, model, device, _WARM_UP + _STEPS)[_WARM_UP:]
+    return median(map(sum, measured)) / 1000, median(phases[0] for phases in measured) / 1000

@@ -25,6 +25,7 @@ from sonolora.modes.wanted import FilmFormat
 from sonolora.randomness import normal
 from sonolora.runs import counts
 from sonolora.runs.counts import (
+    Step,
     Tokens,
     decoding_bytes,
     encoding_bytes,
@@ -35,11 +36,13 @@ from sonolora.runs.counts import (
 )
 from sonolora.runs.fit import available_bytes, check_fit, does_not_fit
 from sonolora.runs.needs import count_needs, training_tokens
+from sonolora.runs.settings import RunSettings
 from sonolora.runs.shapes import BaseShape
 from sonolora.training.phases import flop_counter, marks
 from sonolora.training.trainer import Trainer, TrainingConfig
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+SETTINGS = RunSettings()
 RANK = 8
 FILM = FilmFormat(17, 24, 64, 64)
 CASES = {
@@ -83,6 +86,10 @@ def size(module):
     return sum(tensor.nbytes for tensor in module.state_dict().values())
 
 
+def step_of(mode, tokens, rank=RANK):
+    return Step(MODES[mode].lora_targets, rank, tokens)
+
+
 def real_trainer(model, shape, mode, tokens):
     adapters = add_adapters(model, MODES[mode].lora_targets, RANK, 0)
     return Trainer(model, adapters, [make_example(shape, tokens, CPU, torch.float32)], TrainingConfig(5, 1e-4, 0))
@@ -92,8 +99,8 @@ def real_trainer(model, shape, mode, tokens):
 def test_a_step_keeps_and_takes_what_was_counted(base, shape, mode):
     """On meta and extended from three layers, against a real step with all of them."""
     tokens = CASES[mode]
-    counted = step_bytes(shape, MODES[mode].lora_targets, RANK, tokens, "cpu")
-    flops = step_flops(shape, MODES[mode].lora_targets, RANK, tokens, "cpu")
+    counted = step_bytes(shape, step_of(mode, tokens), "cpu")
+    flops = step_flops(shape, step_of(mode, tokens), "cpu")
     model = load_transformer(base.checkpoint, video=tokens.film is not None, device=CPU, dtype=torch.float32)
     trainer = real_trainer(model, shape, mode, tokens)
     trainer.step()
@@ -109,7 +116,7 @@ def test_a_step_keeps_and_takes_what_was_counted(base, shape, mode):
 
 def test_the_peak_is_that_of_the_profiler(base, shape):
     """Of torch's own record of every allocation and release in a real step."""
-    counted = step_bytes(shape, MODES["t2a"].lora_targets, RANK, CASES["t2a"], "cpu")
+    counted = step_bytes(shape, step_of("t2a", CASES["t2a"]), "cpu")
     model = load_transformer(base.checkpoint, video=False, device=CPU, dtype=torch.float32)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         trainer = real_trainer(model, shape, "t2a", CASES["t2a"])
@@ -180,9 +187,9 @@ def test_layers_are_alike_from_the_second_on(published, mode, monkeypatch):
     tokens = Tokens(14, film=FilmFormat(9, 24, 64, 64)) if mode == "v2a" else Tokens(14)
     config = {**published.config, "transformer": {**published.config["transformer"], "num_layers": 5}}
     five = replace(published, fingerprint="five", config=config)
-    extended = step_bytes(five, MODES[mode].lora_targets, 128, tokens, "cuda")
+    extended = step_bytes(five, step_of(mode, tokens, 128), "cuda")
     monkeypatch.setattr(counts, "_FEW", (5, 6))
-    whole = step_bytes(replace(five, fingerprint="whole"), MODES[mode].lora_targets, 128, tokens, "cuda")
+    whole = step_bytes(replace(five, fingerprint="whole"), step_of(mode, tokens, 128), "cuda")
     assert whole == extended
 
 
@@ -195,18 +202,20 @@ def test_published_weights(published):
 
 
 def test_a_run_that_fits_says_nothing(base):
-    assert check_fit(MODES["t2a"], request("t2a"), base, CPU, available=10**11) is None
-    assert check_fit(MODES["t2a"], request("t2a"), base, CUDA, available=10**11) is None
+    assert check_fit(MODES["t2a"], request("t2a"), SETTINGS, base, CPU, available=10**11) is None
+    assert check_fit(MODES["t2a"], request("t2a"), SETTINGS, base, CUDA, available=10**11) is None
 
 
 def test_a_card_that_is_too_small_is_refused_with_what_fits(shallow):
     mode, wish = MODES["t2a"], request("t2a", rank=128, audio_duration_seconds=4)
 
     def peak(rank, seconds):
-        return count_needs(shallow, mode, request("t2a", rank=rank, audio_duration_seconds=seconds), CUDA).peak
+        return count_needs(
+            shallow, mode, request("t2a", rank=rank, audio_duration_seconds=seconds), SETTINGS, CUDA
+        ).peak
 
     room = peak(64, 4)
-    error = does_not_fit(shallow, mode, wish, CUDA, count_needs(shallow, mode, wish, CUDA), room)
+    error = does_not_fit(shallow, mode, wish, SETTINGS, CUDA, count_needs(shallow, mode, wish, SETTINGS, CUDA), room)
     assert isinstance(error, InputError)
     assert error.items[0].loc == ("body", "rank")
     assert "computed, not measured" in str(error)
@@ -217,7 +226,7 @@ def test_a_card_that_is_too_small_is_refused_with_what_fits(shallow):
 
 def test_what_fits_with_no_setting_is_an_error_of_another_kind(base):
     with pytest.raises(SonoloraError, match="No setting makes it fit: with rank = 8") as refused:
-        check_fit(MODES["t2a"], request("t2a"), base, CUDA, available=10**8)
+        check_fit(MODES["t2a"], request("t2a"), SETTINGS, base, CUDA, available=10**8)
     assert not isinstance(refused.value, InputError)
 
 
@@ -225,13 +234,13 @@ def test_changes_together(shallow):
     """Where no change alone is enough. What is given must stay shorter than the clip."""
     mode = MODES["audio-extend-prefix"]
     wish = request(mode.name, rank=64, audio_duration_seconds=20)
-    room = count_needs(shallow, mode, request(mode.name, rank=8, audio_duration_seconds=1.5), CUDA).peak
-    error = does_not_fit(shallow, mode, wish, CUDA, count_needs(shallow, mode, wish, CUDA), room)
+    room = count_needs(shallow, mode, request(mode.name, rank=8, audio_duration_seconds=1.5), SETTINGS, CUDA).peak
+    error = does_not_fit(shallow, mode, wish, SETTINGS, CUDA, count_needs(shallow, mode, wish, SETTINGS, CUDA), room)
     assert "It would fit with rank = 8, audio_duration_seconds = 1.5 together" in str(error)
 
 
 def test_on_the_cpu_it_is_a_warning(base):
-    warning = check_fit(MODES["t2a"], request("t2a"), base, CPU, available=10**7)
+    warning = check_fit(MODES["t2a"], request("t2a"), SETTINGS, base, CPU, available=10**7)
     assert warning is not None
     assert "memory may not be enough" in warning
 
@@ -245,10 +254,10 @@ def test_it_needs_no_card_and_little_memory():
     code = (
         "import json, resource\n"
         "from sonolora.modes import MODES\nfrom sonolora.modes.request import parse\n"
-        "from sonolora.runs.counts import step_bytes\nfrom sonolora.runs.needs import training_tokens\n"
-        "from sonolora.runs.shapes import BaseShape\n"
-        "mode = MODES['v2a']\ntokens = training_tokens(mode, parse(mode.request, {'training_data_url': 'a'}))\n"
-        "step = step_bytes(BaseShape.published(), mode.lora_targets, 32, tokens, 'cuda')\n"
+        "from sonolora.runs.counts import step_bytes\nfrom sonolora.runs.needs import training_step\n"
+        "from sonolora.runs.settings import RunSettings\nfrom sonolora.runs.shapes import BaseShape\n"
+        "mode = MODES['v2a']\nrequest = parse(mode.request, {'training_data_url': 'a'})\n"
+        "step = step_bytes(BaseShape.published(), training_step(mode, request, RunSettings()), 'cuda')\n"
         "print(json.dumps([step.activations, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,7 +6,6 @@ for byte. `SONOLORA_KILLS` is the number of kills (2), `SONOLORA_KILLS_SEED` wha
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import random
@@ -15,14 +14,11 @@ import signal
 import subprocess
 import sys
 import time
-import wave
-import zipfile
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 
 from sonolora.server.records import State
@@ -39,20 +35,6 @@ LIMIT = 600  # seconds for anything to happen, on a busy machine
 SHORT = {"rank": 8, "number_of_steps": 100, "audio_duration_seconds": 0.5}
 # Worker deaths are attempts; here they are no fault of the request. States are saved often, so that some are found.
 SETTINGS = f"attempts = {KILLS + 1}\ncheckpoint_every = 20\nallow_private_webhooks = true\n"
-
-
-def archive() -> bytes:
-    """Two clips."""
-    made, moments = io.BytesIO(), np.arange(9600) / 16000
-    with zipfile.ZipFile(made, "w") as zipped:
-        for pitch in (300, 500):
-            clip = io.BytesIO()
-            with wave.open(clip, "wb") as file:
-                file.setparams((1, 2, 16000, 0, "NONE", ""))
-                file.writeframes((9000 * np.sin(2 * np.pi * pitch * moments)).astype("<i2").tobytes())
-            zipped.writestr(f"{pitch}.wav", clip.getvalue())
-            zipped.writestr(f"{pitch}.txt", f"a tone of {pitch} Hz")
-    return made.getvalue()
 
 
 class Server:
@@ -134,9 +116,9 @@ def server(tmp_path):
         made.process.wait(60)
 
 
-def test_nothing_is_lost_and_nothing_is_done_twice(server, receiver, capsys):
+def test_nothing_is_lost_and_nothing_is_done_twice(server, clips, receiver, capsys):
     head = {"Content-Type": "application/zip", "X-Fal-File-Name": "clips.zip"}
-    data = server.post("/files/upload", content=archive(), headers=head).json()["access_url"]
+    data = server.post("/files/upload", content=(clips / "clips.zip").read_bytes(), headers=head).json()["access_url"]
     body = {**SHORT, "training_data_url": data}
 
     def submit() -> str:

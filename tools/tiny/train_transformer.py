@@ -54,7 +54,7 @@ _GUESTS = ("audio_attn2", "attn2", "audio_to_video_attn", "video_to_audio_attn")
 _TEXT_GATE, _OTHER_GATE = 8, 4  # rows of the scale and shift tables
 _TOLD_WEIGHT = 0.3  # of how well the text context predicts means and spreads of the latents
 _WITHOUT_PICTURE = 0.15  # share of batches of films
-_MOSTLY = 2.5  # how many batches of films there are in the end for each of sounds
+_MORE_FILMS = 7.5  # times their share, in the last part
 _SEEN_WEIGHT = 0.3  # of how well the picture predicts the sound's level
 _SEEN_AFTER = 1  # block; those behind it can use what is seen
 _HARDLY_HEARD = 0.85  # noise level from which on the sound itself tells the video stream little of its level
@@ -156,9 +156,8 @@ def batch_of(step: int, cache: Latents, tilts_KC: Tensor, texts: Texts, network:
     """The training batch of a step."""
     rng = generator(0, "transformer batch", step)
     sets = SETS if step >= FILMS_FROM else SOUNDS
-    sounds = sum(one.share for one in SOUNDS)
-    films = sum(one.share for one in FILMS) if step < MOSTLY_FILMS_FROM else _MOSTLY * sounds
-    shares = [one.share * (films / sum(film.share for film in FILMS) if one in FILMS else 1) for one in sets]
+    more = _MORE_FILMS if step >= MOSTLY_FILMS_FROM else 1
+    shares = [one.share * (more if one in FILMS else 1) for one in sets]
     clips = sets[int(torch.multinomial(torch.tensor(shares), 1, generator=rng))]
     block, rows = _drawn(clips, step, cache, rng)
     device = tilts_KC.device

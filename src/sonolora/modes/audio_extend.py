@@ -147,6 +147,7 @@ AUDIO_EXTEND_SUFFIX = Mode(
     regenerated=regenerated,
     previews=previews,
     generation=ExtendSuffixGenerate,
+    kept=True,
 )
 AUDIO_EXTEND_PREFIX = Mode(
     name="audio-extend-prefix",
@@ -157,4 +158,5 @@ AUDIO_EXTEND_PREFIX = Mode(
     regenerated=regenerated,
     previews=previews,
     generation=ExtendPrefixGenerate,
+    kept=True,
 )

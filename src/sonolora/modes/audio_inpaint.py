@@ -140,4 +140,5 @@ AUDIO_INPAINT = Mode(
     regenerated=regenerates_all,  # every clip has a mask of its own
     previews=previews,
     generation=InpaintGenerate,
+    kept=True,
 )

@@ -49,9 +49,15 @@ class Mode:
     regenerated: Callable[[Any], tuple[Span, ...] | None]
     previews: Callable[[Any], list[Wanted]]
     generation: type[GenerateRequest]
+    # What is given beside the words.
     video: bool = False
-    # The noise density that teaches most, by what was measured: docs/learning.md.
-    sigma_density: str = "published"
+    reference: bool = False
+    kept: bool = False  # parts of the target
+
+    @property
+    def sigma_density(self) -> str:
+        """The noise density that teaches most, by what was measured: docs/learning.md."""
+        return "published" if self.kept else "matched"
 
 
 def regenerates_all(request: TrainRequest) -> None:  # noqa: ARG001 - the signature of `Mode.regenerated`

@@ -31,5 +31,4 @@ T2A = Mode(
     regenerated=regenerates_all,
     previews=previews,
     generation=GenerateRequest,
-    sigma_density="matched",
 )

@@ -88,5 +88,4 @@ V2A = Mode(
     previews=previews,
     generation=V2AGenerate,
     video=True,
-    sigma_density="matched",
 )

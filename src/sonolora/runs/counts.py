@@ -8,10 +8,10 @@ from the second on layers are alike, and every figure grows by as much with each
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,14 +66,21 @@ class StepBytes:
 
 
 @dataclass(frozen=True)
+class Step:
+    """What a training step is made of."""
+
+    targets: tuple[str, ...]
+    rank: int
+    tokens: Tokens
+    batch_size: int = 1
+
+
+@dataclass(frozen=True)
 class StepFlops:
     """Of matrix products and attention."""
 
     forward: int
     whole: int
-
-
-_Count = TypeVar("_Count", StepBytes, StepFlops)
 
 
 def make_example(shape: BaseShape, tokens: Tokens, device: torch.device, dtype: torch.dtype) -> Example:
@@ -99,13 +106,13 @@ def make_example(shape: BaseShape, tokens: Tokens, device: torch.device, dtype: 
 
 
 @lru_cache
-def step_bytes(shape: BaseShape, targets: tuple[str, ...], rank: int, tokens: Tokens, device_type: str) -> StepBytes:
+def step_bytes(shape: BaseShape, step: Step, device_type: str) -> StepBytes:
     """Of every step after the first."""
 
-    def with_layers(layers: int) -> StepBytes:
-        model = _model(shape, layers, tokens, device_type)
+    def with_layers(layers: int) -> tuple[int, ...]:
+        model = _model(shape, layers, step.tokens, device_type)
         with kernels_of(device_type), Allocations(META.type) as live:
-            trainer, example = _trainer(shape, model, targets, rank, tokens)
+            trainer, example = _trainer(shape, model, step)
             before, forward, backward, update = marks(trainer, model, lambda: (live.now, live.take_peak()), 1)
         adapters = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
         held, moments = update[0], 2 * adapters
@@ -113,36 +120,35 @@ def step_bytes(shape: BaseShape, targets: tuple[str, ...], rank: int, tokens: To
         # CUDA's AdamW takes the roots of all second moments at once; on meta, as on a CPU, it goes one by one.
         roots = adapters if device_type == "cuda" else 0
         peak = max(forward[1] + moments + adapters, backward[1] + moments, update[1], held + roots)
-        return StepBytes(example, adapters, held, forward[0] - before[0], peak)
+        return example, adapters, held, forward[0] - before[0], peak
 
-    return _extended(with_layers, shape)
+    return StepBytes(*_extended(with_layers, shape))
 
 
 @lru_cache
-def step_flops(shape: BaseShape, targets: tuple[str, ...], rank: int, tokens: Tokens, device_type: str) -> StepFlops:
-    """Of one step with one example."""
+def step_flops(shape: BaseShape, step: Step, device_type: str) -> StepFlops:
+    """Of one step."""
 
-    def with_layers(layers: int) -> StepFlops:
-        model = _model(shape, layers, tokens, device_type)
+    def with_layers(layers: int) -> tuple[int, ...]:
+        model = _model(shape, layers, step.tokens, device_type)
         with kernels_of(device_type), flop_counter() as counter:
-            trainer, _ = _trainer(shape, model, targets, rank, tokens)
+            trainer, _ = _trainer(shape, model, step)
             _, forward, _, whole = marks(trainer, model, counter.get_total_flops, 1)
-        return StepFlops(forward, whole)
+        return forward, whole
 
-    return _extended(with_layers, shape)
+    return StepFlops(*_extended(with_layers, shape))
 
 
 def _model(shape: BaseShape, layers: int, tokens: Tokens, device_type: str) -> Transformer:
     return shape.transformer(layers, compute_dtype(torch.device(device_type)), video=tokens.film is not None)
 
 
-def _trainer(
-    shape: BaseShape, model: Transformer, targets: tuple[str, ...], rank: int, tokens: Tokens
-) -> tuple[Trainer, int]:
+def _trainer(shape: BaseShape, model: Transformer, step: Step) -> tuple[Trainer, int]:
     """A trainer on meta, and the bytes of its one example."""
-    example, size = _example(shape, model, tokens)
-    adapters = add_adapters(model, targets, rank, 0)
-    return Trainer(model, adapters, [example], TrainingConfig(steps=1, learning_rate=1.0, seed=0)), size
+    example, size = _example(shape, model, step.tokens)
+    adapters = add_adapters(model, step.targets, step.rank, 0)
+    config = TrainingConfig(steps=1, learning_rate=1.0, seed=0, batch_size=step.batch_size)
+    return Trainer(model, adapters, [example], config), size
 
 
 def _example(shape: BaseShape, model: Transformer, tokens: Tokens) -> tuple[Example, int]:
@@ -168,13 +174,13 @@ def look_bytes(shape: BaseShape, tokens: Tokens, device_type: str, guidance: Gui
 def look_flops(shape: BaseShape, tokens: Tokens, device_type: str, guidance: Guidance | None) -> int:
     """FLOPs of the same."""
 
-    def with_layers(layers: int) -> StepFlops:
+    def with_layers(layers: int) -> tuple[int, ...]:
         model = _model(shape, layers, tokens, device_type)
         with flop_counter() as counter:
             _look(shape, model, tokens, device_type, guidance)
-        return StepFlops(counter.get_total_flops(), counter.get_total_flops())
+        return (counter.get_total_flops(),)
 
-    return _extended(with_layers, shape).forward
+    return _extended(with_layers, shape)[0]
 
 
 def _look(shape: BaseShape, model: Transformer, tokens: Tokens, device_type: str, guidance: Guidance | None) -> None:
@@ -188,13 +194,13 @@ def _look(shape: BaseShape, model: Transformer, tokens: Tokens, device_type: str
             sample(model, example, negative, noise, SamplingSettings(1, guidance))
 
 
-def _extended(count: Callable[[int], _Count], shape: BaseShape) -> _Count:
+def _extended(count: Callable[[int], tuple[int, ...]], shape: BaseShape) -> tuple[int, ...]:
+    """What is counted with all layers, from what is counted with few."""
     layers = shape.transformer_config.layers
     if layers <= max(_FEW):
         return count(layers)
     few, more = map(count, _FEW)
-    values = {field.name: (getattr(few, field.name), getattr(more, field.name)) for field in fields(few)}
-    return type(few)(**{name: a + (b - a) * (layers - _FEW[0]) for name, (a, b) in values.items()})
+    return tuple(a + (b - a) * (layers - _FEW[0]) for a, b in zip(few, more, strict=True))
 
 
 @lru_cache

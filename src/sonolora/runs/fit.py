@@ -18,6 +18,7 @@ from sonolora.ltx.base import Base
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
 from sonolora.runs.needs import Needs, count_needs
+from sonolora.runs.settings import RunSettings
 from sonolora.runs.shapes import BaseShape
 
 _PLENTY = 16  # times the weights: what a run can need beside them is far less
@@ -36,7 +37,12 @@ def available_bytes(device: torch.device) -> int:
 
 
 def check_fit(
-    mode: Mode, request: TrainRequest, base: Base, device: torch.device, available: int | None = None
+    mode: Mode,
+    request: TrainRequest,
+    settings: RunSettings,
+    base: Base,
+    device: torch.device,
+    available: int | None = None,
 ) -> str | None:
     """Hold a run to the memory that is available, by default the device's; returns a warning, if there is one.
 
@@ -48,10 +54,10 @@ def check_fit(
     if available > _PLENTY * weights and device.type == "cpu":
         return None
     shape = BaseShape.of(base)
-    needs = count_needs(shape, mode, request, device)
+    needs = count_needs(shape, mode, request, settings, device)
     if needs.peak > available:
         if device.type == "cuda":
-            raise does_not_fit(shape, mode, request, device, needs, available)
+            raise does_not_fit(shape, mode, request, settings, device, needs, available)
         return f"memory may not be enough: {_gap(needs, available)}"
     if (host := available_bytes(torch.device("cpu"))) < needs.host_bytes:
         return (
@@ -65,6 +71,7 @@ def does_not_fit(
     shape: BaseShape,
     mode: Mode,
     request: TrainRequest,
+    settings: RunSettings,
     device: torch.device,
     needs: Needs,
     available: int,
@@ -74,7 +81,7 @@ def does_not_fit(
     what = f"it does not fit {device}: {_gap(needs, available)}"
 
     def fits(changed: TrainRequest) -> bool:
-        return not changed.faults() and count_needs(shape, mode, changed, device, clips).peak <= available
+        return not changed.faults() and count_needs(shape, mode, changed, settings, device, clips).peak <= available
 
     least, changes = request, dict[str, Any]()
     for name, values in _settings(mode, request):
@@ -84,7 +91,7 @@ def does_not_fit(
                 least, changes[name] = changed, value
                 break
     if not fits(least):
-        gap = _gap(count_needs(shape, mode, least, device, clips), available)
+        gap = _gap(count_needs(shape, mode, least, settings, device, clips), available)
         return SonoloraError(
             f"{what}. No setting makes it fit: with {_said(changes) or 'the smallest of all'}, {gap}. Use a card "
             "with more memory, or the CPU"

@@ -16,17 +16,23 @@ from sonolora.media.video import frame_size
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
 from sonolora.modes.wanted import FilmFormat, Wanted
-from sonolora.runs.counts import StepBytes, Tokens, decoding_bytes, encoding_bytes, look_bytes, step_bytes, text_bytes
-from sonolora.runs.settings import compute_dtype
+from sonolora.runs.counts import (
+    Step,
+    StepBytes,
+    Tokens,
+    decoding_bytes,
+    encoding_bytes,
+    look_bytes,
+    step_bytes,
+    text_bytes,
+)
+from sonolora.runs.settings import RunSettings, compute_dtype
 from sonolora.runs.shapes import BaseShape
 from sonolora.sampling.guidance import Guidance
 
 # An assumption, not a measurement: code of the kernels that CUDA loads when they are first used, workspaces of matrix
 # products and convolutions, and what the allocator loses to rounding and gaps.
 CUDA_RESERVE = 1 << 30
-
-_WITH_REFERENCE = ("a2a",)
-_WITH_KEPT_PARTS = ("audio-inpaint", "audio-extend-suffix", "audio-extend-prefix")
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def training_tokens(mode: Mode, request: TrainRequest) -> Tokens:
     if mode.video:
         width, height = frame_size(request.resolution, request.aspect_ratio)
         film = FilmFormat(request.number_of_frames, request.frame_rate, width, height)
-    return Tokens(frames, frames if mode.name in _WITH_REFERENCE else 0, mode.name in _WITH_KEPT_PARTS, film)
+    return Tokens(frames, frames if mode.reference else 0, mode.kept, film)
 
 
 def preview_tokens(wanted: Wanted) -> Tokens:
@@ -81,12 +87,19 @@ def preview_guidance(shape: BaseShape, request: TrainRequest) -> Guidance:
     return Guidance.of_base(shape.metadata, stg=request.stg_scale)
 
 
-def count_needs(shape: BaseShape, mode: Mode, request: TrainRequest, device: torch.device, clips: int = 1) -> Needs:
-    """What a run with so many clips needs."""
+def training_step(mode: Mode, request: TrainRequest, settings: RunSettings) -> Step:
+    """What every step is made of."""
+    return Step(mode.lora_targets, request.rank, training_tokens(mode, request), settings.batch_size)
+
+
+def count_needs(
+    shape: BaseShape, mode: Mode, request: TrainRequest, settings: RunSettings, device: torch.device, clips: int = 1
+) -> Needs:
+    """What a run with so many clips needs on a device, which counts before that of the settings."""
     kind, dtype, video = device.type, compute_dtype(device), mode.video
     tokens = training_tokens(mode, request)
     previews = [preview_tokens(wanted) for wanted in mode.previews(request)]
-    step = step_bytes(shape, mode.lora_targets, request.rank, tokens, kind)
+    step = step_bytes(shape, training_step(mode, request, settings), kind)
     guidance = preview_guidance(shape, request)
     looks = [look_bytes(shape, tokens, kind, None)]  # the fixed grid
     for preview in previews:

@@ -29,6 +29,7 @@ def lora_metadata(run: Run, prepared: Prepared) -> dict[str, str]:
         "steps": str(request.number_of_steps),
         "learning_rate": str(request.learning_rate),
         "seed": str(settings.seed),
+        "batch_size": str(settings.batch_size),
         "sigma_density": run.sigma_density,
         "seconds": str(request.clip_seconds),
         **_mode_metadata(request),

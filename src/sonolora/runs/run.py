@@ -63,8 +63,8 @@ def start(
     `InterruptedRunError` when `stop` said so, other `SonoloraError`s with the reason.
     """
     networks = networks or _networks(settings)
-    if warning := check_fit(mode, request, networks.base, networks.device):
-        progress.message(warning)
+    if warning := check_fit(mode, request, settings, networks.base, networks.device):
+        progress.warning(warning)
     _make_folder(folder)
     run = Run(mode, request, settings, folder, networks.base)
     stoppable = Stoppable(progress, stop)
@@ -188,7 +188,7 @@ def _save(run: Run) -> None:
             "sonolora_version": __version__,
             "mode": run.mode.name,
             "request": run.request.model_dump(),
-            "settings": asdict(run.settings),
+            "settings": {**asdict(run.settings), "sigma_density": run.sigma_density},
             "base_fingerprint": run.base.fingerprint,
         },
     )

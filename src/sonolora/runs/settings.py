@@ -17,6 +17,7 @@ class RunSettings:
     base: str = "tiny"
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     seed: int = 42
+    batch_size: int = 1
     sigma_density: str | None = None  # None: that of the mode
     checkpoint_every: int = 250
     preview_every: int = 500
@@ -25,7 +26,7 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.sigma_density is not None and self.sigma_density not in DENSITIES:
             raise SonoloraError(f"sigma density {self.sigma_density!r} is not one of {', '.join(DENSITIES)}")
-        for name in ("checkpoint_every", "preview_every", "keep_checkpoints"):
+        for name in ("batch_size", "checkpoint_every", "preview_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise SonoloraError(f"{name} must be at least 1, not {getattr(self, name)}")
 

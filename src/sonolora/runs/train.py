@@ -64,7 +64,10 @@ class Run:
 
     def identity(self, prepared: Prepared) -> dict[str, str]:
         """What a training state must agree with to be continued."""
-        settings = f"{self.mode.name} {self.request.model_dump_json()} {self.settings.seed} {self.sigma_density}"
+        settings = (
+            f"{self.mode.name} {self.request.model_dump_json()} {self.settings.seed} {self.settings.batch_size} "
+            f"{self.sigma_density}"
+        )
         return {
             "base": self.base.fingerprint,
             "dataset": prepared.digest,
@@ -84,6 +87,7 @@ def train(run: Run, prepared: Prepared, networks: Networks, progress: Stoppable)
         steps=request.number_of_steps,
         learning_rate=request.learning_rate,
         seed=settings.seed,
+        batch_size=settings.batch_size,
         sigma_density=run.sigma_density,
     )
     with networks.transformer(video=run.mode.video) as model:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sonolora.server.records import Request, Result
+from sonolora.server.settings import billed_steps
 from sonolora.server.storage import Storage
 
-_LEAST_UNITS = 100
 # Field of the output, file of the run, media type.
 _OUTPUTS = (
     ("lora_file", "lora.safetensors", "application/octet-stream"),
@@ -51,7 +51,7 @@ def finished(request: Request, steps: int, folder: Path, storage: Storage) -> Re
                 "file_name": file.name,
                 "file_size": file.size,
             }
-    return Result(status=200, body=body, billable_units=max(_LEAST_UNITS, steps), inference_time=_seconds(request, now))
+    return Result(status=200, body=body, billable_units=billed_steps(steps), inference_time=_seconds(request, now))
 
 
 def refused(request: Request, detail: list[dict[str, Any]]) -> Result:

@@ -22,6 +22,7 @@ from sonolora.modes import MODES
 
 CONFIGURATION = "server.toml"
 EMBEDDED_BASE = "tiny"  # the one that comes with the program
+_LEAST_BILLED = 100  # steps
 # Dollars a training step. Source: the published pages of the endpoints.
 PUBLISHED_PRICES: Mapping[str, float] = MappingProxyType(
     {
@@ -40,6 +41,11 @@ def default_folder() -> Path:
     if folder := os.environ.get("SONOLORA_SERVER"):
         return Path(folder)
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "sonolora" / "server"
+
+
+def billed_steps(steps: int) -> int:
+    """The billing units of a run that succeeded."""
+    return max(_LEAST_BILLED, steps)
 
 
 @dataclass(frozen=True)
