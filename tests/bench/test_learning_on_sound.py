@@ -5,6 +5,7 @@ A small version of bench/learning, by the same functions.
 
 from __future__ import annotations
 
+import pytest
 import torch
 from experiment import Plan, base_alone, make_encoder, prepare, with_lora
 from judge import FIGURES, LORA, judge, judge_sets
@@ -40,6 +41,7 @@ def test_a_transformation_is_learnt():
     assert base.beaten, base
 
 
+@pytest.mark.slow
 def test_a_lora_that_has_not_learnt_makes_the_sounds_of_the_base():
     _, base = judge(FIGURES["a2a"][:1], *heard(MODES["a2a"], steps=1, learning_rate=0.0))
     assert base.beaten is None

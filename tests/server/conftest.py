@@ -122,17 +122,6 @@ def client(live: Live, anonymous: httpx.Client) -> httpx.Client:
 LIMIT = 900  # seconds for anything that trains, on a busy machine
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes a minute or more; left out unless -m says what is to run")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.option.markexpr:
-        slow = [item for item in items if item.get_closest_marker("slow")]
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
-
-
 @dataclass(frozen=True)
 class Served:
     """`sonolora serve` in its folder, by what it says of itself when it starts."""
