@@ -34,7 +34,7 @@ KINDS = {
     "a2a": "chiptune",
     "v2a": "hammering",
     "audio-inpaint": "purr",
-    "audio-extend-suffix": "laser",
+    "audio-extend-suffix": "creak",
     "audio-extend-prefix": "creak",
 }
 SHORTEST_FILM = 9  # pictures

@@ -19,7 +19,7 @@ from made_data import KINDS
 from torch import Tensor
 
 from sonolora import __version__
-from sonolora.bench import cpu_name
+from sonolora.limits import device_name
 from sonolora.ltx.base import Base
 from sonolora.training.evaluation import SIGMAS, Difference, paired_difference
 
@@ -52,6 +52,7 @@ class Report:
     all the rest, and the others' margins are to it."""
 
     mode: str
+    held_out: int  # samples
     rows: Sequence[Row]
     leaks: Sequence[Leak]
     by_density: Mapping[str, Row]
@@ -64,7 +65,7 @@ class Report:
 
 def page(reports: Sequence[Report], base: Base, plan: Plan, arguments: Sequence[str]) -> str:
     """The tables with what made them."""
-    threads = torch.get_num_threads()
+    cpu, threads = device_name(torch.device("cpu")), torch.get_num_threads()
     parts = [
         "# Does each mode learn?",
         _filled(
@@ -75,11 +76,11 @@ def page(reports: Sequence[Report], base: Base, plan: Plan, arguments: Sequence[
         f"    python bench/learning/run.py {shlex.join(arguments)}",
         _filled(
             f"Base {base.name} ({base.fingerprint}, made by {base.checkpoint.metadata.get('made_by', 'unknown')}); "
-            f"{plan.train_clips} training and {plan.held_out_clips} held-out samples of {plan.seconds:g} s a mode; "
-            f"{plan.training.steps} steps at learning rate {plan.training.learning_rate:g}, rank {plan.rank}, each "
-            f"mode's own sigma density, seed {plan.training.seed}; {plan.sampling.steps} sampling steps, "
-            f"guidance {plan.sampling.guidance.cfg:g}. {cpu_name()}, {threads} thread{'s' * (threads > 1)}; Sonolora "
-            f"{__version__}, Python {platform.python_version()}, torch {torch.__version__}."
+            f"{plan.train_clips} training samples of {plan.seconds:g} s a mode, and as many held-out ones as stand in "
+            f"the table; {plan.training.steps} steps at learning rate {plan.training.learning_rate:g}, rank "
+            f"{plan.rank}, each mode's own sigma density, seed {plan.training.seed}; {plan.sampling.steps} "
+            f"sampling steps, guidance {plan.sampling.guidance.cfg:g}. {cpu}, {threads} thread{'s' * (threads > 1)}; "
+            f"Sonolora {__version__}, Python {platform.python_version()}, torch {torch.__version__}."
         ),
         _filled(
             "In brackets are 95 % bootstrap intervals over held-out samples, paired by sample. The LoRA beats another "
@@ -94,7 +95,7 @@ def page(reports: Sequence[Report], base: Base, plan: Plan, arguments: Sequence[
         if report.leaks:
             parts += _leakage(report.leaks)
     if len(reports[0].by_density) > 1:
-        parts += _densities(reports)
+        parts += _densities(reports, plan)
     return "\n\n".join([*parts, *_losses(reports)]) + "\n"
 
 
@@ -109,8 +110,18 @@ def _overview(reports: Sequence[Report]) -> str:
         left = [f"{row.contender} ({_BEATEN[row.beaten]})" for row in others if not row.beaten]
         cells = (f"{row.value:.2f}" for row in (by_name[LORA], by_name[BASE]))
         naive_best = f"{best.value:.2f} ({best.contender})"
-        rows.append((report.mode, by_name[LORA].figure, *cells, naive_best, ", ".join(beaten), ", ".join(left)))
-    head = ("mode", "main figure", "LoRA", "base", "best naive", "the LoRA beats", "and does not clearly beat")
+        who = (report.mode, str(report.held_out), by_name[LORA].figure)
+        rows.append((*who, *cells, naive_best, ", ".join(beaten), ", ".join(left)))
+    head = (
+        "mode",
+        "held out",
+        "main figure",
+        "LoRA",
+        "base",
+        "best naive",
+        "the LoRA beats",
+        "and does not clearly beat",
+    )
     return table(head, rows)
 
 
@@ -139,7 +150,7 @@ def _leakage(leaks: Sequence[Leak]) -> list[str]:
     return [_filled(text), table(("sounds of", "compared with", "distance", "to the new kind", "difference"), cells)]
 
 
-def _densities(reports: Sequence[Report]) -> list[str]:
+def _densities(reports: Sequence[Report], plan: Plan) -> list[str]:
     names = sorted(reports[0].by_density)
     cells = []
     for report in reports:
@@ -149,8 +160,9 @@ def _densities(reports: Sequence[Report]) -> list[str]:
         ]
         cells.append((report.mode, *others))
     text = (
-        "The main figure of each mode. That of the mode's own density is bold; behind the others stands the bold one "
-        "minus theirs, with the interval. For v2a higher is better."
+        f"The main figure of each mode, on the first {plan.held_out_clips} held-out samples. That of the mode's own "
+        "density is bold; behind the others stands the bold one minus theirs, with the interval. For v2a higher is "
+        "better."
     )
     return ["## By sigma density", _filled(text), table(("mode", *names), cells)]
 
