@@ -491,12 +491,12 @@ class TestRun:
         def finish(result):
             while not (taken := live.store.claim()):
                 time.sleep(0.02)
+            ids.append(taken.id)
             live.store.add_logs(taken.id, [(0.0, "INFO", "hello")])
             live.changed(taken.id)
             time.sleep(0.3)
             live.store.finish(taken.id, result)
             live.changed(taken.id)
-            ids.append(taken.id)
 
         def start(result):
             while live.store.claim():
