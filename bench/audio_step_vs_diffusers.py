@@ -29,10 +29,10 @@ import peft
 import torch
 from torch import Tensor, nn
 
-from sonolora.bench import cpu_name
 from sonolora.conditioning import Example, velocity
 from sonolora.files import atomic_write
 from sonolora.frames import frame_count
+from sonolora.limits import device_name
 from sonolora.ltx.base import find_base
 from sonolora.ltx.config import TransformerConfig
 from sonolora.ltx.lora import add_adapters
@@ -240,7 +240,7 @@ def main() -> None:
                 LINE,
             ),
             f"    {command}",
-            f"{cpu_name()}, {options.threads} thread{'s' * (options.threads > 1)}; Python "
+            f"{device_name(CPU)}, {options.threads} thread{'s' * (options.threads > 1)}; Python "
             f"{platform.python_version()}, torch {torch.__version__}, diffusers {diffusers.__version__}, peft "
             f"{peft.__version__}.",
             *sections,

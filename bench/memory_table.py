@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,19 @@ from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest, parse
 from sonolora.runs.needs import CUDA_RESERVE, Needs, count_needs
-from sonolora.runs.settings import RunSettings
+from sonolora.runs.settings import JOINT, V2A_VIDEO, RunSettings
 from sonolora.runs.shapes import BaseShape
 
 RANKS = (8, 16, 32, 64, 128)
 DEFAULT_RANK = 32
 # One preview; every mode takes the fields that it knows.
 PREVIEW = {"prompt": "", "reference_audio_url": "a", "audio_url": "a", "video_url": "a", "time_ranges": [[1.0, 2.0]]}
+
+
+def cli_options(way: Mapping[str, Any]) -> list[str]:
+    """Settings as the command line has them."""
+    return [f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}") for name, value in way.items()]
+
 
 HEAD = """\
 # Memory that LTX-2.3 needs
@@ -43,20 +49,50 @@ Requests have the published defaults, with one clip and one preview: 5 s of soun
 STAGES = """\
 ## Before training
 
-| mode | tokens: audio + reference + video | encoding clips, peak | text encoder, held | encoding texts, peak |
-|---|---|---|---|---|"""
+| mode | tokens: audio + reference + video | encoding clips, peak | encoding texts, peak |
+|---|---|---|---|"""
 TRAINING = f"""
-The text encoder is Gemma 3 12B in bfloat16; it is gone before training starts. Nothing above depends on the rank.
+The text encoder is Gemma 3 12B in bfloat16, read layer by layer for all texts at once: of its 23.5 GB the device holds
+one layer, 0.45 GB, beside what projects its states. A text is counted with 1,024 tokens; those that wait do so on the
+host. Nothing above depends on the rank.
 
 ## Training
 
 Held: transformer, codec, adapters with gradients and both moments of AdamW (float32), the clip. Kept: what the forward
 pass leaves for the backward pass; nothing is recomputed. Listening: the fixed grid and the preview, beside all that
 training holds. Peak of the run: the largest of all stages and {CUDA_RESERVE / 1e9:.2f} GB for CUDA's kernels,
-workspaces and gaps, which is an assumption. In the audio modes the text encoder decides it, not training.
+workspaces and gaps, which is an assumption.
 
 | mode | rank | transformer | adapters, gradients, moments | held | kept | training | listening | peak of the run |
 |---|---|---|---|---|---|---|---|---|"""
+
+# From the least harm on: what changes no number first, then weights in fewer bits.
+HOLDINGS: tuple[dict[str, Any], ...] = (
+    {},
+    {"gradient_checkpointing": True},
+    {"stream_blocks": True},
+    {"weights": "int8"},
+    {"weights": "int8", "gradient_checkpointing": True},
+    {"weights": "int8", "stream_blocks": True},
+    {"weights": "nf4"},
+    {"weights": "nf4", "gradient_checkpointing": True},
+    {"weights": "nf4", "stream_blocks": True},
+)
+CARDS = (8, 12, 16, 24)  # GB that are free
+SMALL_CARDS = f"""
+## On small cards
+
+Peak of the run at rank {DEFAULT_RANK}, by the options of `sonolora train`; fp8 takes what int8 takes. `--stream-blocks`
+keeps the blocks in the host's memory, which is the last column of each: full, int8 and nf4. It and
+`--gradient-checkpointing` change no number; see `docs/small-cards.md` for what int8 and nf4 change.
+
+| mode | {" | ".join("`" + " ".join(cli_options(way)) + "`" if way else "no option" for way in HOLDINGS)} | host |
+|---|{"---|" * (len(HOLDINGS) + 1)}"""
+FITS = """
+The first of these, from the left, that fits a card with so many GB free:
+
+| mode | 8 GB | 12 GB | 16 GB | 24 GB |
+|---|---|---|---|---|"""
 
 
 def request(mode: Mode, **changed: Any) -> TrainRequest:
@@ -80,13 +116,33 @@ def page(shape: BaseShape, device: torch.device) -> Iterator[str]:
             second.append(training_row(mode, rank, needs))
             print(second[-1], file=sys.stderr)
     yield from (HEAD, *first, *second)
+    third, fourth = [SMALL_CARDS], [FITS]
+    for mode in MODES.values():
+        for film in V2A_VIDEO if mode.video else (JOINT,):
+            counted = [
+                count_needs(shape, mode, request(mode), RunSettings(v2a_video=film, **way), device) for way in HOLDINGS
+            ]
+            name = mode.name if film == JOINT else f"{mode.name}, {film}"
+            hosts = ", ".join(gb(needs.host_bytes) for needs in counted if needs.host_bytes)
+            third.append(f"| {name} | {' | '.join(gb(needs.peak) for needs in counted)} | {hosts} |")
+            fourth.append(f"| {name} | {' | '.join(first_that_fits(counted, card) for card in CARDS)} |")
+            print(third[-1], file=sys.stderr)
+    yield from (*third, *fourth)
+
+
+def first_that_fits(counted: Sequence[Needs], card: int) -> str:
+    """The options, in words."""
+    for needs, way in zip(counted, HOLDINGS, strict=True):
+        if needs.peak <= card * 1e9:
+            return f"`{' '.join(cli_options(way))}`" if way else "no option"
+    return "none"
 
 
 def stages_row(mode: Mode, needs: Needs) -> str:
     """Row of the first table."""
     clips, texts = needs.stages[:2]
     tokens = f"{needs.tokens.audio} + {needs.tokens.reference} + {needs.tokens.video}"
-    return f"| {mode.name} | {tokens} | {gb(clips.peak)} | {gb(texts.held['text encoder'])} | {gb(texts.peak)} |"
+    return f"| {mode.name} | {tokens} | {gb(clips.peak)} | {gb(texts.peak)} |"
 
 
 def training_row(mode: Mode, rank: int, needs: Needs) -> str:

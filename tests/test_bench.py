@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from sonolora.bench import PHASES, WHOLE
+from sonolora.bench import PHASES, WHOLE, measure_step
+from sonolora.bench_page import page
 from sonolora.cli import app
+from sonolora.errors import InputError, SonoloraError
 from sonolora.ltx.base import find_base
 from sonolora.ltx.transformer import load_transformer
+from sonolora.modes import MODES
+from sonolora.modes.request import parse
+from sonolora.runs.settings import RunSettings
+from sonolora.runs.shapes import BaseShape
 
 RANK, BATCH, FRAMES, TEXT = 8, 2, 26, 128  # 1 s is 26 latent frames
 
@@ -19,7 +26,9 @@ RANK, BATCH, FRAMES, TEXT = 8, 2, 26, 128  # 1 s is 26 latent frames
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     file = tmp_path_factory.mktemp("bench") / "step.json"
-    options = f"--base tiny --device cpu --rank {RANK} --seconds 1 --batch-size {BATCH} --steps 2 --json".split()
+    options = (
+        f"--base tiny --device cpu --rank {RANK} --seconds 1 --batch-size {BATCH} --steps 2 --plain --json".split()
+    )
     done = CliRunner().invoke(app, ["bench", "step", *options, str(file)], catch_exceptions=False)
     assert done.exit_code == 0
     return done.stdout, json.loads(file.read_text())
@@ -98,3 +107,38 @@ def test_the_table_shows_every_phase(run):
     shown, record = run
     for name, phase in record["phases"].items():
         assert any(line.split()[:2] == [name, f"{phase['median_ms']:.2f}"] for line in shown.splitlines()), name
+
+
+def test_memory_is_what_was_computed(record):
+    assert record["peak_bytes"] == pytest.approx(record["computed_bytes"], rel=0.01)
+
+
+def test_every_adapted_layer_takes_its_operations(record, model):
+    """At least two products and a sum forward, four products backward, and one operation of AdamW for each factor."""
+    assert record["operations"] > (3 + 4 + 2) * len(list(adapted_layers(model)))
+
+
+def test_the_plain_loop_computes_as_much(record):
+    """It has the same forward and backward pass; what it lacks is small."""
+    assert 0.3 < record["plain"]["times_as_long"] < 3
+
+
+def test_fewer_layers_of_the_full_shape():
+    """Nothing of ltx-2.3 is here. With one layer its step has the FLOPs that follow from the published widths."""
+    shape = BaseShape.find("ltx-2.3").with_layers(1)
+    request = parse(MODES["t2a"].request, {"training_data_url": "x", "audio_duration_seconds": 0.5})
+    measured = measure_step(shape, MODES["t2a"], request, RunSettings(device="cpu"), rank=8, steps=1)
+    assert measured.base == "ltx-2.3 with 1 of its 48 layers"
+    width, tokens, text = 2048, measured.audio_tokens, 1024
+    products = 2 * width * width * (tokens * (4 + 2 + 8) + text * 2)
+    assert products < measured.phases["forward"].flops < 1.2 * products
+    written = page("sonolora bench step", [asdict(measured)])
+    assert "## ltx-2.3 with 1 of its 48 layers, rank 8" in written
+    assert f"| {measured.phases[WHOLE].median_ms:,.1f} |" in written
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(InputError, match="tiny has 6 layers, not 7"):
+        BaseShape.find("tiny").with_layers(7)
+    with pytest.raises(SonoloraError, match="captured on a CUDA device alone"):
+        RunSettings(device="cpu", cuda_graph=True).place()

@@ -42,6 +42,7 @@ def test_every_field_of_the_request_is_an_option():
         (("train", "t2a", "x.zip", "--out", "{out}", "--request", "no.json"), "request: no.json cannot be read"),
         (("train", "x2y", "x.zip", "--out", "{out}"), "x2y"),
         (("train", "t2a", "x.zip"), "--out"),
+        (("train", "--device", "cpu", "t2a", "x.zip", "--out", "{out}"), "device: goes behind the mode"),
     ],
 )
 def test_bad_requests_end_with_2_and_name_the_field(tmp_path, arguments, words):

@@ -10,11 +10,11 @@ import torch
 from typer.testing import CliRunner
 
 from sonolora import pace
-from sonolora.bench import Limits
 from sonolora.cli import app
 from sonolora.errors import InputError
 from sonolora.estimate import Power, estimate
 from sonolora.frames import frame_count
+from sonolora.limits import Limits
 from sonolora.ltx.base import find_base
 from sonolora.media.audio import Waveform
 from sonolora.media.write import write_audio

@@ -1,7 +1,8 @@
 """How long one training step takes here, and how long it would have to take: measured, nothing assumed.
 
-In: a base, a device, and the size of the step. Out: a `Measurement` of each phase of `Trainer.step` on random
-examples of the right shapes: time, FLOPs, the bytes that must move at least, and the floor that they put under it.
+In: a base's shape, a mode's step, settings. Out: a `Measurement` of `Trainer.step` on random weights and examples of
+the right shapes, which take as long as real ones: time by phase, FLOPs, the bytes that must move at least, and the
+floor that they put under it; operations, and memory beside what `counts` computes for it.
 
 The floor of a phase is the larger of two times: its FLOPs at the speed of a large matrix product, and its bytes at
 the speed of a large copy, both measured in the same process; within a phase one can hide behind the other. The
@@ -11,38 +12,39 @@ update the norm of all gradients. Weights that fit in the machine's cache may mo
 
 from __future__ import annotations
 
-import contextlib
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sonolora import __version__
-from sonolora.conditioning import Example
-from sonolora.frames import frame_count
-from sonolora.ltx.base import Base, find_base
-from sonolora.ltx.lora import add_adapters
-from sonolora.ltx.targets import AUDIO_TARGETS
-from sonolora.ltx.text import load_tokenizer
-from sonolora.ltx.transformer import Transformer, load_transformer
-from sonolora.randomness import normal
-from sonolora.runs.settings import compute_dtype, resolve_device
+from sonolora.allocations import Allocations
+from sonolora.conditioning import collate
+from sonolora.limits import Limits, device_name, machine_limits
+from sonolora.ltx.transformer import Transformer
+from sonolora.modes.mode import Mode
+from sonolora.modes.request import TrainRequest
+from sonolora.runs.counts import Step, make_example, step_bytes
+from sonolora.runs.needs import training_step
+from sonolora.runs.settings import RunSettings, compute_dtype
+from sonolora.runs.shapes import BaseShape
+from sonolora.synthetic import synthetic_trainer
 from sonolora.training.phases import PHASES, clock, flop_counter, marks, phase_times
-from sonolora.training.trainer import Trainer, TrainingConfig
+from sonolora.training.step import flow_losses
+from sonolora.training.trainer import Trainer
 
 WHOLE = "step"
-_SEED = 0
-_LEARNING_RATE = 2e-4
-_WARM_UP = 3
-_TRIES = 5
-_MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}
-_COPIED_BYTES = {"cpu": 2**28, "cuda": 2**30}
+_ORDINARY = 2  # steps before one that is counted; the one after that is captured, if one is
+_WARM_UP = 2
 
 
 @dataclass(frozen=True)
@@ -59,24 +61,28 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What the machine does at best, measured."""
+class Plain:
+    """A loop without anything of ours around the model's loss, one step of it after each of ours."""
 
-    flops_per_second: float  # of a large matrix product in the dtype of the run
-    bytes_per_second: float  # of a large copy, bytes read and bytes written together
+    median_ms: float
+    times_as_long: float  # median of the paired rounds
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measured step; `phases` are `PHASES` and `WHOLE`."""
+    """One measured step; `phases` are `PHASES` and `WHOLE`, or `WHOLE` alone where a graph is replayed."""
 
+    mode: str
     base: str
     base_fingerprint: str
+    layers: int
     rank: int
-    seconds: float
     batch_size: int
+    options: tuple[str, ...]  # what of the settings is not the default
     steps: int
     audio_tokens: int  # of one example
+    reference_tokens: int
+    video_tokens: int
     text_tokens: int
     frozen_parameters: int
     trained_parameters: int
@@ -86,90 +92,90 @@ class Measurement:
     versions: Mapping[str, str]
     limits: Limits
     phases: Mapping[str, Phase]
+    operations: int  # kernels and copies on a card, operations that reach a kernel or make a view on a CPU
+    peak_bytes: int  # with the weights, as the allocator saw it
+    computed_bytes: int  # the same by `counts`
+    plain: Plain | None
 
 
-def measure_step(base: str, device: str, *, rank: int, seconds: float, batch_size: int, steps: int) -> Measurement:
-    """Take `steps` training steps of the audio stream, after a few to warm up, and measure them.
+def measure_step(
+    shape: BaseShape,
+    mode: Mode,
+    request: TrainRequest,
+    settings: RunSettings,
+    *,
+    rank: int,
+    steps: int,
+    plain: bool = False,
+) -> Measurement:
+    """Take so many training steps, after a few to warm up, and measure them.
 
-    `base` and `device` are as in `RunSettings`. Raises `SonoloraError` where a run would.
+    The base of the settings and the rank of the request count for nothing. Raises `SonoloraError` for settings or a
+    device that cannot be.
     """
-    where = resolve_device(device)
-    dtype = compute_dtype(where)
-    found = find_base(base)
-    model = load_transformer(found.checkpoint, video=False, device=where, dtype=dtype)
-    adapters = add_adapters(model, AUDIO_TARGETS, rank, _SEED)
-    examples = _random_examples(found, model, seconds, batch_size, where, dtype)
-    config = TrainingConfig(1 + _WARM_UP + steps, _LEARNING_RATE, _SEED, batch_size=batch_size)
-    trainer = Trainer(model, adapters, examples, config)
-
+    settings.check_mode(mode)
+    device = settings.place()
+    dtype, step = compute_dtype(device), replace(training_step(mode, request, settings), rank=rank)
+    layers = shape.transformer_config.layers
+    with ExitStack() as stack:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+        else:
+            live = stack.enter_context(Allocations(device.type))
+        trainer, model = synthetic_trainer(shape, layers, step, device, static=settings.cuda_graph)
+        for _ in range(_ORDINARY):
+            trainer.step()
     flops, moved = _count(trainer, model)
-    phase_times(trainer, model, where, _WARM_UP)
-    times = phase_times(trainer, model, where, steps)
-    limits = machine_limits(where, dtype)
+    for _ in range(_WARM_UP):
+        trainer.step()
+    peak = torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else live.peak
+    if settings.cuda_graph:
+        times = [[time] for (time,) in _in_turn([trainer.step], device, steps)]
+    else:
+        times = phase_times(trainer, model, device, steps)
+    beside = _plain(trainer, model, shape, step, device, steps) if plain else None
+    operations = _operations(trainer, device)
+    limits = machine_limits(device, dtype)
     floors = [
         1000 * max(count / limits.flops_per_second, size / limits.bytes_per_second)
         for count, size in zip(flops, moved, strict=True)
     ]
-    phases = {
-        name: _phase([step[at] for step in times], flops[at], moved[at], floors[at]) for at, name in enumerate(PHASES)
-    }
-    phases[WHOLE] = _phase([sum(step) for step in times], sum(flops), sum(moved), sum(floors))
+    phases = {}
+    if not settings.cuda_graph:
+        for at, name in enumerate(PHASES):
+            phases[name] = _phase([each[at] for each in times], flops[at], moved[at], floors[at])
+    phases[WHOLE] = _phase([sum(each) for each in times], sum(flops), sum(moved), sum(floors))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    example = examples[0]
+    tokens = step.tokens
+    weights = shape.transformer_bytes(dtype, video=tokens.joint, apart=tokens.apart, holding=step.holding)
+    counted = step_bytes(shape, step, device.type)
     return Measurement(
-        base=base,
-        base_fingerprint=found.fingerprint,
-        rank=rank,
-        seconds=seconds,
-        batch_size=batch_size,
+        mode=mode.name,
+        base=shape.name,
+        base_fingerprint=shape.fingerprint,
+        layers=layers,
+        rank=step.rank,
+        batch_size=step.batch_size,
+        options=settings.given(),
         steps=steps,
-        audio_tokens=example.latents_BTC.shape[1],
-        text_tokens=example.context_BSD.shape[1],
+        audio_tokens=tokens.audio,
+        reference_tokens=tokens.reference,
+        video_tokens=tokens.video,
+        text_tokens=shape.text_places,
         frozen_parameters=sum(parameter.numel() for parameter in model.parameters()) - trained,
         trained_parameters=trained,
-        device=torch.cuda.get_device_name(where) if where.type == "cuda" else cpu_name(),
+        device=device_name(device),
         dtype=str(dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
         versions={"sonolora": __version__, "torch": torch.__version__, "python": platform.python_version()},
         limits=limits,
         phases=phases,
+        operations=operations,
+        peak_bytes=peak,
+        computed_bytes=weights + counted.peak + (counted.example * step.batch_size if settings.cuda_graph else 0),
+        plain=beside,
     )
-
-
-def table(measured: Measurement) -> str:
-    """The measurement in lines for a person."""
-    m, limits = measured, measured.limits
-    lines = [
-        f"{m.steps} training steps of {m.base}: {m.seconds:g} s of sound, batch {m.batch_size}, rank {m.rank}",
-        f"{m.device}, {m.dtype}, CPU threads: {m.threads}, torch {m.versions['torch']}",
-        f"tokens      {m.audio_tokens} audio frames + {m.text_tokens} text tokens",
-        f"parameters  {m.frozen_parameters:,} frozen, {m.trained_parameters:,} trained",
-        f"limits      {limits.flops_per_second / 1e9:,.0f} GFLOP/s in a large matrix product, "
-        f"{limits.bytes_per_second / 1e9:,.1f} GB/s in a large copy",
-        "",
-        f"{'':<9}{'median ms':>10}{'min':>9}{'max':>9}{'GFLOP':>10}{'MB':>10}{'floor ms':>10}{'reached':>9}",
-    ]
-    for name, phase in m.phases.items():
-        lines.append(
-            f"{name:<9}{phase.median_ms:>10.2f}{phase.min_ms:>9.2f}{phase.max_ms:>9.2f}{phase.flops / 1e9:>10.2f}"
-            f"{phase.least_bytes / 1e6:>10.1f}{phase.floor_ms:>10.2f}{phase.share:>9.1%}"
-        )
-    return "\n".join(lines)
-
-
-def _random_examples(
-    base: Base, model: Transformer, seconds: float, count: int, device: torch.device, dtype: torch.dtype
-) -> list[Example]:
-    frames = frame_count(seconds)
-    places = load_tokenizer(base.checkpoint, base.text_encoder).max_tokens
-    audio = model.config.audio
-    return [
-        Example(
-            normal((1, frames, audio.channels), _SEED, "latents", index),
-            normal((1, places, audio.context_dim), _SEED, "context", index).to(dtype),
-        ).to(device)
-        for index in range(count)
-    ]
 
 
 def _count(trainer: Trainer, model: Transformer) -> tuple[list[int], list[int]]:
@@ -188,46 +194,70 @@ def _count(trainer: Trainer, model: Transformer) -> tuple[list[int], list[int]]:
 def least_bytes(model: Transformer, kept: set[int]) -> list[int]:
     """Bytes that each phase of a step must read and write at least, however it is programmed.
 
-    Forward: every parameter is read. Backward: those that autograd kept are read again (`kept` holds the addresses
+    Forward: every weight is read. Backward: those that autograd kept are read again (`kept` holds the addresses
     of their storages; the weights of the text's keys and values, for instance, are not needed again), and every
     gradient is written. Update: AdamW reads gradient, value and two moments, and writes value and moments.
     Activations are left out: they need not leave the cache.
     """
-    parameters = list(model.parameters())
-    values = sum(parameter.nbytes for parameter in parameters if parameter.requires_grad)
-    again = sum(parameter.nbytes for parameter in parameters if parameter.untyped_storage().data_ptr() in kept)
-    return [sum(parameter.nbytes for parameter in parameters), again + values, (4 + 3) * values]
+    weights = [*model.parameters(), *model.buffers()]
+    values = sum(parameter.nbytes for parameter in weights if parameter.requires_grad)
+    again = sum(weight.nbytes for weight in weights if weight.untyped_storage().data_ptr() in kept)
+    return [sum(weight.nbytes for weight in weights), again + values, (4 + 3) * values]
 
 
-def machine_limits(device: torch.device, dtype: torch.dtype) -> Limits:
-    """The best of a few large matrix products and of a few large copies."""
-    size, copied = _MATMUL_SIZE[device.type], _COPIED_BYTES[device.type]
-    left, right = torch.randn(2, size, size, device=device, dtype=dtype)
-    product = torch.empty_like(left)
-    source = torch.zeros(copied, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    return Limits(
-        flops_per_second=2 * size**3 / _best_seconds(device, lambda: torch.mm(left, right, out=product)),
-        bytes_per_second=2 * copied / _best_seconds(device, lambda: target.copy_(source)),
-    )
-
-
-def _best_seconds(device: torch.device, work: Callable[[], Tensor]) -> float:
+def _in_turn(works: list[Callable[[], object]], device: torch.device, rounds: int) -> list[list[float]]:
+    """Milliseconds of each of the works, round by round; the host waits for the device only after the last."""
     mark, elapsed = clock(device)
     moments = [mark()]
-    for _ in range(1 + _TRIES):
-        work()
-        moments.append(mark())
-    return min(elapsed(*pair) for pair in pairwise(moments)) / 1000
+    for _ in range(rounds):
+        for work in works:
+            work()
+            moments.append(mark())
+    times = [elapsed(*pair) for pair in pairwise(moments)]
+    return [times[at : at + len(works)] for at in range(0, len(times), len(works))]
+
+
+def _plain(
+    trainer: Trainer, model: Transformer, shape: BaseShape, step: Step, device: torch.device, rounds: int
+) -> Plain:
+    """The same model, adapters and loss in a loop as it stands in a tutorial: AdamW and noise as they come."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained)
+    layers = shape.transformer_config.layers
+    example = collate([make_example(shape, step.tokens, device, compute_dtype(device), layers)] * step.batch_size)
+
+    def loop() -> None:
+        noise = torch.randn_like(example.latents_BTC)
+        loss = flow_losses(model, example, noise, torch.rand_like(noise[:, 0, 0])).mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+
+    loop()
+    times = _in_turn([trainer.step, loop], device, rounds)
+    return Plain(median(theirs for _, theirs in times), median(theirs / ours for ours, theirs in times))
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _operations(trainer: Trainer, device: torch.device) -> int:
+    """Of one step."""
+    if device.type == "cpu":
+        with _Operations() as counted:  # type: ignore[no-untyped-call]
+            trainer.step()
+        return int(counted.count)
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        trainer.step()
+        torch.cuda.synchronize(device)
+    return sum(event.device_type.name == "CUDA" for event in profiled.events() or ())
 
 
 def _phase(times: list[float], flops: int, moved: int, floor_ms: float) -> Phase:
     return Phase(median(times), min(times), max(times), flops, moved, floor_ms, floor_ms / median(times))
-
-
-def cpu_name() -> str:
-    """What the processor calls itself, or at least its architecture."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    return platform.processor() or platform.machine()

@@ -20,10 +20,20 @@ import typer
 
 from sonolora import __version__
 from sonolora.cli_base import base_app
+from sonolora.cli_bench import add_bench_commands
 from sonolora.cli_estimate import add_estimate_commands
 from sonolora.cli_lora import add_lora_commands
 from sonolora.cli_server import add_server_commands
-from sonolora.cli_settings import BASE_HELP, DEVICE_HELP, SEED_HELP, SETTING_OPTIONS, settings_from
+from sonolora.cli_settings import (
+    BASE_HELP,
+    DEVICE_HELP,
+    SEED_HELP,
+    STREAM_HELP,
+    V2A_VIDEO_HELP,
+    WEIGHTS_HELP,
+    setting_options,
+    settings_from,
+)
 from sonolora.errors import InputError, SonoloraError
 from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
@@ -41,14 +51,13 @@ app = typer.Typer(
 train_app = typer.Typer(rich_markup_mode=None, help="Train a LoRA.", invoke_without_command=True, no_args_is_help=True)
 generate_app = typer.Typer(rich_markup_mode=None, help="Generate sound with a trained LoRA.", no_args_is_help=True)
 check_app = typer.Typer(rich_markup_mode=None, help="Look at data before training: what becomes of every file.")
-bench_app = typer.Typer(rich_markup_mode=None, help="Measure speed.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(generate_app, name="generate")
 app.add_typer(check_app, name="check")
-app.add_typer(bench_app, name="bench")
 app.add_typer(base_app, name="base")
 add_server_commands(app)
 add_estimate_commands(app)
+add_bench_commands(app)
 add_lora_commands(app)
 
 Base = Annotated[str, typer.Option(help=BASE_HELP)]
@@ -104,9 +113,21 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(help="Continue the run in this folder; nothing else need be said.")
     ] = None,
+    base: Annotated[str | None, typer.Option(help="Where the run's base is now.")] = None,
+    device: Annotated[str | None, typer.Option(help=f"Go on there: {DEVICE_HELP}")] = None,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Go on with less memory; same result.")
+    ] = False,
+    stream_blocks: Annotated[
+        bool, typer.Option("--stream-blocks", help="Go on with far less memory; same result.")
+    ] = False,
 ) -> None:
     """Train a LoRA: sonolora train MODE DATA --out DIR, or: sonolora train --resume DIR."""
+    held = {"gradient_checkpointing": gradient_checkpointing, "stream_blocks": stream_blocks}
+    given: dict[str, Any] = {name: value for name, value in {"base": base, "device": device, **held}.items() if value}
     if context.invoked_subcommand is not None:
+        if given:
+            raise InputError.of(next(iter(given)), f"goes behind the mode: sonolora train {context.invoked_subcommand}")
         return
     if resume is None:
         raise InputError.of("mode", f"say a mode ({', '.join(MODES)}) or --resume DIR")
@@ -119,7 +140,7 @@ def train(
     from sonolora.runs.run import resume as resume_run
 
     with StopSignal().installed() as stop, TerminalProgress() as progress:
-        lora = resume_run(resume, progress, stop)
+        lora = resume_run(resume, progress, stop, **given)
     _say_where(lora)
 
 
@@ -143,7 +164,7 @@ def _add_training_command(mode: Mode) -> None:
             Annotated[Path | None, typer.Option("--request", help="A JSON file with a whole request.")],
             None,
         ),
-        **SETTING_OPTIONS,
+        **setting_options(mode),
         "resume": (
             Annotated[Path | None, typer.Option(hidden=True, is_eager=True, callback=_refuse_resume)],
             None,
@@ -232,7 +253,12 @@ def _add_generate_command(mode: Mode) -> None:
         "seed": (Seed, 42),
         "base": (Base, "tiny"),
         "device": (Device, "auto"),
+        "weights": (Annotated[str, typer.Option(help=WEIGHTS_HELP)], "full"),
+        "stream_blocks": (Annotated[bool, typer.Option("--stream-blocks", help=STREAM_HELP)], False),
     }
+    if mode.video:
+        help_text = f"Whether the film hears the sound; none: as the LoRA was trained, or joint. {V2A_VIDEO_HELP}"
+        own["v2a_video"] = (Annotated[str | None, typer.Option(help=help_text)], None)
 
     def command(**options: Any) -> None:
         mine = {name: options.pop(name) for name in own}
@@ -306,28 +332,6 @@ def demo(
     prompt = f"{TRIGGER} a shrill plasma gun fires two shots"
     print(f'  {me} generate t2a --lora {made.lora} --prompt "{prompt}" --out plasma.wav')
     print(f"  {me} train t2a YOUR_CLIPS.zip --out my-run --prompt 'what you want to hear'")
-
-
-@bench_app.command("step")
-def bench_step(
-    rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA.")] = 32,
-    seconds: Annotated[float, typer.Option(min=0.5, max=60, help="Length of a training clip.")] = 5.0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clips a step.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="Steps to measure.")] = 20,
-    record: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
-    base: Base = "tiny",
-    device: Device = "auto",
-) -> None:
-    """How long a training step takes here, and how near that is to what this machine can do."""
-    from dataclasses import asdict
-
-    from sonolora.bench import measure_step, table
-    from sonolora.files import write_json
-
-    measured = measure_step(base, device, rank=rank, seconds=seconds, batch_size=batch_size, steps=steps)
-    print(table(measured))
-    if record is not None:
-        write_json(record, asdict(measured))
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sonolora.cli_settings import SETTING_OPTIONS, settings_from
+from sonolora.cli_settings import setting_options, settings_from
 from sonolora.errors import InputError
 from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
@@ -28,7 +28,6 @@ _OWN: dict[str, tuple[Any, Any]] = {
     "out": (Annotated[Path, typer.Option("--out", help="Where the run would go; it is not made.")], Path("run")),
     "prompt": (Annotated[list[str] | None, typer.Option("--prompt", help="A preview; at most two.")], None),
     "request": (Annotated[Path | None, typer.Option("--request", help="A JSON file with a whole request.")], None),
-    **SETTING_OPTIONS,
     "watts": (Annotated[float | None, typer.Option(min=0, help="What this machine takes under load.")], None),
     "price_per_kwh": (Annotated[float | None, typer.Option(min=0, help="What electricity costs here.")], None),
     "record": (Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")], None),
@@ -46,8 +45,10 @@ def add_estimate_commands(app: typer.Typer) -> None:
 
 
 def _add_mode(app: typer.Typer, mode: Mode) -> None:
+    own = _OWN | setting_options(mode)
+
     def command(**options: Any) -> None:
-        mine = {name: options.pop(name) for name in _OWN}
+        mine = {name: options.pop(name) for name in own}
         request = parse(mode.request, request_body(options, mine["data"], mine["prompt"] or [], mine["request"]))
         if (mine["watts"] is None) != (mine["price_per_kwh"] is None):
             raise InputError.of("watts", "--watts and --price-per-kwh go together: give both or neither")
@@ -63,7 +64,7 @@ def _add_mode(app: typer.Typer, mode: Mode) -> None:
         if found.error is not None:
             raise found.error
 
-    give_options(command, _OWN, mode.request)
+    give_options(command, own, mode.request)
     app.command(mode.name, help=f"What training would take for {mode.summary}.")(command)
 
 
@@ -80,15 +81,17 @@ def _lines(found: Estimate) -> Iterator[str]:
     for stage in needs.stages:
         held = ", ".join(f"{what} {_gb(size)}" for what, size in stage.held.items())
         yield f"  {stage.name:<20}{_gb(stage.peak):>10} at most: {held}, and {_gb(stage.working)} to work"
+    if needs.watched:
+        yield f"  what the audio sees of all films: {_gb(needs.watched)} more, here if there is room, else on the host"
     if needs.reserve:
         yield f"  {'reserve for CUDA':<20}{_gb(needs.reserve):>10}, an assumption"
     if needs.host_bytes:
-        yield f"  the text encoder is read by way of the host's memory: {_gb(needs.host_bytes)}"
+        yield f"  blocks wait in the host's memory: {_gb(needs.host_bytes)}"
     about = "at least " if found.pace.bound else "about "
     yield f"time      {about}{_duration(found.training_seconds)} of training, {found.pace.step * 1000:,.4g} ms a step"
     yield f"          {about}{_duration(found.listening_seconds)} of listening, without the vocoder"
     yield f"          ({found.pace.how})"
-    yield "          not counted: fetching, encoding clips and texts, loading"
+    yield "          not counted: fetching, encoding clips and texts, watching films, loading"
     disk = ", ".join(f"{what} {_gb(size)}" for what, size in found.disk.items())
     yield f"disk      {_gb(sum(found.disk.values()))} of the {_gb(found.disk_free)} that are free: {disk}"
     here = "" if found.price_here is None else f"; here {about}{found.price_here:,.4g} for electricity"

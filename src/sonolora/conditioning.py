@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sonolora.ltx.transformer import NO_BLOCKS, Stream, Transformer, audio_token_middles
+from sonolora.ltx.constants import on_device
+from sonolora.ltx.transformer import NO_BLOCKS, Stream, Transformer, Watched, audio_token_middles
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,12 @@ class Video:
     positions_BXN: Tensor  # middles: seconds, height and width in pixels
     context_BSD: Tensor  # text context of the video stream
 
+    @property
+    def stream(self) -> Stream:
+        """The input of the video stream: all of it is clean."""
+        sigma_B = torch.zeros_like(self.latents_BNC[:, 0, 0], dtype=torch.float32)
+        return Stream(self.latents_BNC, self.positions_BXN, sigma_B, self.context_BSD)
+
 
 @dataclass(frozen=True)
 class Example:
@@ -36,29 +43,31 @@ class Example:
     context_BSD: Tensor  # text context of the audio stream
     keep_BT: Tensor | None = None  # frames held clean: timestep 0, no loss
     reference_BRC: Tensor | None = None  # clean frames put before the target, on the same time axis
-    video: Video | None = None
+    video: Video | Watched | None = None  # `Watched`: one that does not hear the audio, as the audio sees it
 
     def to(self, device: torch.device) -> Example:
         """The same example with every tensor on `device`."""
-        return _map(self, lambda parts: parts[0].to(device, non_blocking=True), [self])
+        return map_tensors(lambda parts: parts[0].to(device, non_blocking=True), self)
 
 
 def collate(examples: Sequence[Example]) -> Example:
-    """Examples of equal lengths and parts, joined along the batch axis."""
-    return _map(examples[0], torch.cat, examples)
+    """Examples of equal lengths and parts, joined along the batch axis; a single one as it is."""
+    return examples[0] if len(examples) == 1 else map_tensors(torch.cat, *examples)
 
 
-def _map(like: Example, join: Callable[[list[Tensor]], Tensor], examples: Sequence[Example]) -> Example:
+def map_tensors(join: Callable[[list[Tensor]], Tensor], *examples: Example) -> Example:
+    """An example of what `join` makes of each tensor that the examples have in the same place."""
     changed: dict[str, Any] = {}
-    for field in fields(like):
+    for field in fields(examples[0]):
         values = [getattr(example, field.name) for example in examples]
         if isinstance(values[0], Tensor):
             changed[field.name] = join(values)
-        elif isinstance(values[0], Video):
-            changed[field.name] = Video(
-                *(join([getattr(video, part.name) for video in values]) for part in fields(Video))
+        elif values[0] is not None:
+            kind = type(values[0])
+            changed[field.name] = kind(
+                *(join([getattr(video, part.name) for video in values]) for part in fields(kind))
             )
-    return replace(like, **changed)
+    return replace(examples[0], **changed)
 
 
 def velocity(
@@ -78,23 +87,16 @@ def velocity(
     batch, frames, _ = noisy_BTC.shape
     keep = example.keep_BT
     tokens = noisy_BTC if keep is None else torch.where(keep[..., None], example.latents_BTC, noisy_BTC)
-    middles = audio_token_middles(frames).to(tokens.device)
+    middles = on_device(audio_token_middles, frames, device=tokens.device)
     if example.reference_BRC is not None:
         length = example.reference_BRC.shape[1]
         tokens = torch.cat([example.reference_BRC, tokens], dim=1)
-        middles = torch.cat([audio_token_middles(length).to(middles), middles])
+        middles = torch.cat([on_device(audio_token_middles, length, device=tokens.device), middles])
         given = torch.ones(batch, length, dtype=torch.bool, device=tokens.device)
         keep = torch.cat(
             [given, torch.zeros_like(noisy_BTC[..., 0], dtype=torch.bool) if keep is None else keep], dim=1
         )
     audio = Stream(tokens, middles.expand(batch, 1, -1), sigma_B, example.context_BSD, keep)
-    video = None
-    if example.video is not None:
-        video = Stream(
-            example.video.latents_BNC,
-            example.video.positions_BXN,
-            torch.zeros_like(sigma_B),
-            example.video.context_BSD,
-        )
+    video = example.video.stream if isinstance(example.video, Video) else example.video
     velocity_BTC, _ = model(audio, video, values_only_blocks=values_only_blocks)
     return velocity_BTC[:, -frames:].float()  # type: ignore[no-any-return]

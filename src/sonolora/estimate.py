@@ -27,7 +27,7 @@ from sonolora.runs.counts import Step, look_flops, step_flops
 from sonolora.runs.fit import available_bytes, does_not_fit
 from sonolora.runs.needs import Needs, count_needs, preview_guidance, preview_tokens, training_step
 from sonolora.runs.progress import Progress
-from sonolora.runs.settings import RunSettings, compute_dtype, resolve_device
+from sonolora.runs.settings import RunSettings, compute_dtype
 from sonolora.runs.shapes import PUBLISHED_NAME, BaseShape
 from sonolora.sampling.sampler import SamplingSettings
 from sonolora.server.settings import PUBLISHED_PRICES, billed_steps
@@ -90,7 +90,8 @@ def estimate(
 
     The base `ltx-2.3` need not be here. `available` is the memory to hold the run to, by default the device's.
     """
-    device = resolve_device(settings.device)
+    settings.check_mode(mode)
+    device = settings.place()
     shape, base = _base(settings.base)
     captions, left_out = _read(mode, request, base, shape, progress)
     progress.phase("counting and measuring", None)
@@ -156,7 +157,7 @@ def _look_seconds(
     guidance, steps = preview_guidance(shape, request), SamplingSettings().steps
     flops = look_flops(shape, step.tokens, kind, None) * len(SIGMAS) * min(clips, MAX_CLIPS)
     for wanted in mode.previews(request):
-        flops += look_flops(shape, preview_tokens(wanted), kind, guidance) * steps
+        flops += look_flops(shape, preview_tokens(wanted, apart=step.tokens.apart), kind, guidance) * steps
     forward = step_flops(shape, step, kind).forward
     return flops / forward * pace.forward
 

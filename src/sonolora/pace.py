@@ -12,20 +12,18 @@ from statistics import median
 
 import torch
 
-from sonolora.bench import machine_limits
-from sonolora.ltx.lora import add_adapters
-from sonolora.runs.counts import Step, make_example, step_flops
+from sonolora.limits import machine_limits
+from sonolora.runs.counts import Step, step_flops
 from sonolora.runs.settings import compute_dtype
 from sonolora.runs.shapes import BaseShape
+from sonolora.synthetic import synthetic_trainer
 from sonolora.training.phases import phase_times
-from sonolora.training.trainer import Trainer, TrainingConfig
 
 _FEW = 2, 4  # layers
 _SMALL_BYTES = 256 << 20
 _WARM_UP, _STEPS = 2, 5
 _SECONDS = 30.0  # that measuring may take where a step runs at a third of the limit
 _EAGER_SHARE = 1 / 3
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -43,13 +41,14 @@ def measure_pace(shape: BaseShape, step: Step, device: torch.device) -> Pace:
     dtype, layers = compute_dtype(device), shape.transformer_config.layers
     flops = step_flops(shape, step, device.type)
     speed = machine_limits(device, dtype).flops_per_second
-    large = shape.transformer_bytes(dtype, video=step.tokens.film is not None) > _SMALL_BYTES and layers > max(_FEW)
+    held = shape.transformer_bytes(dtype, video=step.tokens.joint, apart=step.tokens.apart)
+    large = held > _SMALL_BYTES and layers > max(_FEW)
     few = _FEW if large else (layers,)
     expected = (_WARM_UP + _STEPS) * flops.whole * sum(few) / layers / (speed * _EAGER_SHARE)
     if expected > _SECONDS:
         how = f"not measured, would take too long: its FLOPs at {speed / 1e12:.3g} TFLOP/s, the best of this device"
         return Pace(flops.whole / speed, flops.forward / speed, True, how)
-    first, *others = (_times(shape, count, step, device, dtype) for count in few)
+    first, *others = (_times(shape, count, step, device) for count in few)
     if not others:
         return Pace(*first, False, f"measured here, {_STEPS} steps with random weights")
     less, more = _FEW
@@ -58,14 +57,8 @@ def measure_pace(shape: BaseShape, step: Step, device: torch.device) -> Pace:
     return Pace(whole, forward, False, how)
 
 
-def _times(shape: BaseShape, layers: int, step: Step, device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
+def _times(shape: BaseShape, layers: int, step: Step, device: torch.device) -> tuple[float, float]:
     """Median seconds of a step and of its forward pass."""
-    model = shape.transformer(layers, dtype, video=step.tokens.film is not None).to_empty(device=device)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.02)
-    adapters = add_adapters(model, step.targets, step.rank, _SEED)
-    config = TrainingConfig(_WARM_UP + _STEPS, 1e-4, _SEED, step.batch_size)
-    trainer = Trainer(model, adapters, [make_example(shape, step.tokens, device, dtype)], config)
+    trainer, model = synthetic_trainer(shape, layers, step, device)
     measured = phase_times(trainer, model, device, _WARM_UP + _STEPS)[_WARM_UP:]
     return median(map(sum, measured)) / 1000, median(phases[0] for phases in measured) / 1000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -101,3 +103,25 @@ def test_a_damaged_cache_entry_is_made_again(tmp_path):
     (entry,) = tmp_path.rglob("*.safetensors")
     entry.write_bytes(entry.read_bytes()[:-4])
     assert torch.equal(cache.get("abcd", lambda: {"x": torch.zeros(3)})["x"], torch.zeros(3))
+
+
+def test_texts_that_the_cache_lacks_are_encoded_in_one_call(encoder, tmp_path):
+    calls = []
+
+    class Counted:
+        def encode(self, texts, advance):
+            calls.append(list(texts))
+            return real.encode(texts, advance)
+
+    real = encoder._load_text_encoder()
+    mine = replace(encoder, cache=Cache(tmp_path), text_encoder=Counted)
+    notes = []
+    first = mine.encode_texts(["a bell", "rain", "a bell", ""], notes.append)
+    assert calls == [["a bell", "rain", ""]]
+    assert len(notes) == real.language_model.state_count
+    again = mine.encode_texts(["rain", "a dog"], notes.append)
+    assert calls[1:] == [["a dog"]]
+    assert torch.equal(again["rain"].audio, first["rain"].audio)
+    assert torch.equal(first[""].audio[0], real.encode([""])[0].audio)
+    mine.encode_texts(["", "a dog"], notes.append)
+    assert len(calls) == 2, "nothing is opened for what is there"

@@ -104,7 +104,7 @@ def test_scale_goes_through_the_base(transformer, cases, checkpoint, tmp_path):
 def test_layer_equals_peft():
     peft = pytest.importorskip("peft")
     linear = torch.nn.Linear(12, 20)
-    ours = LoRALinear(linear, 4)
+    ours = LoRALinear(linear, 4, CPU)
     ours.lora_A.data = normal((4, 12), "A")
     ours.lora_B.data = normal((20, 4), "B")
     model = torch.nn.ModuleDict({"layer": torch.nn.Linear(12, 20)})

@@ -11,7 +11,6 @@ import pytest
 import torch
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from safetensors.torch import load_file, save_file
-from torch import nn
 from transformers import (
     AutoTokenizer,
     Gemma3Config,
@@ -188,8 +187,9 @@ def test_long_prompts_are_cut_visibly(encoder):
 
 def test_dtype(checkpoint, folder):
     encoder = load_text_encoder(checkpoint, folder, video=False, device=CPU, dtype=torch.bfloat16)
-    modules: tuple[nn.Module, ...] = (encoder.language_model, encoder.audio)
-    assert {p.dtype for module in modules for p in module.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        states = [state for _, _, state in encoder.language_model.states([[2, 7]])]
+    assert {state.dtype for state in states} == {torch.bfloat16}
     assert encoder.encode(["a dog"])[0].audio.dtype == torch.bfloat16
 
 
@@ -217,7 +217,31 @@ def test_the_multimodal_folder(encoder, folder, checkpoint, tmp_path, caplog, ca
     assert not caplog.records
     assert capfd.readouterr().err == ""
     assert torch.equal(loaded.encode(["a dog"])[0].video, encoder.encode(["a dog"])[0].video)
-    assert not any("vision" in name for name, _ in loaded.language_model.named_modules())
+
+
+def test_a_context_does_not_depend_on_the_prompts_beside_it(encoder):
+    prompts = ["a dog", "", "rain falls on leaves " * 4, "a dog barks"]
+    for prompt, among in zip(prompts, encoder.encode(prompts), strict=True):
+        (alone,) = encoder.encode([prompt])
+        assert torch.equal(alone.audio, among.audio) and torch.equal(alone.video, among.video)
+
+
+def test_progress_is_told_by_hidden_state(encoder):
+    notes = []
+    encoder.encode(["a dog", "a cat"], notes.append)
+    assert notes == [f"texts: hidden state {number} of 5" for number in range(1, 6)]
+
+
+def test_projectors_are_gone_behind_their_work(encoder):
+    encoder.encode(["a dog"])
+    assert all(p.is_meta for projector in encoder.projectors.values() for p in projector.parameters())
+
+
+def test_projectors_that_do_not_fit_are_refused_before_anything_is_read(checkpoint, folder, rewrite):
+    name = projector_file_name("video", "connector.learnable_registers")
+    with pytest.raises(CheckpointError, match=f"missing: {name}"):
+        load_text_encoder(rewrite({name: None}), folder, video=True, device=CPU, dtype=F32)
+    load_text_encoder(checkpoint, folder, video=True, device=CPU, dtype=F32)
 
 
 def copied(folder, tmp_path):

@@ -235,7 +235,12 @@ def test_what_the_worker_is_given(served):
             "private": False,
             "known": {body["training_data_url"]: str(file.path), "http://localhost:8000/files/gone/a.wav": None},
         },
-        "settings": {"checkpoint_every": 250},
+        "settings": {
+            "checkpoint_every": 250,
+            "weights": "full",
+            "gradient_checkpointing": False,
+            "stream_blocks": False,
+        },
     }
 
 

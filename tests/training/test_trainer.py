@@ -6,9 +6,11 @@ import dataclasses
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sonolora.conditioning import Example, Video, velocity
 from sonolora.errors import CheckpointError
+from sonolora.ltx import constants
 from sonolora.ltx.lora import add_adapters
 from sonolora.ltx.targets import AUDIO_TARGETS
 from sonolora.ltx.transformer import load_transformer
@@ -33,11 +35,11 @@ def make_examples(cases, count=3):
 
 @pytest.fixture
 def make_trainer(checkpoint, cases):
-    def make(steps=30, rank=8, seed=1, rate=2e-3):
+    def make(steps=30, rank=8, seed=1, rate=2e-3, batch_size=1, **options):
         model = load_transformer(checkpoint, video=False, device=CPU, dtype=torch.float32)
         adapters = add_adapters(model, AUDIO_TARGETS, rank, seed)
-        config = TrainingConfig(steps=steps, learning_rate=rate, seed=seed)
-        return Trainer(model, adapters, make_examples(cases), config), model
+        config = TrainingConfig(steps=steps, learning_rate=rate, seed=seed, batch_size=batch_size)
+        return Trainer(model, adapters, make_examples(cases), config, **options), model
 
     return make
 
@@ -112,15 +114,60 @@ def test_only_the_adapters_change(make_trainer):
             assert torch.equal(value, frozen[name]), name
 
 
-def test_resumed_training_equals_uninterrupted_training_to_the_bit(make_trainer, tmp_path):
-    whole, _ = make_trainer()
+def test_a_step_on_static_inputs_is_the_same_to_the_bit(make_trainer):
+    """Three clips in turn: inputs that stayed what they were at the first step would be seen."""
+    (eager, _), (static, _) = make_trainer(), make_trainer(static=True)
+    losses = [trainer.step() for _ in range(6) for trainer in (eager, static)]
+    assert all(map(torch.equal, losses[::2], losses[1::2]))
+    assert len({loss.item() for loss in losses}) == 6
+    wanted, found = eager.state(), static.state()
+    assert all(torch.equal(value, found[name]) for name, value in wanted.items())
+
+
+def test_gradients_are_gone_before_the_forward_pass(make_trainer):
+    trainer, model = make_trainer()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    held = []
+    model.register_forward_pre_hook(lambda *_: held.append(sum(parameter.grad is not None for parameter in trained)))
+    trainer.step()
+    assert all(parameter.grad is not None for parameter in trained)
+    trainer.step()
+    assert held == [0, 0]
+
+
+class HostTensors(TorchDispatchMode):
+    """Counts tensors made from data of the host."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten.lift_fresh.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_takes_nothing_from_the_host_but_its_inputs(make_trainer):
+    trainer, _ = make_trainer()
+    inputs = trainer._inputs(0)
+    constants._kept.cache_clear()
+    with HostTensors() as first:
+        trainer._compute(*inputs)
+    trainer._compute(*inputs)  # after the first, in which the optimiser makes its state
+    with HostTensors() as later:
+        trainer._compute(*inputs)
+    assert first.count > 0
+    assert later.count == 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])  # of three clips
+def test_resumed_training_equals_uninterrupted_training_to_the_bit(make_trainer, tmp_path, batch_size):
+    whole, _ = make_trainer(batch_size=batch_size)
     for _ in range(12):
         whole.step()
-    first, _ = make_trainer()
+    first, _ = make_trainer(batch_size=batch_size)
     for _ in range(5):
         first.step()
     save_state(tmp_path, first, IDENTITY, keep=2)
-    second, _ = make_trainer()
+    second, _ = make_trainer(batch_size=batch_size)
     assert load_newest_state(tmp_path, second, IDENTITY)
     assert second.step_count == 5
     for _ in range(7):

@@ -18,7 +18,7 @@ from torch import Tensor
 from sonolora.tensors import save_tensors
 
 # Raise it when the same input gives another result than before.
-_VERSION = "1"
+_VERSION = "2"
 
 
 def content_key(kind: str, *parts: str | bytes) -> str:
@@ -46,14 +46,23 @@ class Cache:
 
     def get(self, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The tensors under `key`, made and stored at the first time. A damaged file is made again."""
-        path = self._path(key)
+        found = self.find(key)
+        return self.put(key, make()) if found is None else found
+
+    def find(self, key: str) -> dict[str, Tensor] | None:
+        """The tensors under `key`, or None where there are none or their file is damaged."""
         try:
-            return load_file(path)
+            return load_file(self._path(key))
         except (FileNotFoundError, SafetensorError):
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in make().items()}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_tensors(path, tensors)
-            return tensors
+            return None
+
+    def put(self, key: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Store tensors; returns them as they will be found."""
+        path = self._path(key)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_tensors(path, tensors)
+        return tensors
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.safetensors"

@@ -39,7 +39,7 @@ from sonolora.media.audio import Waveform
 class Encoder:
     """The networks that prepare data, behind the cache. `video` says whether films and their texts are needed.
 
-    `text_encoder` gives the one to use, when it is needed; without it one is loaded and let go again.
+    `text_encoder` gives the one to use, when it is needed; without it that of the base is opened.
     """
 
     base: Base
@@ -86,28 +86,27 @@ class Encoder:
             light,
         )
 
-    def prepare_one(self, given: Given, negative_prompt: str) -> PreviewItem:
+    def prepare_one(self, given: Given, negative_prompt: str, advance: Callable[[str], None]) -> PreviewItem:
         """What the sampler needs to generate one sound."""
         example = self._encode(given.clip, learn=False)
-        contexts = self.encode_texts([given.clip.caption, negative_prompt], lambda text: None)  # noqa: ARG005
+        contexts = self.encode_texts([given.clip.caption, negative_prompt], advance)
         return self._item(given, example, contexts[given.clip.caption], contexts[negative_prompt])
 
     def encode_texts(self, texts: Sequence[str], advance: Callable[[str], None]) -> dict[str, TextContext]:
-        """The contexts of every distinct text; equal texts share their tensors."""
-        load = functools.cache(self.text_encoder or self._load_text_encoder)
-        contexts = {}
-        for text in dict.fromkeys(texts):
+        """The contexts of every distinct text; equal texts share their tensors.
 
-            def make(text: str = text) -> dict[str, Tensor]:
-                context = load().encode([text])[0]
+        What the cache lacks is encoded in one call, in which the text encoder is read once: `advance` is told its way.
+        """
+        kind = "text contexts, both streams" if self.video else "text context"
+        keys = {text: content_key(kind, self.base.fingerprint, str(self.dtype), text) for text in texts}
+        found = {text: tensors for text, key in keys.items() if (tensors := self.cache.find(key)) is not None}
+        if lacking := [text for text in keys if text not in found]:
+            encoder = (self.text_encoder or self._load_text_encoder)()
+            for text, context in zip(lacking, encoder.encode(lacking, advance), strict=True):
                 both = {"audio": context.audio, "video": context.video}
-                return {stream: tensor[None] for stream, tensor in both.items() if tensor is not None}
-
-            kind = "text contexts, both streams" if self.video else "text context"
-            tensors = self.cache.get(content_key(kind, self.base.fingerprint, str(self.dtype), text), make)
-            contexts[text] = TextContext(tensors["audio"], tensors.get("video"))
-            advance(text)
-        return contexts
+                tensors = {stream: tensor[None] for stream, tensor in both.items() if tensor is not None}
+                found[text] = self.cache.put(keys[text], tensors)
+        return {text: TextContext(found[text]["audio"], found[text].get("video")) for text in keys}
 
     def _load_text_encoder(self) -> TextEncoder:
         return load_text_encoder(
@@ -163,7 +162,7 @@ class Encoder:
 
     def _with_text(self, example: Example, context: TextContext) -> Example:
         video = example.video
-        if video is not None and context.video is not None:
+        if isinstance(video, Video) and context.video is not None:
             video = replace(video, context_BSD=context.video)
         return replace(example, context_BSD=context.audio, video=video)
 

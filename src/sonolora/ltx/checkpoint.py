@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -111,6 +112,11 @@ class Checkpoint:
             return fingerprint(self.tensors, self.metadata, (read(*span) for span in sampled(self.tensors)))
 
 
+@dataclass(frozen=True)
+class Outline(Checkpoint):
+    """A file that is nowhere: names, dtypes and shapes. Its tensors are read onto the meta device."""
+
+
 def sampled(tensors: Mapping[str, TensorInfo]) -> list[tuple[int, int]]:
     """Start and end of the bytes of a file that its fingerprint looks at."""
     infos = [info for _, info in sorted(tensors.items())]
@@ -162,15 +168,45 @@ def load_module(
     claims: Iterable[str],
     device: torch.device,
     dtype: torch.dtype,
+    hold: Callable[[str, Tensor], Tensor | None] = lambda _, tensor: tensor,
 ) -> None:
     """Fill `module` (on the meta device or not) with its tensors from the file, frozen and in eval mode.
 
     `file_name` maps a name of the module's state dict to the name in the file; `claims` are the names in the file
     that belong to this module. Both sides must match exactly. Tensors go one at a time straight to `device` in
-    `dtype`; those stored in float32 (the scale and shift tables) stay float32.
+    `dtype`; those stored in float32 (the scale and shift tables) stay float32. `hold` is handed each as it is read,
+    with its name in the module, and returns what is loaded in its place, or None when it has put it away itself.
+    Raises `CheckpointError` as `check_module` does.
+    """
+    check_module(module, checkpoint, file_name=file_name, claims=claims)
+    wanted = {file_name(name): name for name in module.state_dict()}
+    state = {}
+    for name, tensor in read_tensors(checkpoint, wanted, device=device, dtype=dtype):
+        if (held := hold(wanted[name], tensor)) is not None:
+            state[wanted[name]] = held
+    module.load_state_dict(state, strict=True, assign=True)
+    module.requires_grad_(False)
+    module.eval()
+
+
+@contextmanager
+def let_go_after(module: nn.Module) -> Iterator[None]:
+    """A module on the meta device is filled within it, and is empty again behind it."""
+    empty = module.state_dict()
+    try:
+        yield
+    finally:
+        module.load_state_dict(empty, strict=True, assign=True)
+
+
+def check_module(
+    module: nn.Module, checkpoint: Checkpoint, *, file_name: Callable[[str], str], claims: Iterable[str]
+) -> None:
+    """Hold a file's header to what `load_module` would read with these arguments.
+
     Raises `CheckpointError` naming every tensor that is missing, unexpected or of another shape.
     """
-    wanted = {file_name(name): (name, tuple(tensor.shape)) for name, tensor in module.state_dict().items()}
+    wanted = {file_name(name): tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     faults = [
         _fault("missing", [name for name in wanted if name not in checkpoint.tensors]),
         _fault("unexpected", [name for name in claims if name not in wanted]),
@@ -178,7 +214,7 @@ def load_module(
             "of another shape",
             [
                 f"{name} {checkpoint.tensors[name].shape}, expected {shape}"
-                for name, (_, shape) in wanted.items()
+                for name, shape in wanted.items()
                 if name in checkpoint.tensors and checkpoint.tensors[name].shape != shape
             ],
         ),
@@ -187,12 +223,6 @@ def load_module(
         raise CheckpointError(
             f"{checkpoint.path} does not fit {type(module).__name__}: " + "; ".join(filter(None, faults))
         )
-    state = {}
-    for name, tensor in read_tensors(checkpoint, wanted, device=device, dtype=dtype):
-        state[wanted[name][0]] = tensor
-    module.load_state_dict(state, strict=True, assign=True)
-    module.requires_grad_(False)
-    module.eval()
 
 
 def read_tensors(
@@ -202,19 +232,29 @@ def read_tensors(
 
     Floating point becomes `dtype`, but float32 stays float32. Beside what stays, the host holds one small piece:
     nothing is mapped and no tensor is held twice, so that its memory is not filled by what goes to a card.
+    An `Outline` gives tensors without values.
     Raises `CheckpointError` when the file ends too soon or a tensor is of another kind than bfloat16 and floats.
     """
+    if isinstance(checkpoint, Outline):
+        for name in names:
+            info = checkpoint.tensors[name]
+            yield name, torch.empty(info.shape, dtype=_as_held(info, dtype), device="meta")
+        return
     checkpoint = checkpoint.holding(names)
     piece = torch.empty(_PIECE_BYTES, dtype=torch.uint8)
     try:
         with checkpoint.path.open("rb") as file:
             for name in sorted(names, key=lambda name: checkpoint.tensors[name].start):
                 info = checkpoint.tensors[name]
-                tensor = torch.empty(info.shape, dtype=torch.float32 if info.dtype == "F32" else dtype, device=device)
+                tensor = torch.empty(info.shape, dtype=_as_held(info, dtype), device=device)
                 _fill(tensor, file, info, piece, f"{checkpoint.path}: tensor {name}")
                 yield name, tensor
     except OSError as error:
         raise CheckpointError(f"{checkpoint.path}: cannot be read: {error.strerror}") from error
+
+
+def _as_held(info: TensorInfo, dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if info.dtype == "F32" else dtype
 
 
 def _fill(tensor: Tensor, file: BinaryIO, info: TensorInfo, piece: Tensor, which: str) -> None:

@@ -6,11 +6,16 @@ Source: the published model (gated attention of LTX-2.3), reimplemented from its
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sonolora.ltx.rope import Rotation, rotate
+
+KeysValues = tuple[Tensor, Tensor]
+QUERY_PARTS, KEY_PARTS = ("q_norm", "to_q", "to_gate_logits", "to_out"), ("k_norm", "to_k", "to_v")
 
 
 def rms(x: Tensor, eps: float) -> Tensor:
@@ -22,9 +27,20 @@ class Attention(nn.Module):
     """Multi-head attention with RMS-normed queries and keys and one sigmoid gate a head.
 
     The gate is 2 * sigmoid(W x) of the query input, applied to the heads' outputs before the output projection.
+    `side` builds one side alone: "keys" can do no more than `keys_values`, "queries" no more than `look`.
     """
 
-    def __init__(self, query_dim: int, context_dim: int, heads: int, head_dim: int, *, gated: bool, eps: float) -> None:
+    def __init__(
+        self,
+        query_dim: int,
+        context_dim: int,
+        heads: int,
+        head_dim: int,
+        *,
+        gated: bool,
+        eps: float,
+        side: Literal["both", "keys", "queries"] = "both",
+    ) -> None:
         super().__init__()
         width = heads * head_dim
         self.heads = heads
@@ -36,6 +52,8 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context_dim, width)
         self.to_gate_logits = nn.Linear(query_dim, heads) if gated else None
         self.to_out = nn.Sequential(nn.Linear(width, query_dim))
+        for name in {"both": (), "keys": QUERY_PARTS, "queries": KEY_PARTS}[side]:
+            delattr(self, name)
 
     def forward(
         self,
@@ -50,22 +68,29 @@ class Attention(nn.Module):
 
         `values_only` is the perturbation of spatio-temporal guidance: no attention, each token keeps its own value.
         """
-        value = self.to_v(context_BSD)
         if values_only:
-            out = value.unflatten(-1, (self.heads, -1))  # (B, T, H, K)
-        else:
-            q, k, v = (
-                part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-                for part in (self.q_norm(self.to_q(x_BTD)), self.k_norm(self.to_k(context_BSD)), value)
-            )
-            if query_rotation is not None:
-                q = rotate(q, query_rotation)
-            if key_rotation is not None:
-                k = rotate(k, key_rotation)
-            out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+            return self._leave(x_BTD, self.to_v(context_BSD).unflatten(-1, (self.heads, -1)))
+        return self.look(x_BTD, self.keys_values(context_BSD, key_rotation), query_rotation)
+
+    def keys_values(self, context_BSD: Tensor, rotation: Rotation | None = None) -> KeysValues:
+        """What `look` looks at: normed and rotated keys, and values, (B, H, S, K) each."""
+        k = self._by_head(self.k_norm(self.to_k(context_BSD)))
+        return k if rotation is None else rotate(k, rotation), self._by_head(self.to_v(context_BSD))
+
+    def look(self, x_BTD: Tensor, keys_values: KeysValues, rotation: Rotation | None = None) -> Tensor:
+        """Attend from `x` to keys and values that are there already; (B, T, D)."""
+        q = self._by_head(self.q_norm(self.to_q(x_BTD)))
+        if rotation is not None:
+            q = rotate(q, rotation)
+        return self._leave(x_BTD, F.scaled_dot_product_attention(q, *keys_values).transpose(1, 2))
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # type: ignore[no-any-return, no-untyped-call]
+
+    def _leave(self, x_BTD: Tensor, out_BTHK: Tensor) -> Tensor:
         if self.to_gate_logits is not None:
-            out = out * (2 * torch.sigmoid(self.to_gate_logits(x_BTD)))[..., None]
-        return self.to_out(out.flatten(2))  # type: ignore[no-any-return]
+            out_BTHK = out_BTHK * (2 * torch.sigmoid(self.to_gate_logits(x_BTD)))[..., None]
+        return self.to_out(out_BTHK.flatten(2))  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):

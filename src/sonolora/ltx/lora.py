@@ -29,9 +29,8 @@ FILE_DTYPE = torch.bfloat16
 class LoRALinear(nn.Module):
     """A frozen linear layer with a trainable low-rank addition; A and B are float32 whatever the base is."""
 
-    def __init__(self, base: nn.Linear, rank: int) -> None:
+    def __init__(self, base: nn.Linear, rank: int, device: torch.device) -> None:
         super().__init__()
-        device = base.weight.device
         self.base = base
         self.scale = 1.0
         self.lora_A = nn.Parameter(torch.zeros(rank, base.in_features, device=device))
@@ -43,8 +42,11 @@ class LoRALinear(nn.Module):
         return self.base.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        low = F.linear(x, self.lora_A.to(x.dtype))
-        return self.base(x) + self.scale * F.linear(low, self.lora_B.to(x.dtype))  # type: ignore[no-any-return]
+        out: Tensor = self.base(x)
+        low = F.linear(x, self.lora_A.to(x.dtype)).flatten(0, -2)
+        # One operation scales, multiplies and adds: nothing as large as the output is made in between.
+        added = torch.addmm(out.flatten(0, -2), low, self.lora_B.to(x.dtype).t(), alpha=self.scale)
+        return added.view(out.shape)
 
 
 Adapters = Mapping[str, LoRALinear]
@@ -73,7 +75,8 @@ def _wrap(model: Transformer, name: str, rank: int) -> LoRALinear:
     layer = model.get_submodule(name)
     if not isinstance(layer, nn.Linear):
         raise CheckpointError(f"{name} is not a linear layer of this base without an adapter")
-    adapter = LoRALinear(layer, rank)
+    # Not the layer's: its block may wait in the host's memory.
+    adapter = LoRALinear(layer, rank, model.get_parameter("audio_patchify_proj.weight").device)
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, adapter)
     return adapter
@@ -141,4 +144,8 @@ def apply_lora(model: Transformer, lora: LoRAFile, strength: float) -> dict[str,
 
 def _linear_layers(model: Transformer) -> dict[str, tuple[int, ...]]:
     """Shapes (out, in) by name."""
-    return {name: tuple(layer.weight.shape) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    return {
+        name: (layer.out_features, layer.in_features)
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear)
+    }

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sonolora.ltx.constants import on_device
+
 Rotation = tuple[Tensor, Tensor]
 
 
@@ -42,8 +44,9 @@ def rotation(
     """
     batch, axes, tokens = positions_BXT.shape
     count = width // 2 // axes
-    grid = frequencies(count, theta, float64=float64).to(positions_BXT.device)
-    scale = torch.tensor(max_positions[:axes], dtype=torch.float32, device=positions_BXT.device)
+    device = positions_BXT.device
+    grid = on_device(frequencies, count, theta, device=device, float64=float64)
+    scale = on_device(torch.tensor, max_positions[:axes], device=device)
     unit_BTX = (positions_BXT.float() / scale[:, None] * 2 - 1).transpose(1, 2)
     angles = (unit_BTX[:, :, None, :] * grid[:, None]).flatten(2)  # (B, T, count * axes)
     cos, sin = angles.cos(), angles.sin()

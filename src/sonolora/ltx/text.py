@@ -2,7 +2,8 @@
 
 In: prompts. Out: for each stream a context of fixed length. On the way the tokens go through a Gemma 3
 language model; all its hidden states, normed and flattened, are projected to the stream's width; a connector
-mixes them with learned registers, which fill the places behind the prompt's tokens.
+mixes them with learned registers, which fill the places behind the prompt's tokens. The projection is summed up state
+by state, so that none of them has to be kept.
 
 L hidden states, B batch, S text places, E width of the text encoder, D width of the stream's context.
 Source: the published model, reimplemented from its equations; Gemma 3 is that of transformers. Held to the
@@ -12,22 +13,26 @@ publisher's own outputs by tests/ltx/test_text.py.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
-from transformers.utils.logging import disable_progress_bar
+from transformers import AutoTokenizer
 
 from sonolora.errors import CheckpointError
-from sonolora.ltx.checkpoint import Checkpoint, load_module
+from sonolora.ltx.checkpoint import Checkpoint, check_module, let_go_after, load_module
 from sonolora.ltx.config import ConnectorConfig, TransformerConfig
 from sonolora.ltx.layers import Attention, FeedForward, rms
 from sonolora.ltx.rope import Rotation, rotation
+
+if TYPE_CHECKING:
+    from sonolora.ltx.language_model import LanguageModel
 
 PUBLISHED_TOKENS = 1024
 _STATES_EPS = 1e-6
@@ -35,7 +40,8 @@ _PROJECTOR_PARTS = {
     "aggregate_embed.": "text_embedding_projection.{}_aggregate_embed.",
     "connector.": "model.diffusion_model.{}_embeddings_connector.",
 }
-_MODEL_TYPES = ("gemma3", "gemma3_text")
+
+Stream: TypeAlias = Literal["audio", "video"]
 
 
 class Connector(nn.Module):
@@ -85,21 +91,47 @@ class _Block(nn.Module):
         return x + self.ff(rms(x, self.eps))  # type: ignore[no-any-return]
 
 
+class Aggregate(nn.Linear):
+    """One projection of all hidden states of a token: the sum of what each contributes, so that they come singly."""
+
+    def __init__(self, states: int, text_channels: int, width: int) -> None:
+        super().__init__(text_channels * states, width)
+        self.states, self.text_channels = states, text_channels
+        self.scale = math.sqrt(width / text_channels)
+
+    def part(self, index: int) -> Callable[[Tensor], Tensor]:
+        """What the state of that index contributes, from its values (..., E): (..., D) in float32."""
+        weight_DE = self.weight[:, index :: self.states].float()
+
+        def contribute(state: Tensor) -> Tensor:
+            features = (rms(state.float(), _STATES_EPS) * self.scale).to(self.weight.dtype)
+            return F.linear(features.float(), weight_DE)
+
+        return contribute
+
+    def complete(self, parts_BSD: Tensor) -> Tensor:
+        """The projection, from the sum of all parts."""
+        return (parts_BSD + self.bias.float()).to(self.weight.dtype)
+
+    def forward(self, states_LBSE: Tensor) -> Tensor:
+        """(B, S, D) of states that are all there."""
+        parts = self.part(0)(states_LBSE[0])
+        for index in range(1, self.states):
+            parts = parts + self.part(index)(states_LBSE[index])
+        return self.complete(parts)
+
+
 class TextProjector(nn.Module):
     """From the text encoder's hidden states to the context of one stream."""
 
     def __init__(self, states: int, text_channels: int, connector: ConnectorConfig) -> None:
         super().__init__()
-        self.states, self.text_channels = states, text_channels
-        self.scale = math.sqrt(connector.width / text_channels)
-        self.aggregate_embed = nn.Linear(text_channels * states, connector.width)
+        self.aggregate_embed = Aggregate(states, text_channels, connector.width)
         self.connector = Connector(connector)
 
     def forward(self, states_LBSE: Tensor, mask_BS: Tensor) -> Tensor:
         """Contexts (B, S, D). `mask` is true for tokens, wherever the padding is; S as for `Connector`."""
-        normed_BSEL = rms(states_LBSE.float(), _STATES_EPS).permute(1, 2, 3, 0)
-        features = (normed_BSEL.flatten(2) * self.scale).to(self.aggregate_embed.weight.dtype)
-        return self.connector(self.aggregate_embed(features), mask_BS)  # type: ignore[no-any-return]
+        return self.connector(self.aggregate_embed(states_LBSE), mask_BS)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -125,54 +157,108 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """Tokenizer, language model and projectors of one base."""
+    """Tokenizer, language model and projectors of one base. Weights are in memory while they are at work.
+
+    First come the language model, layer by layer, and the projections of its states; then the connectors.
+    """
 
     tokenizer: Tokenizer
-    language_model: nn.Module
-    audio: TextProjector
-    video: TextProjector | None
+    language_model: LanguageModel
+    checkpoint: Checkpoint
+    projectors: Mapping[Stream, TextProjector]  # on the meta device
 
     @torch.no_grad()
-    def encode(self, prompts: list[str]) -> list[TextContext]:
-        """The context of each prompt, one after the other, on the model's device."""
-        return [self._encode(prompt) for prompt in prompts]
+    def encode(
+        self,
+        prompts: Sequence[str],
+        advance: Callable[[str], None] = lambda note: None,  # noqa: ARG005
+    ) -> list[TextContext]:
+        """The context of each prompt, on the host. A context does not depend on the prompts beside it.
 
-    def _encode(self, prompt: str) -> TextContext:
-        device = self.audio.aggregate_embed.weight.device
-        tokens_BS = torch.tensor([self.tokenizer.tokens(prompt)[: self.tokenizer.max_tokens]], device=device)
-        output = self.language_model(input_ids=tokens_BS, use_cache=False, output_hidden_states=True)
-        count = tokens_BS.shape[1]
-        states_LBSE = F.pad(torch.stack(output.hidden_states), (0, 0, 0, self.tokenizer.max_tokens - count))
-        mask_BS = torch.arange(self.tokenizer.max_tokens, device=device)[None] < count
-        return TextContext(
-            audio=self.audio(states_LBSE, mask_BS)[0],
-            video=None if self.video is None else self.video(states_LBSE, mask_BS)[0],
-        )
+        All weights are read at each call: call it once for all prompts. `advance` is told each hidden state.
+        """
+        tokens = [self.tokenizer.tokens(prompt)[: self.tokenizer.max_tokens] for prompt in prompts]
+        features = self._features(tokens, advance)
+        contexts = {stream: self._connected(stream, of_stream) for stream, of_stream in features.items()}
+        video = contexts.get("video", [None] * len(prompts))
+        return [TextContext(*both) for both in zip(contexts["audio"], video, strict=True)]
+
+    def _features(self, tokens: list[list[int]], advance: Callable[[str], None]) -> dict[Stream, list[Tensor]]:
+        """The projection of every prompt (1, n, D), for each stream."""
+        model = self.language_model
+        aggregates = {stream: projector.aggregate_embed for stream, projector in self.projectors.items()}
+        sums = {
+            stream: [torch.zeros(1, len(prompt), aggregate.out_features, device=model.host) for prompt in tokens]
+            for stream, aggregate in aggregates.items()
+        }
+        parts = dict[Stream, Callable[[Tensor], Tensor]]()
+        with ExitStack() as stack:
+            for stream, aggregate in aggregates.items():
+                stack.enter_context(self._loaded(aggregate, stream, "aggregate_embed."))
+            for index, which, state in model.states(tokens):
+                if which == 0:
+                    parts = {stream: aggregate.part(index) for stream, aggregate in aggregates.items()}
+                    advance(f"texts: hidden state {index + 1} of {model.state_count}")
+                for stream, part in parts.items():
+                    sums[stream][which] += part(state).to(model.host)
+            return {
+                stream: [aggregate.complete(one.to(model.device)).to(model.host) for one in sums[stream]]
+                for stream, aggregate in aggregates.items()
+            }
+
+    def _connected(self, stream: Stream, features: list[Tensor]) -> list[Tensor]:
+        """The context of every prompt (S, D)."""
+        model, places = self.language_model, self.tokenizer.max_tokens
+        connector, contexts = self.projectors[stream].connector, []
+        with self._loaded(connector, stream, "connector."):
+            for x in features:
+                count = x.shape[1]
+                x = F.pad(x.to(model.device), (0, 0, 0, places - count))
+                mask_BS = torch.arange(places, device=model.device)[None] < count
+                contexts.append(connector(x, mask_BS)[0].to(model.host))
+        return contexts
+
+    @contextmanager
+    def _loaded(self, module: nn.Module, stream: Stream, part: str) -> Iterator[None]:
+        """Within it, this part of a projector has its tensors."""
+        prefix, model = projector_file_name(stream, part), self.language_model
+        claims = self.checkpoint.names(prefix)
+        with let_go_after(module):
+            load_module(
+                module,
+                self.checkpoint,
+                file_name=prefix.__add__,
+                claims=claims,
+                device=model.device,
+                dtype=model.dtype,
+            )
+            yield
 
 
 def load_text_encoder(
     checkpoint: Checkpoint, folder: Path, *, video: bool, device: torch.device, dtype: torch.dtype
 ) -> TextEncoder:
-    """Read the language model from a folder of Hugging Face's form, and its projectors from the checkpoint.
+    """Open the language model's folder, of Hugging Face's form, and hold it and the projectors to what is needed.
 
-    The folder may hold the language model alone or the whole multimodal Gemma 3. Nothing is downloaded.
-    Raises `CheckpointError` when the folder is incomplete, of another model, or does not fit the checkpoint.
+    The folder may hold the language model alone or the whole multimodal Gemma 3. Nothing is downloaded, and of the
+    models only headers are read. Raises `CheckpointError` when the folder is incomplete, of another model, or does not
+    fit the checkpoint, and when the checkpoint's projectors do not fit its header.
     """
+    from sonolora.ltx.language_model import open_language_model  # takes a second, which tokenizing need not wait for
+
     tokenizer = load_tokenizer(checkpoint, folder)
-    language_model = _load_language_model(folder, dtype)
-    audio = load_projector(checkpoint, "audio", device=device, dtype=dtype)
-    states, width = language_model.config.num_hidden_layers + 1, language_model.config.hidden_size
-    if (states, width) != (audio.states, audio.text_channels):
-        raise CheckpointError(
-            f"{folder}: this text encoder gives {states} hidden states of width {width}; {checkpoint.path.name} needs "
-            f"{audio.states} of width {audio.text_channels}"
-        )
-    return TextEncoder(
-        tokenizer,
-        language_model.to(device),
-        audio=audio,
-        video=load_projector(checkpoint, "video", device=device, dtype=dtype) if video else None,
-    )
+    language_model = open_language_model(folder, device=device, dtype=dtype)
+    projectors = empty_projectors(checkpoint, video=video)
+    for stream, projector in projectors.items():
+        check_module(projector, checkpoint, **_names(checkpoint, stream))
+        aggregate = projector.aggregate_embed
+        gives = language_model.state_count, language_model.config.hidden_size
+        if gives != (aggregate.states, aggregate.text_channels):
+            raise CheckpointError(
+                f"{folder}: this text encoder gives {gives[0]} hidden states of width {gives[1]}; "
+                f"{checkpoint.path.name} needs {aggregate.states} of width {aggregate.text_channels}"
+            )
+    return TextEncoder(tokenizer, language_model, checkpoint, projectors)
 
 
 def load_tokenizer(checkpoint: Checkpoint, folder: Path) -> Tokenizer:
@@ -195,24 +281,27 @@ def load_tokenizer(checkpoint: Checkpoint, folder: Path) -> Tokenizer:
 
 
 def load_projector(
-    checkpoint: Checkpoint, stream: Literal["audio", "video"], *, device: torch.device, dtype: torch.dtype
+    checkpoint: Checkpoint, stream: Stream, *, device: torch.device, dtype: torch.dtype
 ) -> TextProjector:
     """Read the projection and the connector of one stream. Raises `CheckpointError` when they do not fit."""
+    projector = empty_projectors(checkpoint, video=True)[stream]
+    load_module(projector, checkpoint, **_names(checkpoint, stream), device=device, dtype=dtype)
+    return projector
+
+
+def empty_projectors(checkpoint: Checkpoint, *, video: bool) -> dict[Stream, TextProjector]:
+    """Those of both streams or of audio alone, on the meta device."""
     config = TransformerConfig.from_header(checkpoint.section("transformer"))
-    weight = checkpoint.tensors.get(projector_file_name(stream, "aggregate_embed.weight"))
-    states = weight.shape[1] // config.text_channels if weight is not None else 0
-    with torch.device("meta"):
-        connector = config.audio_connector if stream == "audio" else config.video_connector
-        module = TextProjector(states, config.text_channels, connector)
-    load_module(
-        module,
-        checkpoint,
-        file_name=partial(projector_file_name, stream),
-        claims={name for part in _PROJECTOR_PARTS for name in checkpoint.names(projector_file_name(stream, part))},
-        device=device,
-        dtype=dtype,
-    )
-    return module
+    connectors: dict[Stream, ConnectorConfig] = {"audio": config.audio_connector}
+    if video:
+        connectors["video"] = config.video_connector
+    projectors = {}
+    for stream, connector in connectors.items():
+        weight = checkpoint.tensors.get(projector_file_name(stream, "aggregate_embed.weight"))
+        states = weight.shape[1] // config.text_channels if weight is not None else 0
+        with torch.device("meta"):
+            projectors[stream] = TextProjector(states, config.text_channels, connector)
+    return projectors
 
 
 def projector_file_name(stream: str, name: str) -> str:
@@ -221,22 +310,10 @@ def projector_file_name(stream: str, name: str) -> str:
     return _PROJECTOR_PARTS[part].format(stream) + name.removeprefix(part)
 
 
-def _load_language_model(folder: Path, dtype: torch.dtype) -> Any:
-    disable_progress_bar()
-    try:
-        model_type = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
-        if model_type not in _MODEL_TYPES:
-            raise CheckpointError(f"{folder}: a text encoder of type {model_type!r}; LTX-2.3 needs Gemma 3")
-        model, found = AutoModel.from_pretrained(folder, local_files_only=True, dtype=dtype, output_loading_info=True)
-    except (OSError, ValueError) as error:
-        raise _unreadable(folder, error) from error
-    if found["missing_keys"] or found["mismatched_keys"]:
-        first = sorted(map(str, (*found["missing_keys"], *found["mismatched_keys"])))[0]
-        raise CheckpointError(f"{folder}: the text encoder lacks tensors that fit, for instance {first}")
-    model = getattr(model, "language_model", model)  # without the eyes of the multimodal one
-    model.requires_grad_(False)
-    model.eval()
-    return model
+def _names(checkpoint: Checkpoint, stream: Stream) -> dict[str, Any]:
+    """How `load_module` finds a whole projector."""
+    claims = {name for part in _PROJECTOR_PARTS for name in checkpoint.names(projector_file_name(stream, part))}
+    return {"file_name": partial(projector_file_name, stream), "claims": claims}
 
 
 def _unreadable(folder: Path, reason: object) -> CheckpointError:

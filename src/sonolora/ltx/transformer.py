@@ -1,27 +1,34 @@
 """The two-stream transformer of LTX-2.3, audio alone or audio with video, under the published parameter names.
 
-In: for each stream its noisy latent tokens, their positions, the noise level and the text context.
+In: for each stream its noisy latent tokens, their positions, the noise level and the text context; or, of a video that
+does not hear the audio, the keys and values that `watching` made of it.
 Out: the velocity (noise - clean) of every token.
 
 B batch, T audio tokens, N video tokens, S text tokens, C latent channels, A audio width, D width of either stream,
-X position axes. Source: the published model, reimplemented from its equations; held to the publisher's own outputs
-by tests/ltx/test_golden.py.
+X position axes, L blocks, H audio heads, K channels of an audio head.
+Source: the published model, reimplemented from its equations; held to the publisher's own outputs by
+tests/ltx/test_golden.py.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as computed_again
 
 from sonolora.frames import frame_bounds
 from sonolora.ltx.checkpoint import Checkpoint, load_module
 from sonolora.ltx.config import StreamConfig, TransformerConfig
-from sonolora.ltx.layers import Attention, FeedForward, rms
+from sonolora.ltx.holding import PLAIN, Holding, hold
+from sonolora.ltx.layers import QUERY_PARTS, Attention, FeedForward, KeysValues, rms
 from sonolora.ltx.rope import Rotation, rotation
+from sonolora.ltx.streaming import stream_blocks
 
 PREFIX = "model.diffusion_model."
 _SINUSOID_CHANNELS = 256
@@ -35,6 +42,13 @@ _AUDIO_STREAM_PARTS = (
     "audio_prompt",
     "audio_scale_shift_table",
 )
+_WATCHING_PARTS = (  # what the audio needs beside, to look at a video
+    *(f"video_to_audio_attn.{part}" for part in QUERY_PARTS),
+    "scale_shift_table_a2v_ca_audio",
+    "av_ca_audio_scale_shift_adaln_single",
+    "av_ca_v2a_gate_adaln_single",
+)
+_HEARING_PARTS = "audio_to_video_attn", "av_ca_a2v_gate_adaln_single"  # what the video needs to hear the audio
 NO_BLOCKS: frozenset[int] = frozenset()
 
 
@@ -47,6 +61,14 @@ class Stream:
     sigma_B: Tensor  # noise level of the sample, in [0, 1]
     context_BSD: Tensor  # text context
     keep_BT: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A clean video that does not hear the audio, as far as the audio sees it: what every block looks at."""
+
+    keys_BLHNK: Tensor  # normed and rotated
+    values_BLHNK: Tensor
 
 
 class AdaLayerNorm(nn.Module):
@@ -108,19 +130,26 @@ class _Flow:
 
 
 class _Block(nn.Module):
-    """One transformer block. The video half and the cross attentions exist only when video is on."""
+    """One transformer block, with the streams and cross attentions that `Transformer` says."""
 
-    def __init__(self, config: TransformerConfig, *, video: bool) -> None:
+    def __init__(self, config: TransformerConfig, *, video: bool, apart: bool) -> None:
         super().__init__()
         self.eps = config.eps
-        self._add_stream("audio_", config.audio, config)
+        audio = not (video and apart)
+        if audio:
+            self._add_stream("audio_", config.audio, config)
         if video:
             self._add_stream("", config.video, config)
-            a, v = config.audio, config.video
-            options = {"heads": a.heads, "head_dim": a.head_dim, "gated": config.gated, "eps": config.eps}
-            self.audio_to_video_attn = Attention(v.width, a.width, **options)  # type: ignore[arg-type]
-            self.video_to_audio_attn = Attention(a.width, v.width, **options)  # type: ignore[arg-type]
+        a, v = config.audio, config.video
+        attention = partial(Attention, heads=a.heads, head_dim=a.head_dim, gated=config.gated, eps=config.eps)
+        if audio and video:
+            self.audio_to_video_attn = attention(v.width, a.width)
+        if video or apart:
+            side: Literal["both", "keys", "queries"] = "both" if not apart else "keys" if video else "queries"
+            self.video_to_audio_attn = attention(a.width, v.width, side=side)
+        if audio and (video or apart):
             self.scale_shift_table_a2v_ca_audio = nn.Parameter(torch.empty(5, a.width))
+        if video:
             self.scale_shift_table_a2v_ca_video = nn.Parameter(torch.empty(5, v.width))
 
     def _add_stream(self, prefix: str, stream: StreamConfig, config: TransformerConfig) -> None:
@@ -141,19 +170,30 @@ class _Block(nn.Module):
         video: Tensor | None,
         audio_flow: _Flow,
         video_flow: _Flow | None,
+        seen: KeysValues | None = None,
         *,
         values_only: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """One block's update of both token sequences, (B, T, A) and (B, N, D)."""
+        """One block's update of both token sequences, (B, T, A) and (B, N, D); `seen` stands for a video apart."""
         if video is None or video_flow is None:
             audio = self._attend("audio_", audio, audio_flow, values_only=values_only)
+            if seen is not None:
+                audio = self._look(audio, rms(audio, self.eps), audio_flow, seen)
             return self._feed_forward("audio_", audio, audio_flow), None
-        video = self._attend("", video, video_flow, values_only=False)
+        video = self._attend("", video, video_flow)
         audio = self._attend("audio_", audio, audio_flow, values_only=values_only)
-        audio, video = self._exchange(audio, video, audio_flow, video_flow)
+        # Each reads the other stream as it was before.
+        normed_audio, normed_video = rms(audio, self.eps), rms(video, self.eps)
+        video = self._hear(video, normed_video, normed_audio, video_flow, audio_flow)
+        audio = self._look(audio, normed_audio, audio_flow, self._show(normed_video, video_flow))
         return self._feed_forward("audio_", audio, audio_flow), self._feed_forward("", video, video_flow)
 
-    def _attend(self, prefix: str, x: Tensor, flow: _Flow, *, values_only: bool) -> Tensor:
+    def pass_apart(self, video: Tensor, flow: _Flow) -> tuple[Tensor, KeysValues]:
+        """One block's update of video tokens (B, N, D) that do not hear the audio, and what the audio looks at."""
+        video = self._attend("", video, flow)
+        return self._feed_forward("", video, flow), self._show(rms(video, self.eps), flow)
+
+    def _attend(self, prefix: str, x: Tensor, flow: _Flow, *, values_only: bool = False) -> Tensor:
         """Self-attention, then attention to the text, which is modulated by the sample's sigma."""
         table = getattr(self, f"{prefix}scale_shift_table")
         shift, scale, gate, q_shift, q_scale, q_gate = (
@@ -176,47 +216,69 @@ class _Block(nn.Module):
         normed = _modulate(rms(x, self.eps), scale, shift)
         return torch.addcmul(x, getattr(self, f"{prefix}ff")(normed), gate.to(x.dtype))
 
-    def _exchange(self, audio: Tensor, video: Tensor, audio_flow: _Flow, video_flow: _Flow) -> tuple[Tensor, Tensor]:
-        """Cross attention both ways, each reading the other stream as it was before."""
-        audio_table, video_table = self.scale_shift_table_a2v_ca_audio, self.scale_shift_table_a2v_ca_video
-        assert audio_flow.cross_rows_BTKD is not None and video_flow.cross_rows_BTKD is not None
-        assert audio_flow.cross_gate_BTD is not None and video_flow.cross_gate_BTD is not None
-        audio_rows = (audio_table[:4] + audio_flow.cross_rows_BTKD).unbind(-2)
-        video_rows = (video_table[:4] + video_flow.cross_rows_BTKD).unbind(-2)
-        normed_audio, normed_video = rms(audio, self.eps), rms(video, self.eps)
-        to_video = self.audio_to_video_attn(
+    def _hear(
+        self, video: Tensor, normed_video: Tensor, normed_audio: Tensor, video_flow: _Flow, audio_flow: _Flow
+    ) -> Tensor:
+        """The video attends to the audio."""
+        audio_rows = _cross_rows(self.scale_shift_table_a2v_ca_audio, audio_flow)
+        video_rows = _cross_rows(self.scale_shift_table_a2v_ca_video, video_flow)
+        heard = self.audio_to_video_attn(
             _modulate(normed_video, video_rows[0], video_rows[1]),
             _modulate(normed_audio, audio_rows[0], audio_rows[1]),
             video_flow.cross_rotation,
             audio_flow.cross_rotation,
         )
-        to_audio = self.video_to_audio_attn(
-            _modulate(normed_audio, audio_rows[2], audio_rows[3]),
-            _modulate(normed_video, video_rows[2], video_rows[3]),
-            audio_flow.cross_rotation,
-            video_flow.cross_rotation,
-        )
-        video_gate = (video_table[4] + video_flow.cross_gate_BTD).to(video.dtype)
-        audio_gate = (audio_table[4] + audio_flow.cross_gate_BTD).to(audio.dtype)
-        return torch.addcmul(audio, to_audio, audio_gate), torch.addcmul(video, to_video, video_gate)
+        return _received(video, heard, self.scale_shift_table_a2v_ca_video, video_flow)
+
+    def _show(self, normed_video: Tensor, flow: _Flow) -> KeysValues:
+        """What the audio looks at."""
+        rows = _cross_rows(self.scale_shift_table_a2v_ca_video, flow)
+        return self.video_to_audio_attn.keys_values(_modulate(normed_video, rows[2], rows[3]), flow.cross_rotation)
+
+    def _look(self, audio: Tensor, normed_audio: Tensor, flow: _Flow, seen: KeysValues) -> Tensor:
+        """The audio attends to the video."""
+        rows = _cross_rows(self.scale_shift_table_a2v_ca_audio, flow)
+        looked = self.video_to_audio_attn.look(_modulate(normed_audio, rows[2], rows[3]), seen, flow.cross_rotation)
+        return _received(audio, looked, self.scale_shift_table_a2v_ca_audio, flow)
+
+
+def _cross_rows(table_5D: Tensor, flow: _Flow) -> tuple[Tensor, ...]:
+    assert flow.cross_rows_BTKD is not None
+    return (table_5D[:4] + flow.cross_rows_BTKD).unbind(-2)
+
+
+def _received(x: Tensor, from_other: Tensor, table_5D: Tensor, flow: _Flow) -> Tensor:
+    assert flow.cross_gate_BTD is not None
+    return torch.addcmul(x, from_other, (table_5D[4] + flow.cross_gate_BTD).to(x.dtype))
 
 
 class Transformer(nn.Module):
-    """The whole network. `video=False` builds and needs the audio stream alone."""
+    """The whole network, or as much of it as is used.
 
-    def __init__(self, config: TransformerConfig, *, video: bool) -> None:
+    `video=False` builds and needs the audio stream alone, `video=True` both streams, each of which hears the other.
+    With `apart` the video does not hear the audio, so that the two need not run together, and this is the half of one:
+    `video=False` the audio's, which is given its video as `Watched`, and `video=True` the video's, from which
+    `watching` makes these block by block.
+    """
+
+    def __init__(self, config: TransformerConfig, *, video: bool, apart: bool = False) -> None:
         super().__init__()
         self.config = config
         self.has_video = video
-        self._add_stream("audio_", config.audio)
+        self.apart = apart
+        self.recomputed = False  # whether the backward pass computes every block again
+        audio = not (video and apart)
+        if audio:
+            self._add_stream("audio_", config.audio)
         if video:
             self._add_stream("", config.video)
-            audio_width, video_width = config.audio.width, config.video.width
-            self.av_ca_video_scale_shift_adaln_single = AdaLayerNorm(video_width, 4)
-            self.av_ca_audio_scale_shift_adaln_single = AdaLayerNorm(audio_width, 4)
-            self.av_ca_a2v_gate_adaln_single = AdaLayerNorm(video_width, 1)
-            self.av_ca_v2a_gate_adaln_single = AdaLayerNorm(audio_width, 1)
-        self.transformer_blocks = nn.ModuleList(_Block(config, video=video) for _ in range(config.layers))
+            self.av_ca_video_scale_shift_adaln_single = AdaLayerNorm(config.video.width, 4)
+        if audio and (video or apart):
+            self.av_ca_audio_scale_shift_adaln_single = AdaLayerNorm(config.audio.width, 4)
+            self.av_ca_v2a_gate_adaln_single = AdaLayerNorm(config.audio.width, 1)
+        if audio and video:
+            self.av_ca_a2v_gate_adaln_single = AdaLayerNorm(config.video.width, 1)
+        self.transformer_blocks = nn.ModuleList(_Block(config, video=video, apart=apart) for _ in range(config.layers))
 
     def _add_stream(self, prefix: str, stream: StreamConfig) -> None:
         self.add_module(f"{prefix}patchify_proj", nn.Linear(stream.channels, stream.width))
@@ -226,31 +288,60 @@ class Transformer(nn.Module):
         self.register_parameter(f"{prefix}scale_shift_table", nn.Parameter(torch.empty(2, stream.width)))
 
     def forward(
-        self, audio: Stream, video: Stream | None = None, *, values_only_blocks: frozenset[int] = NO_BLOCKS
+        self, audio: Stream, video: Stream | Watched | None = None, *, values_only_blocks: frozenset[int] = NO_BLOCKS
     ) -> tuple[Tensor, Tensor | None]:
         """Velocities of the audio tokens (B, T, C) and of the video tokens (B, N, C), if there are any.
 
         In the blocks named by `values_only_blocks` the audio self-attention passes values through (the perturbed
-        prediction of spatio-temporal guidance). Raises `ValueError` when video is given to an audio-only network.
+        prediction of spatio-temporal guidance). Raises `ValueError` for a video that the network was not built for.
         """
-        if video is not None and not self.has_video:
-            raise ValueError("this transformer was built without its video stream")
-        x_audio, audio_flow, audio_embedded = self._enter("audio_", self.config.audio, audio, video)
-        x_video, video_flow, video_embedded = (
-            (None, None, None) if video is None else self._enter("", self.config.video, video, audio)
+        if video is not None and not isinstance(video, Watched if self.apart else Stream if self.has_video else ()):
+            raise ValueError(f"this transformer was built {self._built}, and is given {type(video).__name__}")
+        x_video = video_flow = video_embedded = seen = other_sigma_B = None
+        if isinstance(video, Stream):
+            x_video, video_flow, video_embedded = self._enter("", video, crosses=True, other_sigma_B=audio.sigma_B)
+            other_sigma_B = video.sigma_B
+        elif video is not None:
+            other_sigma_B = torch.zeros_like(audio.sigma_B)
+        x_audio, audio_flow, audio_embedded = self._enter(
+            "audio_", audio, crosses=video is not None, other_sigma_B=other_sigma_B
         )
         for index, block in enumerate(self.transformer_blocks):
             values_only = index in values_only_blocks
-            x_audio, x_video = block(x_audio, x_video, audio_flow, video_flow, values_only=values_only)
+            if isinstance(video, Watched):
+                seen = video.keys_BLHNK[:, index], video.values_BLHNK[:, index]
+            inputs = x_audio, x_video, audio_flow, video_flow, seen
+            if self.recomputed and torch.is_grad_enabled():
+                x_audio, x_video = computed_again(
+                    block, *inputs, values_only=values_only, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                x_audio, x_video = block(*inputs, values_only=values_only)
         audio_velocity = self._leave("audio_", x_audio, audio_embedded)
         if x_video is None or video_embedded is None:
             return audio_velocity, None
         return audio_velocity, self._leave("", x_video, video_embedded)
 
+    @property
+    def _built(self) -> str:
+        if self.apart:
+            return "for a video apart"
+        return f"{'with' if self.has_video else 'without'} its video stream"
+
+    def enter_apart(self, video: Stream) -> tuple[Tensor, _Flow]:
+        """Tokens (B, N, D) of a video that does not hear the audio, and what `_Block.pass_apart` needs beside them."""
+        tokens, flow, _ = self._enter("", video, crosses=True)
+        return tokens, flow
+
     def _enter(
-        self, prefix: str, config: StreamConfig, stream: Stream, other: Stream | None
+        self, prefix: str, stream: Stream, *, crosses: bool, other_sigma_B: Tensor | None = None
     ) -> tuple[Tensor, _Flow, Tensor]:
-        dtype: torch.dtype = self.get_parameter("audio_patchify_proj.weight").dtype
+        """A stream's tokens, what is the same for all blocks, and its embedded timestep.
+
+        `crosses`: whether it looks at the other or is looked at. `other_sigma_B` of the one that it looks at.
+        """
+        config = self.config.audio if prefix else self.config.video
+        dtype: torch.dtype = self.get_parameter(f"{prefix}patchify_proj.weight").dtype
         sigma_B1 = stream.sigma_B[:, None]
 
         def rows(adaln: AdaLayerNorm, scale: float) -> tuple[Tensor, Tensor]:
@@ -269,16 +360,13 @@ class Transformer(nn.Module):
         modulations, embedded = rows(getattr(self, f"{prefix}adaln_single"), scale)
         prompt_rows, _ = getattr(self, f"{prefix}prompt_adaln_single")(sigma_B1 * scale)
         cross_rows = cross_gate = cross_rotation = None
-        if other is not None:
-            # Published: the scales and shifts follow the stream's own timesteps, the gate the other's sigma.
-            scale_shift, gate = (
-                (self.av_ca_audio_scale_shift_adaln_single, self.av_ca_v2a_gate_adaln_single)
-                if prefix
-                else (self.av_ca_video_scale_shift_adaln_single, self.av_ca_a2v_gate_adaln_single)
-            )
-            cross_rows, _ = rows(scale_shift, scale)
-            gate_rows, _ = gate(other.sigma_B[:, None] * self.config.av_timestep_scale)
+        # Published: the scales and shifts follow the stream's own timesteps, the gate the other's sigma.
+        if other_sigma_B is not None:
+            gate = self.av_ca_v2a_gate_adaln_single if prefix else self.av_ca_a2v_gate_adaln_single
+            gate_rows, _ = gate(other_sigma_B[:, None] * self.config.av_timestep_scale)
             cross_gate = gate_rows.squeeze(-2)
+        if crosses:
+            cross_rows, _ = rows(getattr(self, f"av_ca_{prefix or 'video_'}scale_shift_adaln_single"), scale)
             latest = max(self.config.audio.max_positions[0], self.config.video.max_positions[0])
             cross_rotation = self._rotation(stream.positions_BXT[:, :1], (latest,), self.config.audio)
         flow = _Flow(
@@ -315,23 +403,42 @@ def audio_token_middles(frames: int) -> Tensor:
     return torch.tensor(frame_bounds(frames)).mean(dim=-1)
 
 
-def load_transformer(checkpoint: Checkpoint, *, video: bool, device: torch.device, dtype: torch.dtype) -> Transformer:
-    """Read the transformer from a checkpoint; with `video=False` only the 35 % of its tensors that audio needs."""
+def load_transformer(
+    checkpoint: Checkpoint,
+    *,
+    video: bool,
+    apart: bool = False,
+    device: torch.device,
+    dtype: torch.dtype,
+    holding: Holding = PLAIN,
+) -> Transformer:
+    """Read the transformer from a checkpoint; with `video=False` only the 35 % of its tensors that audio needs.
+
+    What `holding` keeps in less memory is never there in full.
+    """
     config = TransformerConfig.from_header(checkpoint.section("transformer"))
     with torch.device("meta"):
-        model = Transformer(config, video=video)
+        model = Transformer(config, video=video, apart=apart)
     load_module(
         model,
         checkpoint,
         file_name=lambda name: PREFIX + name,
-        claims=[name for name in checkpoint.names(PREFIX) if _belongs(name, video=video)],
+        claims=[name for name in checkpoint.names(PREFIX) if belongs(name, video=video, apart=apart)],
         device=device,
         dtype=dtype,
+        hold=lambda name, tensor: hold(model, name, tensor, holding),
     )
+    model.recomputed = holding.recomputed
+    if holding.streamed:
+        stream_blocks(list(model.transformer_blocks), device)
     return model
 
 
-def _belongs(name: str, *, video: bool) -> bool:
+def belongs(name: str, *, video: bool, apart: bool = False) -> bool:
+    """Whether a name in the file under `PREFIX` is of a `Transformer` so built."""
     if "embeddings_connector" in name:
         return False
-    return video or any(part in name for part in _AUDIO_STREAM_PARTS)
+    if video and not apart:
+        return True
+    audio = any(part in name for part in (*_AUDIO_STREAM_PARTS, *(_WATCHING_PARTS if apart else ())))
+    return not audio and not any(part in name for part in _HEARING_PARTS) if video else audio

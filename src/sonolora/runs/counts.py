@@ -2,29 +2,30 @@
 
 In: a base's shape, the tokens of an example, a type of device. Out: bytes and FLOPs of a training step and of a
 preview, and bytes of what encodes. Step and preview are run with two and with three of the layers and extended to all:
-from the second on layers are alike, and every figure grows by as much with each.
+from the second on layers are alike, and every figure grows by as much with each. Where blocks are computed again, the
+last ones decide the peak of few layers, and it takes four and five.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache, partial
-from types import SimpleNamespace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sonolora.allocations import Allocations
 from sonolora.conditioning import Example, Video
 from sonolora.frames import encoded_seconds
+from sonolora.ltx.holding import PLAIN, Holding
 from sonolora.ltx.lora import add_adapters
-from sonolora.ltx.text import TextEncoder, Tokenizer
-from sonolora.ltx.transformer import Transformer
+from sonolora.ltx.text import Tokenizer
+from sonolora.ltx.transformer import Transformer, Watched
 from sonolora.ltx.video_encoder import FRAMES_PER_LATENT, PIXELS_PER_LATENT
 from sonolora.modes.wanted import FilmFormat
-from sonolora.runs.kernels import kernels_of
+from sonolora.runs.kernels import always_as_on, kernels_of
 from sonolora.runs.settings import compute_dtype
 from sonolora.runs.shapes import META, BaseShape
 from sonolora.sampling.guidance import Guidance
@@ -34,6 +35,7 @@ from sonolora.training.step import flow_losses
 from sonolora.training.trainer import Trainer, TrainingConfig
 
 _FEW = 2, 3  # layers
+_FEW_RECOMPUTED = 4, 5
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ class Tokens:
     reference: int = 0  # latent frames in front of it
     kept: bool = False  # whether parts of the target are given
     film: FilmFormat | None = None
+    apart: bool = False  # whether the film does not hear the audio, and is given as keys and values
+
+    @property
+    def joint(self) -> bool:
+        """Whether the video stream runs beside that of the audio."""
+        return self.film is not None and not self.apart
 
     @property
     def video(self) -> int:
@@ -73,6 +81,7 @@ class Step:
     rank: int
     tokens: Tokens
     batch_size: int = 1
+    holding: Holding = PLAIN
 
 
 @dataclass(frozen=True)
@@ -83,25 +92,33 @@ class StepFlops:
     whole: int
 
 
-def make_example(shape: BaseShape, tokens: Tokens, device: torch.device, dtype: torch.dtype) -> Example:
-    """An example of that shape with random values, or with none on the meta device."""
+def make_example(
+    shape: BaseShape, tokens: Tokens, device: torch.device, dtype: torch.dtype, layers: int | None = None
+) -> Example:
+    """An example of that shape with random values, or with none on the meta device; for so many layers, or all."""
     config, places = shape.transformer_config, shape.text_places
 
     def values(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.randn(1, *size, dtype=dtype, device=device)
+
+    def video() -> Video | Watched | None:
+        if tokens.film is None:
+            return None
+        if tokens.apart:
+            size = layers or config.layers, config.audio.heads, tokens.video, config.audio.head_dim
+            return Watched(values(*size, dtype=dtype), values(*size, dtype=dtype))
+        return Video(
+            values(tokens.video, config.video.channels),
+            values(len(config.video.max_positions), tokens.video),
+            values(places, config.video.context_dim, dtype=dtype),
+        )
 
     return Example(
         values(tokens.audio, config.audio.channels),
         values(places, config.audio.context_dim, dtype=dtype),
         torch.zeros(1, tokens.audio, dtype=torch.bool, device=device) if tokens.kept else None,
         values(tokens.reference, config.audio.channels) if tokens.reference else None,
-        None
-        if tokens.film is None
-        else Video(
-            values(tokens.video, config.video.channels),
-            values(len(config.video.max_positions), tokens.video),
-            values(places, config.video.context_dim, dtype=dtype),
-        ),
+        video(),
     )
 
 
@@ -110,19 +127,18 @@ def step_bytes(shape: BaseShape, step: Step, device_type: str) -> StepBytes:
     """Of every step after the first."""
 
     def with_layers(layers: int) -> tuple[int, ...]:
-        model = _model(shape, layers, step.tokens, device_type)
+        model = _model(shape, layers, step.tokens, device_type, step.holding)
         with kernels_of(device_type), Allocations(META.type) as live:
             trainer, example = _trainer(shape, model, step)
             before, forward, backward, update = marks(trainer, model, lambda: (live.now, live.take_peak()), 1)
         adapters = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
         held, moments = update[0], 2 * adapters
-        # This was the first step. Later the moments are there, and up to the backward pass the gradients of before.
-        # CUDA's AdamW takes the roots of all second moments at once; on meta, as on a CPU, it goes one by one.
-        roots = adapters if device_type == "cuda" else 0
-        peak = max(forward[1] + moments + adapters, backward[1] + moments, update[1], held + roots)
+        # This was the first step; later the moments are there. What the update needs beside them is at most one
+        # matrix, as meta and the CPU have it, and nothing in CUDA's one kernel for all.
+        peak = max(forward[1] + moments, backward[1] + moments, update[1])
         return example, adapters, held, forward[0] - before[0], peak
 
-    return StepBytes(*_extended(with_layers, shape))
+    return StepBytes(*_extended(with_layers, shape, _FEW_RECOMPUTED if step.holding.recomputed else _FEW))
 
 
 @lru_cache
@@ -130,17 +146,21 @@ def step_flops(shape: BaseShape, step: Step, device_type: str) -> StepFlops:
     """Of one step."""
 
     def with_layers(layers: int) -> tuple[int, ...]:
-        model = _model(shape, layers, step.tokens, device_type)
+        model = _model(shape, layers, step.tokens, device_type, step.holding)
         with kernels_of(device_type), flop_counter() as counter:
             trainer, _ = _trainer(shape, model, step)
             _, forward, _, whole = marks(trainer, model, counter.get_total_flops, 1)
         return forward, whole
 
-    return StepFlops(*_extended(with_layers, shape))
+    return StepFlops(*_extended(with_layers, shape, _FEW))
 
 
-def _model(shape: BaseShape, layers: int, tokens: Tokens, device_type: str) -> Transformer:
-    return shape.transformer(layers, compute_dtype(torch.device(device_type)), video=tokens.film is not None)
+def _model(shape: BaseShape, layers: int, tokens: Tokens, device_type: str, holding: Holding = PLAIN) -> Transformer:
+    dtype = compute_dtype(torch.device(device_type))
+    model = shape.transformer(layers, dtype, video=tokens.joint, apart=tokens.apart, holding=holding)
+    for block in model.transformer_blocks if holding.recomputed else ():
+        always_as_on(device_type, block)
+    return model
 
 
 def _trainer(shape: BaseShape, model: Transformer, step: Step) -> tuple[Trainer, int]:
@@ -159,12 +179,14 @@ def _example(shape: BaseShape, model: Transformer, tokens: Tokens) -> tuple[Exam
 
 
 @lru_cache
-def look_bytes(shape: BaseShape, tokens: Tokens, device_type: str, guidance: Guidance | None) -> int:
+def look_bytes(
+    shape: BaseShape, tokens: Tokens, device_type: str, guidance: Guidance | None, holding: Holding = PLAIN
+) -> int:
     """Bytes beside the weights of a step of the sampler with this guidance; without it, of a loss of the fixed grid.
 
     Layers pass their memory on: two of them need what all need.
     """
-    model = _model(shape, 2, tokens, device_type)
+    model = _model(shape, 2, tokens, device_type, holding)
     with Allocations(META.type) as live:
         _look(shape, model, tokens, device_type, guidance)
     return live.peak
@@ -180,7 +202,7 @@ def look_flops(shape: BaseShape, tokens: Tokens, device_type: str, guidance: Gui
             _look(shape, model, tokens, device_type, guidance)
         return (counter.get_total_flops(),)
 
-    return _extended(with_layers, shape)[0]
+    return _extended(with_layers, shape, _FEW)[0]
 
 
 def _look(shape: BaseShape, model: Transformer, tokens: Tokens, device_type: str, guidance: Guidance | None) -> None:
@@ -194,13 +216,13 @@ def _look(shape: BaseShape, model: Transformer, tokens: Tokens, device_type: str
             sample(model, example, negative, noise, SamplingSettings(1, guidance))
 
 
-def _extended(count: Callable[[int], tuple[int, ...]], shape: BaseShape) -> tuple[int, ...]:
-    """What is counted with all layers, from what is counted with few."""
+def _extended(count: Callable[[int], tuple[int, ...]], shape: BaseShape, numbers: tuple[int, int]) -> tuple[int, ...]:
+    """What is counted with all layers, from what is counted with these numbers of them."""
     layers = shape.transformer_config.layers
-    if layers <= max(_FEW):
+    if layers <= max(numbers):
         return count(layers)
-    few, more = map(count, _FEW)
-    return tuple(a + (b - a) * (layers - _FEW[0]) for a, b in zip(few, more, strict=True))
+    few, more = map(count, numbers)
+    return tuple(a + (b - a) * (layers - numbers[0]) for a, b in zip(few, more, strict=True))
 
 
 @lru_cache
@@ -230,31 +252,25 @@ def encoding_bytes(shape: BaseShape, tokens: Tokens, device_type: str) -> int:
 
 
 @lru_cache
-def text_bytes(shape: BaseShape, device_type: str, *, video: bool) -> int:
-    """Bytes beside the weights while a text becomes contexts.
-
-    The language model is stood in for by the hidden states that it gives: what it needs on the way, layer by layer, is
-    less than what the projections of all its states need after it.
-    """
+def watching_bytes(shape: BaseShape, tokens: Tokens, device_type: str) -> tuple[int, int]:
+    """Bytes of what is there of the video's half while a film is watched: its ends and one block; and beside them."""
     dtype = compute_dtype(torch.device(device_type))
-    audio = shape.projector("audio", dtype)
-    states = _HiddenStates(audio.states, audio.text_channels, dtype)
+    half = shape.transformer(1, dtype, video=True, apart=True)
+    film = make_example(shape, replace(tokens, apart=False), META, dtype).video
+    assert isinstance(film, Video)
+    with kernels_of(device_type), torch.no_grad(), Allocations(META.type) as live:
+        half.transformer_blocks[0].pass_apart(*half.enter_apart(film.stream))  # type: ignore[operator]
+    return sum(parameter.nbytes for parameter in half.parameters()), live.peak
+
+
+@lru_cache
+def text_bytes(shape: BaseShape, device_type: str, *, video: bool) -> int:
+    """Bytes while a text as long as can be becomes contexts, with the weights, which come and go."""
     tokenizer = Tokenizer(_LongestText(shape.text_places), shape.text_places)
-    encoder = TextEncoder(tokenizer, states, audio, shape.projector("video", dtype) if video else None)
+    encoder = shape.text_encoder(tokenizer, compute_dtype(torch.device(device_type)), video=video)
     with kernels_of(device_type), Allocations(META.type) as live:
         encoder.encode([""])
     return live.peak
-
-
-class _HiddenStates(nn.Module):
-    def __init__(self, states: int, width: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self._made = states, width, dtype
-
-    def forward(self, input_ids: Tensor, **_: Any) -> Any:
-        states, width, dtype = self._made
-        one = partial(torch.empty, *input_ids.shape, width, dtype=dtype, device=META)
-        return SimpleNamespace(hidden_states=[one() for _ in range(states)])
 
 
 class _LongestText:

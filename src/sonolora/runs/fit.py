@@ -7,7 +7,8 @@ settings that fit where it cannot.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import torch
 
 from sonolora.errors import InputError, SonoloraError
 from sonolora.ltx.base import Base
+from sonolora.ltx.quantised import WEIGHTS
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
 from sonolora.runs.needs import Needs, count_needs
-from sonolora.runs.settings import RunSettings
+from sonolora.runs.settings import FROZEN_CACHED, RunSettings
 from sonolora.runs.shapes import BaseShape
 
 _PLENTY = 16  # times the weights: what a run can need beside them is far less
@@ -47,7 +49,7 @@ def check_fit(
     """Hold a run to the memory that is available, by default the device's; returns a warning, if there is one.
 
     Clips are not known yet: with one of them it is the least that the run needs. Raises `InputError` for what a card
-    cannot hold, at the field of the nearest setting that fits, and `SonoloraError` when none does.
+    cannot hold and would with another field, at the nearest that fits, and else `SonoloraError`.
     """
     available = available_bytes(device) if available is None else available
     weights = sum(info.end - info.start for info in base.checkpoint.tensors.values())
@@ -59,10 +61,10 @@ def check_fit(
         if device.type == "cuda":
             raise does_not_fit(shape, mode, request, settings, device, needs, available)
         return f"memory may not be enough: {_gap(needs, available)}"
-    if (host := available_bytes(torch.device("cpu"))) < needs.host_bytes:
+    if (free := available_bytes(torch.device("cpu"))) < needs.host_bytes:
         return (
-            f"memory may not be enough: the text encoder passes through the host's memory with "
-            f"{_gb(needs.host_bytes)}, and {_gb(host)} are free there"
+            f"memory may not be enough: --stream-blocks keeps {_gb(needs.host_bytes)} in the host's memory, and "
+            f"{_gb(free)} are free there"
         )
     return None
 
@@ -77,49 +79,113 @@ def does_not_fit(
     available: int,
     clips: int = 1,
 ) -> SonoloraError:
-    """The error that says so, and names what would fit."""
+    """The error that says so, and names what would fit: options of the run first, then fields of the request."""
     what = f"it does not fit {device}: {_gap(needs, available)}"
+    host = available_bytes(torch.device("cpu"))
 
-    def fits(changed: TrainRequest) -> bool:
-        return not changed.faults() and count_needs(shape, mode, changed, settings, device, clips).peak <= available
+    def count(changed: TrainRequest, held: RunSettings) -> Needs:
+        return count_needs(shape, mode, changed, held, device, clips)
 
+    def fits(changed: TrainRequest, held: RunSettings = settings) -> bool:
+        if changed.faults():
+            return False
+        counted = count(changed, held)
+        return counted.peak <= available and counted.host_bytes <= host
+
+    recomputing, quantising, both = _ways(settings)
+    every = [settings, *recomputing, *quantising, *both]
+    apart = [replace(settings, v2a_video=FROZEN_CACHED)] if mode.video and not settings.video_apart else []
+    fewer = [replace(settings, batch_size=size) for size in range(settings.batch_size - 1, 0, -1)]
     least, changes = request, dict[str, Any]()
-    for name, values in _settings(mode, request):
+    for name, values in _fields(mode, request):
         for value in reversed(values):
             changed = least.model_copy(update={name: value})
             if not changed.faults():
                 least, changes[name] = changed, value
                 break
-    if not fits(least):
-        gap = _gap(count_needs(shape, mode, least, settings, device, clips), available)
+
+    def nothing_fits() -> SonoloraError:
+        said = [*filter(None, [_options(settings, every[-1])]), *map(_said, changes.items())]
+        gap = _gap(count(least, every[-1]), available)
         return SonoloraError(
-            f"{what}. No setting makes it fit: with {_said(changes) or 'the smallest of all'}, {gap}. Use a card "
-            "with more memory, or the CPU"
+            f"{what}. No setting makes it fit: with {', '.join(said) or 'the smallest of all'}, {gap}. Use a card with "
+            "more memory, or the CPU"
         )
-    alone = {
+
+    if all(count(least, way).peak > available for way in (every[-1], *apart)):
+        return nothing_fits()
+    options = [
+        _options(settings, way)
+        for ways in (recomputing, fewer, quantising, apart)
+        if (way := _first(ways, request, fits))
+    ]
+    fields = {
         name: value
-        for name, values in _settings(mode, request)
+        for name, values in _fields(mode, request)
         if (value := _nearest(request, name, values, fits)) is not None
     }
-    if alone:
-        return InputError.of(next(iter(alone)), f"{what}. It would fit with {_said(alone, ', or ')}")
+    if fields or options:
+        words = f"{what}. It would fit with {', or '.join([*options, *map(_said, fields.items())])}"
+        return InputError.of(next(iter(fields)), words) if fields else SonoloraError(words)
+    if way := _first(both, request, fits):
+        return SonoloraError(f"{what}. It would fit with {_options(settings, way)}")
+    way = _first(every, least, fits)
+    if way is None or not changes:
+        return nothing_fits()
     together = dict[str, Any]()
     for name, value in changes.items():
         together[name] = value
-        if fits(request.model_copy(update=together)):
+        if fits(request.model_copy(update=together), way):
             break
-    return InputError.of(next(iter(together)), f"{what}. It would fit with {_said(together)} together")
+    said = [*filter(None, [_options(settings, way)]), *map(_said, together.items())]
+    return InputError.of(next(iter(together)), f"{what}. It would fit with {', '.join(said)} together")
 
 
-def _said(settings: Mapping[str, Any], between: str = ", ") -> str:
-    return between.join(f"{name} = {value}" for name, value in settings.items())
-
-
-def _settings(mode: Mode, request: TrainRequest) -> Iterator[tuple[str, Sequence[Any]]]:
-    """Fields that memory depends on, each with its values below the request's, from the nearest down.
-
-    A way to hold the base in less memory, when there is one, is one more line here.
+def _ways(settings: RunSettings) -> tuple[list[RunSettings], list[RunSettings], list[RunSettings]]:
+    """Ways to hold the base in less memory, each from the least harm on: computing blocks again, which changes no
+    number; quantising weights; and both. fp8 is left out: it takes what int8 takes, and errs more.
     """
+    hows: list[dict[str, Any]] = [{"gradient_checkpointing": True}, {"stream_blocks": True}]
+    if settings.stream_blocks:
+        hows = []
+    elif settings.gradient_checkpointing:
+        hows = hows[1:]
+    if settings.cuda_graph:  # which cannot wait for blocks
+        hows = [how for how in hows if "stream_blocks" not in how]
+    coarser = [weights for weights in WEIGHTS[WEIGHTS.index(settings.weights) + 1 :] if weights != "fp8"]
+    return (
+        [replace(settings, **how) for how in hows],
+        [replace(settings, weights=weights) for weights in coarser],
+        [replace(settings, weights=weights, **how) for weights in coarser for how in hows],
+    )
+
+
+def _first(
+    ways: Iterable[RunSettings], request: TrainRequest, fits: Callable[[TrainRequest, RunSettings], bool]
+) -> RunSettings | None:
+    return next((way for way in ways if fits(request, way)), None)
+
+
+def _options(given: RunSettings, way: RunSettings) -> str:
+    """What to add to the command line."""
+    words = [f"--weights {way.weights}"] if way.weights != given.weights else []
+    if way.batch_size != given.batch_size:
+        words.append(f"--batch-size {way.batch_size}")
+    if way.v2a_video != given.v2a_video:
+        words.append(f"--v2a-video {way.v2a_video}")
+    if way.stream_blocks != given.stream_blocks:
+        words.append("--stream-blocks")
+    elif way.gradient_checkpointing != given.gradient_checkpointing:
+        words.append("--gradient-checkpointing")
+    return " ".join(words)
+
+
+def _said(field: tuple[str, Any]) -> str:
+    return f"{field[0]} = {field[1]}"
+
+
+def _fields(mode: Mode, request: TrainRequest) -> Iterator[tuple[str, Sequence[Any]]]:
+    """Fields that memory depends on, each with its values below the request's, from the nearest down."""
     yield from _below(request, "rank", (64, 32, 16, 8))
     if mode.video:
         yield from _below(request, "number_of_frames", range(113, 8, -8))

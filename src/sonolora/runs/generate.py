@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sonolora.data.cache import Cache, default_cache_folder
 from sonolora.data.encode import Encoder
 from sonolora.data.given import load_given
+from sonolora.errors import InputError
 from sonolora.ltx.audio_codec import load_audio_codec
 from sonolora.ltx.base import find_base
 from sonolora.ltx.lora import apply_lora
 from sonolora.ltx.lora_file import LoRAFile, open_lora
+from sonolora.ltx.quantised import FULL
 from sonolora.ltx.transformer import load_transformer
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import parse
+from sonolora.runs.films import with_films_watched
 from sonolora.runs.progress import Progress
-from sonolora.runs.settings import compute_dtype, resolve_device
+from sonolora.runs.settings import JOINT, RunSettings, compute_dtype, resolve_device
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.preview import render, write_preview
 from sonolora.sampling.sampler import SamplingSettings
@@ -42,6 +45,9 @@ class GenerateSettings:
     steps: int = 30
     stg_scale: float = 1.0
     cfg_scale: float | None = None  # None: as the base wants it
+    v2a_video: str | None = None  # None: as the LoRA was trained
+    weights: str = FULL  # of the base
+    stream_blocks: bool = False
 
 
 def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, out: Path, progress: Progress) -> None:
@@ -54,6 +60,8 @@ def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, ou
     base = find_base(settings.base)
     lora = open_lora(settings.lora) if settings.lora else None
     said = lora.metadata if lora is not None and lora.metadata.get("mode") == mode.name else {}
+    apart = _video_apart(mode, settings.v2a_video, said)
+    holding = RunSettings(weights=settings.weights, stream_blocks=settings.stream_blocks).holding
     wanted = parse(mode.generation, {**said, **body}).wanted()
     codec = load_audio_codec(base.checkpoint, device=device)
     encoder = Encoder(base, codec, Cache(default_cache_folder()), device, dtype, mode.video)
@@ -61,8 +69,15 @@ def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, ou
         given = load_given(wanted, codec.sample_rate, codec.output_sample_rate, Path(scratch))
     if max((end for _, end in wanted.regenerate or ()), default=0.0) > given.seconds + _EQUAL_SECONDS:
         progress.warning(f"{wanted.field} lasts {given.seconds:.2f} s, and the time_ranges end there, too")
-    item = encoder.prepare_one(given, wanted.negative_prompt)
-    model = load_transformer(base.checkpoint, video=mode.video, device=device, dtype=dtype)
+    progress.phase("encoding what is given", None)
+    item = encoder.prepare_one(given, wanted.negative_prompt, progress.advance)
+    if apart:
+        both = [item.example, item.negative]
+        example, negative = with_films_watched(both, base.checkpoint, device=device, dtype=dtype, place=device)
+        item = replace(item, example=example, negative=negative)
+    model = load_transformer(
+        base.checkpoint, video=mode.video and not apart, apart=apart, device=device, dtype=dtype, holding=holding
+    )
     if lora is not None:
         adapters = apply_lora(model, lora, settings.scale)
         for note in _notes(lora, len(adapters), mode, base.fingerprint, wanted.prompt):
@@ -73,6 +88,16 @@ def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, ou
         model, codec, item, SamplingSettings(settings.steps, guidance), settings.seed, device, progress.advance
     )
     write_preview(out, waveform, wanted.prompt)
+
+
+def _video_apart(mode: Mode, asked: str | None, said: Mapping[str, Any]) -> bool:
+    """Whether the video does not hear the audio: as the LoRA was trained, and without one as asked."""
+    trained = said.get("v2a_video", JOINT) if said else None
+    if asked is not None and trained is not None and asked != trained:
+        raise InputError.of("v2a_video", f"this LoRA was trained with {trained}, and is used so; found {asked}")
+    settings = RunSettings(v2a_video=asked or trained or JOINT)
+    settings.check_mode(mode)
+    return settings.video_apart
 
 
 def _notes(lora: LoRAFile, used: int, mode: Mode, base_fingerprint: str, prompt: str) -> list[str]:

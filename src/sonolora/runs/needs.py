@@ -7,11 +7,12 @@ Weights are counted by the checkpoint's header, all else by `counts`; nothing of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from sonolora.frames import frame_count
+from sonolora.ltx.watching import watched_bytes
 from sonolora.media.video import frame_size
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
@@ -25,6 +26,7 @@ from sonolora.runs.counts import (
     look_bytes,
     step_bytes,
     text_bytes,
+    watching_bytes,
 )
 from sonolora.runs.settings import RunSettings, compute_dtype
 from sonolora.runs.shapes import BaseShape
@@ -57,8 +59,9 @@ class Needs:
     text_tokens: int
     stages: tuple[Stage, ...]
     step: StepBytes
-    host_bytes: int  # passes through the host's memory on its way to a card
     reserve: int
+    watched: int = 0  # what the audio sees of all films, which may lie on the device or in the host's memory
+    host_bytes: int = 0  # blocks that wait in the host's memory
 
     @property
     def peak(self) -> int:
@@ -76,10 +79,10 @@ def training_tokens(mode: Mode, request: TrainRequest) -> Tokens:
     return Tokens(frames, frames if mode.reference else 0, mode.kept, film)
 
 
-def preview_tokens(wanted: Wanted) -> Tokens:
+def preview_tokens(wanted: Wanted, *, apart: bool = False) -> Tokens:
     """The shape of a preview; what is given to it may make it shorter."""
     frames = frame_count(wanted.seconds)
-    return Tokens(frames, frames if wanted.reference else 0, wanted.regenerate is not None, wanted.film)
+    return Tokens(frames, frames if wanted.reference else 0, wanted.regenerate is not None, wanted.film, apart)
 
 
 def preview_guidance(shape: BaseShape, request: TrainRequest) -> Guidance:
@@ -89,38 +92,55 @@ def preview_guidance(shape: BaseShape, request: TrainRequest) -> Guidance:
 
 def training_step(mode: Mode, request: TrainRequest, settings: RunSettings) -> Step:
     """What every step is made of."""
-    return Step(mode.lora_targets, request.rank, training_tokens(mode, request), settings.batch_size)
+    tokens = replace(training_tokens(mode, request), apart=settings.video_apart)
+    return Step(mode.lora_targets, request.rank, tokens, settings.batch_size, settings.holding)
 
 
 def count_needs(
     shape: BaseShape, mode: Mode, request: TrainRequest, settings: RunSettings, device: torch.device, clips: int = 1
 ) -> Needs:
-    """What a run with so many clips needs on a device, which counts before that of the settings."""
-    kind, dtype, video = device.type, compute_dtype(device), mode.video
-    tokens = training_tokens(mode, request)
-    previews = [preview_tokens(wanted) for wanted in mode.previews(request)]
-    step = step_bytes(shape, training_step(mode, request, settings), kind)
-    guidance = preview_guidance(shape, request)
-    looks = [look_bytes(shape, tokens, kind, None)]  # the fixed grid
-    for preview in previews:
-        looks += [look_bytes(shape, preview, kind, guidance), decoding_bytes(shape, preview.audio)]
+    """What a run with so many clips needs on a device, which counts before that of the settings.
 
+    Of films that do not hear the audio, the stages count what a step or a preview has copied to the device.
+    """
+    kind, dtype, video, apart = device.type, compute_dtype(device), mode.video, settings.video_apart
+    what = training_step(mode, request, settings)
+    tokens = what.tokens
+    previews = [preview_tokens(wanted, apart=apart) for wanted in mode.previews(request)]
+    step = step_bytes(shape, what, kind)
+    guidance = preview_guidance(shape, request)
+    held = replace(what.holding, checkpointing=False, streamed=False)  # a preview has no backward pass
+    looks = [look_bytes(shape, tokens, kind, None, held)]  # the fixed grid
+    for preview in previews:
+        looks += [look_bytes(shape, preview, kind, guidance, held), decoding_bytes(shape, preview.audio)]
+
+    waiting = shape.waiting_bytes(dtype, video=tokens.joint, apart=apart, holding=what.holding)
     codec = {"audio codec and vocoder": shape.codec_bytes()}
     encoders = codec | ({"video encoder": shape.video_encoder_bytes(dtype)} if video else {})
-    language_model, read = shape.text_encoder_bytes(dtype)
-    text = {"text encoder": language_model, "text projections": shape.projector_bytes(dtype, video=video)}
     training = {
         **codec,
-        **({} if kind == "cuda" else text),  # it is let go of on a card, and kept on a CPU
-        "transformer": shape.transformer_bytes(dtype, video=video),
+        "transformer": shape.transformer_bytes(dtype, video=tokens.joint, apart=apart, holding=what.holding)
+        + (0 if kind == "cuda" else waiting),
         "adapters, gradients and moments": step.held - step.example,
-        "clips": step.example * clips,
+        "clips": 0 if apart else step.example * clips,
     }
+    watching: list[Stage] = []
+    if apart:
+        films = [watching_bytes(shape, one, kind) for one in (tokens, *previews)]
+        kept = {name: training[name] for name in (*codec, "transformer")}
+        block = {"video stream, a block at a time": films[0][0]}
+        watching.append(Stage("watching the films", kept | block, max(working for _, working in films)))
+    # A captured step has inputs of its own, and keeps what it works with while previews are made.
+    inputs = {"inputs of a step": step.example * settings.batch_size} if settings.cuda_graph else {}
+    captured = {"captured step": step.peak - step.held} if settings.cuda_graph else {}
     stages = (
         Stage("encoding the clips", encoders, max(encoding_bytes(shape, one, kind) for one in (tokens, *previews))),
-        Stage("encoding the texts", encoders | text, text_bytes(shape, kind, video=video)),
-        Stage("training", training, step.peak - step.held),
-        Stage("listening", training | {"adapters, exact": step.adapters}, max(looks)),
+        Stage("encoding the texts", encoders, text_bytes(shape, kind, video=video)),
+        *watching,
+        Stage("training", training | inputs, step.peak - step.held + (step.example if apart else 0)),
+        Stage("listening", training | inputs | captured | {"adapters, exact": step.adapters}, max(looks)),
     )
     reserve = CUDA_RESERVE if kind == "cuda" else 0
-    return Needs(tokens, shape.text_places, stages, step, read if kind == "cuda" else 0, reserve)
+    seen = [tokens] * clips + [preview for preview in previews for _ in ("positive", "negative")]
+    watched = sum(watched_bytes(shape.transformer_config, one.video, dtype) for one in seen) if apart else 0
+    return Needs(tokens, shape.text_places, stages, step, reserve, watched, waiting if kind == "cuda" else 0)

@@ -7,14 +7,14 @@ used before has the result, byte for byte, that it has with new ones: nothing of
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import contextmanager
 from functools import cached_property
 
 import torch
 
 from sonolora.ltx.audio_codec import AudioCodec, load_audio_codec
 from sonolora.ltx.base import Base
+from sonolora.ltx.holding import PLAIN, Holding
 from sonolora.ltx.lora import remove_adapters
 from sonolora.ltx.text import TextEncoder, load_text_encoder
 from sonolora.ltx.transformer import Transformer, load_transformer
@@ -22,9 +22,9 @@ from sonolora.runs.settings import compute_dtype
 
 
 class Networks:
-    """One transformer is kept, audio alone or with video: two would not fit on the cards that one fits on.
+    """One transformer is kept, of one form: two would not fit on the cards that one fits on.
 
-    The text encoder, which is larger still, is kept where the device is the CPU; on a card it is let go.
+    Of the text encoder nothing is kept: it is read when texts are encoded.
     """
 
     def __init__(self, base: Base, device: torch.device) -> None:
@@ -32,7 +32,7 @@ class Networks:
         self.device = device
         self.dtype = compute_dtype(device)
         self._transformer: Transformer | None = None
-        self._text_encoder: TextEncoder | None = None
+        self._form: tuple[bool, bool, Holding] | None = None
 
     @cached_property
     def codec(self) -> AudioCodec:
@@ -40,31 +40,26 @@ class Networks:
         return load_audio_codec(self.base.checkpoint, device=self.device)
 
     def text_encoder(self, *, video: bool) -> TextEncoder:
-        """With the projector of the video stream or without."""
+        """For both streams or for audio alone. On a card the transformer makes room for it."""
         if self.device.type != "cpu":
-            with suppress(torch.OutOfMemoryError):
-                return self._load_text_encoder(video)
-            # Both at once were too much; one after the other may not be.
             self._transformer = None
-            return self._load_text_encoder(video)
-        if self._text_encoder is None or (video and self._text_encoder.video is None):
-            self._text_encoder = None
-            self._text_encoder = self._load_text_encoder(video)
-        return self._text_encoder if video else replace(self._text_encoder, video=None)
-
-    def _load_text_encoder(self, video: bool) -> TextEncoder:
         return load_text_encoder(
             self.base.checkpoint, self.base.text_encoder, video=video, device=self.device, dtype=self.dtype
         )
 
     @contextmanager
-    def transformer(self, *, video: bool) -> Iterator[Transformer]:
-        """The frozen transformer, to be given adapters: they are taken off at the end, also after a failure."""
-        if self._transformer is None or self._transformer.has_video != video:
+    def transformer(self, *, video: bool, apart: bool = False, holding: Holding = PLAIN) -> Iterator[Transformer]:
+        """The frozen transformer, to be given adapters: they are taken off at the end, also after a failure.
+
+        With `apart` it is the half of `video`, see `Transformer`.
+        """
+        form = video, apart, holding
+        if self._transformer is None or self._form != form:
             self._transformer = None
             self._transformer = load_transformer(
-                self.base.checkpoint, video=video, device=self.device, dtype=self.dtype
+                self.base.checkpoint, video=video, apart=apart, device=self.device, dtype=self.dtype, holding=holding
             )
+            self._form = form
         model = self._transformer
         try:
             yield model

@@ -32,6 +32,8 @@ def lora_metadata(run: Run, prepared: Prepared) -> dict[str, str]:
         "batch_size": str(settings.batch_size),
         "sigma_density": run.sigma_density,
         "seconds": str(request.clip_seconds),
+        "base_weights": settings.weights,
+        **({"v2a_video": settings.v2a_video} if run.mode.video else {}),
         **_mode_metadata(request),
         "dataset_digest": prepared.digest,
         "sonolora_version": __version__,

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sonolora import __version__
 from sonolora.data.cache import Cache, default_cache_folder
@@ -37,7 +38,7 @@ from sonolora.runs.folder import RUN_FILE, read_run, refuse_taken
 from sonolora.runs.networks import Networks
 from sonolora.runs.page import ShownClip
 from sonolora.runs.progress import InterruptedRunError, Progress, StopAskedError, Stoppable
-from sonolora.runs.settings import RunSettings, resolve_device
+from sonolora.runs.settings import RunSettings
 from sonolora.runs.train import Run, train
 
 PREPARED_FILE = "prepared.safetensors"
@@ -62,6 +63,7 @@ def start(
     that cannot be used (nothing but `report.json` is left in the folder then),
     `InterruptedRunError` when `stop` said so, other `SonoloraError`s with the reason.
     """
+    settings.check_mode(mode)
     networks = networks or _networks(settings)
     if warning := check_fit(mode, request, settings, networks.base, networks.device):
         progress.warning(warning)
@@ -88,22 +90,29 @@ def resume(
     stop: Callable[[], bool] = lambda: False,
     *,
     networks: Networks | None = None,
+    **changed: Any,
 ) -> Path:
-    """Continue a run from its newest state, to the result that it would have had; raises as `start` does."""
+    """Continue a run from its newest state, to the result that it would have had; raises as `start` does.
+
+    `changed`: settings other than before that change no number, as `device` and `stream_blocks`.
+    """
     said = read_run(folder)
     mode = find_mode(said["mode"])
-    settings = RunSettings(**said["settings"])
+    settings = RunSettings(**said["settings"] | changed)
     networks = networks or _networks(settings)
     if networks.base.fingerprint != said["base_fingerprint"]:
         raise CheckpointError(f"the base {networks.base.name} is not the one that {folder} was started with")
     for left in folder.rglob(".*.part*"):  # what was being written when the run was killed
         left.unlink(missing_ok=True)
     run = Run(mode, parse(mode.request, said["request"]), settings, folder, networks.base)
-    return _finish(run, Prepared.load(folder / PREPARED_FILE), networks, Stoppable(progress, stop))
+    prepared = Prepared.load(folder / PREPARED_FILE)
+    if warning := check_fit(mode, run.request, settings, networks.base, networks.device):
+        progress.warning(warning)
+    return _finish(run, prepared, networks, Stoppable(progress, stop))
 
 
 def _networks(settings: RunSettings) -> Networks:
-    return Networks(find_base(settings.base), resolve_device(settings.device))
+    return Networks(find_base(settings.base), settings.place())
 
 
 def _finish(run: Run, prepared: Prepared, networks: Networks, progress: Stoppable) -> Path:
@@ -149,7 +158,8 @@ def _prepare(
         tokenizer = load_tokenizer(run.base.checkpoint, run.base.text_encoder)
         rate = networks.codec.sample_rate
         loaded = load_clips(run.mode, run.request, files, rate, tokenizer, report, progress.advance)
-        prepared, clips = encoder.prepare(shown_on(run.folder, loaded, shown), given, progress.advance)
+        texts = partial(progress.advance, to=len(files.names))  # they come after the clips
+        prepared, clips = encoder.prepare(shown_on(run.folder, loaded, shown), given, texts)
     finally:
         write_report(run.folder, report, shown, run.mode)
         _tell(report, progress)

@@ -6,8 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
-from sonolora.errors import SonoloraError
+from sonolora.errors import InputError, SonoloraError
+from sonolora.ltx.holding import Holding
+from sonolora.ltx.quantised import FULL, WEIGHTS
+from sonolora.modes.mode import Mode
 from sonolora.training.sigma import DENSITIES
+
+V2A_VIDEO = JOINT, FROZEN_CACHED = "joint", "frozen-cached"
 
 
 @dataclass(frozen=True)
@@ -19,16 +24,58 @@ class RunSettings:
     seed: int = 42
     batch_size: int = 1
     sigma_density: str | None = None  # None: that of the mode
+    weights: str = FULL  # of the frozen base: one of `WEIGHTS`; see docs/small-cards.md
+    gradient_checkpointing: bool = False
+    stream_blocks: bool = False
+    v2a_video: str = JOINT  # whether the video hears the audio, as published; see docs/v2a-video.md
     checkpoint_every: int = 250
     preview_every: int = 500
     keep_checkpoints: int = 2
+    cuda_graph: bool = False  # experimental: no GPU has run it yet
 
     def __post_init__(self) -> None:
         if self.sigma_density is not None and self.sigma_density not in DENSITIES:
             raise SonoloraError(f"sigma density {self.sigma_density!r} is not one of {', '.join(DENSITIES)}")
+        if self.weights not in WEIGHTS:
+            raise InputError.of("weights", f"{self.weights!r} is not one of {', '.join(WEIGHTS)}")
+        if self.cuda_graph and self.stream_blocks:
+            raise SonoloraError("--cuda-graph and --stream-blocks: a step that waits for blocks cannot be captured")
+        if self.v2a_video not in V2A_VIDEO:
+            raise InputError.of("v2a_video", f"{self.v2a_video!r} is not one of {', '.join(V2A_VIDEO)}")
         for name in ("batch_size", "checkpoint_every", "preview_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise SonoloraError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    @property
+    def holding(self) -> Holding:
+        """How the base is held."""
+        return Holding(self.weights, self.gradient_checkpointing, self.stream_blocks)
+
+    @property
+    def video_apart(self) -> bool:
+        """Whether the video does not hear the audio, so that it is watched once and no longer there in training."""
+        return self.v2a_video == FROZEN_CACHED
+
+    def check_mode(self, mode: Mode) -> None:
+        """Raise `InputError` for what the mode has no use for."""
+        if self.v2a_video != JOINT and not mode.video:
+            raise InputError.of("v2a_video", f"{self.v2a_video} is for v2a alone; {mode.name} has no video")
+
+    def given(self) -> tuple[str, ...]:
+        """What decides how a step is computed and is not the default, as it is given on the command line."""
+        found = []
+        for name in ("weights", "gradient_checkpointing", "stream_blocks", "v2a_video", "cuda_graph"):
+            value = getattr(self, name)
+            if value != getattr(RunSettings, name):
+                found.append("--" + name.replace("_", "-") + ("" if value is True else f" {value}"))
+        return tuple(found)
+
+    def place(self) -> torch.device:
+        """Where the run is. Raises `SonoloraError` for a device that is not there, or that cannot do what is set."""
+        device = resolve_device(self.device)
+        if self.cuda_graph and device.type != "cuda":
+            raise SonoloraError(f"--cuda-graph: a step is captured on a CUDA device alone, and this run is on {device}")
+        return device
 
 
 def resolve_device(name: str) -> torch.device:

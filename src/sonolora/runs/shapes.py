@@ -9,21 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModel
+from torch import Tensor, nn
 from transformers.models.gemma3 import Gemma3TextConfig
 
-from sonolora.errors import CheckpointError
+from sonolora.errors import InputError, SonoloraError
 from sonolora.ltx.audio_codec import AudioCodec, build_log_mel, build_vae, build_vocoder
-from sonolora.ltx.base import Base
-from sonolora.ltx.checkpoint import TensorInfo
+from sonolora.ltx.base import Base, find_base
+from sonolora.ltx.checkpoint import Outline, TensorInfo
 from sonolora.ltx.config import TransformerConfig
+from sonolora.ltx.holding import PLAIN, Holding, hold
 from sonolora.ltx.published import LTX23_CONFIG, LTX23_TEXT_STATES, PublishedTensor, needed, published_tensors
-from sonolora.ltx.text import PUBLISHED_TOKENS, TextProjector, load_tokenizer, projector_file_name
+from sonolora.ltx.streaming import ROOMS
+from sonolora.ltx.text import PUBLISHED_TOKENS, TextEncoder, Tokenizer, empty_projectors, load_tokenizer
 from sonolora.ltx.transformer import PREFIX, Transformer
 from sonolora.ltx.video_encoder import VideoEncoder
 
@@ -52,19 +54,17 @@ class BaseShape:
     config: Mapping[str, Any] = field(compare=False)  # the sections of the checkpoint's header
     metadata: Mapping[str, Any] = field(compare=False)  # whatever else the header says
     tensors: Mapping[str, TensorInfo | PublishedTensor] = field(compare=False)
-    text_config: Any = field(compare=False)  # the text encoder's, of transformers
+    text_config: Gemma3TextConfig = field(compare=False)
     text_places: int = field(compare=False)  # of a context
 
     @classmethod
     def of(cls, base: Base) -> BaseShape:
         """That of a base that is here. Raises `CheckpointError` when it does not hold together."""
+        from sonolora.ltx.language_model import read_text_config  # takes a second, for which no import should wait
+
         places = load_tokenizer(base.checkpoint, base.text_encoder).max_tokens
         sections = {name: base.checkpoint.section(name) for name in ("transformer", "audio_vae", "vocoder", "vae")}
-        try:
-            text = AutoConfig.from_pretrained(base.text_encoder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{base.text_encoder}: not a readable text encoder: {error}") from error
-        checkpoint = base.checkpoint
+        checkpoint, text = base.checkpoint, read_text_config(base.text_encoder)
         return cls(base.name, base.fingerprint, sections, checkpoint.metadata, checkpoint.tensors, text, places)
 
     @classmethod
@@ -73,20 +73,50 @@ class BaseShape:
         text = Gemma3TextConfig(**_GEMMA_12B)
         return cls(PUBLISHED_NAME, "published", LTX23_CONFIG, {}, published_tensors(), text, PUBLISHED_TOKENS)
 
+    @classmethod
+    def find(cls, name: str) -> BaseShape:
+        """By a base's name; `ltx-2.3` need not be here. Raises `SonoloraError` for any other that is not."""
+        try:
+            base = find_base(name)
+        except SonoloraError:
+            if name != PUBLISHED_NAME:
+                raise
+            return cls.published()
+        return cls.of(base)
+
+    def with_layers(self, layers: int) -> BaseShape:
+        """The same with the first so many layers alone. Raises `InputError` when there are not so many."""
+        most = self.transformer_config.layers
+        if not 0 < layers <= most:
+            raise InputError.of("layers", f"{self.name} has {most} layers, not {layers}")
+        if layers == most:
+            return self
+        config = {**self.config, "transformer": {**self.config["transformer"], "num_layers": layers}}
+        name = f"{self.name} with {layers} of its {most} layers"
+        return replace(self, name=name, fingerprint=f"{self.fingerprint}-{layers}", config=config)
+
     @cached_property
     def transformer_config(self) -> TransformerConfig:
         """The transformer's section of the header."""
         return TransformerConfig.from_header(self.config["transformer"])
 
-    def transformer_bytes(self, dtype: torch.dtype, *, video: bool) -> int:
-        """What the transformer holds: the tensors that a mode reads, float32 where the file has float32."""
-        return self._bytes(dtype, video, lambda name: name.startswith(PREFIX) and "embeddings_connector" not in name)
+    def transformer_bytes(
+        self, dtype: torch.dtype, *, video: bool, apart: bool = False, holding: Holding = PLAIN
+    ) -> int:
+        """What a `Transformer` so built and held takes on the device."""
+        ends, block = self._transformer_parts(dtype, video, apart, holding)
+        return ends + block * (ROOMS if holding.streamed else self.transformer_config.layers)
 
-    def projector_bytes(self, dtype: torch.dtype, *, video: bool) -> int:
-        """What the text's projections and connectors hold."""
-        return self._bytes(
-            dtype, video, lambda name: "embeddings_connector" in name or name.startswith("text_embedding_projection.")
-        )
+    def waiting_bytes(self, dtype: torch.dtype, *, video: bool, apart: bool = False, holding: Holding = PLAIN) -> int:
+        """What of it waits in the host's memory."""
+        _, block = self._transformer_parts(dtype, video, apart, holding)
+        return block * self.transformer_config.layers if holding.streamed else 0
+
+    def _transformer_parts(self, dtype: torch.dtype, video: bool, apart: bool, holding: Holding) -> tuple[int, int]:
+        """Bytes outside of the blocks, and of a block; they are all alike."""
+        model = self.transformer(1, dtype, video=video, apart=apart, holding=holding)
+        block = _size(model.transformer_blocks)
+        return _size(model) - block, block
 
     def codec_bytes(self) -> int:
         """What the audio codec and the vocoder hold, always in float32."""
@@ -95,13 +125,6 @@ class BaseShape:
     def video_encoder_bytes(self, dtype: torch.dtype) -> int:
         """What the video encoder holds."""
         return self._bytes(dtype, True, lambda name: name.startswith("vae."))
-
-    def text_encoder_bytes(self, dtype: torch.dtype) -> tuple[int, int]:
-        """What the language model holds, and what is read into the host's memory for it: its eyes come along."""
-        with META:
-            whole = AutoModel.from_config(self.text_config, dtype=dtype)
-        language_model = getattr(whole, "language_model", whole)
-        return _size(language_model), _size(whole)
 
     def _bytes(self, dtype: torch.dtype, video: bool, belongs: Callable[[str], bool]) -> int:
         return sum(
@@ -114,11 +137,17 @@ class BaseShape:
         info = self.tensors.get(name)  # that it is missing is said when it is loaded
         return torch.float32 if info is not None and info.dtype == "F32" else dtype
 
-    def transformer(self, layers: int, dtype: torch.dtype, *, video: bool) -> Transformer:
-        """The first so many of its layers."""
+    def transformer(
+        self, layers: int, dtype: torch.dtype, *, video: bool, apart: bool = False, holding: Holding = PLAIN
+    ) -> Transformer:
+        """The first so many of its layers, all in one place."""
         with META:
-            model = Transformer(replace(self.transformer_config, layers=layers), video=video)
-        return self._as_loaded(model, lambda name: PREFIX + name, dtype)
+            model = Transformer(replace(self.transformer_config, layers=layers), video=video, apart=apart)
+        here = replace(holding, streamed=False)
+        model.recomputed = holding.recomputed
+        return self._as_loaded(
+            model, lambda name: PREFIX + name, dtype, lambda name, tensor: hold(model, name, tensor, here)
+        )
 
     @cached_property
     def codec(self) -> AudioCodec:
@@ -136,21 +165,30 @@ class BaseShape:
             encoder = VideoEncoder(self.config["vae"])
         return self._as_loaded(encoder, encoder.file_name, dtype)
 
-    def projector(self, stream: str, dtype: torch.dtype) -> TextProjector:
-        """From the text encoder's hidden states to the context of a stream, "audio" or "video"."""
-        config = self.transformer_config
-        connector = config.audio_connector if stream == "audio" else config.video_connector
-        width = self.tensors[projector_file_name(stream, "aggregate_embed.weight")].shape[1]
-        with META:
-            module = TextProjector(width // config.text_channels, config.text_channels, connector)
-        return self._as_loaded(module, partial(projector_file_name, stream), dtype)
+    def text_encoder(self, tokenizer: Tokenizer, dtype: torch.dtype, *, video: bool) -> TextEncoder:
+        """The text encoder, whose parts are read from nowhere as they are needed."""
+        from sonolora.ltx.language_model import LanguageModel, tensor_shapes
 
-    def _as_loaded(self, module: _Module, file_name: Callable[[str], str], dtype: torch.dtype) -> _Module:
+        gemma = {name: TensorInfo("BF16", size, 0, 0) for name, size in tensor_shapes(self.text_config).items()}
+        files = dict.fromkeys(gemma, Outline(Path(self.name), gemma, {}))
+        own = {name: TensorInfo(info.dtype, tuple(info.shape), 0, 0) for name, info in self.tensors.items()}
+        checkpoint = Outline(Path(self.name), own, {"config": self.config})
+        language_model = LanguageModel(self.text_config, files, "", device=META, dtype=dtype, host=META)
+        return TextEncoder(tokenizer, language_model, checkpoint, empty_projectors(checkpoint, video=video))
+
+    def _as_loaded(
+        self,
+        module: _Module,
+        file_name: Callable[[str], str],
+        dtype: torch.dtype,
+        hold: Callable[[str, Tensor], Tensor | None] = lambda _, tensor: tensor,
+    ) -> _Module:
         """With the dtypes, frozen and in eval mode, as `load_module` leaves it."""
-        state = {
-            name: torch.empty(tensor.shape, dtype=self._dtype(file_name(name), dtype), device=META)
-            for name, tensor in module.state_dict().items()
-        }
+        state = {}
+        for name, tensor in module.state_dict().items():
+            read = torch.empty(tensor.shape, dtype=self._dtype(file_name(name), dtype), device=META)
+            if (held := hold(name, read)) is not None:
+                state[name] = held
         module.load_state_dict(state, strict=True, assign=True)
         return module.requires_grad_(False).eval()
 

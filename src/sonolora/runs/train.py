@@ -26,6 +26,7 @@ from sonolora.media.audio import Waveform
 from sonolora.media.write import write_wav
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
+from sonolora.runs.films import watch_films
 from sonolora.runs.folder import LORA_FILE
 from sonolora.runs.networks import Networks
 from sonolora.runs.outputs import lora_metadata, write_config
@@ -66,7 +67,7 @@ class Run:
         """What a training state must agree with to be continued."""
         settings = (
             f"{self.mode.name} {self.request.model_dump_json()} {self.settings.seed} {self.settings.batch_size} "
-            f"{self.sigma_density}"
+            f"{self.sigma_density} {self.settings.v2a_video} {self.settings.weights}"
         )
         return {
             "base": self.base.fingerprint,
@@ -90,9 +91,14 @@ def train(run: Run, prepared: Prepared, networks: Networks, progress: Stoppable)
         batch_size=settings.batch_size,
         sigma_density=run.sigma_density,
     )
-    with networks.transformer(video=run.mode.video) as model:
+    apart = settings.video_apart
+    with networks.transformer(video=run.mode.video and not apart, apart=apart, holding=settings.holding) as model:
+        place = device
+        if apart:
+            prepared, place = watch_films(run, prepared, networks, progress.progress)
         adapters = add_adapters(model, run.mode.lora_targets, request.rank, settings.seed)
-        trainer = Trainer(model, adapters, [example.to(device) for example in prepared.examples], config)
+        examples = [example.to(place) for example in prepared.examples]
+        trainer = Trainer(model, adapters, examples, config, static=settings.cuda_graph)
         if load_newest_state(states, trainer, identity):
             progress.message(f"going on from step {trainer.step_count}")
         log = _Log(run.folder / "metrics.jsonl", trainer.step_count, progress)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -70,6 +70,11 @@ class ServerSettings:
     max_upload_bytes: int = 20 << 30
     prices: Mapping[str, float] = field(default_factory=lambda: PUBLISHED_PRICES)  # dollars a step, by mode
     checkpoint_every: int = 250  # steps
+    # How runs hold the base: fields of `RunSettings`, whose module is too heavy to import here.
+    weights: Literal["full", "int8", "fp8", "nf4"] = "full"
+    gradient_checkpointing: bool = False
+    stream_blocks: bool = False
+    v2a_video: Literal["joint", "frozen-cached"] = "joint"
     keep_days: float = 30  # how long a finished request's folder, logs and body are kept
 
     def __post_init__(self) -> None:
@@ -103,6 +108,12 @@ class ServerSettings:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    def run_settings(self, mode: str) -> dict[str, Any]:
+        """The fields of `RunSettings` for a run of a mode, but for base and device."""
+        names = ["checkpoint_every", "weights", "gradient_checkpointing", "stream_blocks"]
+        names += ["v2a_video"] if MODES[mode].video else []
+        return {name: getattr(self, name) for name in names}
 
     @property
     def database(self) -> Path:

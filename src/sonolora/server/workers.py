@@ -182,7 +182,7 @@ class Workers:
                 "private": self._settings.allow_private_urls,
                 "known": known,
             },
-            "settings": {"checkpoint_every": self._settings.checkpoint_every},
+            "settings": self._settings.run_settings(going.request.mode),
         }
 
     def _result(self, going: _Going, last: dict[str, Any] | None, how: str) -> Result | None:

@@ -18,6 +18,7 @@ from sonolora.errors import CheckpointError
 from sonolora.ltx.lora import Adapters
 from sonolora.ltx.transformer import Transformer
 from sonolora.randomness import generator, normal
+from sonolora.training.graph import StaticStep
 from sonolora.training.sigma import DENSITIES, draw_sigma
 from sonolora.training.step import flow_losses
 
@@ -48,10 +49,21 @@ class TrainingConfig:
 
 
 class Trainer:
-    """Takes optimisation steps. `step_count` is the number of steps done."""
+    """Takes optimisation steps. `step_count` is the number of steps done.
+
+    The examples are of one shape and on the adapters' device, or wait in pinned memory for their turn. With `static` a
+    step's inputs always lie in the same memory, and on a GPU its work is captured once and replayed (`StaticStep`; no
+    GPU has run that yet).
+    """
 
     def __init__(
-        self, model: Transformer, adapters: Adapters, examples: Sequence[Example], config: TrainingConfig
+        self,
+        model: Transformer,
+        adapters: Adapters,
+        examples: Sequence[Example],
+        config: TrainingConfig,
+        *,
+        static: bool = False,
     ) -> None:
         self.config = config
         self.step_count = 0
@@ -62,35 +74,52 @@ class Trainer:
             for name, adapter in adapters.items()
             for letter, parameter in (("A", adapter.lora_A), ("B", adapter.lora_B))
         }
-        self._optimizer = torch.optim.AdamW(
-            self._parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
         self._device = next(iter(self._parameters.values())).device
+        self._run = StaticStep(self._compute) if static else self._compute
+        # On a card the rate is a tensor, so that a captured update sees it change. Meta has no fused update.
+        cuda = self._device.type == "cuda"
+        self._optimizer = torch.optim.AdamW(
+            self._parameters.values(),
+            lr=torch.tensor(config.learning_rate, device=self._device) if cuda else config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=self._device.type != "meta",
+            capturable=cuda and static,
+        )
 
     def step(self) -> Tensor:
         """One optimisation step; returns its losses (batch,), on the device, without waiting for them."""
-        config, step = self.config, self.step_count
+        for group in self._optimizer.param_groups:
+            rate = self.config.learning_rate_at(self.step_count)
+            group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
+        losses = self._run(*self._inputs(self.step_count))
+        self.step_count += 1
+        return losses
+
+    def _inputs(self, step: int) -> tuple[Example, Tensor, Tensor]:
+        """Example, noise and sigma of a step, on the device: a pure function of the seed and the step."""
+        config = self.config
         slots = range(config.batch_size)
-        example = collate([self._examples[self._index(step * config.batch_size + slot)] for slot in slots])
+        chosen = [self._examples[self._index(step * config.batch_size + slot)] for slot in slots]
+        example = collate([one.to(self._device) for one in chosen])
         frames, channels = example.latents_BTC.shape[1:]
         noise = torch.cat([normal((1, frames, channels), config.seed, "noise", step, slot) for slot in slots])
         sigma = torch.tensor(
             [draw_sigma(config.sigma_density, frames, config.seed, "sigma", step, slot) for slot in slots]
         )
-        example = example.to(self._device)
-        losses = flow_losses(
-            self._model,
-            example,
-            noise.to(self._device, non_blocking=True),
-            sigma.to(self._device, non_blocking=True),
-        )
-        self._optimizer.zero_grad()
+        return example.to(self._device), self._sent(noise), self._sent(sigma)
+
+    def _sent(self, drawn: Tensor) -> Tensor:
+        # From memory that is not pinned the host would wait for the copy.
+        drawn = drawn.pin_memory() if self._device.type == "cuda" else drawn
+        return drawn.to(self._device, non_blocking=True)
+
+    def _compute(self, example: Example, noise_BTC: Tensor, sigma_B: Tensor) -> Tensor:
+        """All that a step does on the device."""
+        self._optimizer.zero_grad(set_to_none=True)  # before the forward pass, which needs their memory
+        losses = flow_losses(self._model, example, noise_BTC, sigma_B)
         losses.mean().backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._parameters.values(), config.max_grad_norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = config.learning_rate_at(step)
+        torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.config.max_grad_norm)
         self._optimizer.step()
-        self.step_count += 1
         return losses.detach()
 
     def _index(self, draw: int) -> int:
@@ -110,7 +139,7 @@ class Trainer:
         return state
 
     def load_state(self, state: Mapping[str, Tensor], step_count: int) -> None:
-        """Continue from `state`. Raises `CheckpointError` when it is of other adapters."""
+        """Continue from `state`, before any step is taken. Raises `CheckpointError` when it is of other adapters."""
         expected = {f"{name}{part}" for name in self._parameters for part in ("", ".exp_avg", ".exp_avg_sq")}
         if different := expected.symmetric_difference(state):
             raise CheckpointError(f"the training state is of another LoRA: it differs in {min(different)}")
@@ -120,7 +149,7 @@ class Trainer:
                     raise CheckpointError(f"the training state is of another rank: {name} differs in shape")
                 parameter.copy_(state[name])
                 self._optimizer.state[parameter] = {
-                    "step": torch.tensor(float(step_count)),
+                    "step": torch.tensor(float(step_count), device=self._device),
                     "exp_avg": state[f"{name}.exp_avg"].to(parameter),
                     "exp_avg_sq": state[f"{name}.exp_avg_sq"].to(parameter),
                 }

@@ -1,0 +1,220 @@
+"""What it changes when the video does not hear the audio: `--v2a-video frozen-cached` beside `joint`.
+
+    python bench/v2a_video.py > bench/results/v2a_video.md
+
+Prints a page of tables: velocities and losses of the base on held-out made films, losses after short trainings from
+several seeds, the time of a step here, and, computed, what a step of LTX-2.3 takes. Some ten minutes of one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent / "learning"))
+
+from experiment import Plan, make_encoder, prepare
+from losses import exchanged
+
+from sonolora.conditioning import Example, velocity
+from sonolora.ltx.base import Base, find_base
+from sonolora.ltx.lora import add_adapters, as_saved, remove_adapters
+from sonolora.ltx.transformer import Transformer, load_transformer
+from sonolora.modes.request import parse
+from sonolora.modes.v2a import V2A
+from sonolora.modes.wanted import FilmFormat
+from sonolora.randomness import normal
+from sonolora.runs.counts import Step, Tokens, make_example, step_flops
+from sonolora.runs.films import with_films_watched
+from sonolora.runs.needs import count_needs, training_step
+from sonolora.runs.settings import FROZEN_CACHED, JOINT, V2A_VIDEO, RunSettings
+from sonolora.runs.shapes import BaseShape
+from sonolora.training.evaluation import SIGMAS, grid_losses, paired_difference
+from sonolora.training.phases import phase_times
+from sonolora.training.trainer import Trainer, TrainingConfig
+
+CPU, F32 = torch.device("cpu"), torch.float32
+ALONE = "without a film"
+WARM_UP, TIMED = 2, 15  # steps
+
+
+def main() -> None:
+    """Print the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", default="tiny")
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--train-clips", type=int, default=24)
+    parser.add_argument("--held-out-clips", type=int, default=16)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    base = find_base(options.base)
+    plan = Plan(train_clips=options.train_clips, held_out_clips=options.held_out_clips)
+    data = prepare(V2A, make_encoder(V2A, base, CPU), plan)
+    said = "" if len(sys.argv) == 1 else " " + " ".join(sys.argv[1:])
+    print(f"# The video that does not hear the audio\n\nBase {base.name}; made by")
+    print(f"\n    python bench/v2a_video.py{said}\n")
+    print("It is one machine's; `docs/v2a-video.md` says what it means.\n")
+    arms = {name: load(base, name) for name in V2A_VIDEO}
+    held_out = {JOINT: list(data.held_out_examples), FROZEN_CACHED: watched(base, data.held_out_examples)}
+    training = {JOINT: list(data.training_examples), FROZEN_CACHED: watched(base, data.training_examples)}
+    for part in (
+        velocities(arms, held_out),
+        losses(arms, held_out, training, options),
+        times(base, arms, options.rank),
+        published(options.rank),
+    ):
+        for line in part:
+            print(line, flush=True)
+
+
+def load(base: Base, name: str) -> Transformer:
+    """The transformer of that form."""
+    apart = name == FROZEN_CACHED
+    return load_transformer(base.checkpoint, video=not apart, apart=apart, device=CPU, dtype=F32)
+
+
+def watched(base: Base, examples: Sequence[Example]) -> list[Example]:
+    """With what the audio sees of their films."""
+    return with_films_watched(examples, base.checkpoint, device=CPU, dtype=F32, place=CPU)
+
+
+def blind(examples: Sequence[Example]) -> list[Example]:
+    """Without their films."""
+    return [replace(example, video=None) for example in examples]
+
+
+def velocities(arms: dict[str, Transformer], held_out: dict[str, list[Example]]) -> Iterator[str]:
+    """How far the base's velocity moves: RMS of the difference by the RMS of the joint one."""
+    films = len(held_out[JOINT])
+    yield f"## The base's velocity, {films} held-out films\n\nRMS of the difference to `joint`, by that of `joint`.\n"
+    yield "| sigma | frozen-cached | without a film |\n|---:|---:|---:|"
+
+    @torch.inference_mode()
+    def of(model: Transformer, examples: Sequence[Example], sigma: float) -> Tensor:
+        found = []
+        for index, one in enumerate(examples):
+            noisy = (1 - sigma) * one.latents_BTC + sigma * normal(tuple(one.latents_BTC.shape), "noise", index)
+            found.append(velocity(model, one, noisy, torch.tensor([sigma])))
+        return torch.cat(found)
+
+    for sigma in SIGMAS:
+        joint = of(arms[JOINT], held_out[JOINT], sigma)
+        others = of(arms[FROZEN_CACHED], held_out[FROZEN_CACHED], sigma), of(arms[JOINT], blind(held_out[JOINT]), sigma)
+        yield f"| {sigma} | " + " | ".join(f"{rms(other - joint) / rms(joint):.4f}" for other in others) + " |"
+
+
+def rms(x: Tensor) -> float:
+    """Root of the mean square."""
+    return x.square().mean().sqrt().item()
+
+
+def losses(
+    arms: dict[str, Transformer],
+    held_out: dict[str, list[Example]],
+    training: dict[str, list[Example]],
+    options: argparse.Namespace,
+) -> Iterator[str]:
+    """Held-out losses on the fixed grid before and after training."""
+    yield (
+        f"\n## Held-out loss\n\n{len(held_out[JOINT])} films never trained on, four noise levels; training on "
+        f"{len(training[JOINT])} films, {options.steps} steps, rank {options.rank}. In brackets the 95 % interval of "
+        "the mean difference over films (bootstrap).\n"
+    )
+    yield "| | joint | frozen-cached | without a film | frozen-cached - joint |\n|---|---:|---:|---:|---:|"
+    clips = len(held_out[JOINT])
+    models = {**arms, ALONE: arms[FROZEN_CACHED]}
+    held_out, training = ({**given, ALONE: blind(given[FROZEN_CACHED])} for given in (held_out, training))
+
+    def row(what: str, grids: Sequence[Tensor]) -> str:
+        joint, apart, *_ = grids
+        gap = paired_difference(joint, apart)
+        means = " | ".join([*(f"{grid.mean():.4f}" for grid in grids), ""][:3])
+        return f"| {what} | {means} | {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}] |"
+
+    yield row("base", [grid_losses(models[name], held_out[name], CPU, clips) for name in models])
+    for seed in range(options.seeds):
+        own, others = [], []
+        for name, model in models.items():
+            adapters = add_adapters(model, V2A.lora_targets, options.rank, seed)
+            config = TrainingConfig(options.steps, 1e-3, seed, sigma_density=V2A.sigma_density)
+            trainer = Trainer(model, adapters, training[name], config)
+            while trainer.step_count < config.steps:
+                trainer.step()
+            with as_saved(adapters):
+                own.append(grid_losses(model, held_out[name], CPU, clips))
+                if name != ALONE:
+                    others.append(grid_losses(model, exchanged(held_out[name]), CPU, clips))
+            remove_adapters(model)
+        yield row(f"LoRA, seed {seed}", own)
+        yield row(f"LoRA, seed {seed}, with another film", others)
+
+
+def times(base: Base, arms: dict[str, Transformer], rank: int) -> Iterator[str]:
+    """Median step time, the forms in turn."""
+    shape = BaseShape.of(base)
+    yield f"\n## Time of a step here\n\nMedian of {TIMED} steps, the forms in turn, one thread, rank {rank}.\n"
+    yield "| film | video tokens | joint, ms | frozen-cached, ms | without a film, ms | watching a film once, ms |"
+    yield "|---|---:|---:|---:|---:|---:|"
+    for film in (FilmFormat(49, 24, 96, 64), FilmFormat(89, 24, 512, 288)):
+        joint = Tokens(51, film=film)
+        tokens = {JOINT: joint, FROZEN_CACHED: replace(joint, apart=True), ALONE: Tokens(51)}
+        trainers = {}
+        for name, each in tokens.items():
+            model = arms[FROZEN_CACHED if name == ALONE else name]
+            example = make_example(shape, each, CPU, F32)
+            trainers[name] = model, example
+        measured: dict[str, list[float]] = {name: [] for name in tokens}
+        for _ in range(3):
+            for name, (model, example) in trainers.items():
+                adapters = add_adapters(model, V2A.lora_targets, rank, 0)
+                trainer = Trainer(model, adapters, [example], TrainingConfig(100, 1e-3, 0))
+                steps = phase_times(trainer, model, CPU, WARM_UP + TIMED // 3)[WARM_UP:]
+                measured[name] += map(sum, steps)
+                remove_adapters(model)
+        began = time.perf_counter()
+        watched(base, [trainers[JOINT][1]])
+        took = 1000 * (time.perf_counter() - began)
+        cells = " | ".join(f"{statistics.median(each):.0f}" for each in measured.values())
+        yield f"| {film.frames} x {film.width} x {film.height} | {joint.video} | {cells} | {took:.0f} |"
+
+
+def published(rank: int) -> Iterator[str]:
+    """Of LTX-2.3: FLOPs of a step and memory at the published defaults."""
+    shape, cuda = BaseShape.published(), torch.device("cuda")
+    entry = {"prompt": "", "video_url": "a"}
+    request = parse(V2A.request, {"training_data_url": "a", "rank": rank, "validation": [entry]})
+    yield (
+        "\n## LTX-2.3, computed\n\nBy the functions of `sonolora estimate`; no GPU has run it. Published defaults (89 "
+        f"frames of 768 x 768, preview 960 x 960), rank {rank}, bfloat16, nothing recomputed.\n"
+    )
+    yield "| | TFLOP a step | transformer, GB | training, GB | listening, GB | peak of the run, GB | seen, GB a clip |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
+    for name in V2A_VIDEO:
+        settings = RunSettings(v2a_video=name)
+        step: Step = training_step(V2A, request, settings)
+        needs = count_needs(shape, V2A, request, settings, cuda)
+        stages = {stage.name: stage for stage in needs.stages}
+        seen = count_needs(shape, V2A, request, settings, cuda, clips=2).watched - needs.watched
+        sizes = (
+            stages["training"].held["transformer"],
+            stages["training"].peak,
+            stages["listening"].peak,
+            needs.peak,
+            seen,
+        )
+        flops = step_flops(shape, step, "cuda").whole / 1e12
+        yield f"| {name} | {flops:.1f} | " + " | ".join(f"{size / 1e9:.2f}" for size in sizes) + " |"
+
+
+if __name__ == "__main__":
+    main()

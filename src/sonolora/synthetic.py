@@ -1,0 +1,47 @@
+"""A training step with random weights on random data, made on the device itself: it takes as long as a real one.
+
+In: a base's shape, how many of its layers, what a step is made of. Out: a `Trainer` and its model. No file is read.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from sonolora.ltx.lora import add_adapters
+from sonolora.ltx.streaming import stream_blocks
+from sonolora.ltx.transformer import Transformer
+from sonolora.runs.counts import Step, make_example
+from sonolora.runs.settings import compute_dtype
+from sonolora.runs.shapes import BaseShape
+from sonolora.training.trainer import Trainer, TrainingConfig
+
+_SEED = 0
+_LEARNING_RATE = 1e-4
+_MANY = 1 << 20  # steps, over which the learning rate falls
+
+
+def synthetic_model(shape: BaseShape, layers: int, step: Step, device: torch.device) -> Transformer:
+    """The first so many layers of the transformer of that shape, as a run holds it, with random weights."""
+    tokens = step.tokens
+    model = shape.transformer(
+        layers, compute_dtype(device), video=tokens.joint, apart=tokens.apart, holding=step.holding
+    ).to_empty(device=device)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.02)
+        for codes in model.buffers():
+            codes.zero_()
+    if step.holding.streamed:
+        stream_blocks(list(model.transformer_blocks), device)
+    return model
+
+
+def synthetic_trainer(
+    shape: BaseShape, layers: int, step: Step, device: torch.device, *, static: bool = False
+) -> tuple[Trainer, Transformer]:
+    """A trainer of such a model on one example."""
+    model = synthetic_model(shape, layers, step, device)
+    adapters = add_adapters(model, step.targets, step.rank, _SEED)
+    example = make_example(shape, step.tokens, device, compute_dtype(device), layers)
+    config = TrainingConfig(_MANY, _LEARNING_RATE, _SEED, step.batch_size)
+    return Trainer(model, adapters, [example], config, static=static), model

@@ -1,0 +1,47 @@
+"""More than one clip a step: a run as a person starts it, and what is counted for it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sonolora.allocations import Allocations
+from sonolora.cli import app
+from sonolora.ltx.checkpoint import Checkpoint
+from sonolora.modes.t2a import T2A
+from sonolora.runs.counts import Step, Tokens, step_bytes
+from sonolora.runs.shapes import BaseShape
+from sonolora.synthetic import synthetic_trainer
+from sonolora.training.metrics import read_metrics
+from sonolora.training.phases import marks
+
+BATCH = 5  # of the four clips that there are
+CPU = torch.device("cpu")
+
+
+def test_a_run_with_more_clips_a_step_than_there_are(body, tmp_path):
+    """How it continues is tested with the engine."""
+    request, out = tmp_path / "request.json", tmp_path / "out"
+    request.write_text(json.dumps(body))
+    options = ["--device", "cpu", "--batch-size", str(BATCH), "--preview-every", "1000", "--out", str(out)]
+    done = CliRunner().invoke(app, ["train", "t2a", "--request", str(request), *options], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert Checkpoint.open(out / "lora.safetensors").metadata["batch_size"] == str(BATCH)
+    grid = [line["grid_loss"] for line in read_metrics(out / "metrics.jsonl") if "grid_loss" in line]
+    assert grid[-1] < grid[0]
+
+
+def test_what_a_step_keeps_is_counted_for_every_clip():
+    shape = BaseShape.find("tiny").with_layers(2)
+    step = Step(T2A.lora_targets, 8, Tokens(26), 3)
+    counted = step_bytes(shape, step, "cpu")
+    trainer, model = synthetic_trainer(shape, 2, step, CPU)
+    trainer.step()
+    with Allocations("cpu") as live:
+        before, forward, *_ = marks(trainer, model, lambda: live.now, 1)
+    assert forward - before == pytest.approx(counted.activations, rel=0.01)
+    assert counted.activations > 2.5 * step_bytes(shape, replace(step, batch_size=1), "cpu").activations

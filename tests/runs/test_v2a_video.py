@@ -1,0 +1,237 @@
+"""`--v2a-video frozen-cached`: a run from films to a LoRA that is used, what it counts, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import wave
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from sonolora.allocations import Allocations
+from sonolora.conditioning import Video
+from sonolora.errors import InputError
+from sonolora.ltx import checkpoint
+from sonolora.ltx.base import find_base
+from sonolora.ltx.checkpoint import Checkpoint
+from sonolora.ltx.lora import add_adapters
+from sonolora.ltx.transformer import Watched, load_transformer
+from sonolora.ltx.watching import watch
+from sonolora.media.audio import Waveform
+from sonolora.media.write_video import write_video
+from sonolora.modes import MODES
+from sonolora.modes.request import parse
+from sonolora.modes.t2a import T2A
+from sonolora.modes.v2a import V2A
+from sonolora.modes.wanted import FilmFormat
+from sonolora.runs import films, fit
+from sonolora.runs.counts import Step, Tokens, make_example, step_bytes, step_flops, watching_bytes
+from sonolora.runs.generate import GenerateSettings, generate
+from sonolora.runs.needs import Stage, count_needs
+from sonolora.runs.networks import Networks
+from sonolora.runs.progress import InterruptedRunError, Silent
+from sonolora.runs.run import resume, start
+from sonolora.runs.settings import RunSettings
+from sonolora.runs.shapes import BaseShape
+from sonolora.training.metrics import read_metrics
+from sonolora.training.phases import flop_counter, marks
+from sonolora.training.trainer import Trainer, TrainingConfig
+
+pytestmark = pytest.mark.xdist_group("v2a-video")
+CPU, CUDA, F32 = torch.device("cpu"), torch.device("cuda"), torch.float32
+SETTINGS = RunSettings(device="cpu", preview_every=1000, checkpoint_every=50, v2a_video="frozen-cached")
+STEPS = 100
+TOKENS = Tokens(18, film=FilmFormat(17, 24, 256, 256), apart=True)
+
+
+@pytest.fixture(scope="module")
+def body(tmp_path_factory):
+    """Three films of half a second, one of them also without its sound as the preview's."""
+    folder = tmp_path_factory.mktemp("films")
+    (folder / "data").mkdir()
+    for index in range(3):
+        time = np.arange(20000) / 48000
+        tone = (0.5 * np.sin(2 * np.pi * (250 + 80 * index) * time)).astype(np.float32)
+        picture = np.zeros((10, 64, 64, 3), np.uint8)
+        picture[3 + index :, 16:48, 16:48] = 255
+        write_video(folder / "data" / f"c{index}.mp4", picture, 24, Waveform(np.stack([tone, tone]), 48000))
+        (folder / "data" / f"c{index}.txt").write_text(f"a tone, number {index}")
+    write_video(folder / "silent.mp4", picture, 24, None)
+    small = {"number_of_frames": 9, "resolution": "low", "aspect_ratio": "16:9"}
+    return {
+        "training_data_url": str(folder / "data"),
+        "rank": 8,
+        "number_of_steps": STEPS,
+        "learning_rate": 0.002,
+        **small,
+        **{f"validation_{name}": value for name, value in small.items()},
+        "validation": [{"prompt": "a tone, number 1", "video_url": str(folder / "silent.mp4")}],
+    }
+
+
+@pytest.fixture(scope="module")
+def run(body, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "out"
+    start(V2A, parse(V2A.request, body), SETTINGS, folder, Silent())
+    return folder
+
+
+def sound(path):
+    with wave.open(str(path)) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), np.int16)
+
+
+def ask(body, lora, out, **settings):
+    (entry,) = body["validation"]
+    asked = {"prompt": entry["prompt"], "video": entry["video_url"], "seconds": 9 / 24}
+    asked |= {name: body[name] for name in ("resolution", "aspect_ratio")}
+    generate(V2A, asked, GenerateSettings(lora, device="cpu", **settings), out, Silent())
+    return sound(out)
+
+
+def test_it_learns_and_says_how(run):
+    grid = [line["grid_loss"] for line in read_metrics(run / "metrics.jsonl") if "grid_loss" in line]
+    assert grid[-1] < 0.97 * grid[0]
+    lora = Checkpoint.open(run / "lora.safetensors")
+    assert lora.metadata["v2a_video"] == "frozen-cached"
+    layers = {name.split("video_to_audio_attn.")[1].split(".lora")[0] for name in lora.tensors if "video_to" in name}
+    assert layers == {"to_q", "to_out.0"}, "keys and values are made before"
+    assert json.loads((run / "run.json").read_text())["settings"]["v2a_video"] == "frozen-cached"
+
+
+def test_generate_follows_the_lora(run, body, tmp_path):
+    lora = run / "lora.safetensors"
+    preview = sound(run / "previews" / f"step-{STEPS:06d}-1.wav")
+    assert np.array_equal(ask(body, lora, tmp_path / "a.wav"), preview)
+    with pytest.raises(InputError, match="this LoRA was trained with frozen-cached"):
+        ask(body, lora, tmp_path / "b.wav", v2a_video="joint")
+
+
+def test_the_base_alone_is_heard_either_way(body, tmp_path):
+    joint, apart = (
+        ask(body, None, tmp_path / f"{number}.wav", steps=2, v2a_video=wanted)
+        for number, wanted in enumerate((None, "frozen-cached"))
+    )
+    assert not np.array_equal(joint, apart)
+
+
+def test_it_goes_on_to_the_same_result(run, body, tmp_path):
+    class Stops(Silent):
+        step = 0
+
+        def advance(self, note="", *, to=None):  # noqa: ARG002
+            self.step = to or 0
+
+        def __call__(self):
+            return self.step >= 30
+
+    stops, body = Stops(), {**body, "validation": []}
+    with pytest.raises(InterruptedRunError):
+        start(V2A, parse(V2A.request, body), SETTINGS, tmp_path / "out", stops, stops)
+    assert resume(tmp_path / "out", Silent()).read_bytes() == (run / "lora.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("mode", [name for name, mode in MODES.items() if not mode.video])
+def test_modes_without_a_video_refuse_it(mode):
+    with pytest.raises(InputError, match=f"v2a_video: frozen-cached is for v2a alone; {mode} has no video"):
+        SETTINGS.check_mode(MODES[mode])
+
+
+def test_another_word_is_refused(tmp_path):
+    with pytest.raises(InputError, match="'cached' is not one of joint, frozen-cached"):
+        RunSettings(v2a_video="cached")
+    with pytest.raises(InputError, match="is for v2a alone"):
+        start(T2A, parse(T2A.request, {"training_data_url": "a"}), SETTINGS, tmp_path / "out", Silent())
+
+
+def test_films_that_fit_nowhere_are_refused(body, tmp_path, monkeypatch):
+    monkeypatch.setattr(films, "available_bytes", lambda device: 1)  # noqa: ARG005
+    with pytest.raises(InputError, match=r"5 films takes .*--v2a-video joint"):
+        start(V2A, parse(V2A.request, body), SETTINGS, tmp_path / "out", Silent())
+
+
+@pytest.mark.parametrize(("card", "host", "place"), [(100, 0, CUDA), (99, 96, CPU), (99, 95, None)])
+def test_where_keys_and_values_are_kept(card, host, place, monkeypatch):
+    """On the card if there is room beside all else; pinned memory comes in powers of two."""
+    monkeypatch.setattr(films, "count_needs", lambda *_: SimpleNamespace(peak=40))
+    monkeypatch.setattr(films, "available_bytes", lambda device: card if device == CUDA else host)
+    run = SimpleNamespace(base=find_base("tiny"), mode=V2A, request=None, settings=SETTINGS)
+    if place is None:
+        with pytest.raises(InputError, match="2 films takes"):
+            films._place(run, CUDA, [20, 40])
+    else:
+        assert films._place(run, CUDA, [20, 40]) == place
+
+
+def test_what_does_not_fit_is_told_of_it(monkeypatch):
+    """As one of the ways that would fit."""
+
+    def count(shape, mode, request, settings, *_):  # noqa: ARG001
+        stage = Stage("training", {"all": 1 if settings.video_apart else 9}, 0)
+        return SimpleNamespace(peak=stage.peak, stages=[stage], reserve=0, host_bytes=0)
+
+    monkeypatch.setattr(fit, "count_needs", count)
+    shape, request = BaseShape.published(), parse(V2A.request, {"training_data_url": "a"})
+    error = fit.does_not_fit(shape, V2A, request, RunSettings(), CUDA, count(shape, V2A, request, RunSettings()), 5)
+    assert "It would fit with --v2a-video frozen-cached" in str(error)
+
+
+def test_one_transformer_is_kept_of_either_form():
+    networks = Networks(find_base("tiny"), CPU)
+    forms = [(True, False), (False, True), (False, False)]
+    for video, apart in forms:
+        with networks.transformer(video=video, apart=apart) as model:
+            assert (model.has_video, model.apart) == (video, apart)
+
+
+def test_what_is_counted_is_what_is_taken():
+    base = find_base("tiny")
+    shape = BaseShape.of(base)
+    model = load_transformer(base.checkpoint, video=False, apart=True, device=CPU, dtype=F32)
+    held = sum(tensor.nbytes for tensor in model.state_dict().values())
+    assert shape.transformer_bytes(F32, video=False, apart=True) == held
+    step = Step(V2A.lora_targets, 8, TOKENS)
+    counted, flops = step_bytes(shape, step, "cpu"), step_flops(shape, step, "cpu")
+    trainer = Trainer(
+        model,
+        add_adapters(model, step.targets, 8, 0),
+        [make_example(shape, TOKENS, CPU, F32)],
+        TrainingConfig(5, 1e-4, 0),
+    )
+    trainer.step()
+    with Allocations("cpu") as live:
+        before, forward, *_ = marks(trainer, model, lambda: live.now, 1)
+    assert forward - before == pytest.approx(counted.activations, abs=4096)
+    with flop_counter() as counter:
+        trainer.step()
+    assert counter.get_total_flops() == flops.whole
+    joint = step_flops(shape, replace(step, tokens=replace(TOKENS, apart=False)), "cpu")
+    assert flops.whole < 0.6 * joint.whole
+
+
+def test_watching_takes_what_was_counted(monkeypatch):
+    monkeypatch.setattr(checkpoint, "_PIECE_BYTES", 1 << 16)  # what is read is not on the device of the film
+    base = find_base("tiny")
+    film = make_example(BaseShape.of(base), replace(TOKENS, apart=False), CPU, F32).video
+    assert isinstance(film, Video)
+    with Allocations("cpu") as live:
+        (seen,) = watch(base.checkpoint, [film.stream], device=CPU, dtype=F32, park=CPU)
+    assert isinstance(seen, Watched)
+    weights, working = watching_bytes(BaseShape.of(base), TOKENS, "cpu")
+    kept = seen.keys_BLHNK.nbytes + seen.values_BLHNK.nbytes
+    assert live.peak == pytest.approx(weights + working + kept, rel=0.1)
+
+
+def test_the_published_model_needs_a_small_card():
+    """Of LTX-2.3 in bfloat16 never both streams at once."""
+    request = parse(V2A.request, {"training_data_url": "a", "rank": 32})
+    needs = count_needs(BaseShape.published(), V2A, request, SETTINGS, CUDA, clips=10)
+    watching, training = needs.stages[-3:-1]
+    assert watching.name == "watching the films"
+    assert watching.peak < 12e9
+    assert training.held["transformer"] < 8e9
+    assert training.peak < 24e9
+    assert needs.watched == 10 * 2 * 48 * (12 * 24 * 24) * 2048 * 2
