@@ -3,11 +3,12 @@
 diffusers has no audio-alone transformer. Its cheapest equivalent is the whole model with `isolate_modalities`, one
 dummy video token, one video text token, one timestep a sample, and adapters by PEFT. Both sides have the same weights,
 adapters, inputs and loss, are timed in turn in one process, and must agree in velocity and gradients to 1e-4 of the
-largest value, or this fails. float32 on the CPU, eager mode.
+largest value, or this fails; on a card, where both compute in bfloat16, to 1e-1. Eager mode. No GPU has run it yet.
 
     python bench/audio_step_vs_diffusers.py                     the embedded base, to the screen
     python bench/audio_step_vs_diffusers.py --sizes tiny medium --threads 1 \\
         --out bench/results/audio_step_vs_diffusers.md
+    python bench/audio_step_vs_diffusers.py --sizes ltx-2.3 --device cuda       the full shape, random weights, 40 GB
 
 Needs the packages of the extra `dev`.
 """
@@ -17,12 +18,13 @@ from __future__ import annotations
 import argparse
 import platform
 import runpy
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median, quantiles
 from textwrap import fill
+from typing import Any
 
 import diffusers
 import peft
@@ -36,15 +38,17 @@ from sonolora.limits import device_name
 from sonolora.ltx.base import find_base
 from sonolora.ltx.config import TransformerConfig
 from sonolora.ltx.lora import add_adapters
+from sonolora.ltx.published import LTX23_CONFIG
 from sonolora.ltx.targets import AUDIO_TARGETS
 from sonolora.ltx.text import PUBLISHED_TOKENS, load_tokenizer
 from sonolora.ltx.transformer import Transformer, load_transformer
 from sonolora.randomness import normal
+from sonolora.runs.settings import compute_dtype, resolve_device
+from sonolora.training.phases import clock
 
 ROOT = Path(__file__).parents[1]
-CPU = torch.device("cpu")
 SEED = 0
-TOLERANCE = 1e-4
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
 WARM_UP = 2
 LINE = 115
 MEDIUM = {  # what differs from the embedded base: the streams' widths in about the proportion of the published model
@@ -60,6 +64,7 @@ MEDIUM = {  # what differs from the embedded base: the streams' widths in about 
     "audio_in_channels": 128,
     "audio_out_channels": 128,
 }
+SHAPES: dict[str, Mapping[str, Any]] = {"tiny": {}, "medium": MEDIUM, "ltx-2.3": LTX23_CONFIG["transformer"]}
 
 
 @dataclass(frozen=True)
@@ -80,26 +85,32 @@ class Side:
         return predicted.detach()
 
 
-def both_streams(size: str) -> tuple[Transformer, int]:
-    """The whole model of that size, and its number of text tokens."""
-    base = find_base("tiny")
-    if size == "tiny":
-        model = load_transformer(base.checkpoint, video=True, device=CPU, dtype=torch.float32)
-        return model, load_tokenizer(base.checkpoint, base.text_encoder).max_tokens
+def both_streams(size: str, layers: int | None, device: torch.device) -> tuple[Transformer, int]:
+    """The whole model of that size, or its first layers, and its number of text tokens."""
+    base, dtype = find_base("tiny"), compute_dtype(device)
+    if size == "tiny" and layers is None:
+        model = load_transformer(base.checkpoint, video=True, device=device, dtype=dtype)
+        return model.to(dtype), load_tokenizer(base.checkpoint, base.text_encoder).max_tokens
+    header = {**base.checkpoint.section("transformer"), **SHAPES[size]}
+    config = TransformerConfig.from_header({**header, "num_layers": layers or header["num_layers"]})
+    with torch.device("meta"):
+        model = Transformer(config, video=True).to(dtype).requires_grad_(False)
+    model = model.to_empty(device=device)
     torch.manual_seed(SEED)
-    header = {**base.checkpoint.section("transformer"), **MEDIUM}
-    model = Transformer(TransformerConfig.from_header(header), video=True).requires_grad_(False)
     for name, parameter in model.named_parameters():
-        if "scale_shift_table" in name:
-            parameter.normal_()
+        if name.endswith("norm.weight"):
+            parameter.fill_(1)
+        else:
+            parameter.normal_(std=1 if "scale_shift_table" in name else parameter.shape[-1] ** -0.5)
     return model, PUBLISHED_TOKENS
 
 
 def our_side(whole: Transformer, example: Example, noisy: Tensor, sigma: Tensor, rank: int) -> Side:
     """The audio stream alone. The second factors are random, so that every gradient is at work."""
-    model = Transformer(whole.config, video=False).requires_grad_(False)
+    with torch.device("meta"):
+        model = Transformer(whole.config, video=False).requires_grad_(False)
     state = whole.state_dict()
-    model.load_state_dict({name: state[name] for name in model.state_dict()})
+    model.load_state_dict({name: state[name] for name in model.state_dict()}, assign=True)
     factors = {}
     for name, adapter in add_adapters(model, AUDIO_TARGETS, rank, SEED).items():
         with torch.no_grad():
@@ -113,26 +124,29 @@ def their_side(whole: Transformer, example: Example, noisy: Tensor, sigma: Tenso
     # The one table of names is that of the test which holds our transformer to diffusers'.
     diffusers_name = runpy.run_path(str(ROOT / "tests/ltx/test_transformer.py"))["diffusers_name"]
     audio, video = whole.config.audio, whole.config.video
-    model = diffusers.LTX2VideoTransformer3DModel(
-        in_channels=video.channels,
-        out_channels=video.channels,
-        num_attention_heads=video.heads,
-        attention_head_dim=video.head_dim,
-        cross_attention_dim=video.context_dim,
-        gated_attn=True,
-        cross_attn_mod=True,
-        audio_in_channels=audio.channels,
-        audio_out_channels=audio.channels,
-        audio_num_attention_heads=audio.heads,
-        audio_attention_head_dim=audio.head_dim,
-        audio_cross_attention_dim=audio.context_dim,
-        audio_gated_attn=True,
-        audio_cross_attn_mod=True,
-        num_layers=whole.config.layers,
-        rope_type="split",
-        use_prompt_embeddings=False,
-    ).requires_grad_(False)
-    model.load_state_dict({diffusers_name(name): tensor for name, tensor in whole.state_dict().items()})
+    device, dtype = noisy.device, compute_dtype(noisy.device)
+    with torch.device("meta"):
+        model = diffusers.LTX2VideoTransformer3DModel(
+            in_channels=video.channels,
+            out_channels=video.channels,
+            num_attention_heads=video.heads,
+            attention_head_dim=video.head_dim,
+            cross_attention_dim=video.context_dim,
+            gated_attn=True,
+            cross_attn_mod=True,
+            audio_in_channels=audio.channels,
+            audio_out_channels=audio.channels,
+            audio_num_attention_heads=audio.heads,
+            audio_attention_head_dim=audio.head_dim,
+            audio_cross_attention_dim=audio.context_dim,
+            audio_gated_attn=True,
+            audio_cross_attn_mod=True,
+            num_layers=whole.config.layers,
+            rope_type="split",
+            use_prompt_embeddings=False,
+        ).requires_grad_(False)
+    model.load_state_dict({diffusers_name(name): tensor for name, tensor in whole.state_dict().items()}, assign=True)
+    model.requires_grad_(False)
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(AUDIO_TARGETS))
     peft.inject_adapter_in_model(config, model)
     factors = {}
@@ -142,19 +156,31 @@ def their_side(whole: Transformer, example: Example, noisy: Tensor, sigma: Tenso
         with torch.no_grad():
             factors[name].copy_(parameter)
     inputs = {
-        "hidden_states": torch.zeros(1, 1, video.channels),
-        "encoder_hidden_states": torch.zeros(1, 1, video.context_dim),
+        "hidden_states": torch.zeros(1, 1, video.channels, device=device, dtype=dtype),
+        "encoder_hidden_states": torch.zeros(1, 1, video.context_dim, device=device, dtype=dtype),
         "timestep": 1000 * sigma,
-        "video_coords": torch.zeros(1, 3, 1, 2),
-        "audio_hidden_states": noisy,
-        "audio_encoder_hidden_states": example.context_BSD,
+        "video_coords": torch.zeros(1, 3, 1, 2, device=device),
+        "audio_hidden_states": noisy.to(dtype),
+        "audio_encoder_hidden_states": example.context_BSD.to(dtype),
         "audio_timestep": 1000 * sigma,
         "sigma": 1000 * sigma,
-        "audio_coords": model.audio_rope.prepare_audio_coords(1, noisy.shape[1], CPU),
+        "audio_coords": model.audio_rope.prepare_audio_coords(1, noisy.shape[1], device),
         "isolate_modalities": True,
         "return_dict": False,
     }
-    return Side("diffusers + PEFT", held(model), lambda: model(**inputs)[1], factors)
+    return Side("diffusers + PEFT", held(model), lambda: model(**inputs)[1].float(), factors)
+
+
+def in_turn(sides: Sequence[Side], target: Tensor, rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Milliseconds of a step of each side; the host waits for the device only after the last."""
+    mark, elapsed = clock(device)
+    moments = [mark()]
+    for _ in range(rounds):
+        for side in sides:
+            side.step(target)
+            moments.append(mark())
+    steps = [elapsed(*pair) for pair in pairwise(moments)]
+    return {side.name: steps[at :: len(sides)] for at, side in enumerate(sides)}
 
 
 def held(model: nn.Module) -> int:
@@ -168,27 +194,22 @@ def difference(ours: Side, theirs: Side, target: Tensor) -> float:
     return max(((found - wanted).abs().max() / wanted.abs().max()).item() for found, wanted in pairs)
 
 
-def compare(size: str, seconds: float, rank: int, rounds: int) -> str:
+def compare(size: str, layers: int | None, seconds: float, rank: int, rounds: int, device: torch.device) -> str:
     """Table lines for one size. Raises `SystemExit` when the two sides compute something different."""
-    whole, text_tokens = both_streams(size)
+    whole, text_tokens = both_streams(size, layers, device)
     audio, frames = whole.config.audio, frame_count(seconds)
-    latents, noise = (normal((1, frames, audio.channels), SEED, name) for name in ("latents", "noise"))
-    sigma = torch.tensor([0.6])
-    example = Example(latents, normal((1, text_tokens, audio.context_dim), SEED, "context"))
+    latents, noise = (normal((1, frames, audio.channels), SEED, name).to(device) for name in ("latents", "noise"))
+    sigma = torch.tensor([0.6], device=device)
+    example = Example(latents, normal((1, text_tokens, audio.context_dim), SEED, "context").to(device))
     noisy, target = torch.lerp(latents, noise, sigma), noise - latents
     ours = our_side(whole, example, noisy, sigma, rank)
     theirs = their_side(whole, example, noisy, sigma, ours, rank)
     shape = f"{whole.config.layers} layers, audio {audio.width}, video {whole.config.video.width}"
     del whole
-    error = difference(ours, theirs, target)
-    if not error <= TOLERANCE:
-        raise SystemExit(f"{size}: the two sides differ by {error:.1e} of the largest value; allowed is {TOLERANCE}")
-    times: dict[str, list[float]] = {ours.name: [], theirs.name: []}
-    for _ in range(WARM_UP + rounds):
-        for side in (ours, theirs):
-            began = time.perf_counter()
-            side.step(target)
-            times[side.name].append(1000 * (time.perf_counter() - began))
+    error, allowed = difference(ours, theirs, target), TOLERANCE[compute_dtype(device)]
+    if not error <= allowed:
+        raise SystemExit(f"{size}: the two sides differ by {error:.1e} of the largest value; allowed is {allowed}")
+    times = in_turn((ours, theirs), target, WARM_UP + rounds, device)
     lines = [
         f"## {size}: {shape}; {frames} audio + {text_tokens} text tokens, rank {rank}",
         "",
@@ -217,7 +238,9 @@ def compare(size: str, seconds: float, rank: int, rounds: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Our audio-alone training step against diffusers' nearest.")
-    parser.add_argument("--sizes", nargs="+", choices=("tiny", "medium"), default=["tiny"])
+    parser.add_argument("--sizes", nargs="+", choices=SHAPES, default=["tiny"])
+    parser.add_argument("--layers", type=int, help="only so many, with random weights")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:1")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of the clip")
     parser.add_argument("--rank", type=int, default=32, help="rank of the adapters")
     parser.add_argument("--rounds", type=int, default=20, help="timed rounds, one step of each side")
@@ -225,22 +248,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the page there too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    sections = [compare(size, options.seconds, options.rank, options.rounds) for size in options.sizes]
+    device = resolve_device(options.device)
+    sections = [
+        compare(size, options.layers, options.seconds, options.rank, options.rounds, device) for size in options.sizes
+    ]
     command = (
         f"python bench/audio_step_vs_diffusers.py --sizes {' '.join(options.sizes)} --seconds {options.seconds:g} "
     )
-    command += f"--rank {options.rank} --rounds {options.rounds} --threads {options.threads}"
+    command += f"--layers {options.layers} " if options.layers else ""
+    command += f"--rank {options.rank} --rounds {options.rounds} --threads {options.threads} --device {device}"
     page = "\n\n".join(
         [
             "# Audio-alone training step: Sonolora and diffusers",
             fill(
-                "Forward and backward pass with equal weights, adapters, inputs and loss, float32, eager mode, the two "
+                "Forward and backward pass with equal weights, adapters, inputs and loss, "
+                f"{str(compute_dtype(device)).removeprefix('torch.')}, eager mode, the two "
                 "in turn in one process. diffusers runs its whole model with `isolate_modalities` and one dummy video "
                 "token, the cheapest call it has for this.",
                 LINE,
             ),
             f"    {command}",
-            f"{device_name(CPU)}, {options.threads} thread{'s' * (options.threads > 1)}; Python "
+            f"{device_name(device)}, {options.threads} thread{'s' * (options.threads > 1)}; Python "
             f"{platform.python_version()}, torch {torch.__version__}, diffusers {diffusers.__version__}, peft "
             f"{peft.__version__}.",
             *sections,

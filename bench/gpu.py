@@ -4,7 +4,8 @@
     python bench/gpu.py --quick --out /tmp/results     the same series in small, on any machine
 
 Nothing need be downloaded: weights are random. Every line is a process of its own, a `sonolora bench` command that can
-be run alone; one that fails is written down with the reason, and the others go on. No GPU has run this yet.
+be run alone; one that fails is written down with the reason, and the others go on. At the end our step is compared with
+that of diffusers, where the packages of the extra `dev` are: CARD-vs-diffusers.md. No GPU has run this yet.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from sonolora.bench_page import page
 from sonolora.files import atomic_write
 
 MINUTES = 25
+VS_DIFFUSERS = Path(__file__).with_name("audio_step_vs_diffusers.py")
 # In the order of what is wanted most: what the time does not suffice for is left out at the end.
 STEPS = (
     "--mode all --plain",
@@ -55,22 +57,26 @@ QUICK_STEPS = (
 QUICK_PREVIEWS = (f"{SMALL} --mode t2a",)
 
 
-def measure(command: Sequence[str], deadline: float) -> list[dict[str, Any]] | str:
-    """The records of one `sonolora bench` command, or why there are none."""
+def run(command: Sequence[str], deadline: float) -> str | None:
+    """Why a command did not come to its end, if so."""
     left = deadline - time.monotonic()
     if left <= 0:
         return "not run: the time was up"
+    print("$ python", *command, flush=True)
+    try:
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=left)
+    except subprocess.TimeoutExpired:
+        return "stopped: the time was up"
+    print(done.stdout, done.stderr, sep="", flush=True)
+    return f"failed: {(done.stderr.strip() or 'without a word').splitlines()[-1]}" if done.returncode else None
+
+
+def measure(command: Sequence[str], deadline: float) -> list[dict[str, Any]] | str:
+    """The records of one `sonolora bench` command, or why there are none."""
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "record.json"
-        whole = [sys.executable, "-m", "sonolora", "bench", *command, "--json", str(record)]
-        print("$ sonolora", *whole[3:-2], flush=True)
-        try:
-            done = subprocess.run(whole, capture_output=True, text=True, timeout=left)
-        except subprocess.TimeoutExpired:
-            return "stopped: the time was up"
-        print(done.stdout, done.stderr, sep="", flush=True)
-        if done.returncode:
-            return f"failed: {(done.stderr.strip() or 'without a word').splitlines()[-1]}"
+        if fault := run(["-m", "sonolora", "bench", *command, "--json", str(record)], deadline):
+            return fault
         found = json.loads(record.read_text())
     return found if isinstance(found, list) else [found]
 
@@ -113,10 +119,14 @@ def main() -> None:
     for took in previews:
         text += f"| {took['mode']} | {took['base']} | {took['audio_tokens']} | {took['sampling_steps']} | "
         text += f"{took['sampling_seconds']:.2f} | {took['decoding_seconds']:.2f} |\n"
-    if failed:
-        text += "\n## Not measured\n\n" + "\n".join(failed) + "\n"
     name = options.name or re.sub(r"[^a-z0-9]+", "-", steps[0]["device"].lower()).strip("-")
     options.out.mkdir(parents=True, exist_ok=True)
+    compared = ["--sizes", "tiny" if options.quick else "ltx-2.3", "--rounds", str(max(2, options.steps))]
+    compared += ["--device", options.device, "--out", str(options.out / f"{name}-vs-diffusers.md")]
+    if fault := run([str(VS_DIFFUSERS), *compared], deadline):
+        failed.append(f"- `{VS_DIFFUSERS.name}`: {fault}")
+    if failed:
+        text += "\n## Not measured\n\n" + "\n".join(failed) + "\n"
     with atomic_write(options.out / f"{name}.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(options.out / f"{name}.md")
