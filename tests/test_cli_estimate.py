@@ -11,13 +11,14 @@ from typer.testing import CliRunner
 
 from sonolora import pace
 from sonolora.cli import app
-from sonolora.errors import InputError
+from sonolora.errors import InputError, SonoloraError
 from sonolora.estimate import Power, estimate
 from sonolora.frames import frame_count
 from sonolora.limits import Limits
 from sonolora.ltx.base import find_base
 from sonolora.media.audio import Waveform
 from sonolora.media.write import write_audio
+from sonolora.modes import MODES
 from sonolora.modes.request import parse
 from sonolora.modes.t2a import T2A
 from sonolora.pace import measure_pace
@@ -105,6 +106,24 @@ def test_a_base_that_is_not_here(clips, monkeypatch, tmp_path):
     assert found.needs.text_tokens == 1024
     assert found.needs.stages[2].held["transformer"] == 4 * 3_286_408_320
     assert found.error is None  # on a CPU it is no error
+
+
+def test_a_card_that_is_not_here(clips, monkeypatch, tmp_path):
+    """It is counted as a card computes, held to its memory, and told what would fit; time is not guessed."""
+    monkeypatch.setenv("SONOLORA_BASES", str(tmp_path / "bases.json"))
+    given = ["estimate", "t2a", str(clips), "--base", "ltx-2.3", "--audio-duration-seconds", "0.5", "--card", "8"]
+    refused = CliRunner().invoke(app, given)
+    assert "a card of 8 GB (bfloat16)" in refused.stdout
+    assert "transformer 6.57 GB" in refused.stdout
+    assert "time      not known of a card that is not here; a step is " in refused.stdout
+    assert isinstance(refused.exception, InputError | SonoloraError)
+    assert "--stream-blocks" in str(refused.exception)
+    assert CliRunner().invoke(app, [*given, "--stream-blocks"]).exit_code == 0
+
+
+def test_previews_of_words_alone_where_words_are_enough():
+    offered = {mode for mode in MODES if "--prompt" in CliRunner().invoke(app, ["estimate", mode, "--help"]).stdout}
+    assert offered == {"t2a"}
 
 
 def test_half_a_price_is_refused(clips):

@@ -119,6 +119,7 @@ def measure_step(
     layers = shape.transformer_config.layers
     with ExitStack() as stack:
         if device.type == "cuda":
+            torch.cuda.init()  # type: ignore[no-untyped-call]  # before it there are no statistics to reset
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
         else:

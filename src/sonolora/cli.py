@@ -38,7 +38,7 @@ from sonolora.errors import InputError, SonoloraError
 from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest, parse, unknown_fields
-from sonolora.options import give_options, read_json_fields, request_body
+from sonolora.options import give_options, prompt_option, read_json_fields, request_body
 from sonolora.terminal import TerminalProgress
 
 app = typer.Typer(
@@ -156,10 +156,7 @@ def _add_training_command(mode: Mode) -> None:
             Annotated[Path, typer.Option("--out", help="Folder for the results.")],
             inspect.Parameter.empty,
         ),
-        "prompt": (
-            Annotated[list[str] | None, typer.Option("--prompt", help="A preview of this prompt; at most two.")],
-            None,
-        ),
+        "prompt": (Annotated[list[str] | None, prompt_option(mode.request)], None),
         "request": (
             Annotated[Path | None, typer.Option("--request", help="A JSON file with a whole request.")],
             None,

@@ -65,6 +65,7 @@ def _step(**options: Any) -> None:
 
     records: list[Any] = []
     for case in _cases(options):
+        print(f"measuring {case[1].name} ...", file=sys.stderr, flush=True)
         measured = measure_step(*case, rank=options["rank"], steps=options["steps"], plain=options["plain"])
         print(("\n" if records else "") + table(asdict(measured)), flush=True)
         records.append(asdict(measured))
@@ -81,6 +82,7 @@ def _preview(**options: Any) -> None:
 
     records: list[Any] = []
     for case in _cases(options):
+        print(f"measuring {case[1].name} ...", file=sys.stderr, flush=True)
         took = measure_preview(*case, rank=options["rank"], steps=options["steps"])
         print(
             f"{took.mode} on {took.base}, {took.device}: {took.audio_tokens} audio frames, {took.sampling_steps} steps "

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sonolora.data.clips import load_clips
 from sonolora.data.dataset import open_dataset
 from sonolora.data.report import Report
@@ -55,14 +57,16 @@ class Estimate:
     mode: str
     base: str
     device: str
+    dtype: str  # that the network computes in there
     steps: int
     clips: int
     left_out: int
     needs: Needs
     available: int
-    pace: Pace
-    training_seconds: float
-    listening_seconds: float
+    step_flops: int
+    pace: Pace | None  # and the seconds: not known of a card that is not here
+    training_seconds: float | None
+    listening_seconds: float | None
     disk: Mapping[str, int]
     disk_free: int
     price_there: float  # dollars
@@ -85,42 +89,50 @@ def estimate(
     progress: Progress,
     power: Power | None = None,
     available: int | None = None,
+    card: float | None = None,
 ) -> Estimate:
     """Read the data, count, and measure a few steps. Raises as a run would for data that cannot be used.
 
-    The base `ltx-2.3` need not be here. `available` is the memory to hold the run to, by default the device's.
+    The base `ltx-2.3` need not be here. `available` is the memory to hold the run to, by default the device's. `card`:
+    for a CUDA card of so many GB (10^9 bytes) that need not be here, in place of the settings' device.
     """
     settings.check_mode(mode)
-    device = settings.place()
+    device = settings.place() if card is None else torch.device("cuda")
     shape, base = _base(settings.base)
     captions, left_out = _read(mode, request, base, shape, progress)
     progress.phase("counting and measuring", None)
     needs = count_needs(shape, mode, request, settings, device, len(captions))
-    available = available_bytes(device) if available is None else available
+    if available is None:
+        available = available_bytes(device) if card is None else round(card * 1e9)
     error = None
     if needs.peak > available and device.type == "cuda":
         error = does_not_fit(shape, mode, request, settings, device, needs, available, len(captions))
     step = training_step(mode, request, settings)
-    pace = measure_pace(shape, step, device)
     looks = math.ceil(request.number_of_steps / settings.preview_every) + 1
-    training = request.number_of_steps * pace.step
-    listening = looks * _look_seconds(shape, mode, request, step, pace, len(captions), device.type)
+    pace = measure_pace(shape, step, device) if card is None else None
+    training = listening = price_here = None
+    if pace is not None:
+        training = request.number_of_steps * pace.step
+        listening = looks * _look_seconds(shape, mode, request, step, pace, len(captions), device.type)
+        price_here = None if power is None else power.cost(training + listening)
     return Estimate(
         mode=mode.name,
         base=shape.name,
-        device=str(device),
+        device=str(device) if card is None else f"a card of {card:g} GB",
+        dtype=str(compute_dtype(device)).removeprefix("torch."),
         steps=request.number_of_steps,
         clips=len(captions),
         left_out=left_out,
         needs=needs,
         available=available,
+        step_flops=step_flops(shape, step, device.type).whole,
         pace=pace,
         training_seconds=training,
         listening_seconds=listening,
         disk=_disk(shape, mode, request, settings, needs, captions, looks, compute_dtype(device).itemsize),
         disk_free=shutil.disk_usage(_existing(folder)).free,
         price_there=billed_steps(request.number_of_steps) * PUBLISHED_PRICES[mode.name],
-        price_here=None if power is None else power.cost(training + listening),
+        price_here=price_here,
         error=error,
     )
 

@@ -16,7 +16,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from sonolora.errors import InputError
-from sonolora.modes.request import Body
+from sonolora.modes.request import Body, TrainRequest
 
 DATA_FIELD = "training_data_url"
 VALIDATION_FIELD = "validation"
@@ -76,6 +76,13 @@ def _metavar(field: FieldInfo) -> str:
     if len(bounds) == 2:
         return f"{bounds['ge']:g}..{bounds['le']:g}"
     return "TEXT"
+
+
+def prompt_option(model: type[TrainRequest]) -> Any:
+    """`--prompt`, which is hidden in modes whose previews are given more than words."""
+    (entry,) = get_args(model.model_fields[VALIDATION_FIELD].annotation)
+    more = [name for name, field in entry.model_fields.items() if field.is_required() and name != "prompt"]
+    return typer.Option("--prompt", help="A preview of this prompt; at most two.", hidden=bool(more))
 
 
 def request_body(

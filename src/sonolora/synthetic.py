@@ -6,6 +6,7 @@ In: a base's shape, how many of its layers, what a step is made of. Out: a `Trai
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from sonolora.ltx.lora import add_adapters
 from sonolora.ltx.streaming import stream_blocks
@@ -25,15 +26,25 @@ def synthetic_model(shape: BaseShape, layers: int, step: Step, device: torch.dev
     tokens = step.tokens
     model = shape.transformer(
         layers, compute_dtype(device), video=tokens.joint, apart=tokens.apart, holding=step.holding
-    ).to_empty(device=device)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.02)
-        for codes in model.buffers():
-            codes.zero_()
+    )
+    blocks, model.transformer_blocks = model.transformer_blocks, nn.ModuleList()
+    _fill(model, device)
+    for block in blocks:  # what is streamed is never there as a whole
+        _fill(block, device).to("cpu" if step.holding.streamed else device)
+    model.transformer_blocks = blocks
     if step.holding.streamed:
-        stream_blocks(list(model.transformer_blocks), device)
+        stream_blocks(list(blocks), device)
     return model
+
+
+@torch.no_grad()
+def _fill(module: nn.Module, device: torch.device) -> nn.Module:
+    module.to_empty(device=device)
+    for parameter in module.parameters():
+        parameter.normal_(std=0.02)
+    for codes in module.buffers():
+        codes.zero_()
+    return module
 
 
 def synthetic_trainer(

@@ -76,7 +76,7 @@ def test_fingerprint_follows_every_part(folder):
 
 
 def test_unknown_name():
-    with pytest.raises(SonoloraError, match=r"no base 'huge': known are tiny, .* text_encoder/"):
+    with pytest.raises(SonoloraError, match=r"no base 'huge': known are tiny\. .* text_encoder/"):
         find_base("huge")
 
 

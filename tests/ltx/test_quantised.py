@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sonolora.allocations import Allocations
 from sonolora.ltx.holding import Holding
@@ -34,6 +35,24 @@ def test_nf4_is_that_of_bitsandbytes():
     codes, scales = quantise(normal((2, 128), "weight") * 0.02, "nf4")
     assert bytes(codes.flatten().tolist()).hex() == NF4_CODES
     assert scales.flatten().tolist() == NF4_SCALES
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_weight_takes_nothing_from_the_host(form):
+    """Else the host would wait for the device in every layer, and no step could be captured."""
+
+    class HostTensors(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += func is torch.ops.aten.lift_fresh.default
+            return func(*args, **(kwargs or {}))
+
+    held = quantise(normal((2, 128), "weight"), form)
+    dequantise(*held, torch.bfloat16)
+    with HostTensors() as later:
+        dequantise(*held, torch.bfloat16)
+    assert later.count == 0
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -71,7 +71,7 @@ def test_a_registered_base_is_found(tiny):
     base = find_base("mine")
     assert (base.name, base.checkpoint.path, base.text_encoder) == ("mine", tiny.checkpoint, tiny.text_encoder)
     assert base.fingerprint == find_base("tiny").fingerprint
-    with pytest.raises(SonoloraError, match="known are tiny, mine,"):
+    with pytest.raises(SonoloraError, match=r"known are tiny, mine\. "):
         find_base("other")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 
 import pytest
 import torch
@@ -133,6 +135,21 @@ def test_gradients_are_gone_before_the_forward_pass(make_trainer):
     assert all(parameter.grad is not None for parameter in trained)
     trainer.step()
     assert held == [0, 0]
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_what_a_trainer_holds_is_free_with_its_last_reference(make_trainer, static):
+    """And does not wait, with all its memory, for the next search for cycles."""
+    make_trainer()[0].step()  # what torch imports with the first of all keeps that one
+    gc.disable()
+    try:
+        trainer, model = make_trainer(static=static)
+        trainer.step()
+        left = [weakref.ref(trainer), weakref.ref(model)]
+        del trainer, model
+        assert [reference() for reference in left] == [None, None]
+    finally:
+        gc.enable()
 
 
 class HostTensors(TorchDispatchMode):

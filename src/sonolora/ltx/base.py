@@ -50,8 +50,9 @@ def find_base(name_or_path: str) -> Base:
     # What lies in a folder that is here is meant as a path.
     if HubId.parse(name_or_path) is None or folder.parent.exists():
         raise SonoloraError(
-            f"no base '{name_or_path}': known are {', '.join([*BUILT_IN_NAMES, *registered()])}, or give a folder or a "
-            f"Hugging Face id; {_HOLDS}"
+            f"no base '{name_or_path}': known are {', '.join([*BUILT_IN_NAMES, *registered()])}. Make one known with "
+            f"`sonolora base add {name_or_path} --checkpoint FILE --text-encoder DIR`, or give a folder or a Hugging "
+            f"Face id; {_HOLDS}"
         )
     return _of(name_or_path, add_base(name_or_path, name_or_path, TEXT_ENCODER))
 

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sonolora.ltx.constants import on_device
+
 FULL = "full"
 WEIGHTS = (FULL, "int8", "fp8", "nf4")  # from the least error to the largest
 NEIGHBOURS = 64
@@ -55,10 +57,14 @@ def dequantise(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """The weight (O, I) that codes and scales stand for, with one copy in `dtype` to work with."""
     if codes.dtype != torch.uint8:
         return codes.to(dtype).mul_(scales)  # every code is exact in bfloat16; the product is rounded once
-    values = torch.tensor(_NF4, dtype=dtype, device=codes.device)
-    pairs = torch.stack([values.repeat_interleave(16), values.repeat(16)], dim=1)  # of every byte
-    weights = F.embedding(codes.int(), pairs)
+    weights = F.embedding(codes.int(), on_device(_pairs, dtype, device=codes.device))
     return weights.view(len(codes), -1, NEIGHBOURS).mul_(scales).flatten(1)
+
+
+def _pairs(dtype: torch.dtype) -> Tensor:
+    """The two values of nf4 that every byte stands for, (256, 2)."""
+    values = torch.tensor(_NF4, dtype=dtype)
+    return torch.stack([values.repeat_interleave(16), values.repeat(16)], dim=1)
 
 
 class QuantisedLinear(nn.Linear):

@@ -3,7 +3,8 @@
 In: the blocks of a frozen network, before adapters are put on them; those are on the device and stay there.
 Out: the same network, to be used as before. In a forward pass the block that comes is the one behind, in a backward
 pass the one in front; there each block is computed again (`Holding.recomputed`), so that no operation refers to a
-block's tensors once the next but one is copied over them.
+block's tensors once the next but one is copied over them. Only then they are in the host's memory again: the backward
+pass reads some of them when the block's own call is over.
 
 On a card the copies go by a stream of their own, from pinned memory; that has not yet run on a GPU. Where the device is
 a CPU the blocks are copied in the same order to the same two places. Not to be captured in a CUDA graph.
@@ -31,8 +32,6 @@ def stream_blocks(blocks: Sequence[nn.Module], device: torch.device) -> None:
     streamed = _Streamed(blocks, device)
     for index, block in enumerate(blocks):
         block.register_forward_pre_hook(partial(streamed.enter, index))
-        # Also when the call is cut short, as it is where a block is computed again just as far as it is needed.
-        block.register_forward_hook(partial(streamed.leave, index), always_call=True)
 
 
 class _Streamed:
@@ -67,16 +66,14 @@ class _Streamed:
             torch.cuda.current_stream(self.device).wait_event(self.ready[index % ROOMS])
         _point(self.frozen[index], self.rooms[index % ROOMS])
 
-    def leave(self, index: int, *_: Any) -> None:
-        """The block's tensors are those in the host's memory again."""
-        _point(self.frozen[index], self.host[index])
-
     def fetch(self, index: int) -> None:
-        """Copy a block over the one that was in its room, once the device is done with that."""
+        """Copy a block over the one in its room, whose tensors are those in the host's memory again."""
         room = index % ROOMS
-        if self.held[room] == index:
+        leaving, self.held[room] = self.held[room], index
+        if leaving == index:
             return
-        self.held[room] = index
+        if leaving is not None:
+            _point(self.frozen[leaving], self.host[leaving])
         if not self.cuda:
             _copy(self.rooms[room], self.host[index])
             return

@@ -44,7 +44,8 @@ def watch_films(run: Run, prepared: Prepared, networks: Networks, progress: Prog
         with_films_watched(examples, checkpoint, device=device, dtype=dtype, place=place, advance=progress.advance)
     )
     where = "on the device" if place == device else "in the host's memory"
-    progress.message(f"what the audio sees of {len(sizes)} films: {sum(sizes) / 1e9:,.2f} GB {where}")
+    what = f"{len(prepared.examples)} films" + (f" and {len(prepared.previews)} previews" if prepared.previews else "")
+    progress.message(f"what the audio sees of {what}: {sum(sizes) / 1e9:,.2f} GB {where}")
     return (
         replace(
             prepared,

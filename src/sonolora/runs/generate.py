@@ -64,13 +64,14 @@ def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, ou
     holding = RunSettings(weights=settings.weights, stream_blocks=settings.stream_blocks).holding
     wanted = parse(mode.generation, {**said, **body}).wanted()
     codec = load_audio_codec(base.checkpoint, device=device)
-    encoder = Encoder(base, codec, Cache(default_cache_folder()), device, dtype, mode.video)
     with tempfile.TemporaryDirectory() as scratch:
         given = load_given(wanted, codec.sample_rate, codec.output_sample_rate, Path(scratch))
     if max((end for _, end in wanted.regenerate or ()), default=0.0) > given.seconds + _EQUAL_SECONDS:
         progress.warning(f"{wanted.field} lasts {given.seconds:.2f} s, and the time_ranges end there, too")
     progress.phase("encoding what is given", None)
-    item = encoder.prepare_one(given, wanted.negative_prompt, progress.advance)
+    item = Encoder(base, codec, Cache(default_cache_folder()), device, dtype, mode.video).prepare_one(
+        given, wanted.negative_prompt, progress.advance
+    )
     if apart:
         both = [item.example, item.negative]
         example, negative = with_films_watched(both, base.checkpoint, device=device, dtype=dtype, place=device)
@@ -80,7 +81,7 @@ def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, ou
     )
     if lora is not None:
         adapters = apply_lora(model, lora, settings.scale)
-        for note in _notes(lora, len(adapters), mode, base.fingerprint, wanted.prompt):
+        for note in _notes(lora, len(adapters), mode, base.fingerprint, settings.weights, wanted.prompt):
             progress.message(f"note: {note}")
     guidance = Guidance.of_base(base.checkpoint.metadata, stg=settings.stg_scale, cfg=settings.cfg_scale)
     progress.phase("generating", settings.steps)
@@ -93,14 +94,14 @@ def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, ou
 def _video_apart(mode: Mode, asked: str | None, said: Mapping[str, Any]) -> bool:
     """Whether the video does not hear the audio: as the LoRA was trained, and without one as asked."""
     trained = said.get("v2a_video", JOINT) if said else None
-    if asked is not None and trained is not None and asked != trained:
-        raise InputError.of("v2a_video", f"this LoRA was trained with {trained}, and is used so; found {asked}")
     settings = RunSettings(v2a_video=asked or trained or JOINT)
     settings.check_mode(mode)
+    if asked is not None and trained is not None and asked != trained:
+        raise InputError.of("v2a_video", f"this LoRA was trained with {trained}, and is used so; found {asked}")
     return settings.video_apart
 
 
-def _notes(lora: LoRAFile, used: int, mode: Mode, base_fingerprint: str, prompt: str) -> list[str]:
+def _notes(lora: LoRAFile, used: int, mode: Mode, base_fingerprint: str, weights: str, prompt: str) -> list[str]:
     said = lora.metadata
     notes = []
     if used < len(lora.pairs):
@@ -109,6 +110,8 @@ def _notes(lora: LoRAFile, used: int, mode: Mode, base_fingerprint: str, prompt:
         )
     if said.get("base_fingerprint", base_fingerprint) != base_fingerprint:
         notes.append(f"this LoRA was trained on another base ({said.get('base', 'unknown')})")
+    if (trained := said.get("base_weights", FULL)) != weights:
+        notes.append(f"this LoRA was trained with --weights {trained}, and is used here with {weights}")
     if said.get("mode", mode.name) != mode.name:
         notes.append(f"this LoRA was trained for {said['mode']}, and is used here for {mode.name}")
     if said.get("trigger_phrase", "") not in prompt:

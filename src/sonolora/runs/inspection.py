@@ -24,7 +24,9 @@ from sonolora.ltx.lora_strength import (
     strengths,
     together,
 )
+from sonolora.ltx.quantised import FULL
 from sonolora.modes import MODES
+from sonolora.runs.settings import JOINT
 
 LEAST_CHANGE = 1e-3  # of the base's weights; a LoRA that changes less does next to nothing
 
@@ -136,6 +138,10 @@ def _warnings(lora: LoRAFile, measured: Mapping[str, Strength], base: Base) -> I
     if lora.metadata.get("base_fingerprint", base.fingerprint) != base.fingerprint:
         trained_on = lora.metadata.get("base", "unknown")
         yield f"it was trained on another base ({trained_on}) than {base.name}; the strengths are those on {base.name}"
+    if (weights := lora.metadata.get("base_weights", FULL)) != FULL:
+        yield f"it was trained with --weights {weights}, and makes up for a part of what that spoils"
+    if lora.metadata.get("v2a_video", JOINT) != JOINT:
+        yield "it was trained with films that do not hear the sound; programs other than Sonolora let them hear it"
     mode = MODES.get(lora.metadata.get("mode", ""))
     unheard = sum(kinds[name] for name in VIDEO_KINDS)
     if mode is not None and not mode.video and unheard:

@@ -133,11 +133,12 @@ def count_needs(
     # A captured step has inputs of its own, and keeps what it works with while previews are made.
     inputs = {"inputs of a step": step.example * settings.batch_size} if settings.cuda_graph else {}
     captured = {"captured step": step.peak - step.held} if settings.cuda_graph else {}
+    sent = step.example * settings.batch_size if apart else 0  # before they are joined
     stages = (
         Stage("encoding the clips", encoders, max(encoding_bytes(shape, one, kind) for one in (tokens, *previews))),
         Stage("encoding the texts", encoders, text_bytes(shape, kind, video=video)),
         *watching,
-        Stage("training", training | inputs, step.peak - step.held + (step.example if apart else 0)),
+        Stage("training", training | inputs, step.peak - step.held + sent),
         Stage("listening", training | inputs | captured | {"adapters, exact": step.adapters}, max(looks)),
     )
     reserve = CUDA_RESERVE if kind == "cuda" else 0

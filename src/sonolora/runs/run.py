@@ -94,11 +94,14 @@ def resume(
 ) -> Path:
     """Continue a run from its newest state, to the result that it would have had; raises as `start` does.
 
-    `changed`: settings other than before that change no number, as `device` and `stream_blocks`.
+    `changed`: settings other than before, which may be `base`, `device`, `gradient_checkpointing` and `stream_blocks`.
+    The last two change no number; between a card and a CPU the result differs by their precision.
     """
     said = read_run(folder)
     mode = find_mode(said["mode"])
-    settings = RunSettings(**said["settings"] | changed)
+    # A captured step is bound to its device and to what it holds there; uncaptured it is the same step.
+    uncaptured = {"cuda_graph": False} if changed else {}
+    settings = RunSettings(**said["settings"] | uncaptured | changed)
     networks = networks or _networks(settings)
     if networks.base.fingerprint != said["base_fingerprint"]:
         raise CheckpointError(f"the base {networks.base.name} is not the one that {folder} was started with")

@@ -1,6 +1,6 @@
 """A step whose inputs always lie in the same memory, and on a GPU its CUDA graph: one launch in place of thousands.
 
-In: a function of (example, noise, sigma). Out: the same function; all its calls must have the shapes of the first.
+In: a function of (example, noise, sigma), and what it is called with, always of the same shapes. Out: what it returns.
 Experimental: no GPU has run the capture yet. On a CPU the function is called as it is, on the same static inputs.
 """
 
@@ -18,20 +18,19 @@ _WARM_UP = 3  # calls before the capture, on a stream of their own, as torch's d
 
 
 class StaticStep:
-    """Calls `compute`, which must not wait for the device; whatever else it reads must stay where it is.
+    """Calls `compute`, the same one always; it must not wait for the device, and what else it reads must stay in place.
 
     The calls that warm up are steps like any other, and a capture computes nothing: no step is lost or repeated.
     What a graph works with stays reserved as long as this object lives.
     """
 
-    def __init__(self, compute: Compute) -> None:
-        self._compute = compute
+    def __init__(self) -> None:
         self._inputs: tuple[Example, Tensor, Tensor] | None = None
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._losses: Tensor | None = None
 
-    def __call__(self, example: Example, noise_BTC: Tensor, sigma_B: Tensor) -> Tensor:
+    def __call__(self, compute: Compute, example: Example, noise_BTC: Tensor, sigma_B: Tensor) -> Tensor:
         """What `compute` returns, as a tensor of its own."""
         if self._inputs is None:
             self._inputs = map_tensors(lambda parts: parts[0].clone(), example), noise_BTC.clone(), sigma_B.clone()
@@ -40,19 +39,23 @@ class StaticStep:
         inputs[1].copy_(noise_BTC)
         inputs[2].copy_(sigma_B)
         if noise_BTC.device.type != "cuda":
-            return self._compute(*inputs)
+            return compute(*inputs)
+        with torch.cuda.device(noise_BTC.device):  # streams and graphs are made for the current one
+            return self._on_card(compute, inputs)
+
+    def _on_card(self, compute: Compute, inputs: tuple[Example, Tensor, Tensor]) -> Tensor:
         self._calls += 1
         if self._calls <= _WARM_UP:
             stream, here = torch.cuda.Stream(), torch.cuda.current_stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(here)
             with torch.cuda.stream(stream):
-                losses = self._compute(*inputs)
+                losses = compute(*inputs)
             here.wait_stream(stream)
             return losses
         if self._graph is None:
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):
-                self._losses = self._compute(*inputs)
+                self._losses = compute(*inputs)
         self._graph.replay()
         assert self._losses is not None
         return self._losses.clone()  # the next replay writes over it

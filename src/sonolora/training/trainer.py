@@ -75,7 +75,8 @@ class Trainer:
             for letter, parameter in (("A", adapter.lora_A), ("B", adapter.lora_B))
         }
         self._device = next(iter(self._parameters.values())).device
-        self._run = StaticStep(self._compute) if static else self._compute
+        # Not given its function yet: in a cycle of references a run's memory would outlive the run.
+        self._static = StaticStep() if static else None
         # On a card the rate is a tensor, so that a captured update sees it change. Meta has no fused update.
         cuda = self._device.type == "cuda"
         self._optimizer = torch.optim.AdamW(
@@ -91,7 +92,8 @@ class Trainer:
         for group in self._optimizer.param_groups:
             rate = self.config.learning_rate_at(self.step_count)
             group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
-        losses = self._run(*self._inputs(self.step_count))
+        inputs = self._inputs(self.step_count)
+        losses = self._compute(*inputs) if self._static is None else self._static(self._compute, *inputs)
         self.step_count += 1
         return losses
 
@@ -106,7 +108,7 @@ class Trainer:
         sigma = torch.tensor(
             [draw_sigma(config.sigma_density, frames, config.seed, "sigma", step, slot) for slot in slots]
         )
-        return example.to(self._device), self._sent(noise), self._sent(sigma)
+        return example, self._sent(noise), self._sent(sigma)
 
     def _sent(self, drawn: Tensor) -> Tensor:
         # From memory that is not pinned the host would wait for the copy.
