@@ -52,6 +52,7 @@ class Report:
     all the rest, and the others' margins are to it."""
 
     mode: str
+    steps: int  # of training
     held_out: int  # samples
     rows: Sequence[Row]
     leaks: Sequence[Leak]
@@ -76,11 +77,11 @@ def page(reports: Sequence[Report], base: Base, plan: Plan, arguments: Sequence[
         f"    python bench/learning/run.py {shlex.join(arguments)}",
         _filled(
             f"Base {base.name} ({base.fingerprint}, made by {base.checkpoint.metadata.get('made_by', 'unknown')}); "
-            f"{plan.train_clips} training samples of {plan.seconds:g} s a mode, and as many held-out ones as stand in "
-            f"the table; {plan.training.steps} steps at learning rate {plan.training.learning_rate:g}, rank "
-            f"{plan.rank}, each mode's own sigma density, seed {plan.training.seed}; {plan.sampling.steps} "
-            f"sampling steps, guidance {plan.sampling.guidance.cfg:g}. {cpu}, {threads} thread{'s' * (threads > 1)}; "
-            f"Sonolora {__version__}, Python {platform.python_version()}, torch {torch.__version__}."
+            f"{plan.train_clips} training samples of {plan.seconds:g} s a mode, and as many held-out ones and steps as "
+            f"stand in the table; learning rate {plan.training.learning_rate:g}, rank {plan.rank}, each mode's own "
+            f"sigma density, seed {plan.training.seed}; {plan.sampling.steps} sampling steps, guidance "
+            f"{plan.sampling.guidance.cfg:g}. {cpu}, {threads} thread{'s' * (threads > 1)}; Sonolora {__version__}, "
+            f"Python {platform.python_version()}, torch {torch.__version__}."
         ),
         _filled(
             "In brackets are 95 % bootstrap intervals over held-out samples, paired by sample. The LoRA beats another "
@@ -110,10 +111,11 @@ def _overview(reports: Sequence[Report]) -> str:
         left = [f"{row.contender} ({_BEATEN[row.beaten]})" for row in others if not row.beaten]
         cells = (f"{row.value:.2f}" for row in (by_name[LORA], by_name[BASE]))
         naive_best = f"{best.value:.2f} ({best.contender})"
-        who = (report.mode, str(report.held_out), by_name[LORA].figure)
+        who = (report.mode, str(report.steps), str(report.held_out), by_name[LORA].figure)
         rows.append((*who, *cells, naive_best, ", ".join(beaten), ", ".join(left)))
     head = (
         "mode",
+        "steps",
         "held out",
         "main figure",
         "LoRA",
