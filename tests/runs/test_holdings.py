@@ -198,6 +198,7 @@ class Stops(Silent):
         return self.step >= 30
 
 
+@pytest.mark.slow
 def test_a_quantised_run_stops_and_goes_on_streamed(dataset, tmp_path):
     """To the very file of a run that is not stopped and has all on the device, and with less on it than it began."""
     body = {"training_data_url": str(dataset), "rank": 8, "number_of_steps": 100, "audio_duration_seconds": 0.5}

@@ -118,6 +118,7 @@ def test_the_base_alone_is_heard_either_way(body, tmp_path):
     assert not np.array_equal(joint, apart)
 
 
+@pytest.mark.slow
 def test_it_goes_on_to_the_same_result(run, body, tmp_path):
     class Stops(Silent):
         step = 0
