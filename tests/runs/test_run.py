@@ -198,6 +198,7 @@ def test_stopped_run_resumes_from_its_step(body, tmp_path):
     assert resume(tmp_path / "out", Silent()).exists()
 
 
+@pytest.mark.slow
 def test_stopped_in_every_phase_of_training_and_resumed_gives_the_same_files(finished, body, tmp_path):
     body = {**body, "validation": [{"prompt": "t0ne a tone, number 2"}, {"prompt": "t0ne a low tone"}]}
     out, run = tmp_path / "out", partial(begin, body, SETTINGS, tmp_path / "out")
@@ -232,6 +233,7 @@ def test_stopped_before_training_leaves_nothing_to_resume(body, tmp_path, phase)
     assert not [name for name in left if name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_same_run_twice_gives_the_same_file(body, tmp_path):
     files = [begin(body, SETTINGS, tmp_path / name, Silent()).read_bytes() for name in ("a", "b")]
     assert files[0] == files[1]

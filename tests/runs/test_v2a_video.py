@@ -92,6 +92,7 @@ def ask(body, lora, out, **settings):
     return sound(out)
 
 
+@pytest.mark.slow
 def test_it_learns_and_says_how(run):
     grid = [line["grid_loss"] for line in read_metrics(run / "metrics.jsonl") if "grid_loss" in line]
     assert grid[-1] < 0.97 * grid[0]
@@ -102,6 +103,7 @@ def test_it_learns_and_says_how(run):
     assert json.loads((run / "run.json").read_text())["settings"]["v2a_video"] == "frozen-cached"
 
 
+@pytest.mark.slow
 def test_generate_follows_the_lora(run, body, tmp_path):
     lora = run / "lora.safetensors"
     preview = sound(run / "previews" / f"step-{STEPS:06d}-1.wav")

@@ -393,6 +393,7 @@ def test_without_a_base_it_does_not_get_ready(tmp_path):
     assert Path(tmp_path).name in ended.stderr
 
 
+@pytest.mark.slow
 def test_from_an_upload_to_the_same_lora_though_the_worker_is_killed(undisturbed, body, clips, tmp_path, monkeypatch):
     """Through the queue, with real workers."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
