@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import runpy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -31,10 +30,10 @@ import peft
 import torch
 from torch import Tensor, nn
 
+from diffusers_twin import diffusers_transformer
 from sonolora.conditioning import Example, velocity
 from sonolora.files import atomic_write
 from sonolora.frames import frame_count
-from sonolora.limits import device_name
 from sonolora.ltx.base import find_base
 from sonolora.ltx.config import TransformerConfig
 from sonolora.ltx.lora import add_adapters
@@ -44,9 +43,9 @@ from sonolora.ltx.text import PUBLISHED_TOKENS, load_tokenizer
 from sonolora.ltx.transformer import Transformer, load_transformer
 from sonolora.randomness import normal
 from sonolora.runs.settings import compute_dtype, resolve_device
+from sonolora.speed.limits import device_name
 from sonolora.training.phases import clock
 
-ROOT = Path(__file__).parents[1]
 SEED = 0
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1}
 WARM_UP = 2
@@ -121,32 +120,9 @@ def our_side(whole: Transformer, example: Example, noisy: Tensor, sigma: Tensor,
 
 def their_side(whole: Transformer, example: Example, noisy: Tensor, sigma: Tensor, ours: Side, rank: int) -> Side:
     """diffusers' model with PEFT's adapters, filled from ours."""
-    # The one table of names is that of the test which holds our transformer to diffusers'.
-    diffusers_name = runpy.run_path(str(ROOT / "tests/ltx/test_transformer.py"))["diffusers_name"]
-    audio, video = whole.config.audio, whole.config.video
+    video = whole.config.video
     device, dtype = noisy.device, compute_dtype(noisy.device)
-    with torch.device("meta"):
-        model = diffusers.LTX2VideoTransformer3DModel(
-            in_channels=video.channels,
-            out_channels=video.channels,
-            num_attention_heads=video.heads,
-            attention_head_dim=video.head_dim,
-            cross_attention_dim=video.context_dim,
-            gated_attn=True,
-            cross_attn_mod=True,
-            audio_in_channels=audio.channels,
-            audio_out_channels=audio.channels,
-            audio_num_attention_heads=audio.heads,
-            audio_attention_head_dim=audio.head_dim,
-            audio_cross_attention_dim=audio.context_dim,
-            audio_gated_attn=True,
-            audio_cross_attn_mod=True,
-            num_layers=whole.config.layers,
-            rope_type="split",
-            use_prompt_embeddings=False,
-        ).requires_grad_(False)
-    model.load_state_dict({diffusers_name(name): tensor for name, tensor in whole.state_dict().items()}, assign=True)
-    model.requires_grad_(False)
+    model = diffusers_transformer(whole)
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(AUDIO_TARGETS))
     peft.inject_adapter_in_model(config, model)
     factors = {}

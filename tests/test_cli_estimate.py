@@ -9,23 +9,23 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sonolora import pace
 from sonolora.cli import app
 from sonolora.errors import InputError, SonoloraError
 from sonolora.estimate import Power, estimate
 from sonolora.frames import frame_count
-from sonolora.limits import Limits
 from sonolora.ltx.base import find_base
 from sonolora.media.audio import Waveform
 from sonolora.media.write import write_audio
 from sonolora.modes import MODES
 from sonolora.modes.request import parse
 from sonolora.modes.t2a import T2A
-from sonolora.pace import measure_pace
 from sonolora.runs.counts import Step, Tokens, step_flops
 from sonolora.runs.progress import Silent
 from sonolora.runs.settings import RunSettings
 from sonolora.runs.shapes import BaseShape
+from sonolora.speed import pace
+from sonolora.speed.limits import Limits
+from sonolora.speed.pace import measure_pace
 
 RATE, STEPS, CLIPS = 16000, 150, 3
 SLOW, FAST = Limits(1.0, 1.0), Limits(1e15, 1e15)

@@ -19,8 +19,8 @@ from made_data import KINDS
 from torch import Tensor
 
 from sonolora import __version__
-from sonolora.limits import device_name
 from sonolora.ltx.base import Base
+from sonolora.speed.limits import device_name
 from sonolora.training.evaluation import SIGMAS, Difference, paired_difference
 
 LINE = 115

@@ -59,9 +59,9 @@ def add_bench_commands(app: typer.Typer) -> None:
 def _step(**options: Any) -> None:
     from dataclasses import asdict
 
-    from sonolora.bench import measure_step
-    from sonolora.bench_page import page, table
     from sonolora.files import atomic_write
+    from sonolora.speed.page import page, table
+    from sonolora.speed.step import measure_step
 
     records: list[Any] = []
     for case in _cases(options):
@@ -78,7 +78,7 @@ def _step(**options: Any) -> None:
 def _preview(**options: Any) -> None:
     from dataclasses import asdict
 
-    from sonolora.bench_preview import measure_preview
+    from sonolora.speed.preview import measure_preview
 
     records: list[Any] = []
     for case in _cases(options):

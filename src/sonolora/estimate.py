@@ -24,7 +24,6 @@ from sonolora.ltx.base import Base, find_base
 from sonolora.ltx.text import load_tokenizer
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
-from sonolora.pace import Pace, measure_pace
 from sonolora.runs.counts import Step, look_flops, step_flops
 from sonolora.runs.fit import available_bytes, does_not_fit
 from sonolora.runs.needs import Needs, count_needs, preview_guidance, preview_tokens, training_step
@@ -33,6 +32,7 @@ from sonolora.runs.settings import RunSettings, compute_dtype
 from sonolora.runs.shapes import PUBLISHED_NAME, BaseShape
 from sonolora.sampling.sampler import SamplingSettings
 from sonolora.server.settings import PUBLISHED_PRICES, billed_steps
+from sonolora.speed.pace import Pace, measure_pace
 from sonolora.training.evaluation import MAX_CLIPS, SIGMAS
 
 _WAV_BYTES = 48000 * 2 * 2  # a second: two channels of 16 bits

@@ -1,18 +1,12 @@
-"""The files of bench/learning import one another as from their own folder."""
+"""What sounds are held to, made once."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "bench" / "learning"))
+from sets import Embedding
 
 
 @pytest.fixture(scope="session")
 def embedding():
     """For sounds of a second."""
-    from sets import Embedding
-
     return Embedding.of_corpus(1.0)

@@ -15,7 +15,7 @@ from sonolora.ltx.checkpoint import Checkpoint
 from sonolora.modes.t2a import T2A
 from sonolora.runs.counts import Step, Tokens, step_bytes
 from sonolora.runs.shapes import BaseShape
-from sonolora.synthetic import synthetic_trainer
+from sonolora.speed.synthetic import synthetic_trainer
 from sonolora.training.metrics import read_metrics
 from sonolora.training.phases import marks
 

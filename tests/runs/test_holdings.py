@@ -11,48 +11,32 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sonolora.allocations import Allocations
 from sonolora.cli import app
 from sonolora.cli_settings import FILM_OPTIONS, SETTING_OPTIONS, settings_from
 from sonolora.errors import InputError, SonoloraError
 from sonolora.ltx import streaming
-from sonolora.ltx.base import find_base
 from sonolora.ltx.checkpoint import Checkpoint
 from sonolora.ltx.holding import Holding
-from sonolora.ltx.lora import add_adapters
 from sonolora.ltx.quantised import WEIGHTS
 from sonolora.ltx.transformer import load_transformer
 from sonolora.modes import MODES
 from sonolora.modes.request import parse
 from sonolora.modes.t2a import T2A
 from sonolora.runs import counts, fit
-from sonolora.runs.counts import Step, Tokens, make_example, step_bytes, step_flops
+from sonolora.runs.counts import Step, Tokens, step_bytes
 from sonolora.runs.fit import does_not_fit
 from sonolora.runs.needs import Needs, Stage
 from sonolora.runs.progress import InterruptedRunError, Silent
 from sonolora.runs.run import start
 from sonolora.runs.settings import V2A_VIDEO, RunSettings
-from sonolora.runs.shapes import BaseShape
 from sonolora.server.settings import ServerSettings, load_settings
-from sonolora.training.phases import flop_counter, marks
-from sonolora.training.trainer import Trainer, TrainingConfig
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 HOLDINGS = [Holding("int8"), Holding(checkpointing=True), Holding("nf4", streamed=True)]
 
 
-@pytest.fixture(scope="module")
-def base():
-    return find_base("tiny")
-
-
-@pytest.fixture(scope="module")
-def shape(base):
-    return BaseShape.of(base)
-
-
 @pytest.mark.parametrize("holding", HOLDINGS, ids=str)
-def test_a_step_takes_what_was_counted(base, shape, holding, monkeypatch):
+def test_a_step_takes_what_was_counted(base, shape, holding, monkeypatch, takes_what_was_counted):
     """Weights, what is kept for the backward pass, and FLOPs, against a real step."""
     rooms: list[torch.Tensor] = []
     make = streaming._Streamed.__init__
@@ -72,17 +56,7 @@ def test_a_step_takes_what_was_counted(base, shape, holding, monkeypatch):
         assert shape.waiting_bytes(torch.float32, video=False, holding=holding) == 0
     assert shape.transformer_bytes(torch.float32, video=False, holding=holding) == size(device)
 
-    step = Step(T2A.lora_targets, 4, Tokens(26), holding=holding)
-    adapters = add_adapters(model, step.targets, step.rank, 0)
-    example = make_example(shape, step.tokens, CPU, torch.float32)
-    trainer = Trainer(model, adapters, [example], TrainingConfig(5, 1e-4, 0))
-    trainer.step()
-    with Allocations("cpu") as live:
-        before, forward, *_ = marks(trainer, model, lambda: live.now, 1)
-    assert forward - before == pytest.approx(step_bytes(shape, step, "cpu").activations, abs=4096)
-    with flop_counter() as counter:
-        trainer.step()
-    assert counter.get_total_flops() == step_flops(shape, step, "cpu").whole
+    takes_what_was_counted(model, Step(T2A.lora_targets, 4, Tokens(26), holding=holding))
 
 
 def tensors(module) -> Iterator[torch.Tensor]:

@@ -17,9 +17,7 @@ from sonolora.allocations import Allocations
 from sonolora.errors import InputError, SonoloraError
 from sonolora.ltx import checkpoint as checkpoint_module
 from sonolora.ltx.audio_codec import load_audio_codec
-from sonolora.ltx.base import find_base
 from sonolora.ltx.language_model import tensor_shapes
-from sonolora.ltx.lora import add_adapters
 from sonolora.ltx.text import load_text_encoder
 from sonolora.ltx.transformer import load_transformer
 from sonolora.ltx.video_encoder import load_video_encoder
@@ -33,17 +31,13 @@ from sonolora.runs.counts import (
     Tokens,
     decoding_bytes,
     encoding_bytes,
-    make_example,
     step_bytes,
-    step_flops,
     text_bytes,
 )
 from sonolora.runs.fit import available_bytes, check_fit, does_not_fit
 from sonolora.runs.needs import count_needs, training_tokens
 from sonolora.runs.settings import RunSettings
 from sonolora.runs.shapes import BaseShape
-from sonolora.training.phases import flop_counter, marks
-from sonolora.training.trainer import Trainer, TrainingConfig
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SETTINGS = RunSettings()
@@ -58,16 +52,6 @@ CASES = {
 # Gemma 3 12B without its eyes, by Keras' presets, whose vocabulary lacks 64 rows of 3,840 values.
 KERAS_GEMMA_PARAMETERS = 11_765_788_416
 PREVIEW = {"prompt": "", "reference_audio_url": "a", "audio_url": "a", "video_url": "a", "time_ranges": [[1.0, 2.0]]}
-
-
-@pytest.fixture(scope="module")
-def base():
-    return find_base("tiny")
-
-
-@pytest.fixture(scope="module")
-def shape(base):
-    return BaseShape.of(base)
 
 
 @pytest.fixture(scope="module")
@@ -94,36 +78,23 @@ def step_of(mode, tokens, rank=RANK):
     return Step(MODES[mode].lora_targets, rank, tokens)
 
 
-def real_trainer(model, shape, mode, tokens):
-    adapters = add_adapters(model, MODES[mode].lora_targets, RANK, 0)
-    return Trainer(model, adapters, [make_example(shape, tokens, CPU, torch.float32)], TrainingConfig(5, 1e-4, 0))
-
-
 @pytest.mark.parametrize("mode", CASES)
-def test_a_step_keeps_and_takes_what_was_counted(base, shape, mode):
+def test_a_step_keeps_and_takes_what_was_counted(base, shape, mode, takes_what_was_counted):
     """On meta and extended from three layers, against a real step with all of them."""
     tokens = CASES[mode]
     counted = step_bytes(shape, step_of(mode, tokens), "cpu")
-    flops = step_flops(shape, step_of(mode, tokens), "cpu")
     model = load_transformer(base.checkpoint, video=tokens.film is not None, device=CPU, dtype=torch.float32)
-    trainer = real_trainer(model, shape, mode, tokens)
-    trainer.step()
-    with Allocations("cpu") as live:
-        before, forward, *_ = marks(trainer, model, lambda: live.now, 1)
-    assert forward - before == pytest.approx(counted.activations, abs=4096)
-    with flop_counter() as counter:
-        trainer.step()
-    assert counter.get_total_flops() == flops.whole
+    takes_what_was_counted(model, step_of(mode, tokens))
     assert counted.adapters == sum(p.nbytes for p in model.parameters() if p.requires_grad)
     assert counted.held == counted.example + 4 * counted.adapters
 
 
-def test_the_peak_is_that_of_the_profiler(base, shape):
+def test_the_peak_is_that_of_the_profiler(base, shape, trainer_of):
     """Of torch's own record of every allocation and release in a real step."""
     counted = step_bytes(shape, step_of("t2a", CASES["t2a"]), "cpu")
     model = load_transformer(base.checkpoint, video=False, device=CPU, dtype=torch.float32)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        trainer = real_trainer(model, shape, "t2a", CASES["t2a"])
+        trainer = trainer_of(model, step_of("t2a", CASES["t2a"]))
         trainer.step()
         trainer.step()
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]

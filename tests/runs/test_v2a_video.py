@@ -17,7 +17,6 @@ from sonolora.errors import InputError
 from sonolora.ltx import checkpoint
 from sonolora.ltx.base import find_base
 from sonolora.ltx.checkpoint import Checkpoint
-from sonolora.ltx.lora import add_adapters
 from sonolora.ltx.transformer import Watched, load_transformer
 from sonolora.ltx.watching import watch
 from sonolora.media.audio import Waveform
@@ -28,7 +27,7 @@ from sonolora.modes.t2a import T2A
 from sonolora.modes.v2a import V2A
 from sonolora.modes.wanted import FilmFormat
 from sonolora.runs import films, fit
-from sonolora.runs.counts import Step, Tokens, make_example, step_bytes, step_flops, watching_bytes
+from sonolora.runs.counts import Step, Tokens, make_example, step_flops, watching_bytes
 from sonolora.runs.generate import GenerateSettings, generate
 from sonolora.runs.needs import Stage, count_needs
 from sonolora.runs.networks import Networks
@@ -37,8 +36,6 @@ from sonolora.runs.run import resume, start
 from sonolora.runs.settings import RunSettings
 from sonolora.runs.shapes import BaseShape
 from sonolora.training.metrics import read_metrics
-from sonolora.training.phases import flop_counter, marks
-from sonolora.training.trainer import Trainer, TrainingConfig
 
 pytestmark = pytest.mark.xdist_group("v2a-video")
 CPU, CUDA, F32 = torch.device("cpu"), torch.device("cuda"), torch.float32
@@ -190,40 +187,24 @@ def test_one_transformer_is_kept_of_either_form():
             assert (model.has_video, model.apart) == (video, apart)
 
 
-def test_what_is_counted_is_what_is_taken():
-    base = find_base("tiny")
-    shape = BaseShape.of(base)
+def test_what_is_counted_is_what_is_taken(base, shape, takes_what_was_counted):
     model = load_transformer(base.checkpoint, video=False, apart=True, device=CPU, dtype=F32)
     held = sum(tensor.nbytes for tensor in model.state_dict().values())
     assert shape.transformer_bytes(F32, video=False, apart=True) == held
     step = Step(V2A.lora_targets, 8, TOKENS)
-    counted, flops = step_bytes(shape, step, "cpu"), step_flops(shape, step, "cpu")
-    trainer = Trainer(
-        model,
-        add_adapters(model, step.targets, 8, 0),
-        [make_example(shape, TOKENS, CPU, F32)],
-        TrainingConfig(5, 1e-4, 0),
-    )
-    trainer.step()
-    with Allocations("cpu") as live:
-        before, forward, *_ = marks(trainer, model, lambda: live.now, 1)
-    assert forward - before == pytest.approx(counted.activations, abs=4096)
-    with flop_counter() as counter:
-        trainer.step()
-    assert counter.get_total_flops() == flops.whole
-    joint = step_flops(shape, replace(step, tokens=replace(TOKENS, apart=False)), "cpu")
-    assert flops.whole < 0.6 * joint.whole
+    takes_what_was_counted(model, step)
+    joint = replace(step, tokens=replace(TOKENS, apart=False))
+    assert step_flops(shape, step, "cpu").whole < 0.6 * step_flops(shape, joint, "cpu").whole
 
 
-def test_watching_takes_what_was_counted(monkeypatch):
+def test_watching_takes_what_was_counted(base, shape, monkeypatch):
     monkeypatch.setattr(checkpoint, "_PIECE_BYTES", 1 << 16)  # what is read is not on the device of the film
-    base = find_base("tiny")
-    film = make_example(BaseShape.of(base), replace(TOKENS, apart=False), CPU, F32).video
+    film = make_example(shape, replace(TOKENS, apart=False), CPU, F32).video
     assert isinstance(film, Video)
     with Allocations("cpu") as live:
         (seen,) = watch(base.checkpoint, [film.stream], device=CPU, dtype=F32, park=CPU)
     assert isinstance(seen, Watched)
-    weights, working = watching_bytes(BaseShape.of(base), TOKENS, "cpu")
+    weights, working = watching_bytes(shape, TOKENS, "cpu")
     kept = seen.keys_BLHNK.nbytes + seen.values_BLHNK.nbytes
     assert live.peak == pytest.approx(weights + working + kept, rel=0.1)
 

@@ -6,12 +6,12 @@ The data is made, and goes down the product's road from files to examples. `benc
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from statistics import NormalDist
 
 import pytest
 import torch
+from experiment import Plan, learn, make_encoder, prepare
+from losses import zero_velocity
 
 from sonolora.conditioning import Example
 from sonolora.ltx.base import find_base
@@ -21,11 +21,6 @@ from sonolora.modes import MODES
 from sonolora.randomness import normal
 from sonolora.training.evaluation import grid_losses, paired_difference, paired_grids
 from sonolora.training.trainer import TrainingConfig
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "bench" / "learning"))
-
-from experiment import Plan, learn, make_encoder, prepare
-from losses import zero_velocity
 
 CPU = torch.device("cpu")
 PLAN = Plan(train_clips=16, held_out_clips=8, unrelated=0, seconds=1.0, rank=8)

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +21,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as computed_again
 
 from sonolora.frames import frame_bounds
+from sonolora.ltx.block import Block, Flow, modulate
 from sonolora.ltx.checkpoint import Checkpoint, load_module
 from sonolora.ltx.config import StreamConfig, TransformerConfig
 from sonolora.ltx.holding import PLAIN, Holding, hold
-from sonolora.ltx.layers import QUERY_PARTS, Attention, FeedForward, KeysValues, rms
+from sonolora.ltx.layers import QUERY_PARTS
 from sonolora.ltx.rope import Rotation, rotation
 from sonolora.ltx.streaming import stream_blocks
 
@@ -112,146 +111,6 @@ def _sinusoid(timestep: Tensor) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
-def _modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return torch.addcmul(shift, x, 1 + scale).to(x.dtype)
-
-
-@dataclass(frozen=True)
-class _Flow:
-    """What a block needs of one stream besides its tokens; the same for all blocks."""
-
-    rows_BTKD: Tensor  # 9 modulation rows, from the tokens' timesteps
-    prompt_rows_BTKD: Tensor  # 2 rows, from the sample's sigma
-    context_BSD: Tensor
-    self_rotation: Rotation
-    cross_rows_BTKD: Tensor | None = None  # 4 rows: (scale, shift) as query of a2v, then of v2a
-    cross_gate_BTD: Tensor | None = None  # gate of what this stream receives, from the other's sigma
-    cross_rotation: Rotation | None = None
-
-
-class _Block(nn.Module):
-    """One transformer block, with the streams and cross attentions that `Transformer` says."""
-
-    def __init__(self, config: TransformerConfig, *, video: bool, apart: bool) -> None:
-        super().__init__()
-        self.eps = config.eps
-        audio = not (video and apart)
-        if audio:
-            self._add_stream("audio_", config.audio, config)
-        if video:
-            self._add_stream("", config.video, config)
-        a, v = config.audio, config.video
-        attention = partial(Attention, heads=a.heads, head_dim=a.head_dim, gated=config.gated, eps=config.eps)
-        if audio and video:
-            self.audio_to_video_attn = attention(v.width, a.width)
-        if video or apart:
-            side: Literal["both", "keys", "queries"] = "both" if not apart else "keys" if video else "queries"
-            self.video_to_audio_attn = attention(a.width, v.width, side=side)
-        if audio and (video or apart):
-            self.scale_shift_table_a2v_ca_audio = nn.Parameter(torch.empty(5, a.width))
-        if video:
-            self.scale_shift_table_a2v_ca_video = nn.Parameter(torch.empty(5, v.width))
-
-    def _add_stream(self, prefix: str, stream: StreamConfig, config: TransformerConfig) -> None:
-        def attention(context_dim: int) -> Attention:
-            return Attention(
-                stream.width, context_dim, stream.heads, stream.head_dim, gated=config.gated, eps=config.eps
-            )
-
-        self.add_module(f"{prefix}attn1", attention(stream.width))
-        self.add_module(f"{prefix}attn2", attention(stream.context_dim))
-        self.add_module(f"{prefix}ff", FeedForward(stream.width))
-        self.register_parameter(f"{prefix}scale_shift_table", nn.Parameter(torch.empty(9, stream.width)))
-        self.register_parameter(f"{prefix}prompt_scale_shift_table", nn.Parameter(torch.empty(2, stream.width)))
-
-    def forward(
-        self,
-        audio: Tensor,
-        video: Tensor | None,
-        audio_flow: _Flow,
-        video_flow: _Flow | None,
-        seen: KeysValues | None = None,
-        *,
-        values_only: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        """One block's update of both token sequences, (B, T, A) and (B, N, D); `seen` stands for a video apart."""
-        if video is None or video_flow is None:
-            audio = self._attend("audio_", audio, audio_flow, values_only=values_only)
-            if seen is not None:
-                audio = self._look(audio, rms(audio, self.eps), audio_flow, seen)
-            return self._feed_forward("audio_", audio, audio_flow), None
-        video = self._attend("", video, video_flow)
-        audio = self._attend("audio_", audio, audio_flow, values_only=values_only)
-        # Each reads the other stream as it was before.
-        normed_audio, normed_video = rms(audio, self.eps), rms(video, self.eps)
-        video = self._hear(video, normed_video, normed_audio, video_flow, audio_flow)
-        audio = self._look(audio, normed_audio, audio_flow, self._show(normed_video, video_flow))
-        return self._feed_forward("audio_", audio, audio_flow), self._feed_forward("", video, video_flow)
-
-    def pass_apart(self, video: Tensor, flow: _Flow) -> tuple[Tensor, KeysValues]:
-        """One block's update of video tokens (B, N, D) that do not hear the audio, and what the audio looks at."""
-        video = self._attend("", video, flow)
-        return self._feed_forward("", video, flow), self._show(rms(video, self.eps), flow)
-
-    def _attend(self, prefix: str, x: Tensor, flow: _Flow, *, values_only: bool = False) -> Tensor:
-        """Self-attention, then attention to the text, which is modulated by the sample's sigma."""
-        table = getattr(self, f"{prefix}scale_shift_table")
-        shift, scale, gate, q_shift, q_scale, q_gate = (
-            table[row] + flow.rows_BTKD[..., row, :] for row in (0, 1, 2, 6, 7, 8)
-        )
-        normed = _modulate(rms(x, self.eps), scale, shift)
-        rotation = flow.self_rotation
-        attended = getattr(self, f"{prefix}attn1")(normed, normed, rotation, rotation, values_only=values_only)
-        x = torch.addcmul(x, attended, gate.to(x.dtype))
-        prompt_shift, prompt_scale = (
-            getattr(self, f"{prefix}prompt_scale_shift_table") + flow.prompt_rows_BTKD
-        ).unbind(-2)
-        query = _modulate(rms(x, self.eps), q_scale, q_shift)
-        context = _modulate(flow.context_BSD, prompt_scale, prompt_shift)
-        return torch.addcmul(x, getattr(self, f"{prefix}attn2")(query, context), q_gate.to(x.dtype))
-
-    def _feed_forward(self, prefix: str, x: Tensor, flow: _Flow) -> Tensor:
-        table = getattr(self, f"{prefix}scale_shift_table")
-        shift, scale, gate = (table[row] + flow.rows_BTKD[..., row, :] for row in (3, 4, 5))
-        normed = _modulate(rms(x, self.eps), scale, shift)
-        return torch.addcmul(x, getattr(self, f"{prefix}ff")(normed), gate.to(x.dtype))
-
-    def _hear(
-        self, video: Tensor, normed_video: Tensor, normed_audio: Tensor, video_flow: _Flow, audio_flow: _Flow
-    ) -> Tensor:
-        """The video attends to the audio."""
-        audio_rows = _cross_rows(self.scale_shift_table_a2v_ca_audio, audio_flow)
-        video_rows = _cross_rows(self.scale_shift_table_a2v_ca_video, video_flow)
-        heard = self.audio_to_video_attn(
-            _modulate(normed_video, video_rows[0], video_rows[1]),
-            _modulate(normed_audio, audio_rows[0], audio_rows[1]),
-            video_flow.cross_rotation,
-            audio_flow.cross_rotation,
-        )
-        return _received(video, heard, self.scale_shift_table_a2v_ca_video, video_flow)
-
-    def _show(self, normed_video: Tensor, flow: _Flow) -> KeysValues:
-        """What the audio looks at."""
-        rows = _cross_rows(self.scale_shift_table_a2v_ca_video, flow)
-        return self.video_to_audio_attn.keys_values(_modulate(normed_video, rows[2], rows[3]), flow.cross_rotation)
-
-    def _look(self, audio: Tensor, normed_audio: Tensor, flow: _Flow, seen: KeysValues) -> Tensor:
-        """The audio attends to the video."""
-        rows = _cross_rows(self.scale_shift_table_a2v_ca_audio, flow)
-        looked = self.video_to_audio_attn.look(_modulate(normed_audio, rows[2], rows[3]), seen, flow.cross_rotation)
-        return _received(audio, looked, self.scale_shift_table_a2v_ca_audio, flow)
-
-
-def _cross_rows(table_5D: Tensor, flow: _Flow) -> tuple[Tensor, ...]:
-    assert flow.cross_rows_BTKD is not None
-    return (table_5D[:4] + flow.cross_rows_BTKD).unbind(-2)
-
-
-def _received(x: Tensor, from_other: Tensor, table_5D: Tensor, flow: _Flow) -> Tensor:
-    assert flow.cross_gate_BTD is not None
-    return torch.addcmul(x, from_other, (table_5D[4] + flow.cross_gate_BTD).to(x.dtype))
-
-
 class Transformer(nn.Module):
     """The whole network, or as much of it as is used.
 
@@ -278,7 +137,7 @@ class Transformer(nn.Module):
             self.av_ca_v2a_gate_adaln_single = AdaLayerNorm(config.audio.width, 1)
         if audio and video:
             self.av_ca_a2v_gate_adaln_single = AdaLayerNorm(config.video.width, 1)
-        self.transformer_blocks = nn.ModuleList(_Block(config, video=video, apart=apart) for _ in range(config.layers))
+        self.transformer_blocks = nn.ModuleList(Block(config, video=video, apart=apart) for _ in range(config.layers))
 
     def _add_stream(self, prefix: str, stream: StreamConfig) -> None:
         self.add_module(f"{prefix}patchify_proj", nn.Linear(stream.channels, stream.width))
@@ -328,14 +187,14 @@ class Transformer(nn.Module):
             return "for a video apart"
         return f"{'with' if self.has_video else 'without'} its video stream"
 
-    def enter_apart(self, video: Stream) -> tuple[Tensor, _Flow]:
-        """Tokens (B, N, D) of a video that does not hear the audio, and what `_Block.pass_apart` needs beside them."""
+    def enter_apart(self, video: Stream) -> tuple[Tensor, Flow]:
+        """Tokens (B, N, D) of a video that does not hear the audio, and what `Block.pass_apart` needs beside them."""
         tokens, flow, _ = self._enter("", video, crosses=True)
         return tokens, flow
 
     def _enter(
         self, prefix: str, stream: Stream, *, crosses: bool, other_sigma_B: Tensor | None = None
-    ) -> tuple[Tensor, _Flow, Tensor]:
+    ) -> tuple[Tensor, Flow, Tensor]:
         """A stream's tokens, what is the same for all blocks, and its embedded timestep.
 
         `crosses`: whether it looks at the other or is looked at. `other_sigma_B` of the one that it looks at.
@@ -369,7 +228,7 @@ class Transformer(nn.Module):
             cross_rows, _ = rows(getattr(self, f"av_ca_{prefix or 'video_'}scale_shift_adaln_single"), scale)
             latest = max(self.config.audio.max_positions[0], self.config.video.max_positions[0])
             cross_rotation = self._rotation(stream.positions_BXT[:, :1], (latest,), self.config.audio)
-        flow = _Flow(
+        flow = Flow(
             modulations,
             prompt_rows,
             stream.context_BSD.to(dtype),
@@ -394,7 +253,7 @@ class Transformer(nn.Module):
         table = getattr(self, f"{prefix}scale_shift_table")
         shift, scale = table[0] + embedded, table[1] + embedded
         normed = F.layer_norm(x, (x.shape[-1],), eps=self.config.eps)
-        return getattr(self, f"{prefix}proj_out")(_modulate(normed, scale, shift))  # type: ignore[no-any-return]
+        return getattr(self, f"{prefix}proj_out")(modulate(normed, scale, shift))  # type: ignore[no-any-return]
 
 
 def audio_token_middles(frames: int) -> Tensor:

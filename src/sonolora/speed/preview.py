@@ -12,7 +12,6 @@ from itertools import pairwise
 
 import torch
 
-from sonolora.limits import device_name
 from sonolora.ltx.lora import add_adapters
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
@@ -21,7 +20,8 @@ from sonolora.runs.needs import preview_guidance, training_step
 from sonolora.runs.settings import RunSettings, compute_dtype
 from sonolora.runs.shapes import BaseShape
 from sonolora.sampling.sampler import SamplingSettings, sample
-from sonolora.synthetic import synthetic_model
+from sonolora.speed.limits import device_name
+from sonolora.speed.synthetic import synthetic_model
 from sonolora.training.phases import clock
 
 

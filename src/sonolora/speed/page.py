@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sonolora.bench import WHOLE
+from sonolora.speed.step import WHOLE
 
 Record = Mapping[str, Any]
 

@@ -12,11 +12,11 @@ from statistics import median
 
 import torch
 
-from sonolora.limits import machine_limits
 from sonolora.runs.counts import Step, step_flops
 from sonolora.runs.settings import compute_dtype
 from sonolora.runs.shapes import BaseShape
-from sonolora.synthetic import synthetic_trainer
+from sonolora.speed.limits import machine_limits
+from sonolora.speed.synthetic import synthetic_trainer
 from sonolora.training.phases import phase_times
 
 _FEW = 2, 4  # layers

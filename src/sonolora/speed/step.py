@@ -29,7 +29,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sonolora import __version__
 from sonolora.allocations import Allocations
 from sonolora.conditioning import collate
-from sonolora.limits import Limits, device_name, machine_limits
 from sonolora.ltx.transformer import Transformer
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
@@ -37,7 +36,8 @@ from sonolora.runs.counts import Step, make_example, step_bytes
 from sonolora.runs.needs import training_step
 from sonolora.runs.settings import RunSettings, compute_dtype
 from sonolora.runs.shapes import BaseShape
-from sonolora.synthetic import synthetic_trainer
+from sonolora.speed.limits import Limits, device_name, machine_limits
+from sonolora.speed.synthetic import synthetic_trainer
 from sonolora.training.phases import PHASES, clock, flop_counter, marks, phase_times
 from sonolora.training.step import flow_losses
 from sonolora.training.trainer import Trainer

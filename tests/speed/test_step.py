@@ -9,8 +9,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sonolora.bench import PHASES, WHOLE, measure_step
-from sonolora.bench_page import page
 from sonolora.cli import app
 from sonolora.errors import InputError, SonoloraError
 from sonolora.ltx.base import find_base
@@ -19,6 +17,8 @@ from sonolora.modes import MODES
 from sonolora.modes.request import parse
 from sonolora.runs.settings import RunSettings
 from sonolora.runs.shapes import BaseShape
+from sonolora.speed.page import page
+from sonolora.speed.step import PHASES, WHOLE, measure_step
 
 RANK, BATCH, FRAMES, TEXT = 8, 2, 26, 128  # 1 s is 26 latent frames
 
