@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sonolora.errors import CheckpointError
+from sonolora.ltx.adapter import LoRALinear, project
 from sonolora.ltx.checkpoint import Checkpoint
 from sonolora.ltx.lora import (
-    LoRALinear,
     add_adapters,
     apply_lora,
     as_saved,
@@ -116,6 +116,26 @@ def test_layer_equals_peft():
     )
     x = normal((3, 12), "x")
     torch.testing.assert_close(ours(x), model["layer"](x), atol=1e-6, rtol=1e-6)
+
+
+def test_several_layers_at_once_are_each_as_alone():
+    """Of different ranks and strengths, with one between them that has no adapter."""
+    layers = [LoRALinear(torch.nn.Linear(12, 20), rank, CPU) for rank in (4, 6)]
+    for index, layer in enumerate(layers):
+        layer.scale = 0.5 + index
+        layer.lora_A.data = normal(tuple(layer.lora_A.shape), "A", index)
+        layer.lora_B.data = normal(tuple(layer.lora_B.shape), "B", index)
+    layers.insert(1, torch.nn.Linear(12, 7))
+    parameters = [parameter for layer in (layers[0], layers[2]) for parameter in (layer.lora_A, layer.lora_B)]
+    results = []
+    for together in (False, True):
+        x = normal((2, 3, 12), "x").requires_grad_()
+        outputs = project(x, *layers) if together else tuple(layer(x) for layer in layers)
+        loss = sum((output * normal(tuple(output.shape), "weights")).sum() for output in outputs)
+        results.append([*outputs, *torch.autograd.grad(loss, [x, *parameters])])
+    assert len(results[1]) == 3 + 1 + 4
+    for alone, at_once in zip(*results, strict=True):
+        torch.testing.assert_close(at_once, alone, atol=1e-5, rtol=1e-5)
 
 
 def test_every_form_gives_the_same_network(transformer, checkpoint, cases, tmp_path):

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sonolora.ltx.adapter import project
 from sonolora.ltx.rope import Rotation, rotate
 
 KeysValues = tuple[Tensor, Tensor]
@@ -70,16 +71,26 @@ class Attention(nn.Module):
         """
         if values_only:
             return self._leave(x_BTD, self.to_v(context_BSD).unflatten(-1, (self.heads, -1)))
+        if context_BSD is x_BTD:
+            q, k, v = project(x_BTD, self.to_q, self.to_k, self.to_v)
+            return self._look(x_BTD, q, self._keys_values(k, v, key_rotation), query_rotation)
         return self.look(x_BTD, self.keys_values(context_BSD, key_rotation), query_rotation)
 
     def keys_values(self, context_BSD: Tensor, rotation: Rotation | None = None) -> KeysValues:
         """What `look` looks at: normed and rotated keys, and values, (B, H, S, K) each."""
-        k = self._by_head(self.k_norm(self.to_k(context_BSD)))
-        return k if rotation is None else rotate(k, rotation), self._by_head(self.to_v(context_BSD))
+        k, v = project(context_BSD, self.to_k, self.to_v)
+        return self._keys_values(k, v, rotation)
 
     def look(self, x_BTD: Tensor, keys_values: KeysValues, rotation: Rotation | None = None) -> Tensor:
         """Attend from `x` to keys and values that are there already; (B, T, D)."""
-        q = self._by_head(self.q_norm(self.to_q(x_BTD)))
+        return self._look(x_BTD, self.to_q(x_BTD), keys_values, rotation)
+
+    def _keys_values(self, k: Tensor, v: Tensor, rotation: Rotation | None) -> KeysValues:
+        k = self._by_head(self.k_norm(k))
+        return k if rotation is None else rotate(k, rotation), self._by_head(v)
+
+    def _look(self, x_BTD: Tensor, q: Tensor, keys_values: KeysValues, rotation: Rotation | None) -> Tensor:
+        q = self._by_head(self.q_norm(q))
         if rotation is not None:
             q = rotate(q, rotation)
         return self._leave(x_BTD, F.scaled_dot_product_attention(q, *keys_values).transpose(1, 2))

@@ -1,7 +1,7 @@
 """Low-rank adapters on the transformer's linear layers, and the published LoRA file.
 
-An adapted layer computes W x + b + scale * B (A x), A (rank, in), B (out, rank). On disk there is no alpha: the
-published code fuses B A as it stands, so alpha equals rank and nothing is left to rescale.
+In: a transformer, and which layers, or a LoRA file. Out: its adapters by module name; the file. On disk there is no
+alpha: the published code fuses B A as it stands, so alpha equals rank and nothing is left to rescale.
 Keys are `diffusion_model.<module>.lora_A.weight` and `.lora_B.weight`, as ComfyUI and diffusers read them.
 """
 
@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from sonolora.errors import CheckpointError
+from sonolora.ltx.adapter import LoRALinear
 from sonolora.ltx.lora_file import LoRAFile, require_fit
 from sonolora.ltx.lora_names import FILE_PREFIX
 from sonolora.ltx.transformer import Transformer
@@ -24,29 +24,6 @@ from sonolora.randomness import generator
 from sonolora.tensors import save_tensors
 
 FILE_DTYPE = torch.bfloat16
-
-
-class LoRALinear(nn.Module):
-    """A frozen linear layer with a trainable low-rank addition; A and B are float32 whatever the base is."""
-
-    def __init__(self, base: nn.Linear, rank: int, device: torch.device) -> None:
-        super().__init__()
-        self.base = base
-        self.scale = 1.0
-        self.lora_A = nn.Parameter(torch.zeros(rank, base.in_features, device=device))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
-
-    @property
-    def weight(self) -> Tensor:
-        """Of the frozen layer, which the network asks for its dtype."""
-        return self.base.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.base(x)
-        low = F.linear(x, self.lora_A.to(x.dtype)).flatten(0, -2)
-        # One operation scales, multiplies and adds: nothing as large as the output is made in between.
-        added = torch.addmm(out.flatten(0, -2), low, self.lora_B.to(x.dtype).t(), alpha=self.scale)
-        return added.view(out.shape)
 
 
 Adapters = Mapping[str, LoRALinear]
