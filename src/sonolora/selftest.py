@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sonolora.ltx.audio_codec import load_audio_codec
 from sonolora.ltx.checkpoint import Checkpoint
-from sonolora.ltx.text import load_projector
+from sonolora.ltx.text_projector import load_projector
 from sonolora.ltx.transformer import NO_BLOCKS, Stream, load_transformer
 from sonolora.ltx.video_encoder import load_video_encoder
 from sonolora.sampling.guidance import Guidance, guide

@@ -11,7 +11,7 @@ from sonolora.ltx.audio_codec import build_vae, build_vocoder, vae_file_name, vo
 from sonolora.ltx.base import find_base
 from sonolora.ltx.config import TransformerConfig
 from sonolora.ltx.published import LTX23_CONFIG, needed, published_tensors
-from sonolora.ltx.text import TextProjector, projector_file_name
+from sonolora.ltx.text_projector import TextProjector, projector_file_name
 from sonolora.ltx.transformer import PREFIX, Transformer
 from sonolora.ltx.verify import text_encoder_sizes
 from sonolora.ltx.video_encoder import VideoEncoder

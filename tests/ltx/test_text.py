@@ -24,7 +24,8 @@ from transformers import (
 from sonolora.errors import CheckpointError
 from sonolora.ltx.checkpoint import load_module
 from sonolora.ltx.config import TransformerConfig
-from sonolora.ltx.text import TextProjector, load_text_encoder, projector_file_name
+from sonolora.ltx.text import load_text_encoder
+from sonolora.ltx.text_projector import TextProjector, projector_file_name
 
 CPU = torch.device("cpu")
 F32 = torch.float32

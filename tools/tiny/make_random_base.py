@@ -35,7 +35,7 @@ from sonolora.ltx.audio_codec import (
 )
 from sonolora.ltx.config import TransformerConfig
 from sonolora.ltx.mel import mel_filterbank
-from sonolora.ltx.text import TextProjector, projector_file_name
+from sonolora.ltx.text_projector import TextProjector, projector_file_name
 from sonolora.ltx.transformer import PREFIX, Transformer
 from sonolora.ltx.video_encoder import VideoEncoder
 from sonolora.tensors import save_tensors

@@ -25,7 +25,8 @@ from sonolora.ltx.config import TransformerConfig
 from sonolora.ltx.holding import PLAIN, Holding, hold
 from sonolora.ltx.published import LTX23_CONFIG, LTX23_TEXT_STATES, PublishedTensor, needed, published_tensors
 from sonolora.ltx.streaming import ROOMS
-from sonolora.ltx.text import PUBLISHED_TOKENS, TextEncoder, Tokenizer, empty_projectors, load_tokenizer
+from sonolora.ltx.text import PUBLISHED_TOKENS, TextEncoder, Tokenizer, load_tokenizer
+from sonolora.ltx.text_projector import empty_projectors
 from sonolora.ltx.transformer import PREFIX, Transformer
 from sonolora.ltx.video_encoder import VideoEncoder
 
