@@ -32,6 +32,9 @@ VS_DIFFUSERS = Path(__file__).with_name("audio_step_vs_diffusers.py")
 STEPS = (
     "--mode all --plain",
     "--mode all --cuda-graph",
+    "--mode t2a --compile",
+    "--mode t2a --compile --cuda-graph",
+    "--mode v2a --compile --cuda-graph",
     "--mode t2a --gradient-checkpointing",
     "--mode v2a --gradient-checkpointing",
     "--mode v2a --v2a-video frozen-cached",
@@ -39,12 +42,17 @@ STEPS = (
     "--mode t2a --batch-size 2",
     "--mode t2a --batch-size 4",
     "--mode t2a --batch-size 4 --cuda-graph",
-    "--mode t2a --weights fp8",
+    "--mode t2a --weights int8",
     "--mode t2a --weights nf4",
     "--mode t2a --stream-blocks",
     "--mode v2a --stream-blocks",
 )
-PREVIEWS = ("--mode t2a --seconds 5", "--mode v2a --seconds 5")
+PREVIEWS = (
+    "--mode t2a --seconds 5",
+    "--mode t2a --seconds 5 --cuda-graph",
+    "--mode t2a --seconds 5 --cuda-graph --compile",
+    "--mode v2a --seconds 5 --cuda-graph",
+)
 FULL = "--base ltx-2.3"
 SMALL = "--base tiny --seconds 0.5 --resolution low"
 QUICK_STEPS = (
@@ -52,6 +60,7 @@ QUICK_STEPS = (
     f"{SMALL} --mode t2a --batch-size 2",
     f"{SMALL} --mode t2a --batch-size 4",
     f"{SMALL} --mode t2a --gradient-checkpointing",
+    f"{SMALL} --mode t2a --weights nf4",
     "--base ltx-2.3 --layers 1 --seconds 0.5 --mode t2a --plain",
 )
 QUICK_PREVIEWS = (f"{SMALL} --mode t2a",)
@@ -117,7 +126,8 @@ def main() -> None:
         text += "\n## Previews\n\n| mode | base | audio frames | sampling steps | sampling s | decoding s |\n"
         text += "|---|---|---:|---:|---:|---:|\n"
     for took in previews:
-        text += f"| {took['mode']} | {took['base']} | {took['audio_tokens']} | {took['sampling_steps']} | "
+        how = " ".join([took["mode"], *took["options"]])
+        text += f"| {how} | {took['base']} | {took['audio_tokens']} | {took['sampling_steps']} | "
         text += f"{took['sampling_seconds']:.2f} | {took['decoding_seconds']:.2f} |\n"
     name = options.name or re.sub(r"[^a-z0-9]+", "-", steps[0]["device"].lower()).strip("-")
     options.out.mkdir(parents=True, exist_ok=True)

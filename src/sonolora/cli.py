@@ -246,7 +246,12 @@ def _add_generate_command(mode: Mode) -> None:
             Annotated[float | None, typer.Option(min=1, max=30, help="Guidance by words; none: as the base wants it.")],
             None,
         ),
-        "stg_scale": (Annotated[float, typer.Option(min=0, max=3, help="Spatio-temporal guidance.")], 1.0),
+        "stg_scale": (
+            Annotated[
+                float | None, typer.Option(min=0, max=3, help="Spatio-temporal guidance; none: as the base wants it.")
+            ],
+            None,
+        ),
         "seed": (Seed, 42),
         "base": (Base, "tiny"),
         "device": (Device, "auto"),

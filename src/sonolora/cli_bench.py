@@ -42,7 +42,7 @@ _STEP: dict[str, tuple[Any, Any]] = {
 }
 _PREVIEW: dict[str, tuple[Any, Any]] = {
     "steps": (Annotated[int, typer.Option(min=1, help="Sampling steps.")], 30),
-    **{name: option for name, option in _WHAT.items() if name not in ("batch_size", "cuda_graph")},
+    **{name: option for name, option in _WHAT.items() if name != "batch_size"},
 }
 
 

@@ -58,6 +58,16 @@ SETTING_OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         False,
     ),
+    "compile": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--compile",
+                help="Compile the blocks in the first minute; later steps are faster. Experimental: no GPU has run it.",
+            ),
+        ],
+        False,
+    ),
 }
 # Of modes with a film alone.
 FILM_OPTIONS: dict[str, tuple[Any, Any]] = {

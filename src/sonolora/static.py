@@ -1,7 +1,8 @@
-"""A step whose inputs always lie in the same memory, and on a GPU its CUDA graph: one launch in place of thousands.
+"""Work whose inputs always lie in the same memory, and on a GPU its CUDA graph: one launch in place of thousands.
 
-In: a function of (example, noise, sigma), and what it is called with, always of the same shapes. Out: what it returns.
-Experimental: no GPU has run the capture yet. On a CPU the function is called as it is, on the same static inputs.
+In: a function of (example, noisy or noise, sigma), a step of training or a pass of the sampler, and what it is called
+with, always of the same shapes. Out: what it returns. Experimental: no GPU has run the capture yet. On a CPU the
+function is called as it is, on the same static inputs.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ class StaticStep:
     """Calls `compute`, the same one always; it must not wait for the device, and what else it reads must stay in place.
 
     The calls that warm up are steps like any other, and a capture computes nothing: no step is lost or repeated.
-    What a graph works with stays reserved as long as this object lives.
+    What a graph works with stays reserved as long as this object lives. Those that are given the same `pool` work in
+    the same memory: they must not run at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pool: torch.cuda._POOL_HANDLE | None = None) -> None:
+        self._pool = pool
         self._inputs: tuple[Example, Tensor, Tensor] | None = None
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._losses: Tensor | None = None
+        self._made: Tensor | None = None
 
     def __call__(self, compute: Compute, example: Example, noise_BTC: Tensor, sigma_B: Tensor) -> Tensor:
         """What `compute` returns, as a tensor of its own."""
@@ -49,13 +52,13 @@ class StaticStep:
             stream, here = torch.cuda.Stream(), torch.cuda.current_stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(here)
             with torch.cuda.stream(stream):
-                losses = compute(*inputs)
+                made = compute(*inputs)
             here.wait_stream(stream)
-            return losses
+            return made
         if self._graph is None:
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                self._losses = compute(*inputs)
+            with torch.cuda.graph(self._graph, pool=self._pool):
+                self._made = compute(*inputs)
         self._graph.replay()
-        assert self._losses is not None
-        return self._losses.clone()  # the next replay writes over it
+        assert self._made is not None
+        return self._made.clone()  # the next replay writes over it

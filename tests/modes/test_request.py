@@ -119,6 +119,16 @@ def test_frame_counts_snap_down(given, snapped):
     assert (request.number_of_frames, request.validation_number_of_frames) == (snapped, snapped)
 
 
+def test_a_saved_request_still_knows_what_it_did_not_say():
+    """The base's own strength of guidance counts where the request names none, also when a run goes on."""
+    request = MODES["t2a"].request
+    for fields, asked in (({}, None), ({"stg_scale": 1.0}, 1.0)):
+        sent = ask("t2a", rank=16, **fields)
+        again = parse(request, sent.saved())
+        assert again == sent
+        assert again.asked_stg_scale == sent.asked_stg_scale == asked
+
+
 def test_unknown_fields_are_ignored():
     assert not hasattr(ask("t2a", colour="red"), "colour")
 

@@ -134,11 +134,23 @@ def test_blocks_do_not_wait_where_there_is_no_room_for_them(monkeypatch):
     assert str(error).endswith("It would fit with --weights nf4 --gradient-checkpointing")
 
 
-def test_a_captured_step_is_not_told_to_wait_for_blocks(monkeypatch):
-    error = told(monkeypatch, 40, settings=RunSettings(cuda_graph=True))
+@pytest.mark.parametrize("how", ["cuda_graph", "compile"])
+def test_what_cannot_wait_for_blocks_is_not_told_to(monkeypatch, how):
+    error = told(monkeypatch, 40, settings=RunSettings(**{how: True}))
     assert str(error).endswith("It would fit with --weights nf4 --gradient-checkpointing")
-    with pytest.raises(SonoloraError, match="--cuda-graph and --stream-blocks"):
-        RunSettings(cuda_graph=True, stream_blocks=True)
+    with pytest.raises(SonoloraError, match=f"--{how.replace('_', '-')} and --stream-blocks"):
+        RunSettings(**{how: True}, stream_blocks=True)
+
+
+def test_blocks_that_come_and_go_are_not_compiled():
+    with pytest.raises(ValueError, match="cannot be compiled"):
+        Holding(streamed=True, compiled=True)
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SonoloraError, match=r"--compile: torch.compile needs a C\+\+ compiler.* install one"):
+        RunSettings(device="cpu", compile=True).place()
 
 
 def test_a_server_takes_what_a_run_takes(tmp_path):

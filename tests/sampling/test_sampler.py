@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sonolora.conditioning import Example
+from sonolora.conditioning import Example, Video
+from sonolora.ltx.transformer import load_transformer
 from sonolora.randomness import normal
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.sampler import SamplingSettings, sample
@@ -49,6 +50,22 @@ def test_kept_frames_come_out_untouched(transformer, example, cases):
     keep = example.keep_BT
     assert torch.equal(found[keep], example.latents_BTC[keep])
     assert not torch.isclose(found[~keep], example.latents_BTC[~keep]).any(dim=-1).all()
+
+
+def test_passes_on_static_inputs_give_the_same_sound_to_the_bit(checkpoint, cases):
+    """With all four kinds of pass, of which two share their inputs."""
+    model = load_transformer(checkpoint, video=True, device=torch.device("cpu"), dtype=torch.float32)
+    film = Video(cases["video_latents"], cases["video_positions"].mean(-1), cases["video_context"])
+    example = Example(cases["audio_latents"], cases["audio_context"], cases["keep"].bool(), video=film)
+    negative = replace(example, context_BSD=0.5 * example.context_BSD)
+    noise = normal(tuple(example.latents_BTC.shape), "noise")
+    eager, static = (
+        sample(model, example, negative, noise, SamplingSettings(3, Guidance(modality=2.0), static=static))
+        for static in (False, True)
+    )
+    assert torch.equal(eager, static)
+    alone = sample(model, example, example, noise, SamplingSettings(3, Guidance(modality=2.0)))
+    assert not torch.equal(eager, alone), "the negative prompt counts"
 
 
 def test_guidance_that_is_off_costs_no_pass(transformer, example):

@@ -15,10 +15,12 @@ from sonolora.ltx.base import find_base
 from sonolora.ltx.transformer import load_transformer
 from sonolora.modes import MODES
 from sonolora.modes.request import parse
+from sonolora.runs.needs import training_step
 from sonolora.runs.settings import RunSettings
 from sonolora.runs.shapes import BaseShape
 from sonolora.speed.page import page
 from sonolora.speed.step import PHASES, WHOLE, measure_step
+from sonolora.speed.synthetic import synthetic_model
 
 RANK, BATCH, FRAMES, TEXT = 8, 2, 26, 128  # 1 s is 26 latent frames
 
@@ -135,6 +137,16 @@ def test_fewer_layers_of_the_full_shape():
     written = page("sonolora bench step", [asdict(measured)])
     assert "## ltx-2.3 with 1 of its 48 layers, rank 8" in written
     assert f"| {measured.phases[WHOLE].median_ms:,.1f} |" in written
+
+
+@pytest.mark.parametrize("weights", ["int8", "nf4"])
+def test_quantised_weights_are_no_zeros(weights):
+    """They have the spread of those that are not quantised."""
+    shape, mode = BaseShape.find("tiny"), MODES["t2a"]
+    request = parse(mode.request, {"training_data_url": "x"})
+    step = training_step(mode, request, RunSettings(device="cpu", weights=weights))
+    model = synthetic_model(shape, 1, step, torch.device("cpu"))
+    assert model.transformer_blocks[0].audio_attn1.to_q.weight.std() == pytest.approx(0.02, rel=0.05)
 
 
 def test_what_cannot_be_is_refused():

@@ -1,4 +1,4 @@
-"""How a frozen transformer is held: in which precision, and on which side of the bus.
+"""How a frozen transformer is held and run: in which precision, on which side of the bus, compiled or as written.
 
 In: a `Holding`, and the tensors of a transformer as they are read. Out: the same network with its blocks' weights
 quantised, or in the host's memory, tensor by tensor, so that more than that is never there.
@@ -18,15 +18,18 @@ BLOCKS = "transformer_blocks."
 
 @dataclass(frozen=True)
 class Holding:
-    """Checked when made; raises `ValueError`. Only `weights` changes what the network computes."""
+    """Checked when made; raises `ValueError`. Only `weights` changes what the network computes, beyond rounding."""
 
     weights: str = FULL  # of the large linear layers in the blocks: one of `WEIGHTS`
     checkpointing: bool = False  # blocks are computed again in the backward pass
     streamed: bool = False  # blocks wait in the host's memory (see `streaming`); they are computed again, too
+    compiled: bool = False  # each block runs as what torch.compile makes of it; equal but for rounding
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
             raise ValueError(f"weights {self.weights!r} is not one of {', '.join(WEIGHTS)}")
+        if self.compiled and self.streamed:
+            raise ValueError("blocks that come and go cannot be compiled")
 
     @property
     def recomputed(self) -> bool:

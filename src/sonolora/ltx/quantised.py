@@ -57,8 +57,13 @@ def dequantise(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """The weight (O, I) that codes and scales stand for, with one copy in `dtype` to work with."""
     if codes.dtype != torch.uint8:
         return codes.to(dtype).mul_(scales)  # every code is exact in bfloat16; the product is rounded once
-    weights = F.embedding(codes.int(), on_device(_pairs, dtype, device=codes.device))
+    weights = F.embedding(codes.int(), _table(dtype, codes.device))
     return weights.view(len(codes), -1, NEIGHBOURS).mul_(scales).flatten(1)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _table(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return on_device(_pairs, dtype, device=device)
 
 
 def _pairs(dtype: torch.dtype) -> Tensor:

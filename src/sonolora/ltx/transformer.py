@@ -287,10 +287,19 @@ def load_transformer(
         dtype=dtype,
         hold=lambda name, tensor: hold(model, name, tensor, holding),
     )
+    run_as_held(model, holding, device)
+    return model
+
+
+def run_as_held(model: Transformer, holding: Holding, device: torch.device) -> None:
+    """Let a model whose weights are where they belong run as `holding` says."""
+    blocks = list(model.transformer_blocks)
     model.recomputed = holding.recomputed
     if holding.streamed:
-        stream_blocks(list(model.transformer_blocks), device)
-    return model
+        stream_blocks(blocks, device)
+    if holding.compiled:
+        for block in blocks:  # all by the same code, which is compiled once
+            block.compile()
 
 
 def belongs(name: str, *, video: bool, apart: bool = False) -> bool:

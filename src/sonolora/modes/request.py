@@ -92,6 +92,15 @@ class TrainRequest(Body):
     stg_scale: float = Field(1.0, ge=0, le=3, description="Spatio-temporal guidance of previews; 0 is off.")
 
     @property
+    def asked_stg_scale(self) -> float | None:
+        """None where the request does not say: the base may have a strength of its own."""
+        return self.stg_scale if "stg_scale" in self.model_fields_set else None
+
+    def saved(self) -> dict[str, Any]:
+        """All values, from which the same request is made again."""
+        return self.model_dump(exclude=set() if self.asked_stg_scale is not None else {"stg_scale"})
+
+    @property
     def clip_seconds(self) -> float:
         """Length of a training clip."""
         return self.number_of_frames / self.frame_rate

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,65 +80,108 @@ def does_not_fit(
     clips: int = 1,
 ) -> SonoloraError:
     """The error that says so, and names what would fit: options of the run first, then fields of the request."""
-    what = f"it does not fit {device}: {_gap(needs, available)}"
-    host = available_bytes(torch.device("cpu"))
+    search = _Search(shape, mode, request, settings, device, clips, available, available_bytes(torch.device("cpu")))
+    return search.error(f"it does not fit {device}: {_gap(needs, available)}")
 
-    def count(changed: TrainRequest, held: RunSettings) -> Needs:
-        return count_needs(shape, mode, changed, held, device, clips)
 
-    def fits(changed: TrainRequest, held: RunSettings = settings) -> bool:
-        if changed.faults():
-            return False
-        counted = count(changed, held)
-        return counted.peak <= available and counted.host_bytes <= host
+@dataclass(frozen=True)
+class _Search:
+    """What would fit, found by counting. `host`: bytes that are free in the host's memory."""
 
-    recomputing, quantising, both = _ways(settings)
-    every = [settings, *recomputing, *quantising, *both]
-    apart = [replace(settings, v2a_video=FROZEN_CACHED)] if mode.video and not settings.video_apart else []
-    fewer = [replace(settings, batch_size=size) for size in range(settings.batch_size - 1, 0, -1)]
-    least, changes = request, dict[str, Any]()
-    for name, values in _fields(mode, request):
-        for value in reversed(values):
-            changed = least.model_copy(update={name: value})
-            if not changed.faults():
-                least, changes[name] = changed, value
+    shape: BaseShape
+    mode: Mode
+    request: TrainRequest
+    settings: RunSettings
+    device: torch.device
+    clips: int
+    available: int
+    host: int
+
+    def error(self, what: str) -> SonoloraError:
+        """`what` is wrong, and what to do: one change; else two options; else several changes together."""
+        recomputing, quantising, both = _ways(self.settings)
+        every = [self.settings, *recomputing, *quantising, *both]
+        least, changes = self.smallest_request()
+        if all(self.count(least, way).peak > self.available for way in (every[-1], *self.apart)):
+            return self.nothing_fits(what, every[-1])
+        fewer = [replace(self.settings, batch_size=size) for size in range(self.settings.batch_size - 1, 0, -1)]
+        kinds = (recomputing, fewer, quantising, self.apart)  # from the least harm on
+        options = [self.options(way) for ways in kinds if (way := self.first(ways, self.request))]
+        fields = self.fields()
+        if fields or options:
+            words = f"{what}. It would fit with {', or '.join([*options, *map(_said, fields.items())])}"
+            return InputError.of(next(iter(fields)), words) if fields else SonoloraError(words)
+        if way := self.first(both, self.request):
+            return SonoloraError(f"{what}. It would fit with {self.options(way)}")
+        way = self.first(every, least)
+        if way is None or not changes:
+            return self.nothing_fits(what, every[-1])
+        together = dict[str, Any]()
+        for name, value in changes.items():
+            together[name] = value
+            if self.fits(self.request.model_copy(update=together), way):
                 break
+        said = [*filter(None, [self.options(way)]), *map(_said, together.items())]
+        return InputError.of(next(iter(together)), f"{what}. It would fit with {', '.join(said)} together")
 
-    def nothing_fits() -> SonoloraError:
-        said = [*filter(None, [_options(settings, every[-1])]), *map(_said, changes.items())]
-        gap = _gap(count(least, every[-1]), available)
+    def nothing_fits(self, what: str, smallest: RunSettings) -> SonoloraError:
+        least, changes = self.smallest_request()
+        said = [*filter(None, [self.options(smallest)]), *map(_said, changes.items())]
         return SonoloraError(
-            f"{what}. No setting makes it fit: with {', '.join(said) or 'the smallest of all'}, {gap}. Use a card with "
-            "more memory, or the CPU"
+            f"{what}. No setting makes it fit: with {', '.join(said) or 'the smallest of all'}, "
+            f"{_gap(self.count(least, smallest), self.available)}. Use a card with more memory, or the CPU"
         )
 
-    if all(count(least, way).peak > available for way in (every[-1], *apart)):
-        return nothing_fits()
-    options = [
-        _options(settings, way)
-        for ways in (recomputing, fewer, quantising, apart)
-        if (way := _first(ways, request, fits))
-    ]
-    fields = {
-        name: value
-        for name, values in _fields(mode, request)
-        if (value := _nearest(request, name, values, fits)) is not None
-    }
-    if fields or options:
-        words = f"{what}. It would fit with {', or '.join([*options, *map(_said, fields.items())])}"
-        return InputError.of(next(iter(fields)), words) if fields else SonoloraError(words)
-    if way := _first(both, request, fits):
-        return SonoloraError(f"{what}. It would fit with {_options(settings, way)}")
-    way = _first(every, least, fits)
-    if way is None or not changes:
-        return nothing_fits()
-    together = dict[str, Any]()
-    for name, value in changes.items():
-        together[name] = value
-        if fits(request.model_copy(update=together), way):
-            break
-    said = [*filter(None, [_options(settings, way)]), *map(_said, together.items())]
-    return InputError.of(next(iter(together)), f"{what}. It would fit with {', '.join(said)} together")
+    def smallest_request(self) -> tuple[TrainRequest, dict[str, Any]]:
+        """The request with every field at the least that it can be, and those that are not so already."""
+        least, changes = self.request, dict[str, Any]()
+        for name, values in _fields(self.mode, self.request):
+            for value in reversed(values):
+                changed = least.model_copy(update={name: value})
+                if not changed.faults():
+                    least, changes[name] = changed, value
+                    break
+        return least, changes
+
+    def fields(self) -> dict[str, Any]:
+        """Fields that make it fit alone, each at the value nearest to the request's."""
+        found = {
+            name: _nearest(self.request, name, values, lambda changed: self.fits(changed, self.settings))
+            for name, values in _fields(self.mode, self.request)
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def apart(self) -> list[RunSettings]:
+        """The way in which films are not there in training, if it is not taken already."""
+        possible = self.mode.video and not self.settings.video_apart
+        return [replace(self.settings, v2a_video=FROZEN_CACHED)] if possible else []
+
+    def count(self, request: TrainRequest, way: RunSettings) -> Needs:
+        return count_needs(self.shape, self.mode, request, way, self.device, self.clips)
+
+    def fits(self, request: TrainRequest, way: RunSettings) -> bool:
+        if request.faults():
+            return False
+        counted = self.count(request, way)
+        return counted.peak <= self.available and counted.host_bytes <= self.host
+
+    def first(self, ways: Iterable[RunSettings], request: TrainRequest) -> RunSettings | None:
+        return next((way for way in ways if self.fits(request, way)), None)
+
+    def options(self, way: RunSettings) -> str:
+        """What to add to the command line."""
+        given = self.settings
+        words = [f"--weights {way.weights}"] if way.weights != given.weights else []
+        if way.batch_size != given.batch_size:
+            words.append(f"--batch-size {way.batch_size}")
+        if way.v2a_video != given.v2a_video:
+            words.append(f"--v2a-video {way.v2a_video}")
+        if way.stream_blocks != given.stream_blocks:
+            words.append("--stream-blocks")
+        elif way.gradient_checkpointing != given.gradient_checkpointing:
+            words.append("--gradient-checkpointing")
+        return " ".join(words)
 
 
 def _ways(settings: RunSettings) -> tuple[list[RunSettings], list[RunSettings], list[RunSettings]]:
@@ -150,7 +193,7 @@ def _ways(settings: RunSettings) -> tuple[list[RunSettings], list[RunSettings], 
         hows = []
     elif settings.gradient_checkpointing:
         hows = hows[1:]
-    if settings.cuda_graph:  # which cannot wait for blocks
+    if settings.cuda_graph or settings.compile:  # which cannot wait for blocks
         hows = [how for how in hows if "stream_blocks" not in how]
     coarser = [weights for weights in WEIGHTS[WEIGHTS.index(settings.weights) + 1 :] if weights != "fp8"]
     return (
@@ -158,26 +201,6 @@ def _ways(settings: RunSettings) -> tuple[list[RunSettings], list[RunSettings], 
         [replace(settings, weights=weights) for weights in coarser],
         [replace(settings, weights=weights, **how) for weights in coarser for how in hows],
     )
-
-
-def _first(
-    ways: Iterable[RunSettings], request: TrainRequest, fits: Callable[[TrainRequest, RunSettings], bool]
-) -> RunSettings | None:
-    return next((way for way in ways if fits(request, way)), None)
-
-
-def _options(given: RunSettings, way: RunSettings) -> str:
-    """What to add to the command line."""
-    words = [f"--weights {way.weights}"] if way.weights != given.weights else []
-    if way.batch_size != given.batch_size:
-        words.append(f"--batch-size {way.batch_size}")
-    if way.v2a_video != given.v2a_video:
-        words.append(f"--v2a-video {way.v2a_video}")
-    if way.stream_blocks != given.stream_blocks:
-        words.append("--stream-blocks")
-    elif way.gradient_checkpointing != given.gradient_checkpointing:
-        words.append("--gradient-checkpointing")
-    return " ".join(words)
 
 
 def _said(field: tuple[str, Any]) -> str:

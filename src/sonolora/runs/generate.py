@@ -43,8 +43,8 @@ class GenerateSettings:
     base: str = "tiny"
     device: str = "auto"
     steps: int = 30
-    stg_scale: float = 1.0
-    cfg_scale: float | None = None  # None: as the base wants it
+    stg_scale: float | None = None  # None: as the base wants it, as with
+    cfg_scale: float | None = None
     v2a_video: str | None = None  # None: as the LoRA was trained
     weights: str = FULL  # of the base
     stream_blocks: bool = False

@@ -34,6 +34,7 @@ from sonolora.sampling.guidance import Guidance
 
 # An assumption, not a measurement: code of the kernels that CUDA loads when they are first used, workspaces of matrix
 # products and convolutions, and what the allocator loses to rounding and gaps.
+_KINDS_OF_PASSES = 3  # of the sampler: as given, perturbed, without the film
 CUDA_RESERVE = 1 << 30
 
 
@@ -87,7 +88,7 @@ def preview_tokens(wanted: Wanted, *, apart: bool = False) -> Tokens:
 
 def preview_guidance(shape: BaseShape, request: TrainRequest) -> Guidance:
     """How previews are guided."""
-    return Guidance.of_base(shape.metadata, stg=request.stg_scale)
+    return Guidance.of_base(shape.metadata, stg=request.asked_stg_scale)
 
 
 def training_step(mode: Mode, request: TrainRequest, settings: RunSettings) -> Step:
@@ -130,9 +131,13 @@ def count_needs(
         kept = {name: training[name] for name in (*codec, "transformer")}
         block = {"video stream, a block at a time": films[0][0]}
         watching.append(Stage("watching the films", kept | block, max(working for _, working in films)))
-    # A captured step has inputs of its own, and keeps what it works with while previews are made.
+    # What is captured has inputs of its own, and a step keeps what it works with while previews are made.
     inputs = {"inputs of a step": step.example * settings.batch_size} if settings.cuda_graph else {}
-    captured = {"captured step": step.peak - step.held} if settings.cuda_graph else {}
+    captured = (
+        {"captured step": step.peak - step.held, "inputs of passes": _KINDS_OF_PASSES * step.example}
+        if settings.cuda_graph
+        else {}
+    )
     sent = step.example * settings.batch_size if apart else 0  # before they are joined
     stages = (
         Stage("encoding the clips", encoders, max(encoding_bytes(shape, one, kind) for one in (tokens, *previews))),

@@ -59,7 +59,7 @@ def write_config(run: Run, prepared: Prepared) -> None:
         {
             "training_type": run.mode.name,
             "trigger_phrase": run.request.trigger_phrase,
-            "request": run.request.model_dump(),
+            "request": run.request.saved(),
             "lora": lora_metadata(run, prepared),
         },
     )

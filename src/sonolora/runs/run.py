@@ -200,7 +200,7 @@ def _save(run: Run) -> None:
         {
             "sonolora_version": __version__,
             "mode": run.mode.name,
-            "request": run.request.model_dump(),
+            "request": run.request.saved(),
             "settings": {**asdict(run.settings), "sigma_density": run.sigma_density},
             "base_fingerprint": run.base.fingerprint,
         },

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +15,7 @@ from sonolora.modes.mode import Mode
 from sonolora.training.sigma import DENSITIES
 
 V2A_VIDEO = JOINT, FROZEN_CACHED = "joint", "frozen-cached"
+_COMPILERS = (os.environ.get("CXX", "g++"), "clang++", "cl")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class RunSettings:
     preview_every: int = 500
     keep_checkpoints: int = 2
     cuda_graph: bool = False  # experimental: no GPU has run it yet
+    compile: bool = False  # experimental on a GPU, where it has not run yet
 
     def __post_init__(self) -> None:
         if self.sigma_density is not None and self.sigma_density not in DENSITIES:
@@ -40,6 +44,8 @@ class RunSettings:
             raise InputError.of("weights", f"{self.weights!r} is not one of {', '.join(WEIGHTS)}")
         if self.cuda_graph and self.stream_blocks:
             raise SonoloraError("--cuda-graph and --stream-blocks: a step that waits for blocks cannot be captured")
+        if self.compile and self.stream_blocks:
+            raise SonoloraError("--compile and --stream-blocks: blocks that come and go cannot be compiled")
         if self.v2a_video not in V2A_VIDEO:
             raise InputError.of("v2a_video", f"{self.v2a_video!r} is not one of {', '.join(V2A_VIDEO)}")
         for name in ("batch_size", "checkpoint_every", "preview_every", "keep_checkpoints"):
@@ -49,7 +55,7 @@ class RunSettings:
     @property
     def holding(self) -> Holding:
         """How the base is held."""
-        return Holding(self.weights, self.gradient_checkpointing, self.stream_blocks)
+        return Holding(self.weights, self.gradient_checkpointing, self.stream_blocks, self.compile)
 
     @property
     def video_apart(self) -> bool:
@@ -64,7 +70,7 @@ class RunSettings:
     def given(self) -> tuple[str, ...]:
         """What decides how a step is computed and is not the default, as it is given on the command line."""
         found = []
-        for name in ("weights", "gradient_checkpointing", "stream_blocks", "v2a_video", "cuda_graph"):
+        for name in ("weights", "gradient_checkpointing", "stream_blocks", "v2a_video", "cuda_graph", "compile"):
             value = getattr(self, name)
             if value != getattr(RunSettings, name):
                 found.append("--" + name.replace("_", "-") + ("" if value is True else f" {value}"))
@@ -75,6 +81,11 @@ class RunSettings:
         device = resolve_device(self.device)
         if self.cuda_graph and device.type != "cuda":
             raise SonoloraError(f"--cuda-graph: a step is captured on a CUDA device alone, and this run is on {device}")
+        if self.compile and not any(map(shutil.which, _COMPILERS)):
+            raise SonoloraError(
+                f"--compile: torch.compile needs a C++ compiler, and there is none of {', '.join(_COMPILERS)} here: "
+                "install one (Debian: apt install g++), or train without the option"
+            )
         return device
 
 

@@ -68,6 +68,7 @@ class Run:
         settings = (
             f"{self.mode.name} {self.request.model_dump_json()} {self.settings.seed} {self.settings.batch_size} "
             f"{self.sigma_density} {self.settings.v2a_video} {self.settings.weights}"
+            f"{' compiled' if self.settings.compile else ''}"
         )
         return {
             "base": self.base.fingerprint,
@@ -195,7 +196,9 @@ class _Watch:
     def look(self, step: int) -> list[Waveform]:
         """Measure and listen, with the adapters as the file will have them."""
         said = self.run.base.checkpoint.metadata
-        settings = SamplingSettings(guidance=Guidance.of_base(said, stg=self.run.request.stg_scale))
+        settings = SamplingSettings(
+            guidance=Guidance.of_base(said, stg=self.run.request.asked_stg_scale), static=self.run.settings.cuda_graph
+        )
         previews = self.prepared.previews
         waveforms = []
         self.progress.phase(f"listening at step {step}", len(previews) * settings.steps + 1)

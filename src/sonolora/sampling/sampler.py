@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -17,6 +18,7 @@ from sonolora.conditioning import Example, velocity
 from sonolora.ltx.transformer import NO_BLOCKS, Transformer
 from sonolora.sampling.guidance import Guidance, guide, stg_blocks
 from sonolora.sampling.schedule import sampling_sigmas
+from sonolora.static import StaticStep
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class SamplingSettings:
 
     steps: int = 30
     guidance: Guidance = field(default_factory=Guidance)
+    static: bool = False  # passes on static inputs, and on a GPU as CUDA graphs; no GPU has run that yet
 
 
 @torch.inference_mode()
@@ -41,13 +44,14 @@ def sample(
     blocks = stg_blocks(model.config.layers)
     x = _with_kept(noise_BTC, example)
     sigmas = sampling_sigmas(settings.steps).tolist()
+    passes = Passes(model, x.device if settings.static else None)
     for sigma, following in pairwise(sigmas):
         sigma_B = torch.full_like(x[:, 0, 0], sigma)
 
         def clean(
             given: Example, perturbed: frozenset[int] = NO_BLOCKS, x: Tensor = x, sigma_B: Tensor = sigma_B
         ) -> Tensor:
-            predicted = x - sigma_B[:, None, None] * velocity(model, given, x, sigma_B, values_only_blocks=perturbed)
+            predicted = x - sigma_B[:, None, None] * passes(given, x, sigma_B, perturbed)
             return _with_kept(predicted, given)
 
         guided = guide(
@@ -63,6 +67,25 @@ def sample(
         x = guided + (following / sigma) * (x - guided)
         on_step()
     return x
+
+
+class Passes:
+    """The model's velocity for what it is given; on `static`, a device, from static inputs (`StaticStep`)."""
+
+    def __init__(self, model: Transformer, static: torch.device | None) -> None:
+        self._model = model
+        self._static = static is not None
+        self._pool = torch.cuda.graph_pool_handle() if static is not None and static.type == "cuda" else None
+        self._kinds: dict[tuple[frozenset[int], bool], StaticStep] = {}
+
+    def __call__(self, given: Example, noisy_BTC: Tensor, sigma_B: Tensor, perturbed: frozenset[int]) -> Tensor:
+        compute = partial(velocity, self._model, values_only_blocks=perturbed)
+        if not self._static:
+            return compute(given, noisy_BTC, sigma_B)
+        kind = perturbed, given.video is None
+        if kind not in self._kinds:
+            self._kinds[kind] = StaticStep(self._pool)
+        return self._kinds[kind](compute, given, noisy_BTC, sigma_B)
 
 
 def _with_kept(x: Tensor, example: Example) -> Tensor:

@@ -60,7 +60,7 @@ def measure_preview(
     mark, elapsed = clock(device)
     for count in (1, steps):
         moments = [mark()]
-        latents = sample(model, example, negative, noise, SamplingSettings(count, guidance))
+        latents = sample(model, example, negative, noise, SamplingSettings(count, guidance, static=settings.cuda_graph))
         moments.append(mark())
         codec.decode(latents)
         moments.append(mark())

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from sonolora.ltx.lora import add_adapters
-from sonolora.ltx.streaming import stream_blocks
-from sonolora.ltx.transformer import Transformer
+from sonolora.ltx.quantised import QuantisedLinear, quantise
+from sonolora.ltx.transformer import Transformer, run_as_held
 from sonolora.runs.counts import Step, make_example
 from sonolora.runs.settings import compute_dtype
 from sonolora.runs.shapes import BaseShape
@@ -18,6 +18,7 @@ from sonolora.training.trainer import Trainer, TrainingConfig
 
 _SEED = 0
 _LEARNING_RATE = 1e-4
+_SPREAD = 0.02
 _MANY = 1 << 20  # steps, over which the learning rate falls
 
 
@@ -28,22 +29,24 @@ def synthetic_model(shape: BaseShape, layers: int, step: Step, device: torch.dev
         layers, compute_dtype(device), video=tokens.joint, apart=tokens.apart, holding=step.holding
     )
     blocks, model.transformer_blocks = model.transformer_blocks, nn.ModuleList()
-    _fill(model, device)
+    _fill(model, device, step.holding.weights)
     for block in blocks:  # what is streamed is never there as a whole
-        _fill(block, device).to("cpu" if step.holding.streamed else device)
+        _fill(block, device, step.holding.weights).to("cpu" if step.holding.streamed else device)
     model.transformer_blocks = blocks
-    if step.holding.streamed:
-        stream_blocks(list(blocks), device)
+    run_as_held(model, step.holding, device)
     return model
 
 
 @torch.no_grad()
-def _fill(module: nn.Module, device: torch.device) -> nn.Module:
+def _fill(module: nn.Module, device: torch.device, weights: str) -> nn.Module:
     module.to_empty(device=device)
     for parameter in module.parameters():
-        parameter.normal_(std=0.02)
-    for codes in module.buffers():
-        codes.zero_()
+        parameter.normal_(std=_SPREAD)
+    for layer in module.modules():
+        if isinstance(layer, QuantisedLinear):  # zeros would need less power, and a card could run faster for it
+            weight = torch.randn(layer.out_features, layer.in_features, device=device) * _SPREAD
+            for held, values in zip((layer.codes, layer.scales), quantise(weight, weights), strict=True):
+                held.copy_(values)
     return module
 
 

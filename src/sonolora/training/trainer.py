@@ -18,7 +18,7 @@ from sonolora.errors import CheckpointError
 from sonolora.ltx.lora import Adapters
 from sonolora.ltx.transformer import Transformer
 from sonolora.randomness import generator, normal
-from sonolora.training.graph import StaticStep
+from sonolora.static import StaticStep
 from sonolora.training.sigma import DENSITIES, draw_sigma
 from sonolora.training.step import flow_losses
 
