@@ -102,7 +102,11 @@ FIGURES: Mapping[str, Sequence[Figure]] = {
         Figure("log-mel distance to the true target, dB", _mel),
         Figure("distance to the true target's statistics, dB", _statistics),
     ),
-    "v2a": (Figure("F-score of the onsets", _onset_f_score, higher_is_better=True),),
+    "v2a": (
+        Figure("F-score of the onsets", _onset_f_score, higher_is_better=True),
+        Figure("log-mel distance to the true sound, dB", _mel),
+        Figure("distance to the true sound's statistics, dB", _statistics),
+    ),
     "audio-inpaint": _OF_SPANS,
     "audio-extend-suffix": _OF_SPANS,
     "audio-extend-prefix": _OF_SPANS,

@@ -80,8 +80,9 @@ def page(reports: Sequence[Report], base: Base, plan: Plan, arguments: Sequence[
             f"{plan.train_clips} training samples of {plan.seconds:g} s a mode, and as many held-out ones and steps as "
             f"stand in the table; learning rate {plan.training.learning_rate:g}, rank {plan.rank}, each mode's own "
             f"sigma density, seed {plan.training.seed}; {plan.sampling.steps} sampling steps, guidance "
-            f"{plan.sampling.guidance.cfg:g}. {cpu}, {threads} thread{'s' * (threads > 1)}; Sonolora {__version__}, "
-            f"Python {platform.python_version()}, torch {torch.__version__}."
+            f"{plan.sampling.guidance.cfg:g} by words, {plan.sampling.guidance.stg:g} by perturbation. {cpu}, "
+            f"{threads} thread{'s' * (threads > 1)}; Sonolora {__version__}, Python {platform.python_version()}, "
+            f"torch {torch.__version__}."
         ),
         _filled(
             "In brackets are 95 % bootstrap intervals over held-out samples, paired by sample. The LoRA beats another "
@@ -130,12 +131,12 @@ def _overview(reports: Sequence[Report]) -> str:
 def _figures(rows: Sequence[Row]) -> list[str]:
     parts = []
     for figure in dict.fromkeys(row.figure for row in rows):
-        cells = []
-        for row in (row for row in rows if row.figure == figure):
+        cells, of_figure = [], [row for row in rows if row.figure == figure]
+        for row in of_figure:
             name = f"*{row.contender}*" if row.contender in CEILINGS else row.contender
             beaten = "" if row.margin is None or row.contender in CEILINGS else _BEATEN[row.beaten]
             cells.append((name, f"{row.value:.3f}", shown(row.margin) if row.margin else "", beaten))
-        better = "higher" if rows[0].higher_is_better else "lower"
+        better = "higher" if of_figure[0].higher_is_better else "lower"
         parts.append(table((f"{figure} ({better} is better)", "", "LoRA − it", "beaten"), cells))
     return parts
 

@@ -78,7 +78,8 @@ def clip(index: int) -> tuple[Waveform, str]:
     side = rng.uniform(0.35, 0.65)
     stereo = np.stack([sound * (1 - side), sound * side])
     stereo *= 0.8 / np.abs(stereo).max()
-    caption = f"a {'shrill' if high else 'deep'} plasma gun fires {_COUNTS[shots - 1]}"
+    gun, count = f"a {'shrill' if high else 'deep'} plasma gun", _COUNTS[shots - 1]
+    caption = f"{gun} fires {count}" if index % 16 < 8 else f"{count} of {gun}"
     return Waveform(stereo.astype(np.float32), _RATE), caption
 
 

@@ -43,7 +43,7 @@ def test_not_a_number_does_not_pass():
     assert not Check("x", float("nan"), 1.0).passed
 
 
-@pytest.mark.parametrize(("wrong", "code"), [(False, 0), (True, 1)])
+@pytest.mark.parametrize(("wrong", "code"), [pytest.param(False, 0, marks=pytest.mark.slow), (True, 1)])
 def test_the_command(golden, tmp_path, wrong, code):
     cases = load_file(golden / "cases.safetensors")
     cases["codec.log_mel"] += float(wrong)

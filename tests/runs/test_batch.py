@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -19,14 +20,17 @@ from sonolora.speed.synthetic import synthetic_trainer
 from sonolora.training.metrics import read_metrics
 from sonolora.training.phases import marks
 
-BATCH = 5  # of the four clips that there are
+BATCH = 3  # of the two clips that there are
 CPU = torch.device("cpu")
 
 
-def test_a_run_with_more_clips_a_step_than_there_are(body, tmp_path):
+def test_a_run_with_more_clips_a_step_than_there_are(dataset, body, tmp_path):
     """How it continues is tested with the engine."""
-    request, out = tmp_path / "request.json", tmp_path / "out"
-    request.write_text(json.dumps(body))
+    request, out, data = (tmp_path / name for name in ("request.json", "out", "data"))
+    data.mkdir()
+    for clip in ("clip0.wav", "clip1.flac"):
+        shutil.copy(dataset / clip, data)
+    request.write_text(json.dumps({**body, "training_data_url": str(data)}))
     options = ["--device", "cpu", "--batch-size", str(BATCH), "--preview-every", "1000", "--out", str(out)]
     done = CliRunner().invoke(app, ["train", "t2a", "--request", str(request), *options], catch_exceptions=False)
     assert done.exit_code == 0

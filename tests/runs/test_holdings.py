@@ -35,7 +35,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 HOLDINGS = [Holding("int8"), Holding(checkpointing=True), Holding("nf4", streamed=True)]
 
 
-@pytest.mark.parametrize("holding", HOLDINGS, ids=str)
+@pytest.mark.parametrize("holding", [pytest.param(HOLDINGS[0], marks=pytest.mark.slow), *HOLDINGS[1:]], ids=str)
 def test_a_step_takes_what_was_counted(base, shape, holding, monkeypatch, takes_what_was_counted):
     """Weights, what is kept for the backward pass, and FLOPs, against a real step."""
     rooms: list[torch.Tensor] = []
@@ -68,6 +68,7 @@ def size(found):
     return sum(tensor.nbytes for tensor in found)
 
 
+@pytest.mark.slow
 def test_a_block_computed_again_is_extended_right(shape, monkeypatch):
     """The peak of all six layers, and that of four and five extended to them."""
     step = Step(T2A.lora_targets, 4, Tokens(26), holding=Holding("int8", checkpointing=True))

@@ -58,21 +58,23 @@ class Stops(Silent):
 
 
 def test_kept_networks_give_what_new_ones_give(body, tmp_path, networks, loads, monkeypatch):
-    def trained(name, networks, **changes):
+    def begin(name, networks, follows, stop=lambda: False, **changes):
         # Its own cache, so that every network is used in every run.
         monkeypatch.setenv("SONOLORA_CACHE", str(tmp_path / "cache" / name))
         request = parse(T2A.request, {**body, **changes})
-        return start(T2A, request, SETTINGS, tmp_path / name, Silent(), networks=networks).read_bytes()
+        return start(T2A, request, SETTINGS, tmp_path / name, follows, stop, networks=networks)
 
-    new = trained("new", None)
-    assert trained("other", networks, rank=16, trigger_phrase="another") != new
+    def interrupted(name, networks, **changes):
+        stops = Stops()
+        with pytest.raises(InterruptedRunError):
+            begin(name, networks, stops, stops, **changes)
+
+    new = begin("new", None, Silent()).read_bytes()
+    interrupted("other", networks, rank=16, trigger_phrase="another")
     loads.clear()
     with pytest.raises(InputError):
-        trained("bad", networks, audio_duration_seconds=3)
-    monkeypatch.setenv("SONOLORA_CACHE", str(tmp_path / "cache" / "again"))
-    stops = Stops()
-    with pytest.raises(InterruptedRunError):
-        start(T2A, parse(T2A.request, body), SETTINGS, tmp_path / "again", stops, stops, networks=networks)
+        begin("bad", networks, Silent(), audio_duration_seconds=3)
+    interrupted("again", networks)
     assert not adapted(networks)
     assert resume(tmp_path / "again", Silent(), networks=networks).read_bytes() == new
     assert loads == ["text_encoder"], "of which nothing is kept; all else was there"

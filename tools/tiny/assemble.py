@@ -15,6 +15,7 @@ import shutil
 from pathlib import Path
 
 import torch
+import train_pictures
 import train_transformer
 import train_vae
 import train_video_encoder
@@ -26,12 +27,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sonolora.ltx.audio_codec import vae_file_name, vocoder_file_name
-from sonolora.ltx.text import projector_file_name
+from sonolora.ltx.text_projector import projector_file_name
 from sonolora.ltx.transformer import PREFIX
 from sonolora.tensors import save_tensors
 
 PACKAGED = Path(__file__).parents[2] / "src" / "sonolora" / "bases" / "tiny"
-GUIDANCE = {"cfg": 1.0}
+GUIDANCE = {"cfg": 1.0, "stg": 0.0}
 LICENSE = "Apache-2.0. Trained by Sonolora's tools/tiny on sounds made by programs; not derived from LTX-2.3."
 
 
@@ -55,13 +56,14 @@ def trained_tensors(work: Path) -> tuple[dict[str, Tensor], list[str]]:
         encoder = train_video_encoder.from_state(state)
         tensors |= {encoder.file_name(name): tensor for name, tensor in encoder.state_dict().items()}
         parts.append(f"{train_video_encoder.NAME} {state['step']}")
-    if state := newest(work, train_transformer.NAME, CONFIG["transformer"]):
-        for name, tensor in state["average"].items():
-            part, _, rest = name.partition(".")
-            if part in ("heard", "seen"):
-                continue
-            tensors[PREFIX + rest if part == "transformer" else projector_file_name(part, rest)] = tensor
-        parts.append(f"{train_transformer.NAME} {state['step']}")
+    for trained in (train_transformer.NAME, train_pictures.NAME):  # the second goes on with what the first made
+        if state := newest(work, trained, CONFIG["transformer"]):
+            for name, tensor in state["average"].items():
+                part, _, rest = name.partition(".")
+                if part in ("heard", "seen"):
+                    continue
+                tensors[PREFIX + rest if part == "transformer" else projector_file_name(part, rest)] = tensor
+            parts.append(f"{trained} {state['step']}")
     return tensors, parts
 
 

@@ -21,7 +21,9 @@ PARTS = {
     "vae": ("mel", "coarse"),
     "vocoder": ("bands", "bins"),
     "bwe": ("bands", "bins"),
+    "video_training": ("onset", "look"),
     "transformer": ("loss", "flow", "told"),
+    "pictures": ("flow", "seen"),
 }
 _NOT_LOSSES = {"step", "time", "clips_per_second"}
 _SMOOTHED = 15  # reports

@@ -32,15 +32,20 @@ _LEVELS_DBFS = (-15.0, -1.0)
 class Film:
     """`frames`: (frames, height, width, 3) uint8, RGB; frame i shows the moment i / 24 s.
 
-    `events`: seconds at which something in the picture begins to sound, in order. The frame nearest to an event shows
-    the very moment of contact.
+    `impacts`: when and where something in the picture begins to sound: seconds, in order, and the share of the width
+    from the left. The frame nearest to an impact shows the very moment of contact.
     """
 
     frames: NDArray[np.uint8]
     audio: Waveform
     caption: str
     kind: str
-    events: tuple[float, ...]
+    impacts: tuple[tuple[float, float], ...]
+
+    @property
+    def events(self) -> tuple[float, ...]:
+        """The seconds of the impacts, each once."""
+        return tuple(sorted({seconds for seconds, _ in self.impacts}))
 
 
 def film(
@@ -70,12 +75,12 @@ def film(
     scene = kind.plan(rng, seconds, width)
     while not scene.events:
         scene = kind.plan(rng, seconds, width)
-    events = sorted({event.seconds for event in scene.events})
+    impacts = sorted({(event.seconds, event.x / width) for event in scene.events})
 
     background = Canvas(np.zeros((*size, 3), dtype=np.float32))
     scene.background(background)
     frames = np.empty((frame_count, *size, 3), dtype=np.uint8)
-    for frame, moment in zip(frames, _moments(frame_count, events), strict=True):
+    for frame, moment in zip(frames, _moments(frame_count, [seconds for seconds, _ in impacts]), strict=True):
         canvas = Canvas(background.pixels.copy())
         scene.draw(canvas, moment)
         frame[:] = np.rint(np.clip(canvas.pixels, 0, 1) * 255)
@@ -85,7 +90,7 @@ def film(
     caption = sentence(pick(rng, kind.captions), scene.facts)
     if where and rng.random() < 0.7:
         caption = f"{caption}, {where}"
-    return Film(frames, Waveform(samples.astype(np.float32), RATE), caption, kind.name, tuple(events))
+    return Film(frames, Waveform(samples.astype(np.float32), RATE), caption, kind.name, tuple(impacts))
 
 
 def _moments(frame_count: int, events: Sequence[float]) -> list[float]:

@@ -17,6 +17,8 @@ B batch, T audio frames, R reference frames, C latent channels, S text places, L
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +37,8 @@ from sonolora.conditioning import Example, Video
 from sonolora.frames import FRAME_SECONDS
 from sonolora.ltx.audio_codec import AudioCodec, build_log_mel, build_vocoder
 from sonolora.ltx.config import TransformerConfig
-from sonolora.ltx.text import TextProjector, Tokenizer
+from sonolora.ltx.text import Tokenizer
+from sonolora.ltx.text_projector import TextProjector
 from sonolora.ltx.transformer import Transformer
 from sonolora.ltx.video_encoder import FRAMES_PER_LATENT, VideoEncoder, video_token_middles
 from sonolora.modes.request import NEGATIVE_PROMPT
@@ -152,14 +155,33 @@ class Texts:
         return states * mask[..., None].to(states), mask.to(states.device)
 
 
-def batch_of(step: int, cache: Latents, tilts_KC: Tensor, texts: Texts, network: Network) -> Example:
-    """The training batch of a step."""
-    rng = generator(0, "transformer batch", step)
+@dataclass(frozen=True)
+class Mix:
+    """What a step's batch is drawn from: sets with their shares, and how many steps these have been drawn from."""
+
+    shares: Mapping[ClipSet, float]
+    since: Mapping[ClipSet, int]
+    without_picture: float = 0.0  # share of batches of films
+
+
+def mix_at(step: int) -> Mix:
+    """Sounds, with films from some step on, and mostly films in the last part."""
     sets = SETS if step >= FILMS_FROM else SOUNDS
     more = _MORE_FILMS if step >= MOSTLY_FILMS_FROM else 1
-    shares = [one.share * (more if one in FILMS else 1) for one in sets]
-    clips = sets[int(torch.multinomial(torch.tensor(shares), 1, generator=rng))]
-    block, rows = _drawn(clips, step, cache, rng)
+    return Mix(
+        {one: one.share * (more if one in FILMS else 1) for one in sets},
+        {one: step - (FILMS_FROM if one in FILMS else 0) for one in sets},
+        _WITHOUT_PICTURE,
+    )
+
+
+def batch_of(
+    mix: Mix, rng: torch.Generator, cache: Latents, tilts_KC: Tensor, texts: Texts, network: Network
+) -> Example:
+    """A training batch."""
+    sets = list(mix.shares)
+    clips = sets[int(torch.multinomial(torch.tensor(list(mix.shares.values())), 1, generator=rng))]
+    block, rows = _drawn(clips, mix.since[clips], cache, rng)
     device = tilts_KC.device
     films = block.video_BCFHW is not None
     latents = block.latents_BTC[rows].float().to(device)
@@ -174,7 +196,7 @@ def batch_of(step: int, cache: Latents, tilts_KC: Tensor, texts: Texts, network:
         keep = torch.stack([_kept(latents.shape[1], rng) for _ in rows]).to(device)
     elif not films and chance < _KEEPS + _REFERENCES:
         reference = _changed(latents, tilts_KC, rng)
-    if block.video_BCFHW is not None and torch.rand((), generator=rng) > _WITHOUT_PICTURE:
+    if block.video_BCFHW is not None and torch.rand((), generator=rng) > mix.without_picture:
         seen = block.video_BCFHW[rows].float().to(device)
         positions = video_token_middles(*seen.shape[2:], train_video_encoder.FRAME_RATE).to(device)
         tokens = seen.flatten(2).transpose(1, 2)
@@ -182,8 +204,7 @@ def batch_of(step: int, cache: Latents, tilts_KC: Tensor, texts: Texts, network:
     return Example(latents, context, keep, reference, video)
 
 
-def _drawn(clips: ClipSet, step: int, cache: Latents, rng: torch.Generator) -> tuple[Block, list[int]]:
-    since = step - (FILMS_FROM if clips in FILMS else 0)
+def _drawn(clips: ClipSet, since: int, cache: Latents, rng: torch.Generator) -> tuple[Block, list[int]]:
     blocks = min(clips.blocks, 1 + since // _STEPS_PER_BLOCK)
     block = cache.block(clips, int(torch.randint(blocks, (), generator=rng)))
     return block, torch.randperm(len(block.captions), generator=rng)[: clips.batch].tolist()
@@ -240,9 +261,8 @@ def levels_by_picture(latents_BTC: Tensor, frames: int, louder_C: Tensor) -> Ten
     return levels_BT[:, at.clamp(max=levels_BT.shape[1] - 1)].unflatten(1, (frames, FRAMES_PER_LATENT))
 
 
-def losses(network: Network, example: Example, step: int, louder_C: Tensor) -> dict[str, Tensor]:
+def losses(network: Network, example: Example, rng: torch.Generator, louder_C: Tensor) -> dict[str, Tensor]:
     """The mean loss of a batch."""
-    rng = generator(0, "transformer noise", step)
     uniform = torch.rand(len(example.latents_BTC), generator=rng)
     odds = math.exp(_SHIFT) * uniform / (1 - uniform).clamp(min=1e-6)
     sigma = (odds / (1 + odds)).to(example.latents_BTC.device)
@@ -271,17 +291,23 @@ def _seen(network: Network, example: Example, sigma_B: Tensor, louder_C: Tensor,
     return {"loss": loss + _SEEN_WEIGHT * seen, "seen": seen}
 
 
-def training(work: Path, device: torch.device) -> tuple[Network, LossesOf]:
+def training(
+    work: Path, device: torch.device, name: str, sets: Sequence[ClipSet], mix_at: Callable[[int], Mix]
+) -> tuple[Network, LossesOf]:
     """The network as it starts, and the losses of a step. Exits when what it builds on is not trained."""
     cache = Latents(work / "latents")
-    cache.make_in_background(SOUNDS, partial(load_codec, work), _no_video_encoder)
-    cache.make_in_background(FILMS, partial(load_codec, work), partial(load_video_encoder, work))
+    if sounds := [one for one in sets if one in SOUNDS]:
+        cache.make_in_background(sounds, partial(load_codec, work), _no_video_encoder)
+    cache.make_in_background(
+        [one for one in sets if one in FILMS], partial(load_codec, work), partial(load_video_encoder, work)
+    )
     texts = Texts(work / TEXT_ENCODER, device)
     network = Network().to(device)
     tilts_KC = tilts(load_codec(work)).to(device)
 
     def losses_of(step: int) -> dict[str, Tensor]:
-        return losses(network, batch_of(step, cache, tilts_KC, texts, network), step, tilts_KC[0])
+        example = batch_of(mix_at(step), generator(0, f"{name} batch", step), cache, tilts_KC, texts, network)
+        return losses(network, example, generator(0, f"{name} noise", step), tilts_KC[0])
 
     return network, losses_of
 
@@ -311,7 +337,7 @@ def main() -> None:
     args = arguments(__doc__, batch=8, steps=30_000, learning_rate=8e-4).parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    network, losses_of = training(args.work, torch.device(args.device))
+    network, losses_of = training(args.work, torch.device(args.device), NAME, SETS, mix_at)
     plan = Plan(args.work, NAME, CONFIG["transformer"], args.batch, args.steps, args.learning_rate, save=200)
     fit(plan, network, losses_of)
 
