@@ -41,9 +41,7 @@ from sonolora.training.trainer import TrainingConfig
 
 # Where a pilot said that the usual number would leave the question open: so many times as many held-out samples. The
 # densities are compared on the usual number.
-MORE_HELD_OUT = {"t2a": 3, "audio-extend-suffix": 2}
-# Where nothing but words is given, all of a sound has to be learnt; a pilot said that it takes longer.
-MORE_STEPS = {"t2a": 2}
+MORE_HELD_OUT = {"t2a": 3, "audio-extend-suffix": 4, "audio-extend-prefix": 4}
 
 
 def measure(mode: Mode, base: Base, plans: Mapping[str, Plan], device: torch.device, sounds: Path | None) -> Report:
@@ -117,7 +115,7 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
     parser.add_argument("--densities", nargs="+", choices=list(DENSITIES), default=[],
                         help="train with each of these too; the main tables are of the mode's own")  # fmt: skip
-    parser.add_argument("--steps", type=int, default=usual.training.steps, help=f"some modes take more: {MORE_STEPS}")
+    parser.add_argument("--steps", type=int, default=usual.training.steps)
     parser.add_argument("--seconds", type=float, default=usual.seconds, help="length of a sample")
     parser.add_argument("--train-clips", type=int, default=usual.train_clips)
     parser.add_argument("--held-out-clips", type=int, default=usual.held_out_clips,
@@ -127,6 +125,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=usual.training.learning_rate)
     parser.add_argument("--sampling-steps", type=int, default=usual.sampling.steps)
     parser.add_argument("--cfg-scale", type=float, help="guidance by words; not given: as the base wants it")
+    parser.add_argument("--stg-scale", type=float, help="guidance by perturbation, likewise")
     parser.add_argument("--seed", type=int, default=usual.training.seed, help="of data, adapters, training and sounds")
     parser.add_argument("--base", default="tiny", help="name of a base, or its folder")
     parser.add_argument("--device", default="cpu")
@@ -137,16 +136,16 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     base, device = find_base(options.base), resolve_device(options.device)
     config = TrainingConfig(options.steps, options.learning_rate, options.seed)
+    guidance = Guidance.of_base(base.checkpoint.metadata, cfg=options.cfg_scale, stg=options.stg_scale)
     plan = Plan(
         options.train_clips, options.held_out_clips, options.unrelated, options.seconds, options.rank, config,
-        SamplingSettings(options.sampling_steps, Guidance.of_base(base.checkpoint.metadata, cfg=options.cfg_scale)),
+        SamplingSettings(options.sampling_steps, guidance),
     )  # fmt: skip
     reports: list[Report] = []
     for name in options.modes:
         mode = MODES[name]
         densities = dict.fromkeys([mode.sigma_density, *options.densities])
-        taught = replace(config, steps=config.steps * MORE_STEPS.get(name, 1))
-        plans = {one: replace(plan, training=replace(taught, sigma_density=one)) for one in densities}
+        plans = {one: replace(plan, training=replace(config, sigma_density=one)) for one in densities}
         own = plans[mode.sigma_density]
         plans[mode.sigma_density] = replace(own, held_out_clips=own.held_out_clips * MORE_HELD_OUT.get(name, 1))
         reports.append(measure(mode, base, plans, device, options.sounds))

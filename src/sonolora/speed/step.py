@@ -2,7 +2,8 @@
 
 In: a base's shape, a mode's step, settings. Out: a `Measurement` of `Trainer.step` on random weights and examples of
 the right shapes, which take as long as real ones: time by phase, FLOPs, the bytes that must move at least, and the
-floor that they put under it; operations, and memory beside what `counts` computes for it.
+floor that they put under it; operations, and memory beside what `counts` computes for it. FLOPs, and on a CPU
+operations and memory, are those of the network as written, also where it runs compiled.
 
 The floor of a phase is the larger of two times: its FLOPs at the speed of a large matrix product, and its bytes at
 the speed of a large copy, both measured in the same process; within a phase one can hide behind the other. The
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
@@ -123,6 +124,7 @@ def measure_step(
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
         else:
+            stack.enter_context(_as_written())
             live = stack.enter_context(Allocations(device.type))
         trainer, model = synthetic_trainer(shape, layers, step, device, static=settings.cuda_graph)
         for _ in range(_ORDINARY):
@@ -187,7 +189,7 @@ def _count(trainer: Trainer, model: Transformer) -> tuple[list[int], list[int]]:
         kept.add(tensor.untyped_storage().data_ptr())
         return tensor.detach()
 
-    with flop_counter() as counter, saved_tensors_hooks(pack, lambda tensor: tensor):
+    with _as_written(), flop_counter() as counter, saved_tensors_hooks(pack, lambda tensor: tensor):
         counts = marks(trainer, model, counter.get_total_flops, 1)
     return [after - before for before, after in pairwise(counts)], least_bytes(model, kept)
 
@@ -240,6 +242,11 @@ def _plain(
     return Plain(median(theirs for _, theirs in times), median(theirs / ours for ours, theirs in times))
 
 
+def _as_written() -> AbstractContextManager[None]:
+    """Within it nothing runs compiled: a block that is first called while operations are watched would never be."""
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+
+
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     count = 0
 
@@ -251,7 +258,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _operations(trainer: Trainer, device: torch.device) -> int:
     """Of one step."""
     if device.type == "cpu":
-        with _Operations() as counted:  # type: ignore[no-untyped-call]
+        with _as_written(), _Operations() as counted:  # type: ignore[no-untyped-call]
             trainer.step()
         return int(counted.count)
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:
