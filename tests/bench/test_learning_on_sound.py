@@ -19,11 +19,12 @@ from sonolora.training.trainer import TrainingConfig
 CPU = torch.device("cpu")
 
 
-def heard(mode, **training):
-    """The rows of base and LoRA."""
+def heard(mode, held_out, **training):
+    """So many held-out samples, and the sounds of base and LoRA for them."""
     usual = {"steps": 100, "learning_rate": 2e-3, "seed": 0, "sigma_density": mode.sigma_density}
     config = TrainingConfig(**usual | training)
-    plan = Plan(12, 8, 0, 1.0, 16, config, SamplingSettings(8, Guidance.of_base(find_base("tiny").checkpoint.metadata)))
+    guidance = Guidance.of_base(find_base("tiny").checkpoint.metadata)
+    plan = Plan(12, held_out, 0, 1.0, 16, config, SamplingSettings(8, guidance))
     encoder = make_encoder(mode, find_base("tiny"), CPU)
     data = prepare(mode, encoder, plan)
     outcomes = {LORA: with_lora(mode, encoder, data, plan, print), "base": base_alone(mode, encoder, data, plan, print)}
@@ -31,18 +32,18 @@ def heard(mode, **training):
 
 
 def test_sounds_after_words_come_nearer_to_the_new_kind(embedding):
-    samples, sounds = heard(MODES["t2a"])
+    samples, sounds = heard(MODES["t2a"], 20)
     _, base = judge_sets(samples, sounds, embedding)
     assert base.beaten, base
 
 
 def test_a_transformation_is_learnt():
-    _, base = judge(FIGURES["a2a"][:1], *heard(MODES["a2a"]))
+    _, base = judge(FIGURES["a2a"][:1], *heard(MODES["a2a"], 4))
     assert base.beaten, base
 
 
 @pytest.mark.slow
 def test_a_lora_that_has_not_learnt_makes_the_sounds_of_the_base():
-    _, base = judge(FIGURES["a2a"][:1], *heard(MODES["a2a"], steps=1, learning_rate=0.0))
+    _, base = judge(FIGURES["a2a"][:1], *heard(MODES["a2a"], 4, steps=1, learning_rate=0.0))
     assert base.beaten is None
     assert base.margin.mean == 0

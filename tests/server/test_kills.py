@@ -1,7 +1,7 @@
 """SIGKILL at random moments of real runs: of the server, of its worker, of both at once.
 
 Whatever is killed, nothing that was asked for is lost or done twice, and each LoRA is that of an undisturbed run, byte
-for byte. `SONOLORA_KILLS` is the number of kills (1), `SONOLORA_KILLS_SEED` what their moments follow from (1).
+for byte. `SONOLORA_KILLS` is the number of kills (2), `SONOLORA_KILLS_SEED` what their moments follow from (1).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from sonolora.server.records import State
 from sonolora.server.store import Store
 
 pytestmark = [
-    pytest.mark.xdist_group("kills"),
+    pytest.mark.slow,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the worker by /proc"),
 ]
-KILLS = int(os.environ.get("SONOLORA_KILLS", "1"))
+KILLS = int(os.environ.get("SONOLORA_KILLS", "2"))
 SEED = int(os.environ.get("SONOLORA_KILLS_SEED", "1"))
 VICTIMS = ("server", "worker", "both")
 LIMIT = 600  # seconds for anything to happen, on a busy machine

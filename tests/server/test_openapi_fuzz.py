@@ -31,7 +31,7 @@ ENDS = (
 # such as that a range must not be empty, that no schema can say.
 CONFIGURATION = """
 seed = 1
-generation.max-examples = 6
+generation.max-examples = 10
 generation.no-shrink = true
 continue-on-failure = true
 warnings = false
