@@ -166,7 +166,7 @@ def _look_seconds(
     shape: BaseShape, mode: Mode, request: TrainRequest, step: Step, pace: Pace, clips: int, kind: str
 ) -> float:
     """Of the fixed grid and all previews, at the speed of the step's forward pass."""
-    guidance, steps = preview_guidance(shape, request), SamplingSettings().steps
+    guidance, steps = preview_guidance(shape.metadata, request), SamplingSettings().steps
     flops = look_flops(shape, step.tokens, kind, None) * len(SIGMAS) * min(clips, MAX_CLIPS)
     for wanted in mode.previews(request):
         flops += look_flops(shape, preview_tokens(wanted, apart=step.tokens.apart), kind, guidance) * steps

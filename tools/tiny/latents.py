@@ -3,7 +3,8 @@ fills.
 
 In: a folder, and the encoders of the base in the making. Out: blocks of equally long clips. Sounds and films come in
 several lengths, so that the base knows more than one. A block has each kind equally often and is a pure function of its
-set and number; early steps draw from the first blocks alone, so that training can begin before the cache is full.
+set and number; early steps draw from the first blocks alone, so that training can begin before the cache is full. The
+folder is of one pair of encoders: remove it when one of them was trained anew.
 
 B clips of a block, T audio frames, C channels of a latent, F H W video latents.
 """

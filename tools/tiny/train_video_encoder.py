@@ -7,9 +7,8 @@ video.pt, the encoder for use.
 
 A latent stands for 8 frames of 32 x 32 pixels, 24576 numbers, with 32. What these have to tell is decided by two linear
 layers on top, which no one needs afterwards: in which of its frames something begins to sound, and the last frame in 4
-x 4 colours. Linear, so that the transformer, which has few layers to spare for pictures, finds it ready to be read.
-Principal components of films and of their changes, the encoder before this one, let a probe find impacts in kinds of
-film on which it was trained and in no others: the mark of a contact is small, and falls out.
+x 4 colours. Linear, so that the transformer, which has few layers to spare for pictures, finds it ready to be read; and
+asked of the film, not of its principal components, in which the mark of a contact, a few pixels, falls out.
 
 It sees columns, one latent wide, of a second of a film, most of them with an impact: six times as many impacts for the
 same time as in whole films. Colours are exchanged and inverted, and pictures mirrored, so that it learns what an impact

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -86,9 +87,9 @@ def preview_tokens(wanted: Wanted, *, apart: bool = False) -> Tokens:
     return Tokens(frames, frames if wanted.reference else 0, wanted.regenerate is not None, wanted.film, apart)
 
 
-def preview_guidance(shape: BaseShape, request: TrainRequest) -> Guidance:
-    """How previews are guided."""
-    return Guidance.of_base(shape.metadata, stg=request.asked_stg_scale)
+def preview_guidance(metadata: Mapping[str, Any], request: TrainRequest) -> Guidance:
+    """How previews are guided: as the request says, else as the metadata of the base's checkpoint does."""
+    return Guidance.of_base(metadata, stg=request.asked_stg_scale)
 
 
 def training_step(mode: Mode, request: TrainRequest, settings: RunSettings) -> Step:
@@ -109,7 +110,7 @@ def count_needs(
     tokens = what.tokens
     previews = [preview_tokens(wanted, apart=apart) for wanted in mode.previews(request)]
     step = step_bytes(shape, what, kind)
-    guidance = preview_guidance(shape, request)
+    guidance = preview_guidance(shape.metadata, request)
     held = replace(what.holding, checkpointing=False, streamed=False)  # a preview has no backward pass
     looks = [look_bytes(shape, tokens, kind, None, held)]  # the fixed grid
     for preview in previews:

@@ -28,11 +28,11 @@ from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
 from sonolora.runs.films import watch_films
 from sonolora.runs.folder import LORA_FILE
+from sonolora.runs.needs import preview_guidance
 from sonolora.runs.networks import Networks
 from sonolora.runs.outputs import lora_metadata, write_config
 from sonolora.runs.progress import InterruptedRunError, StopAskedError, Stoppable
 from sonolora.runs.settings import RunSettings
-from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.preview import joined, render, write_preview
 from sonolora.sampling.sampler import SamplingSettings
 from sonolora.training.evaluation import SIGMAS, grid_losses
@@ -195,10 +195,8 @@ class _Watch:
 
     def look(self, step: int) -> list[Waveform]:
         """Measure and listen, with the adapters as the file will have them."""
-        said = self.run.base.checkpoint.metadata
-        settings = SamplingSettings(
-            guidance=Guidance.of_base(said, stg=self.run.request.asked_stg_scale), static=self.run.settings.cuda_graph
-        )
+        guidance = preview_guidance(self.run.base.checkpoint.metadata, self.run.request)
+        settings = SamplingSettings(guidance=guidance, static=self.run.settings.cuda_graph)
         previews = self.prepared.previews
         waveforms = []
         self.progress.phase(f"listening at step {step}", len(previews) * settings.steps + 1)

@@ -44,7 +44,7 @@ def sample(
     blocks = stg_blocks(model.config.layers)
     x = _with_kept(noise_BTC, example)
     sigmas = sampling_sigmas(settings.steps).tolist()
-    passes = Passes(model, x.device if settings.static else None)
+    passes = _Passes(model, static=settings.static)
     for sigma, following in pairwise(sigmas):
         sigma_B = torch.full_like(x[:, 0, 0], sigma)
 
@@ -69,13 +69,13 @@ def sample(
     return x
 
 
-class Passes:
-    """The model's velocity for what it is given; on `static`, a device, from static inputs (`StaticStep`)."""
+class _Passes:
+    """The model's velocity for what it is given, if wanted from static inputs, for each kind of pass its own."""
 
-    def __init__(self, model: Transformer, static: torch.device | None) -> None:
+    def __init__(self, model: Transformer, *, static: bool) -> None:
         self._model = model
-        self._static = static is not None
-        self._pool = torch.cuda.graph_pool_handle() if static is not None and static.type == "cuda" else None
+        self._static = static
+        self._pool = torch.cuda.graph_pool_handle() if static and torch.cuda.is_available() else None
         self._kinds: dict[tuple[frozenset[int], bool], StaticStep] = {}
 
     def __call__(self, given: Example, noisy_BTC: Tensor, sigma_B: Tensor, perturbed: frozenset[int]) -> Tensor:

@@ -56,7 +56,7 @@ def measure_preview(
         for tensor in (*module.parameters(), *module.buffers()):
             tensor.data.normal_(std=0.02)
     noise = torch.randn_like(example.latents_BTC)
-    guidance = preview_guidance(shape, request)
+    guidance = preview_guidance(shape.metadata, request)
     mark, elapsed = clock(device)
     for count in (1, steps):
         moments = [mark()]
