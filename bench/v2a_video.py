@@ -3,7 +3,8 @@
     python bench/v2a_video.py > bench/results/v2a_video.md
 
 Prints a page of tables: velocities and losses of the base on held-out made films, losses after short trainings from
-several seeds, the time of a step here, and, computed, what a step of LTX-2.3 takes. Some ten minutes of one core.
+several seeds, whether what is then generated sounds when the picture says so (the figure of bench/learning), the time
+of a step here, and, computed, what a step of LTX-2.3 takes. Some ten minutes of one core.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent / "learning"))
 
-from experiment import Plan, make_encoder, prepare
+from experiment import Data, Plan, make_encoder, prepare
+from judge import FIGURES
 from losses import exchanged
 
 from sonolora.conditioning import Example, velocity
+from sonolora.data.encode import Encoder
 from sonolora.ltx.base import Base, find_base
 from sonolora.ltx.lora import add_adapters, as_saved, remove_adapters
 from sonolora.ltx.transformer import Transformer, load_transformer
@@ -37,6 +40,9 @@ from sonolora.runs.films import with_films_watched
 from sonolora.runs.needs import count_needs, training_step
 from sonolora.runs.settings import FROZEN_CACHED, JOINT, V2A_VIDEO, RunSettings
 from sonolora.runs.shapes import BaseShape
+from sonolora.sampling.guidance import Guidance
+from sonolora.sampling.preview import render
+from sonolora.sampling.sampler import SamplingSettings
 from sonolora.training.evaluation import SIGMAS, grid_losses, paired_difference
 from sonolora.training.phases import phase_times
 from sonolora.training.trainer import Trainer, TrainingConfig
@@ -44,6 +50,7 @@ from sonolora.training.trainer import Trainer, TrainingConfig
 CPU, F32 = torch.device("cpu"), torch.float32
 ALONE = "without a film"
 WARM_UP, TIMED = 2, 15  # steps
+STEPS = 20  # of the sampler
 
 
 def main() -> None:
@@ -59,7 +66,8 @@ def main() -> None:
     torch.set_num_threads(1)
     base = find_base(options.base)
     plan = Plan(train_clips=options.train_clips, held_out_clips=options.held_out_clips)
-    data = prepare(V2A, make_encoder(V2A, base, CPU), plan)
+    encoder = make_encoder(V2A, base, CPU)
+    data = prepare(V2A, encoder, plan)
     said = "" if len(sys.argv) == 1 else " " + " ".join(sys.argv[1:])
     print(f"# The video that does not hear the audio\n\nBase {base.name}; made by")
     print(f"\n    python bench/v2a_video.py{said}\n")
@@ -69,7 +77,7 @@ def main() -> None:
     training = {JOINT: list(data.training_examples), FROZEN_CACHED: watched(base, data.training_examples)}
     for part in (
         velocities(arms, held_out),
-        losses(arms, held_out, training, options),
+        losses(arms, held_out, training, listening(encoder, data), options),
         times(base, arms, options.rank),
         published(options.rank),
     ):
@@ -118,19 +126,47 @@ def rms(x: Tensor) -> float:
     return x.square().mean().sqrt().item()
 
 
+def listening(encoder: Encoder, data: Data) -> Callable[[str, Transformer], Tensor]:
+    """Says, of a form and its model, the F-score of the onsets generated for each of N held-out films, (N, 1)."""
+    (onsets, *_) = FIGURES[V2A.name]
+    settings = SamplingSettings(STEPS, Guidance.of_base(encoder.base.checkpoint.metadata))
+    seen = watched(encoder.base, [each for item in data.items for each in (item.example, item.negative)])
+    items = {
+        JOINT: data.items,
+        FROZEN_CACHED: [
+            replace(item, example=example, negative=negative)
+            for item, example, negative in zip(data.items, seen[::2], seen[1::2], strict=True)
+        ],
+        ALONE: [
+            replace(item, example=example, negative=negative)
+            for item in data.items
+            for example, negative in [blind([item.example, item.negative])]
+        ],
+    }
+
+    def heard(name: str, model: Transformer) -> Tensor:
+        sounds = (render(model, encoder.codec, item, settings, seed, CPU) for seed, item in enumerate(items[name]))
+        scores = [onsets.of(sound, made) for sound, made in zip(sounds, data.held_out, strict=True)]
+        return torch.tensor(scores, dtype=torch.float64)[:, None]
+
+    return heard
+
+
 def losses(
     arms: dict[str, Transformer],
     held_out: dict[str, list[Example]],
     training: dict[str, list[Example]],
+    heard: Callable[[str, Transformer], Tensor],
     options: argparse.Namespace,
 ) -> Iterator[str]:
-    """Held-out losses on the fixed grid before and after training."""
+    """Held-out losses on the fixed grid, and what is heard, before and after training."""
     yield (
         f"\n## Held-out loss\n\n{len(held_out[JOINT])} films never trained on, four noise levels; training on "
         f"{len(training[JOINT])} films, {options.steps} steps, rank {options.rank}. In brackets the 95 % interval of "
         "the mean difference over films (bootstrap).\n"
     )
-    yield "| | joint | frozen-cached | without a film | frozen-cached - joint |\n|---|---:|---:|---:|---:|"
+    head = "| | joint | frozen-cached | without a film | frozen-cached - joint |\n|---|---:|---:|---:|---:|"
+    yield head
     clips = len(held_out[JOINT])
     models = {**arms, ALONE: arms[FROZEN_CACHED]}
     held_out, training = ({**given, ALONE: blind(given[FROZEN_CACHED])} for given in (held_out, training))
@@ -142,8 +178,9 @@ def losses(
         return f"| {what} | {means} | {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}] |"
 
     yield row("base", [grid_losses(models[name], held_out[name], CPU, clips) for name in models])
+    onsets = [row("base", [heard(name, model) for name, model in models.items()])]
     for seed in range(options.seeds):
-        own, others = [], []
+        own, others, scores = [], [], []
         for name, model in models.items():
             adapters = add_adapters(model, V2A.lora_targets, options.rank, seed)
             config = TrainingConfig(options.steps, 1e-3, seed, sigma_density=V2A.sigma_density)
@@ -152,11 +189,19 @@ def losses(
                 trainer.step()
             with as_saved(adapters):
                 own.append(grid_losses(model, held_out[name], CPU, clips))
+                scores.append(heard(name, model))
                 if name != ALONE:
                     others.append(grid_losses(model, exchanged(held_out[name]), CPU, clips))
             remove_adapters(model)
         yield row(f"LoRA, seed {seed}", own)
         yield row(f"LoRA, seed {seed}, with another film", others)
+        onsets.append(row(f"LoRA, seed {seed}", scores))
+    yield (
+        f"\n## Onsets\n\nF-score of the onsets of what is generated for those films in {STEPS} sampling steps, within "
+        "60 ms; higher is better.\n"
+    )
+    yield head
+    yield from onsets
 
 
 def times(base: Base, arms: dict[str, Transformer], rank: int) -> Iterator[str]:

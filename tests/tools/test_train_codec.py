@@ -16,6 +16,7 @@ from fit import Plan, fit, newest
 from griffin_lim import griffin_lim
 from header import CONFIG
 from real_sounds import midi
+from steady_tones import distance, nearest_periodic
 
 from sonolora.ltx.audio_codec import build_log_mel
 
@@ -176,3 +177,11 @@ def test_the_tune_is_a_midi_file():
     tune = midi(40, (60, 62))
     assert tune[:4] == b"MThd" and tune[14:18] == b"MTrk"
     assert len(tune) == 22 + int.from_bytes(tune[18:22], "big")
+
+
+def test_a_tone_between_the_lines_of_a_mel_frame_is_out_of_reach():
+    times = torch.arange(LOW // 4) / LOW
+    on_a_line, between = (0.3 * torch.sin(2 * math.pi * pitch * times)[None] for pitch in (300, 350))
+    assert distance(nearest_periodic(on_a_line, 0.01), on_a_line) < 2
+    assert distance(nearest_periodic(between, 0.01), between) > 4
+    assert distance(nearest_periodic(between, 0.02), between) < 2
