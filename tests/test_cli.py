@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from sonolora import __version__
+from sonolora.cli import main
 from sonolora.errors import InputError
 from sonolora.modes import MODES
 from sonolora.options import option_parameters, request_body
@@ -96,6 +97,7 @@ def test_resuming_with_a_mode_or_what_is_finished_says_so_at_once(tmp_path):
         ("data:text,x", "x.wav", "lora: the data: URI is not base64"),
         ("s3://host/x", "x.wav", "lora: s3:// addresses are not supported"),
         ("nowhere.safetensors", ".", "out: . is a folder"),
+        ("nowhere.safetensors", "x.png", "out: a .wav is written, and x.png is none: give --out x.wav"),
     ],
 )
 def test_generate_looks_at_the_lora_and_the_output_at_once(lora, out, words):
@@ -149,3 +151,40 @@ def test_fields_without_effect_say_so():
     }
     assert "No effect in this mode" in shown["number_of_frames"]
     assert "No effect in this mode" not in shown["stg_scale"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["check", "t2a", "nowhere.zip", "--out"],
+        ["generate", "t2a", "--prompt", "x", "--out"],
+        ["demo", "--out"],
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named(tmp_path, command):
+    (tmp_path / "file").touch()
+    done = sonolora(*command, tmp_path / "file" / "x.wav")
+    assert done.returncode == 1
+    assert f"{tmp_path / 'file'}" in done.stderr and "could not be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_prompts_beside_validation_that_is_no_list(tmp_path):
+    file = tmp_path / "request.json"
+    for entries, found in (("null", [{"prompt": "x"}]), ('{"prompt": "y"}', {"prompt": "y"})):
+        file.write_text(f'{{"training_data_url": "a.zip", "validation": {entries}}}')
+        assert request_body({}, None, ["x"], file)["validation"] == found, "what is none is refused with the rest"
+
+
+def test_memory_that_is_out_is_said(monkeypatch, capsys):
+    class OutOfMemoryError(RuntimeError):
+        """As torch calls it."""
+
+    def run():
+        raise OutOfMemoryError("tried to allocate 2 GiB")
+
+    monkeypatch.setattr("sonolora.cli.app", run)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    assert "not enough memory" in capsys.readouterr().err

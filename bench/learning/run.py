@@ -41,7 +41,7 @@ from sonolora.training.trainer import TrainingConfig
 
 # Where a pilot said that the usual number would leave the question open: so many times as many held-out samples. The
 # densities are compared on the usual number.
-MORE_HELD_OUT = {"t2a": 3, "audio-extend-suffix": 4, "audio-extend-prefix": 4}
+MORE_HELD_OUT = {"t2a": 3, "audio-extend-suffix": 8, "audio-extend-prefix": 4}
 
 
 def measure(mode: Mode, base: Base, plans: Mapping[str, Plan], device: torch.device, sounds: Path | None) -> Report:

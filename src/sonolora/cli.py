@@ -34,7 +34,8 @@ from sonolora.cli_settings import (
     setting_options,
     settings_from,
 )
-from sonolora.errors import InputError, SonoloraError
+from sonolora.errors import OUT_OF_MEMORY, InputError, SonoloraError
+from sonolora.files import writing
 from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest, parse, unknown_fields
@@ -271,6 +272,10 @@ def _add_generate_command(mode: Mode) -> None:
         out, lora = mine.pop("out"), mine.pop("lora")
         if out.is_dir():
             raise InputError.of("out", f"{out} is a folder: give the name of a .wav")
+        if out.suffix.lower() != ".wav":
+            raise InputError.of("out", f"a .wav is written, and {out.name} is none: give --out {out.stem}.wav")
+        with writing(out.parent):
+            out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as scratch, TerminalProgress() as progress:
             path = fetch(lora, Path(scratch), field="lora") if lora else None
             from sonolora.runs.generate import GenerateSettings, generate
@@ -346,6 +351,8 @@ def main() -> None:
     except SonoloraError as error:
         print(error, file=sys.stderr)
         sys.exit(130 if type(error).__name__ == "InterruptedRunError" else 1)
-    except KeyboardInterrupt:
-        print("stopped before anything was trained", file=sys.stderr)
-        sys.exit(130)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for every command
+            raise
+        print(f"{OUT_OF_MEMORY}, or give --stream-blocks ({error})", file=sys.stderr)
+        sys.exit(1)

@@ -12,6 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+OUT_OF_MEMORY = (
+    "the device has not enough memory for this request. Lower audio_duration_seconds, number_of_frames, resolution or "
+    "rank"
+)
+
 
 class SonoloraError(Exception):
     """Something went wrong that the message explains; never a bug of the program."""

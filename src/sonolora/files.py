@@ -33,7 +33,7 @@ class OutputError(SonoloraError):
     def __init__(self, path: Path, error: OSError) -> None:
         self.path = path
         self.reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
-        kept = " The file that was there before is untouched." if path.exists() else ""
+        kept = " The file that was there before is untouched." if path.is_file() else ""
         super().__init__(f"{path} could not be written: {self.reason}.{kept}")
 
 
@@ -59,6 +59,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
     # The file is in place now, and some network file systems cannot sync a folder.
     with contextlib.suppress(OSError):
         _sync(path.parent)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Any OSError inside the block, which writes into `folder` and is not atomic, becomes an `OutputError`."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(folder, error) from error
 
 
 def write_json(path: Path, data: Any) -> None:

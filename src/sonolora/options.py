@@ -97,9 +97,10 @@ def request_body(
     if data is not None:
         body[DATA_FIELD] = data
     read_json_fields(body)
-    if prompts:
+    entries = body.get(VALIDATION_FIELD) or []
+    if prompts and isinstance(entries, list):  # anything else is refused by name with the rest of the request
         body[VALIDATION_FIELD] = [
-            *body.get(VALIDATION_FIELD, []),
+            *entries,
             *({"prompt": prompt} for prompt in prompts),
         ]
     if DATA_FIELD not in body:

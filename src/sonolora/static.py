@@ -30,6 +30,7 @@ class StaticStep:
         self._pool = pool
         self._inputs: tuple[Example, Tensor, Tensor] | None = None
         self._calls = 0
+        self._stream: torch.cuda.Stream | None = None  # one for all: memory that is free belongs to its stream
         self._graph: torch.cuda.CUDAGraph | None = None
         self._made: Tensor | None = None
 
@@ -49,7 +50,9 @@ class StaticStep:
     def _on_card(self, compute: Compute, inputs: tuple[Example, Tensor, Tensor]) -> Tensor:
         self._calls += 1
         if self._calls <= _WARM_UP:
-            stream, here = torch.cuda.Stream(), torch.cuda.current_stream()  # type: ignore[no-untyped-call]
+            if self._stream is None:
+                self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream, here = self._stream, torch.cuda.current_stream()
             stream.wait_stream(here)
             with torch.cuda.stream(stream):
                 made = compute(*inputs)

@@ -20,6 +20,7 @@ import pytest
 
 from sonolora.data.archive import ArchiveLimits, unpack
 from sonolora.errors import InputError
+from sonolora.files import OutputError
 
 DEFAULT = ArchiveLimits()
 
@@ -167,6 +168,27 @@ def test_unsafe_names_are_refused(tmp_path: Path, name: str, why: str) -> None:
     archive.write_bytes(archive.read_bytes().replace(stand_in.encode(), name.encode()))
     message = refused(archive, why, repr(name[:200]), "Rename it")
     assert len(message) < 400
+
+
+def test_what_is_nobodys_data_stays_packed_where_it_would_be_refused(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo(".venv/bin/python")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr(link, "/usr/bin/python")
+        for name in ("Icon\r", "__MACOSX/._a.wav", "__MACOSX/._A.wav", "a.wav"):
+            archive.writestr(name, b"bytes")
+    unpacked = unpack(tmp_path / "x.zip", tmp_path / "out")
+    assert unpacked == [tmp_path / "out" / name for name in ("__MACOSX/._a.wav", "a.wav")]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = zip_of(tmp_path / "x.zip", {"a.wav": b"a" * 100_000})
+    full = Path("/dev/full")
+    monkeypatch.setattr("sonolora.data.archive._create", lambda *_: full.open("wb"))
+    with pytest.raises(OutputError, match="the disk is full"):
+        unpack(archive, tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == [archive]
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_a_text_file_renamed_wav_is_left_out_by_name(tmp_path, load):
 def test_an_archive_of_nothing_but_broken_files_names_them(tmp_path, load):
     (tmp_path / "fake.wav").write_text("this is not sound")
     (tmp_path / "empty.mp3").write_bytes(b"")
-    with pytest.raises(InputError, match=r"none of the 2 clips can be read.*empty\.mp3.*fake\.wav"):
+    with pytest.raises(InputError, match=r"none of the 2 clips can be used.*empty\.mp3.*fake\.wav"):
         load()
 
 
@@ -186,3 +186,52 @@ def test_preserving_pitch_is_about_near_misses(tmp_path, load, seconds, preserve
     write_audio(tmp_path / "near.wav", noise(seconds))
     _, report = load(audio_preserve_pitch=preserve)
     assert report["near.wav"]["detail"].startswith(how)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        (f"[[0, {'9' * 400}]]", "not finite"),
+        (f"[{', '.join(['[50.0, 60.0]'] * 50_000)}]", "no range lies inside the clip"),
+        (" " * (1 << 20) + "[[0.1, 0.2]]", "too many for a mask"),
+    ],
+)
+def test_no_mask_is_more_than_an_error_of_one_line(tmp_path, load, text, words):
+    write_audio(tmp_path / "one.wav", noise(1.0))
+    (tmp_path / "one_mask.json").write_text(text)
+    with pytest.raises(InputError, match=words) as caught:
+        load("audio-inpaint")
+    assert "one_mask.json" in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_damaged_partner_does_not_make_a_clip_too_short(tmp_path, load):
+    write_audio(tmp_path / "x_end.wav", noise(1.5))
+    (tmp_path / "x_start.wav").write_text("no sound")
+    with pytest.raises(InputError, match="none of the 2 clips can be used") as caught:
+        load("a2a")
+    assert caught.value.items[0].type == "value_error"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "preserve", "spans"),
+    [
+        (1.02, True, ((0.5 / 1.02, 0.6 / 1.02), (0.99 / 1.02, 1.0))),
+        (0.98, True, ((0.5 / 0.98, 0.6 / 0.98),)),
+        (1.02, False, ((0.5, 0.6), (0.99, 1.0))),
+        (1.5, True, ((0.5, 0.6), (0.99, 1.0))),
+    ],
+)
+def test_a_mask_is_stretched_with_its_clip(tmp_path, load, seconds, preserve, spans):
+    write_audio(tmp_path / "one.wav", noise(seconds))
+    (tmp_path / "one_mask.json").write_text("[[0.5, 0.6], [0.99, 1.02]]")
+    (clip,), _ = load("audio-inpaint", audio_preserve_pitch=preserve)
+    assert np.array(clip.regenerate) == pytest.approx(np.array(spans), abs=1e-4)
+
+
+def test_a_mask_of_nothing_that_the_clip_has(tmp_path, load):
+    write_audio(tmp_path / "one.wav", noise(0.985))
+    (tmp_path / "one_mask.json").write_text("[[0.99, 1.0]]")
+    with pytest.raises(InputError, match="no range of its mask lies inside it"):
+        load("audio-inpaint")

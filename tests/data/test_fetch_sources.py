@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sonolora.data import addresses
 from sonolora.data.dataset import open_dataset
-from sonolora.data.fetch import FetchLimits, Sources, fetch
+from sonolora.data.fetch import FetchLimits, Sources, fetch, without_secrets
 from sonolora.data.given import load_given
 from sonolora.errors import InputError
+from sonolora.media.audio import Waveform
+from sonolora.media.write import write_wav
 from sonolora.modes.wanted import FilmFormat, Wanted
 
 STRANGER = Sources(local=False, private=False)
@@ -150,3 +153,26 @@ def test_datasets_and_previews_go_by_the_same_rules(tmp_path: Path) -> None:
         wanted = Wanted("", "", 1.0, field="validation.0.audio_url", **given)  # type: ignore[arg-type]
         with pytest.raises(InputError, match=r"validation\.0\.audio_url: this is not a URL"):
             load_given(wanted, 16000, 48000, tmp_path, STRANGER)
+
+
+def test_a_given_clip_of_no_length_is_refused(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", Waveform(np.zeros((2, 400), np.float32), 48_000))
+    clip = str(tmp_path / "a.wav")
+    for given in ({"source": clip, "regenerate": ((0.0, 1.0),)}, {"reference": clip}):
+        wanted = Wanted("", "", 1.0, field="validation.0.audio_url", **given)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=r"lasts 0\.008 s, and 0\.1 s are the least") as caught:
+            load_given(wanted, 16000, 48000, tmp_path)
+        assert caught.value.items[0].type == "audio_duration_too_short"
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("https://me:secret@host:1/a/x.zip?X-Amz-Signature=secret#secret", "https://host:1/a/x.zip"),
+        ("data:application/zip;base64,c2VjcmV0", "data:application/zip;base64"),
+        ("/home/me/x.zip", "/home/me/x.zip"),
+        ("", ""),
+    ],
+)
+def test_addresses_for_others_hold_no_secrets(source: str, shown: str) -> None:
+    assert without_secrets(source) == shown

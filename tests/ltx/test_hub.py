@@ -598,3 +598,30 @@ def test_verify_command_passes_the_published_table(site, whole):
 def test_add_refuses_other_modes():
     result = CliRunner().invoke(app, ["base", "add", "a", "--checkpoint", "x/y", "--text-encoder", "z", "--mode", "t"])
     assert "'t' is not one of t2a" in str(result.exception)
+
+
+def test_a_kill_while_checksums_are_made_loses_nothing_that_came(checkpoint, tmp_path, monkeypatch):
+    read: list[int] = []
+
+    def source(start: int, end: int) -> Iterator[bytes]:
+        read.append(end - start)
+        yield checkpoint.path.read_bytes()[start:end]
+
+    def grow() -> None:
+        names = sorted(checkpoint.tensors)[:20]
+        excerpt_module.grow(tmp_path / "x.safetensors", checkpoint.tensors, names, {EXCERPT_OF: "x"}, source)
+
+    def killed(_: Checkpoint) -> dict[str, str]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(excerpt_module, "_sums", killed)
+        with pytest.raises(KeyboardInterrupt):
+            grow()
+    came = sum(read)
+    grow()
+    assert sum(read) == came, "nothing is asked for twice"
+    assert sorted(path.name for path in tmp_path.iterdir() if "lock" not in path.name) == [
+        "x.safetensors", "x.safetensors.sha256",
+    ]  # fmt: skip
+    assert not damaged(tmp_path / "x.safetensors")

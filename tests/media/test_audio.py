@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sonolora.errors import MediaError
+from sonolora.media import audio
 from sonolora.media.audio import Waveform, decode_audio, peak, peak_normalized, resample, to_stereo
 from sonolora.media.write import write_audio, write_wav
 
@@ -296,3 +297,19 @@ def test_wave_module_agrees_on_the_length(tmp_path: Path) -> None:
     write_wav(tmp_path / "a.wav", _noise(2, 12_345))
     with wave.open(str(tmp_path / "a.wav")) as reader:
         assert decode_audio(tmp_path / "a.wav").waveform.seconds == reader.getnframes() / reader.getframerate()
+
+
+@pytest.mark.parametrize("rate", [1, 8, 999, 1_000_000])
+def test_sample_rates_that_no_sound_has(tmp_path: Path, rate: int) -> None:
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, rate, 0, "NONE", ""))
+        file.writeframes(bytes(4000))
+    with pytest.raises(MediaError, match=f"says {rate} samples a second"):
+        decode_audio(tmp_path / "a.wav")
+
+
+def test_a_small_file_cannot_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _encode(tmp_path / "a.flac", Waveform(np.zeros((2, 60 * 48_000), np.float32), 48_000), "flac")
+    monkeypatch.setattr(audio, "LARGEST_BYTES", 30 * 48_000 * 2 * 4)
+    with pytest.raises(MediaError, match="too long: no more than 0 minutes"):
+        decode_audio(tmp_path / "a.flac")

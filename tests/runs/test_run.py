@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 import wave
+from dataclasses import replace
 from functools import partial
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from sonolora.errors import CheckpointError, InputError, SonoloraError
@@ -27,6 +29,7 @@ from sonolora.runs.progress import Silent
 from sonolora.runs.run import InterruptedRunError, resume, start
 from sonolora.runs.settings import RunSettings
 from sonolora.training.metrics import read_metrics
+from sonolora.training.trainer import Trainer
 
 pytestmark = pytest.mark.xdist_group("run")  # one run is shared by many of these tests
 SETTINGS = RunSettings(device="cpu", checkpoint_every=10, preview_every=60)
@@ -101,6 +104,7 @@ def test_lora_learned_something_and_says_what_it_is(finished):
     config = json.loads((finished / "config.json").read_text())
     assert config["training_type"] == "t2a"
     assert config["trigger_phrase"] == "t0ne"
+    assert config["request"]["number_of_steps"] == 100
 
 
 def test_loss_on_the_fixed_grid_falls(finished):
@@ -323,3 +327,50 @@ def test_unfitting_lora_is_refused(finished, tmp_path):
     settings = GenerateSettings(finished / "prepared.safetensors")
     with pytest.raises(CheckpointError, match="not a LoRA"):
         generate(T2A, {"prompt": "x"}, settings, tmp_path / "x.wav", Silent())
+
+
+def test_a_run_that_diverges_says_so_and_keeps_its_states(body, tmp_path, monkeypatch):
+    def step(trainer):
+        loss = taken(trainer)
+        if trainer.step_count == 65:
+            for parameter in trainer._parameters.values():
+                parameter.data.fill_(torch.nan)
+        return loss
+
+    taken = Trainer.step
+    monkeypatch.setattr(Trainer, "step", step)
+    with pytest.raises(SonoloraError, match=r"training diverged: by step 70 .* learning_rate below 0\.002"):
+        begin(body, replace(SETTINGS, checkpoint_every=30), tmp_path / "run", Silent())
+    assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())][-1] == "step-000060.safetensors"
+    assert not (tmp_path / "run" / "lora.safetensors").exists()
+
+
+def test_a_state_that_is_not_finite_is_not_saved(body, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "is_finite", lambda trainer: trainer.step_count < 60)
+    with pytest.raises(SonoloraError, match="training diverged: by step 75"):
+        begin(body, replace(SETTINGS, checkpoint_every=25), tmp_path / "run", Silent())
+    assert not (tmp_path / "run" / "checkpoints" / "step-000075.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{", "is damaged"), ('{"mode": "t2a", "sonolora_version": "9.9", "settings": {"magic": 1}}', "by Sonolora 9.9")],
+)
+def test_a_run_that_cannot_be_read_says_why(tmp_path, text, words):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(SonoloraError, match=words):
+        resume(tmp_path, Silent())
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_two_processes_do_not_work_in_one_folder(again, body, finished, tmp_path):
+    other = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX); print(1, flush=True); input()"
+    folder = finished if again else tmp_path
+    left = tmp_path / ".data-x"
+    left.mkdir()
+    with subprocess.Popen([sys.executable, "-c", other, folder], stdin=-1, stdout=-1, text=True) as process:
+        process.stdout.readline()
+        with pytest.raises(SonoloraError, match="another process is at work in"):
+            resume(folder, Silent()) if again else begin(body, SETTINGS, folder, Silent())
+        process.communicate("\n")
+    assert left.exists(), "it may be the other's"

@@ -54,3 +54,13 @@ def test_beyond_the_end_of_what_is_given_there_is_no_step():
     result = paste_kept(silent, kept, [(0.7502, 2.0)])
     assert np.abs(np.diff(result.samples[0, cut - 10 : cut + 2000])).max() < 0.04
     assert not result.samples[:, cut + round(FADE_SECONDS * RATE) :].any()
+
+
+@pytest.mark.parametrize(
+    "spans", [[(0.5, 1.0), (1.0, 1.5)], [(0.8, 1.5), (0.5, 1.2)], [(0.5, 1.0), (1.003, 1.5)], [(0.5, 1.5), (0.6, 0.7)]]
+)
+def test_nor_is_it_where_spans_touch_overlap_or_nearly_do(spans):
+    kept = Waveform(np.zeros((2, 2 * RATE), np.float32), RATE)
+    for start, end in spans:
+        kept.samples[:, round(start * RATE) : round(end * RATE)] = 100.0
+    assert np.abs(paste_kept(sine(300), kept, spans).samples).max() < 1.0

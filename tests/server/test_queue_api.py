@@ -168,6 +168,11 @@ class TestSubmit:
     def test_urls_that_are_taken(self, client, url):
         assert submit(client, {**BODY, "training_data_url": url}).status_code == 200
 
+    def test_many_names_of_which_one_comes_twice(self, client):
+        names = b",".join(b'"%d":0' % (number % 9_999) for number in range(10_000))
+        detail = faults(client.post(f"{APP}/t2a", content=b"{" + names + b"}"))
+        assert "'0' stands there twice" in detail[0]["msg"]
+
     @pytest.mark.parametrize(
         ("content", "type"),
         [

@@ -15,6 +15,7 @@ import pytest
 import uvloop
 
 from sonolora.server import process, workers
+from sonolora.server.database import StoreError
 from sonolora.server.records import NewRequest, State
 from sonolora.server.settings import ServerSettings
 from sonolora.server.storage import Storage
@@ -271,6 +272,25 @@ def test_failures(served, part, status, kind, detail, goes):
     assert "SECRET" not in json.dumps([served.lines(id), result.body])
     assert not list(served.folder(id).glob(".data-*"))
     assert served.kinds(id)[-1] == "finished"
+
+
+def test_a_fault_of_the_database_does_not_fail_what_is_trained(served, monkeypatch):
+    def broken(*_):
+        raise StoreError(served.settings.database, "locked")
+
+    async def run():
+        with monkeypatch.context() as patch:
+            patch.setattr(served.store, "add_metrics", broken)
+            served.workers = Workers(served.settings, served.store, served.storage, served.changes.append)
+            with pytest.raises(ExceptionGroup) as caught:
+                await served.workers.run()
+            assert caught.group_contains(StoreError)
+        assert served.store.request(id).state != State.DONE
+        async with served.running():  # the server is started again
+            return await served.done(id)
+
+    id = served.add("done")
+    assert uvloop.run(run()).result.status == 200
 
 
 def test_a_crash_is_a_new_attempt(served):

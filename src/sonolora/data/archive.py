@@ -21,7 +21,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sonolora.data.files import why_no_data
 from sonolora.errors import InputError
+from sonolora.files import writing
 from sonolora.names import name_key
 
 CHUNK_BYTES = 1 << 20
@@ -74,7 +76,8 @@ class ArchiveLimits:
 def unpack(archive: Path, into: Path, *, limits: ArchiveLimits = ArchiveLimits()) -> list[Path]:
     """Unpack `archive` into the new folder `into`; give the files in the archive's order.
 
-    `into` appears only when all is in it. Raises InputError `invalid_archive`; FileExistsError if it exists.
+    `into` appears only when all is in it. Raises InputError `invalid_archive`; FileExistsError if it exists;
+    `OutputError` when there is no room for it.
     """
     if into.exists():
         raise FileExistsError(f"{into} exists already")
@@ -98,18 +101,19 @@ def unpack(archive: Path, into: Path, *, limits: ArchiveLimits = ArchiveLimits()
             source = zipfile.ZipFile(raw)
         members = _checked(source.infolist(), limits)
         check_size(sum(member.file_size for member in members.values()))
-        into.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{into.name}-", dir=into.parent) as scratch:
-            folder = Path(scratch) / "files"
-            folder.mkdir()
-            size = 0
-            for name, member in members.items():
-                with _create(folder, name) as out:
-                    for chunk in _content(source, name, member):
-                        size += len(chunk)
-                        check_size(size)
-                        out.write(chunk)
-            folder.rename(into)
+        with writing(into.parent):
+            into.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{into.name}-", dir=into.parent) as scratch:
+                folder = Path(scratch) / "files"
+                folder.mkdir()
+                size = 0
+                for name, member in members.items():
+                    with _create(folder, name) as out:
+                        for chunk in _content(source, name, member):
+                            size += len(chunk)
+                            check_size(size)
+                            out.write(chunk)
+                folder.rename(into)
     return [into / name for name in members]
 
 
@@ -164,7 +168,10 @@ def _content(source: zipfile.ZipFile, name: str, member: zipfile.ZipInfo) -> Ite
 
 
 def _checked(members: list[zipfile.ZipInfo], limits: ArchiveLimits) -> dict[str, zipfile.ZipInfo]:
-    """The files by safe relative posix path; folders are dropped, they come with their files."""
+    """The files by safe relative posix path; folders are dropped, they come with their files.
+
+    What is nobody's data and cannot be unpacked safely is left out, instead of being an error.
+    """
     if len(members) > limits.max_members:
         raise _invalid(
             f"the archive holds {len(members):,} files, more than the {limits.max_members:,} allowed. "
@@ -174,14 +181,19 @@ def _checked(members: list[zipfile.ZipInfo], limits: ArchiveLimits) -> dict[str,
     by_key: dict[str, str] = {}
     for member in members:
         name = _name_of(member)
-        path = _safe_path(name, limits)
-        if name.endswith("/"):
-            continue
-        _check_readable(path, member)
-        if twin := by_key.get(name_key(path)):
-            same = twin == path
-            how = "is there twice" if same else f"and '{twin}' differ only by letter case or unicode form"
-            raise _invalid(f"'{path}' {how}. Rename or remove one of them.")
+        try:
+            path = _safe_path(name, limits)
+            if name.endswith("/"):
+                continue
+            _check_readable(path, member)
+            if twin := by_key.get(name_key(path)):
+                same = twin == path
+                how = "is there twice" if same else f"and '{twin}' differ only by letter case or unicode form"
+                raise _invalid(f"'{path}' {how}. Rename or remove one of them.")
+        except InputError:
+            if ".." in name or not any(why_no_data(part) for part in name.split("/") if part != "."):
+                raise
+            continue  # nobody wants it: it stays packed
         by_key[name_key(path)] = path
         files[path] = member
     return files

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sonolora.files import writing
 from sonolora.tensors import save_tensors
 
 # Raise it when the same input gives another result than before.
@@ -57,10 +58,11 @@ class Cache:
             return None
 
     def put(self, key: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Store tensors; returns them as they will be found."""
+        """Store tensors; returns them as they will be found. Raises `OutputError` when they cannot be written."""
         path = self._path(key)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(path, tensors)
         return tensors
 

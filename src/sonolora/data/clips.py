@@ -7,14 +7,14 @@ error. What makes the archive as a whole ambiguous or wrong is an error at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sonolora.data.captions import read_caption
+from sonolora.data.captions import MAX_BYTES, read_caption
 from sonolora.data.doctor import (
     caption_warnings,
     clip_warnings,
@@ -42,6 +42,7 @@ from sonolora.media.measure import Measured, measure
 from sonolora.media.video import VIDEO_EXTENSIONS
 from sonolora.modes.audio_inpaint import parse_mask
 from sonolora.modes.mode import Mode, SampleFiles
+from sonolora.modes.pairing import extension
 from sonolora.modes.request import AudioRequest, TrainRequest
 
 _SHOWN = 5
@@ -92,7 +93,7 @@ def load_clips(
         caption = _read_caption(sample, files, request, report)
         regenerate = masks.get(sample.name, mode.regenerated(request))
         if sample.mask is not None and regenerate is not None:
-            report.warn(sample.mask, *mask_warnings(regenerate, request.clip_seconds))
+            report.warn(sample.mask, *mask_warnings(_placed(regenerate, 1.0, request), request.clip_seconds))
         used = 0
         for clip in _load(sample, caption, regenerate, request, files, sample_rate, report, heard):
             used += 1
@@ -135,6 +136,11 @@ def _load(
         return
     measured: list[tuple[str, Measured]] = []
     target = _fit(sample.target, request, files, sample_rate, report, measured)
+    if target is not None and sample.mask is not None and regenerate is not None:
+        regenerate = _placed(regenerate, target.stretch, request)
+        if not regenerate:
+            report.left_out(sample.target, "no range of its mask lies inside it")
+            return
     reference = None
     if sample.reference is not None:
         # References are measured too, but not compared with the targets: they are meant to be like them.
@@ -159,6 +165,12 @@ def _load(
     if given is not None:
         report.warn(sample.target, *pair_warnings(given, sound))
     yield Clip(sample.name, caption, sound, given, regenerate)
+
+
+def _placed(spans: tuple[Span, ...], stretch: float, request: TrainRequest) -> tuple[Span, ...]:
+    """Where the spans of a clip are after it was fitted."""
+    seconds = request.clip_seconds
+    return tuple((start * stretch, min(end * stretch, seconds)) for start, end in spans if start * stretch < seconds)
 
 
 def _level(fitted: Fitted, request: AudioRequest) -> Waveform:
@@ -194,7 +206,7 @@ def _fit(
     audio = resample(to_stereo(native), sample_rate)
     fitted = fit_audio(audio, request.clip_seconds, preserve_pitch=request.audio_preserve_pitch)
     if fitted.waveform is None:
-        report.left_out(name, fitted.detail)
+        report.left_out(name, fitted.detail, too_short=True)
         return None
     return fitted
 
@@ -217,14 +229,18 @@ def with_trigger(trigger_phrase: str, caption: str) -> str:
 
 
 def _read_masks(samples: Sequence[SampleFiles], files: Files, seconds: float) -> dict[str, tuple[Span, ...]]:
-    """Spans by sample name. Raises one `InputError` with every mask that is wrong."""
+    """Spans by sample name, in the clip's own seconds. Raises one `InputError` with every mask that is wrong."""
     masks, faults = {}, []
     for sample in samples:
         if sample.mask is None:
             continue
         try:
-            text = files.path(sample.mask).read_text(encoding="utf-8-sig")
-            masks[sample.name] = parse_mask(text, seconds)
+            path = files.path(sample.mask)
+            if (size := path.stat().st_size) > MAX_BYTES:
+                raise ValueError(f"{size:,} bytes are too many for a mask (limit {MAX_BYTES:,})")
+            text = path.read_text(encoding="utf-8-sig")
+            parse_mask(text, seconds)  # for its faults: it is cut when it is known how its clip is fitted
+            masks[sample.name] = parse_mask(text, math.inf)
         except UnicodeDecodeError:
             faults.append(f"{sample.mask}: not text in UTF-8")
         except ValueError as error:
@@ -235,7 +251,7 @@ def _read_masks(samples: Sequence[SampleFiles], files: Files, seconds: float) ->
 
 
 def _nothing_found(files: Files, extensions: Sequence[str], left_out: Mapping[str, str]) -> InputError:
-    unpaired = [f"{name}: {why}" for name, why in left_out.items() if _extension(name) in extensions]
+    unpaired = [f"{name}: {why}" for name, why in left_out.items() if extension(name) in extensions]
     if unpaired:
         more = f"; and {len(unpaired) - _SHOWN} more" if len(unpaired) > _SHOWN else ""
         return InputError.in_dataset(f"no pairs found: {'; '.join(unpaired[:_SHOWN])}{more}")
@@ -249,21 +265,17 @@ def _nothing_found(files: Files, extensions: Sequence[str], left_out: Mapping[st
     )
 
 
-def _extension(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
-
-
 def _none_left(report: Report, request: TrainRequest, extensions: Sequence[str]) -> InputError:
     verdicts = [
         entry
         for entry in report.as_json()["files"]
-        if entry["status"] == "left out" and _extension(entry["file"]) in extensions
+        if entry["status"] == "left out" and extension(entry["file"]) in extensions
     ]
     reasons = "; ".join(f"{entry['file']}: {entry['detail']}" for entry in verdicts[:_SHOWN])
     more = f"; and {len(verdicts) - _SHOWN} more" if len(verdicts) > _SHOWN else ""
-    lengths = [entry["facts"]["seconds"] for entry in verdicts if "seconds" in entry["facts"]]
+    lengths = [entry["facts"]["seconds"] for entry in verdicts if entry["file"] in report.too_short]
     if not lengths:
-        return InputError.in_dataset(f"none of the {len(verdicts)} clips can be read: {reasons}{more}")
+        return InputError.in_dataset(f"none of the {len(verdicts)} clips can be used: {reasons}{more}")
     context = {"min_duration": request.clip_seconds, "provided_duration": max(lengths)}
     if extensions == VIDEO_EXTENSIONS:
         return InputError.in_dataset(

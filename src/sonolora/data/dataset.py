@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from sonolora.data.archive import unpack
-from sonolora.data.fetch import ANYWHERE, Progress, Sources, fetch
+from sonolora.data.fetch import ANYWHERE, Fetched, Sources, fetch
 from sonolora.data.files import Files, discover
 
 
-def open_dataset(address: str, scratch: Path, sources: Sources = ANYWHERE, progress: Progress | None = None) -> Files:
+def open_dataset(address: str, scratch: Path, sources: Sources = ANYWHERE, progress: Fetched | None = None) -> Files:
     """The files behind a URL, a zip or a folder. A folder is used where it lies, the rest in `scratch`.
 
     `progress` is that of a download. Raises `InputError` when it cannot be fetched or unpacked.

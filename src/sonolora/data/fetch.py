@@ -23,8 +23,9 @@ import httpx
 from sonolora import __version__
 from sonolora.data.addresses import PrivateAddressError, PublicTransport
 from sonolora.errors import InputError
+from sonolora.files import writing
 
-Progress = Callable[[int, int | None], None]
+Fetched = Callable[[int, int | None], None]
 
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 ADVICE = {
@@ -71,7 +72,7 @@ def fetch(
     field: str = "training_data_url",
     sources: Sources = ANYWHERE,
     limits: FetchLimits = FetchLimits(),
-    progress: Progress | None = None,
+    progress: Fetched | None = None,
 ) -> Path:
     """Give the local path of `source`; what is not on this machine is first written into the folder `into`.
 
@@ -80,7 +81,7 @@ def fetch(
     (bytes so far, bytes in all if the server says).
 
     Raises InputError for `field`: nothing there, `file_download_error` (also for what `sources` does not allow, at a
-    redirect too), or `file_too_large` (ctx `max_size`).
+    redirect too), or `file_too_large` (ctx `max_size`); `OutputError` when `into` cannot be written.
     """
     source = source.strip()
     if source in sources.known:
@@ -96,14 +97,27 @@ def fetch(
         case "":
             return _local(source, field, sources)
         case "http" | "https":
-            return _remote(source, into, field, sources, limits, progress)
+            with writing(into):
+                return _remote(source, into, field, sources, limits, progress)
         case "data":
-            return _inline(source, into, field, limits)
+            with writing(into):
+                return _inline(source, into, field, limits)
         case other:
             raise InputError.of(
                 field,
                 f"{other}:// addresses are not supported. Give an http(s) URL, a data: URI or a local path.",
             )
+
+
+def without_secrets(source: str) -> str:
+    """An address for others to see: a URL without user, password, query and fragment; a data: URI without its data."""
+    if source.lower().startswith("data:"):
+        return source.partition(",")[0]
+    try:
+        url = httpx.URL(source)
+    except httpx.InvalidURL:
+        return ""
+    return str(url.copy_with(username=None, password=None, query=None, fragment=None)) if url.host else source
 
 
 def _local(source: str, field: str, sources: Sources) -> Path:
@@ -149,7 +163,7 @@ class _TryAgainError(Exception):
 
 
 def _remote(
-    source: str, into: Path, field: str, sources: Sources, limits: FetchLimits, progress: Progress | None
+    source: str, into: Path, field: str, sources: Sources, limits: FetchLimits, progress: Fetched | None
 ) -> Path:
     try:
         url = httpx.URL(source)
@@ -177,7 +191,7 @@ class _Download:
     field: str
     sources: Sources
     limits: FetchLimits
-    progress: Progress | None
+    progress: Fetched | None
 
     @property
     def part(self) -> Path:
@@ -190,7 +204,7 @@ class _Download:
     @property
     def shown(self) -> str:
         """The URL without its secrets."""
-        return str(self.url.copy_with(username=None, password=None, query=None, fragment=None))
+        return without_secrets(str(self.url))
 
     def run(self) -> Path:
         limits = self.limits

@@ -18,6 +18,7 @@ from sonolora.media.audio import AUDIO_EXTENSIONS
 from sonolora.names import name_key
 
 ARCHIVE_SUFFIXES = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz")
+MAC_FILES = (".DS_Store", "Icon\r")
 DESKTOP_FILES = ("thumbs.db", "desktop.ini")
 SHOWN = 10
 
@@ -72,14 +73,21 @@ def _walk(folder: Path, root: Path, prefix: str = "") -> Iterator[tuple[str, str
             yield name, ""
 
 
-def _why_ignored(entry: Path, mode: int, root: Path) -> str:
-    name = entry.name
-    if name == "__MACOSX" or name.startswith("._") or name == ".DS_Store":
+def why_no_data(name: str) -> str:
+    """Why a file or folder of that name is nobody's data, by the name alone; '' for any other."""
+    if name == "__MACOSX" or name.startswith("._") or name in MAC_FILES:
         return "macOS metadata"
     if name.startswith("."):
         return "hidden"
     if name.lower() in DESKTOP_FILES:
         return "Windows metadata"
+    return ""
+
+
+def _why_ignored(entry: Path, mode: int, root: Path) -> str:
+    name = entry.name
+    if why := why_no_data(name):
+        return why
     if any(unicodedata.category(character) in ("Cs", "Cc") for character in name):
         return "its name is not valid text: rename it"
     if stat.S_ISLNK(mode):

@@ -67,7 +67,7 @@ def load_films(
     """
     path, name = files.path(sample.target), sample.target
     width, height = frame_size(request.resolution, request.aspect_ratio)
-    details, short, changed = [], [], False
+    details, short, changed, damaged = [], [], False, False
     try:
         spans: list[tuple[float, float | None]] = [(0.0, None)]
         if request.split_input_into_scenes and probe_video(path).seconds > request.split_input_duration_threshold:
@@ -101,8 +101,9 @@ def load_films(
             report.left_out(name, error.reason)
             return
         short.append(error.reason)
+        damaged = True
     if not details:
-        report.left_out(name, "; ".join(short))
+        report.left_out(name, "; ".join(short), too_short=not damaged)
     elif short or changed:
         report.fitted(name, "; ".join([*details, *(f"left out: {why}" for why in short)]))
     else:

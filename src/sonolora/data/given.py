@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from sonolora.data.clips import Clip
-from sonolora.data.fetch import ANYWHERE, Sources, fetch
+from sonolora.data.fetch import ANYWHERE, Fetched, Sources, fetch
 from sonolora.errors import InputError, MediaError
 from sonolora.frames import Span
 from sonolora.media.audio import Waveform, decode_audio, peak, peak_normalized, resample, to_stereo
 from sonolora.media.video import decode_frames, probe_video
 from sonolora.modes.wanted import FilmFormat, Wanted
 
+LEAST_SECONDS = 0.1
 _EQUAL_SECONDS = 0.02  # by which a given clip may miss its length: encoder padding
 
 
@@ -37,12 +38,20 @@ class Given:
 
 
 def load_given(
-    wanted: Wanted, sample_rate: int, output_sample_rate: int, into: Path, sources: Sources = ANYWHERE
+    wanted: Wanted,
+    sample_rate: int,
+    output_sample_rate: int,
+    into: Path,
+    sources: Sources = ANYWHERE,
+    progress: Fetched | None = None,
 ) -> Given:
-    """Fetch and fit. Raises `InputError` at the field of the address for what cannot be fetched, read or used."""
+    """Fetch, of which `progress` is told, and fit.
+
+    Raises `InputError` at the field of the address for what cannot be fetched, read or used.
+    """
 
     def fetched(address: str) -> Path:
-        return fetch(address, into, field=wanted.field, sources=sources)
+        return fetch(address, into, field=wanted.field, sources=sources, progress=progress)
 
     clip = Clip("preview", wanted.prompt, _silence(wanted.seconds, sample_rate), regenerate=wanted.regenerate)
     if wanted.video is not None and wanted.film is not None:
@@ -110,9 +119,18 @@ def _with_film(clip: Clip, path: Path, film: FilmFormat, wanted: Wanted, sample_
 
 def _stereo(path: Path, wanted: Wanted) -> Waveform:
     try:
-        return to_stereo(decode_audio(path).waveform)
+        sound = to_stereo(decode_audio(path).waveform)
     except MediaError as error:
         raise InputError.of(wanted.field, str(error)) from error
+    if sound.seconds < LEAST_SECONDS:
+        raise InputError.of(
+            wanted.field,
+            f"the clip lasts {sound.seconds:.3f} s, and {LEAST_SECONDS:g} s are the least: give a longer one",
+            "audio_duration_too_short",
+            min_duration=LEAST_SECONDS,
+            provided_duration=round(sound.seconds, 3),
+        )
+    return sound
 
 
 def _placed(sound: Waveform, seconds: float, used: float, *, at_end: bool) -> Waveform:

@@ -38,6 +38,7 @@ class Report:
         self._verdicts: dict[str, FileReport] = {}
         self._warnings: dict[str, list[str]] = {}
         self._facts: dict[str, dict[str, Fact]] = {}
+        self.too_short: list[str] = []  # files that are left out for their length alone
 
     def used(self, file: str, detail: str = "") -> None:
         self._add(FileReport(file, "used", detail))
@@ -45,8 +46,10 @@ class Report:
     def fitted(self, file: str, how: str) -> None:
         self._add(FileReport(file, "fitted", how))
 
-    def left_out(self, file: str, why: str) -> None:
+    def left_out(self, file: str, why: str, *, too_short: bool = False) -> None:
         self._add(FileReport(file, "left out", why))
+        if too_short:
+            self.too_short.append(file)
 
     def ignored(self, file: str, why: str) -> None:
         self._add(FileReport(file, "ignored", why))

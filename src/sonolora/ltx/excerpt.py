@@ -151,7 +151,6 @@ class _Transfer:
                 self._stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        self.done.unlink()
 
     def _filled(self, mark: str) -> set[int]:
         """The places that earlier tries filled, if they were at this same file."""
@@ -195,12 +194,14 @@ class _Transfer:
 def _seal(path: Path, part: Path) -> None:
     """Hold the tensors that were there before to their checksums, keep those of all, and put the file in place."""
     before, sums = _kept_sums(path) if path.exists() else {}, _sums(Checkpoint.open(part))
-    if wrong := [name for name, digest in before.items() if sums[name] != digest]:
-        for file in (path, part, beside(path, "sha256")):
+    # A crash between the last two lines leaves sums of tensors that the file does not have.
+    if wrong := [name for name, digest in before.items() if sums.get(name, digest) != digest]:
+        for file in (path, part, beside(part, "done"), beside(path, "sha256")):
             file.unlink()
         raise CheckpointError(f"{path}: its tensor {wrong[0]} was damaged on the disk. It is removed; start again")
     write_json(beside(path, "sha256"), sums)
     part.replace(path)
+    beside(part, "done").unlink()  # not before: a kill above leaves all that came for the next time
 
 
 def _kept_sums(path: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from sonolora.errors import SonoloraError
-from sonolora.files import write_json
+from sonolora.files import write_json, writing
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def unregister(name: str) -> Entry:
 def _changing() -> Iterator[dict[str, Entry]]:
     """The names, written back at the end; two processes take turns."""
     file = registry_file()
-    file.parent.mkdir(parents=True, exist_ok=True)
+    with writing(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_name(f"{file.name}.lock")):
         entries = registered()
         yield entries

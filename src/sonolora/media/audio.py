@@ -24,6 +24,9 @@ AUDIO_EXTENSIONS: tuple[str, ...] = (".wav", ".mp3", ".flac", ".ogg", ".aac", ".
 
 SILENCE_DBFS = -80.0  # a peak below this is a clip of silence: normalising would only amplify its noise
 
+SAMPLE_RATES = 1_000, 768_000  # Hz, the least and the greatest: what is beyond is a damaged or made-up header
+LARGEST_BYTES = 2 << 30  # of decoded samples: an hour and a half of stereo at 48 kHz
+
 _ENCODER_PADDING = 2048  # samples of one HE-AAC frame
 _MISSING_SECONDS = 0.05  # what a declared length may exceed the decoded one by: less than a FLAC frame
 _STREAMED_BYTES = 0x7FFF0000  # programs that write WAV to a pipe declare this size or more
@@ -75,16 +78,16 @@ def decode_audio(path: Path) -> Decoded:
 
     Integer formats are scaled so that full scale is 1; float formats may go beyond.
 
-    MediaError: not media, no audio stream, no samples, nothing that decodes, values that are not finite, or
-    a format that changes midway. A file that breaks off or is damaged in places yields what could be decoded
-    and a warning. Raw AAC, MP3 without a Xing header and Ogg declare no length: when they end between two
-    packets, nobody can tell.
+    MediaError: not media, no audio stream, no samples, nothing that decodes, values that are not finite, a format that
+    changes midway, a sample rate outside `SAMPLE_RATES`, or more than `LARGEST_BYTES`. A file that breaks off or is
+    damaged in places yields what could be decoded and a warning. Raw AAC, MP3 without a Xing header and Ogg declare no
+    length: when they end between two packets, nobody can tell.
     """
     # Interleaved, because PyAV 18 crashes on planar frames of more than seven channels.
     as_float = av.AudioResampler(format="flt")
     blocks: list[NDArray[Any]] = []  # each (samples, channels)
     speakers: tuple[str, ...] = ()
-    rate = broken_packets = 0
+    rate = broken_packets = size = 0
     with open_media(path) as container:
         if not container.streams.audio:
             raise MediaError(path, "there is no audio stream in it")
@@ -101,7 +104,12 @@ def decode_audio(path: Path) -> Decoded:
                     if blocks and found != (rate, speakers):
                         raise MediaError(path, "its sample rate or channel layout changes midway")
                     rate, speakers = found
+                    check_rate(path, rate)
                     blocks += [f.to_ndarray().reshape(-1, len(speakers)) for f in as_float.resample(frame)]
+                    size += 4 * frame.samples * len(speakers)
+                    if size > LARGEST_BYTES:
+                        minutes = LARGEST_BYTES / (240 * rate * len(speakers))
+                        raise MediaError(path, f"too long: no more than {minutes:.0f} minutes of such sound are read")
         except av.FFmpegError:  # the container itself breaks off
             broken_packets += 1
 
@@ -126,6 +134,13 @@ def decode_audio(path: Path) -> Decoded:
     elif broken_packets:
         warning = f"damaged: {broken_packets} of its packets could not be decoded, {decoded:.2f} s could"
     return Decoded(Waveform(samples, rate, () if "NONE" in speakers else speakers), warning)
+
+
+def check_rate(path: Path, rate: int) -> None:
+    """Raise `MediaError` for a sample rate that no sound has."""
+    least, greatest = SAMPLE_RATES
+    if not least <= rate <= greatest:
+        raise MediaError(path, f"its header says {rate} samples a second, and {least} to {greatest} are possible")
 
 
 def _declared_seconds(path: Path, container: str, stream: AudioStream, decoded: float) -> float | None:

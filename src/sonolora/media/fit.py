@@ -20,12 +20,13 @@ _STRETCH_SEED = 0
 class Fitted:
     """`waveform` has exactly the wanted number of samples; it is None when the clip was too short.
 
-    `detail` is a sentence for the report.
+    `detail` is a sentence for the report. What was at t seconds in the clip is now at t * `stretch`.
     """
 
     waveform: Waveform | None
     how: Literal["exact", "trimmed", "stretched", "padded", "too short"]
     detail: str
+    stretch: float = 1.0
 
 
 def fit_audio(waveform: Waveform, seconds: float, *, preserve_pitch: bool) -> Fitted:
@@ -50,7 +51,8 @@ def fit_audio(waveform: Waveform, seconds: float, *, preserve_pitch: bool) -> Fi
         detail = f"too short: it lasts {has} and {wants} are wanted, at most {NEAR_MISS:.0%} may be missing"
         return Fitted(None, "too short", detail)
     if preserve_pitch and present - wanted <= NEAR_MISS * wanted:
-        return Fitted(stretched(waveform, wanted), "stretched", f"stretched from {has} to {wants}, pitch kept")
+        detail = f"stretched from {has} to {wants}, pitch kept"
+        return Fitted(stretched(waveform, wanted), "stretched", detail, wanted / present)
     if present > wanted:
         return Fitted(cut_or_padded(waveform, wanted), "trimmed", f"trimmed from {has} to {wants}")
     return Fitted(cut_or_padded(waveform, wanted), "padded", f"padded with silence from {has} to {wants}")

@@ -11,7 +11,7 @@ from av.audio.stream import AudioStream
 from numpy.typing import NDArray
 
 from sonolora.errors import MediaError
-from sonolora.media.audio import Decoded, Waveform
+from sonolora.media.audio import LARGEST_BYTES, Decoded, Waveform, check_rate
 from sonolora.media.container import open_media
 from sonolora.media.timeline import picture_stream, time_zero
 
@@ -26,8 +26,8 @@ def decode_soundtrack(path: Path, start: float, seconds: float) -> Decoded:
     At its native rate and channels; every sample stands at the time that the file gives it, with silence where
     there is none. The warning says how much of that there is, and how many packets are damaged.
 
-    MediaError: no audio track, nothing in it that decodes, values that are not finite, or a format that
-    changes midway.
+    MediaError: no audio track, nothing in it that decodes, values that are not finite, a format that changes midway,
+    or a rate or length beyond those of `decode_audio`.
     """
     as_float = av.AudioResampler(format="flt")  # interleaved, for the reason given in `decode_audio`
     samples: NDArray[np.float32] | None = None  # (samples, channels)
@@ -51,11 +51,14 @@ def decode_soundtrack(path: Path, start: float, seconds: float) -> Decoded:
                 if samples is not None and found != (rate, speakers):
                     raise MediaError(path, "the sample rate or channel layout of its sound changes midway")
                 rate, speakers = found
+                check_rate(path, rate)
                 if frame.time is not None:
                     at = round((frame.time - origin) * rate)
                     if samples is None or abs(at - position) > _JITTER * rate:
                         position = at
                 if samples is None:
+                    if seconds * rate * len(speakers) * 4 > LARGEST_BYTES:
+                        raise MediaError(path, f"too long: {seconds:.0f} s of such sound are more than can be read")
                     samples = np.zeros((round(seconds * rate), len(speakers)), np.float32)
                 blocks: list[NDArray[Any]] = [
                     f.to_ndarray().reshape(-1, len(speakers)) for f in as_float.resample(frame)

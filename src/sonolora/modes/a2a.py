@@ -47,7 +47,7 @@ def previews(request: A2ARequest) -> list[Wanted]:
 class A2AGenerate(GenerateRequest):
     """A transformed sound."""
 
-    seconds: float = Field(5.0, gt=0, le=60, description="Length of the result; at most that of the reference.")
+    seconds: float = Field(5.0, ge=0.1, le=60, description="Length of the result; at most that of the reference.")
     reference: str = Field(description="The sound to transform, a file or URL.")
     audio_normalize: bool = Field(True, description="Bring it to the level of the training clips.")
 

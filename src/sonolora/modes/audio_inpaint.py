@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Sequence
 
 from pydantic import Field
@@ -16,6 +17,8 @@ from sonolora.modes.mode import Mode, regenerates_all
 from sonolora.modes.pairing import pair_masked_clips
 from sonolora.modes.request import AudioRequest, ValidationEntry
 from sonolora.modes.wanted import Wanted
+
+LEAST_SECONDS = 0.001  # of a range
 
 
 class InpaintEntry(ValidationEntry):
@@ -47,8 +50,9 @@ def parse_mask(text: str, seconds: float) -> tuple[Span, ...]:
     """The spans of a mask file, cut to a clip of `seconds`. Raises `ValueError` with the reason in words."""
     try:
         ranges = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"not JSON ({error}); it should be a list such as [[1.0, 2.0], [3.5, 4.0]]") from error
+    except (ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"not JSON ({why}); it should be a list such as [[1.0, 2.0], [3.5, 4.0]]") from error
     return spans_within(ranges, seconds)
 
 
@@ -59,14 +63,16 @@ def spans_within(ranges: object, seconds: float) -> tuple[Span, ...]:
     saying that nothing is left.
     """
     if not isinstance(ranges, list) or not ranges:
-        raise ValueError(f"it should be a list of [start, end] seconds, such as [[1.0, 2.0]], and is {ranges!r}")
+        raise ValueError(
+            f"it should be a list of [start, end] seconds, such as [[1.0, 2.0]], and is {reprlib.repr(ranges)}"
+        )
     spans = []
     for number in ranges:
         start, end = _span(number)
         if start < seconds:
             spans.append((start, min(end, seconds)))
     if not spans:
-        raise ValueError(f"no range lies inside the clip, which is {seconds:g} s long: {ranges!r}")
+        raise ValueError(f"no range lies inside the clip, which is {seconds:g} s long: {reprlib.repr(ranges)}")
     return tuple(spans)
 
 
@@ -76,14 +82,17 @@ def _span(value: object) -> Span:
         or len(value) != 2
         or not all(isinstance(number, int | float) and not isinstance(number, bool) for number in value)
     ):
-        raise ValueError(f"{value!r} is not a range [start, end] of two numbers of seconds")
-    start, end = map(float, value)
+        raise ValueError(f"{reprlib.repr(value)} is not a range [start, end] of two numbers of seconds")
+    try:
+        start, end = map(float, value)
+    except OverflowError:  # an integer of hundreds of digits
+        start = end = math.inf
     if not (math.isfinite(start) and math.isfinite(end)):
-        raise ValueError(f"{value!r} holds a number that is not finite")
+        raise ValueError(f"{reprlib.repr(value)} holds a number that is not finite")
     if start < 0:
-        raise ValueError(f"{value!r} begins before 0 s")
-    if start >= end:
-        raise ValueError(f"{value!r} is empty: its start must be less than its end")
+        raise ValueError(f"{reprlib.repr(value)} begins before 0 s")
+    if end - start < LEAST_SECONDS:
+        raise ValueError(f"{reprlib.repr(value)} is empty: its start must be less than its end, by {LEAST_SECONDS:g} s")
     return start, end
 
 
@@ -106,7 +115,7 @@ def previews(request: InpaintRequest) -> list[Wanted]:
 class InpaintGenerate(GenerateRequest):
     """A sound of which spans are made anew."""
 
-    seconds: float = Field(60.0, gt=0, le=60, description="At most so much of the clip is used.")
+    seconds: float = Field(60.0, ge=0.1, le=60, description="At most so much of the clip is used.")
     audio: str = Field(description="The clip, a file or URL.")
     time_ranges: list[list[float]] = Field(description="Seconds to regenerate, such as [[1.0, 2.0]].")
     audio_normalize: bool = Field(True, description="Bring the clip to the level of the training clips on the way.")

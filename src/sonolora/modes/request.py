@@ -68,7 +68,9 @@ class TrainRequest(Body):
     )
     number_of_steps: int = Field(2000, ge=100, le=20000, description="Optimisation steps.")
     learning_rate: float = Field(0.0002, ge=1e-6, le=1, description="Step size at the start; falls to a tenth.")
-    number_of_frames: _Frames = Field(89, description="Video frames of a training clip, 8 k + 1.")
+    number_of_frames: _Frames = Field(
+        89, description="Video frames of a training clip, 8 k + 1; at frame_rate, whatever that of the file."
+    )
     frame_rate: int = Field(24, ge=8, le=60, description="Video frames a second.")
     resolution: Size = Field("medium", description="Video size: low, medium or high.")
     aspect_ratio: Aspect = Field("1:1", description="Video shape: 16:9, 1:1 or 9:16.")

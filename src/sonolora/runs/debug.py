@@ -2,8 +2,9 @@
 
 For each clip: `<name>_fitted.wav` as it went into the codec, `<name>_decoded.wav` as the codec gives it back (what it
 cannot keep, no LoRA can learn), `<name>.png` of the decoded sound, `<name>.txt` with the full caption, and where the
-mode has them `<name>_reference_fitted.wav`, `<name>_reference_decoded.wav` and `<name>_mask.json` (the seconds that are
-made anew; what is kept is decoded with silence in their place, as the model is given it). And the report.
+mode has them `<name>_fitted.mp4` (the film in half its size), `<name>_reference_fitted.wav`,
+`<name>_reference_decoded.wav` and `<name>_mask.json` (the seconds that are made anew; what is kept is decoded with
+silence in their place, as the model is given it). And the report.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from sonolora.ltx.audio_codec import AudioCodec
 from sonolora.media.audio import Waveform
 from sonolora.media.draw import draw_waveform_and_mel
 from sonolora.media.write import write_wav
+from sonolora.runs.check import PAGE
+from sonolora.runs.page import film_of
 
 
 @torch.inference_mode()
@@ -33,17 +36,20 @@ def write_debug_dataset(
     clips: Sequence[Clip],
     prepared: Prepared,
     codec: AudioCodec,
-    report: Path,
+    folder: Path,
     advance: Callable[[str], None],
 ) -> None:
-    """Write the archive, atomically. `advance` is told the name of each clip that is in it."""
+    """Write the archive, atomically. `folder` is the run's, with the report on the clips and their films in it.
+
+    `advance` is told the name of each clip that is in the archive.
+    """
     with (
         atomic_write(path) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
         tempfile.TemporaryDirectory(dir=path.parent, prefix=".debug-") as scratch,
     ):
-        archive.write(report, "report.json")
-        for clip, example in zip(clips, prepared.examples, strict=True):
+        archive.write(folder / "report.json", "report.json")
+        for number, (clip, example) in enumerate(zip(clips, prepared.examples, strict=True), start=1):
             decoded = _decoded(codec, example.latents_BTC, clip.audio.seconds)
             sounds = {"fitted": clip.audio, "decoded": decoded}
             if clip.reference is not None and example.reference_BRC is not None:
@@ -56,6 +62,8 @@ def write_debug_dataset(
             draw_waveform_and_mel(picture, decoded, f"{clip.name}, through the codec: {clip.caption}")
             archive.write(picture, f"{clip.name}.png")
             archive.writestr(f"{clip.name}.txt", clip.caption)
+            if (film := film_of(folder / PAGE, number)).exists():
+                archive.write(film, f"{clip.name}_fitted.mp4")
             if clip.regenerate is not None:
                 archive.writestr(f"{clip.name}_mask.json", json.dumps(clip.regenerate))
             advance(clip.name)

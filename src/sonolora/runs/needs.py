@@ -35,8 +35,8 @@ from sonolora.sampling.guidance import Guidance
 
 # An assumption, not a measurement: code of the kernels that CUDA loads when they are first used, workspaces of matrix
 # products and convolutions, and what the allocator loses to rounding and gaps.
-_KINDS_OF_PASSES = 3  # of the sampler: as given, perturbed, without the film
 CUDA_RESERVE = 1 << 30
+_KINDS_OF_PASSES = 3  # of the sampler: as given, perturbed, without the film
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sonolora import __version__
 from sonolora.data.examples import Prepared
+from sonolora.data.fetch import without_secrets
 from sonolora.files import write_json
 from sonolora.modes.request import AudioRequest, TrainRequest
 
@@ -53,13 +54,28 @@ def _mode_metadata(request: TrainRequest) -> dict[str, str]:
 
 
 def write_config(run: Run, prepared: Prepared) -> None:
-    """`config.json`: training type and trigger phrase, the whole request, and what the LoRA's metadata says."""
+    """`config.json`: training type and trigger phrase, the whole request, and what the LoRA's metadata says.
+
+    It goes with the LoRA to whoever gets it, so addresses stand in it without what may be secret.
+    """
     write_json(
         run.folder / "config.json",
         {
             "training_type": run.mode.name,
             "trigger_phrase": run.request.trigger_phrase,
-            "request": run.request.saved(),
+            "request": _to_be_shared(run.request.saved()),
             "lora": lora_metadata(run, prepared),
         },
     )
+
+
+def _to_be_shared(value: Any, name: str = "") -> Any:
+    """A request as JSON, or a part of it of that name, without the secrets of its addresses."""
+    match value:
+        case dict():
+            return {key: _to_be_shared(one, key) for key, one in value.items()}
+        case list() | tuple():
+            return [_to_be_shared(one) for one in value]
+        case str() if name.endswith("_url"):
+            return without_secrets(value)
+    return value

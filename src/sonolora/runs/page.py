@@ -68,6 +68,11 @@ def write_clip(page: Path, number: int, clip: Clip) -> ShownClip:
     return ShownClip(clip.name, clip.caption, tuple(sounds), clip.regenerate)
 
 
+def film_of(page: Path, number: int) -> Path:
+    """The film, with its sound, that `write_clip` makes of clip number `number` where it has a picture."""
+    return page.with_suffix("") / f"{number:04d}.mp4"
+
+
 def write_page(page: Path, report: Mapping[str, Any], clips: Sequence[ShownClip], title: str) -> None:
     """Write the page. `report` is that of `Report.as_json`."""
     entries: Sequence[Mapping[str, Any]] = report["files"]

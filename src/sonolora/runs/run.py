@@ -21,10 +21,10 @@ from sonolora.data.clips import Clip, load_clips
 from sonolora.data.dataset import open_dataset
 from sonolora.data.encode import Encoder
 from sonolora.data.examples import Prepared
-from sonolora.data.fetch import ANYWHERE, Sources
+from sonolora.data.fetch import ANYWHERE, Fetched, Sources
 from sonolora.data.given import Given, load_given
 from sonolora.data.report import Report
-from sonolora.errors import CheckpointError
+from sonolora.errors import CheckpointError, SonoloraError
 from sonolora.files import OutputError, write_json
 from sonolora.ltx.base import find_base
 from sonolora.ltx.text import load_tokenizer
@@ -34,7 +34,7 @@ from sonolora.modes.request import TrainRequest, parse
 from sonolora.runs.check import in_words, shown_on, write_report
 from sonolora.runs.debug import write_debug_dataset
 from sonolora.runs.fit import check_fit
-from sonolora.runs.folder import RUN_FILE, read_run, refuse_taken
+from sonolora.runs.folder import RUN_FILE, UNPACKED, alone_in, read_run, refuse_taken, remove_unpacked
 from sonolora.runs.networks import Networks
 from sonolora.runs.page import ShownClip
 from sonolora.runs.progress import InterruptedRunError, Progress, StopAskedError, Stoppable
@@ -60,7 +60,7 @@ def start(
 
     `networks`, which may have served other runs, count before the base and the device of the settings.
     Raises `InputError` for what the device's memory cannot hold, before anything is read or written, and for a dataset
-    that cannot be used (nothing but `report.json` is left in the folder then),
+    that cannot be used (nothing but `report.json`, `report.html` and its clips are left in the folder then),
     `InterruptedRunError` when `stop` said so, other `SonoloraError`s with the reason.
     """
     settings.check_mode(mode)
@@ -68,15 +68,21 @@ def start(
     if warning := check_fit(mode, request, settings, networks.base, networks.device):
         progress.warning(warning)
     _make_folder(folder)
-    run = Run(mode, request, settings, folder, networks.base)
-    stoppable = Stoppable(progress, stop)
+    with alone_in(folder):
+        remove_unpacked(folder)
+        run = Run(mode, request, settings, folder, networks.base)
+        return _begin(run, networks, sources, Stoppable(progress, stop))
+
+
+def _begin(run: Run, networks: Networks, sources: Sources, stoppable: Stoppable) -> Path:
+    folder, request = run.folder, run.request
     try:
-        with tempfile.TemporaryDirectory(prefix=".data-", dir=folder) as scratch:
+        with tempfile.TemporaryDirectory(prefix=UNPACKED, dir=folder) as scratch:
             prepared, clips = _prepare(run, networks, sources, Path(scratch), stoppable)
         if request.debug_dataset:
             stoppable.phase("writing the debug archive", len(clips))
-            archive, report = folder / "debug_dataset.zip", folder / "report.json"
-            write_debug_dataset(archive, clips, prepared, networks.codec, report, stoppable.advance)
+            archive = folder / "debug_dataset.zip"
+            write_debug_dataset(archive, clips, prepared, networks.codec, folder, stoppable.advance)
     except StopAskedError:
         raise InterruptedRunError(folder, None, request.number_of_steps) from None
     prepared.save(folder / PREPARED_FILE)
@@ -101,17 +107,24 @@ def resume(
     mode = find_mode(said["mode"])
     # A captured step is bound to its device and to what it holds there; uncaptured it is the same step.
     uncaptured = {"cuda_graph": False} if changed else {}
-    settings = RunSettings(**said["settings"] | uncaptured | changed)
+    try:
+        settings = RunSettings(**said["settings"] | uncaptured | changed)
+    except TypeError as error:
+        raise SonoloraError(
+            f"{folder} was started by Sonolora {said['sonolora_version']} with settings that {__version__} does not "
+            f"have ({error}): go on with that version"
+        ) from error
     networks = networks or _networks(settings)
     if networks.base.fingerprint != said["base_fingerprint"]:
         raise CheckpointError(f"the base {networks.base.name} is not the one that {folder} was started with")
-    for left in folder.rglob(".*.part*"):  # what was being written when the run was killed
-        left.unlink(missing_ok=True)
-    run = Run(mode, parse(mode.request, said["request"]), settings, folder, networks.base)
-    prepared = Prepared.load(folder / PREPARED_FILE)
-    if warning := check_fit(mode, run.request, settings, networks.base, networks.device):
-        progress.warning(warning)
-    return _finish(run, prepared, networks, Stoppable(progress, stop))
+    with alone_in(folder):
+        for left in folder.rglob(".*.part*"):  # what was being written when the run was killed
+            left.unlink(missing_ok=True)
+        run = Run(mode, parse(mode.request, said["request"]), settings, folder, networks.base)
+        prepared = Prepared.load(folder / PREPARED_FILE)
+        if warning := check_fit(mode, run.request, settings, networks.base, networks.device):
+            progress.warning(warning)
+        return _finish(run, prepared, networks, Stoppable(progress, stop))
 
 
 def _networks(settings: RunSettings) -> Networks:
@@ -125,11 +138,11 @@ def _finish(run: Run, prepared: Prepared, networks: Networks, progress: Stoppabl
     return run.lora_path
 
 
-def _given(run: Run, networks: Networks, sources: Sources, scratch: Path) -> list[tuple[Given, str]]:
+def _given(run: Run, networks: Networks, sources: Sources, scratch: Path, fetched: Fetched) -> list[tuple[Given, str]]:
     """What the previews are given, with their negative prompts; before the data, since it fails sooner."""
     rates = networks.codec.sample_rate, networks.codec.output_sample_rate
     return [
-        (load_given(wanted, *rates, scratch, sources), wanted.negative_prompt)
+        (load_given(wanted, *rates, scratch, sources, fetched), wanted.negative_prompt)
         for wanted in run.mode.previews(run.request)
     ]
 
@@ -145,7 +158,7 @@ def _prepare(
         progress.advance(f"{done / 1e6:,.1f}{of} MB", to=0)
 
     progress.phase("fetching the data", None)
-    given = _given(run, networks, sources, scratch)
+    given = _given(run, networks, sources, scratch, fetched)
     files = open_dataset(run.request.training_data_url, scratch, sources, fetched)
     progress.phase("reading and encoding the clips", len(files.names))
     encoder = Encoder(

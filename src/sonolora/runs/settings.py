@@ -90,7 +90,12 @@ class RunSettings:
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the first CUDA card, or the CPU. Raises `SonoloraError` for a device that is not there."""
+    """`auto` is the first CUDA card, or the CPU. Raises `SonoloraError` for a device that is not there.
+
+    From here on float32 is float32 on cards too: the codec's convolutions would else be rounded to TF32, and be further
+    from the publisher's numbers than they may be.
+    """
+    torch.backends.cudnn.allow_tf32 = False
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

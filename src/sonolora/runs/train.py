@@ -7,10 +7,10 @@ to go on from, when the run was told to stop.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sonolora.data.examples import Prepared
+from sonolora.errors import SonoloraError
 from sonolora.ltx.audio_codec import AudioCodec
 from sonolora.ltx.base import Base
 from sonolora.ltx.lora import Adapters, add_adapters, as_saved, save_lora
@@ -81,7 +82,8 @@ def train(run: Run, prepared: Prepared, networks: Networks, progress: Stoppable)
     """Train to the end, from the newest state if there is one.
 
     Raises `InterruptedRunError` when asked to stop: between two steps, or in the middle of listening. What was not
-    heard to the end is heard when the run goes on.
+    heard to the end is heard when the run goes on. Raises `SonoloraError` when training diverges; the states from
+    before stay.
     """
     request, settings, device = run.request, run.settings, networks.device
     states, identity = run.folder / "checkpoints", run.identity(prepared)
@@ -104,7 +106,12 @@ def train(run: Run, prepared: Prepared, networks: Networks, progress: Stoppable)
             progress.message(f"going on from step {trainer.step_count}")
         log = _Log(run.folder / "metrics.jsonl", trainer.step_count, progress)
         watch = _Watch(run, prepared, networks.codec, model, adapters, log, progress, device)
-        save = partial(save_state, states, trainer, identity, keep=settings.keep_checkpoints)
+
+        def save() -> None:
+            if not trainer.is_finite():
+                raise _diverged(run, trainer.step_count)
+            save_state(states, trainer, identity, keep=settings.keep_checkpoints)
+
         try:
             _steps(trainer, settings, watch, log, progress, save)
             save_lora(run.lora_path, adapters, lora_metadata(run, prepared))
@@ -150,6 +157,8 @@ def _steps(
         if step % LOG_EVERY == 0 or last:
             # The only place where the host waits for the device.
             loss = torch.cat(losses).mean().item()
+            if not math.isfinite(loss):
+                raise _diverged(watch.run, step)
             now = time.monotonic()
             rate = (step - since) / max(now - since_time, 1e-9)
             log.add(
@@ -165,6 +174,13 @@ def _steps(
         if look_if_due():
             begin()
             since_time = time.monotonic()
+
+
+def _diverged(run: Run, step: int) -> SonoloraError:
+    return SonoloraError(
+        f"training diverged: by step {step} its numbers are no longer finite. Start again with a learning_rate below "
+        f"{run.request.learning_rate:g}; {run.folder / 'metrics.jsonl'} says how the loss grew"
+    )
 
 
 class _Log:

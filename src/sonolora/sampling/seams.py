@@ -22,19 +22,31 @@ FADE_SECONDS = 0.01
 def paste_kept(generated: Waveform, kept: Waveform, regenerate: Sequence[Span]) -> Waveform:
     """Both are (channels, samples) of one length and rate; so is the result."""
     rate, length = generated.sample_rate, generated.samples.shape[1]
-    result = kept.samples.copy()
-    for start, end in regenerate:
-        first, last = round(start * rate), min(round(end * rate), length)
+    spans = _joined([(round(start * rate), min(round(end * rate), length)) for start, end in regenerate])
+    known = kept.samples.copy()
+    for first, last in spans:
+        known[:, first:last] = 0
+    result = known.copy()
+    for first, last in spans:
         result[:, first:last] = generated.samples[:, first:last]
-    for start, end in regenerate:
-        first, last = round(start * rate), min(round(end * rate), length)
         fade = min(round(FADE_SECONDS * rate), (last - first) // 2)
         if first > 0:
-            _cross(result[:, first : first + fade], kept.samples[:, max(0, first - fade) : first][:, ::-1])
+            _cross(result[:, first : first + fade], known[:, max(0, first - fade) : first][:, ::-1])
         if last < length:
             seam = result[:, last - fade : last]
-            _cross(seam[:, ::-1], kept.samples[:, last : last + fade])
+            _cross(seam[:, ::-1], known[:, last : last + fade])
     return Waveform(result, rate, generated.speakers)
+
+
+def _joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """In their order, those that touch or overlap as one: between them there is no seam."""
+    joined: list[tuple[int, int]] = []
+    for first, last in sorted(spans):
+        if joined and first <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(last, joined[-1][1])
+        else:
+            joined.append((first, last))
+    return joined
 
 
 def _cross(into: NDArray[np.float32], fading: NDArray[np.float32]) -> None:

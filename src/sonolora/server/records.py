@@ -121,7 +121,7 @@ class LogLine:
 
 @dataclass(frozen=True)
 class Event:
-    """A turn in the life of a request: submitted, started, crashed, resumed, cancelled, finished."""
+    """A turn in the life of a request: started, resumed, crashed, interrupted, finished."""
 
     time: float
     kind: str

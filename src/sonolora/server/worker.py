@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
-import fcntl
 import json
 import os
 import queue
@@ -30,18 +29,18 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 
 from sonolora.data.fetch import Sources
-from sonolora.errors import InputError, SonoloraError
+from sonolora.errors import OUT_OF_MEMORY, InputError, SonoloraError
 from sonolora.ltx.base import find_base
 from sonolora.modes import find_mode
 from sonolora.modes.request import parse
-from sonolora.runs.folder import RUN_FILE
+from sonolora.runs.folder import RUN_FILE, alone_in
 from sonolora.runs.networks import Networks
 from sonolora.runs.progress import InterruptedRunError
 from sonolora.runs.run import resume, start
@@ -50,10 +49,6 @@ from sonolora.server.answers import detail_of
 
 _PROGRESS_SECONDS = 0.1
 _LAST_SECONDS = 30.0  # for saving, when the server is gone; then the process ends however it stands
-_OUT_OF_MEMORY = (
-    "the device has not enough memory for this request. Lower audio_duration_seconds, number_of_frames, resolution or "
-    "rank"
-)
 
 
 class Orders:
@@ -141,7 +136,7 @@ def work(networks: Networks, job: Mapping[str, Any], orders: Orders, events: Eve
         # Where the server keeps things is not for its clients to know.
         events.tell("failed", message=str(error).replace(f"{job['folder']}/", ""), traceback=None)
     except torch.OutOfMemoryError:
-        events.tell("failed", message=_OUT_OF_MEMORY, traceback=traceback.format_exc())
+        events.tell("failed", message=OUT_OF_MEMORY, traceback=traceback.format_exc())
         return False
     except Exception:
         events.tell("failed", message=None, traceback=traceback.format_exc())
@@ -157,7 +152,8 @@ def _run(networks: Networks, job: Mapping[str, Any], orders: Orders, events: Eve
     def stop() -> bool:
         return orders.stops(job["id"])
 
-    with _alone(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(folder, wait=True):  # such as with a worker that a killed server has left behind
         resumed = (folder / RUN_FILE).exists()
         events.tell("begun", resumed=resumed)
         if resumed:
@@ -171,18 +167,6 @@ def _run(networks: Networks, job: Mapping[str, Any], orders: Orders, events: Eve
         request = parse(mode.request, job["body"])
         settings = RunSettings(networks.base.name, str(networks.device), **job["settings"])
         start(mode, request, settings, folder, events, stop, sources=sources, networks=networks)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other worker, such as one that a killed server has left behind, works in the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def main() -> int:

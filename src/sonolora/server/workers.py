@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any
 from sonolora.errors import SonoloraError
 from sonolora.modes import find_mode
 from sonolora.modes.request import parse
+from sonolora.runs.folder import remove_unpacked
 from sonolora.server.changes import wait
 from sonolora.server.database import StoreError
 from sonolora.server.journal import Journal
@@ -194,12 +194,13 @@ class Workers:
                 # What a killed server was told and had not written yet is in the run's own file.
                 self._store.add_metrics(request.id, _metrics(going.folder / "metrics.jsonl"))
                 return finished(request, steps, going.folder, self._storage)
+            except StoreError:  # not the request's fault: it goes on from its newest state
+                raise
             except (OSError, SonoloraError) as error:
-                logger.error("the outputs of request %s could not be stored: %s", request.id, error)
+                logger.error(
+                    "the outputs of request %s, in %s, could not be stored: %s", request.id, going.folder, error
+                )
                 return failed(request, "the outputs could not be stored")
-        # Data that was fetched and unpacked, when the worker was killed.
-        for left in going.folder.glob(".data-*"):
-            shutil.rmtree(left, ignore_errors=True)
         if going.cancelled.is_set():
             return CANCELLED
         match last:
@@ -223,6 +224,7 @@ class Workers:
 
     async def _finish(self, request: Request, result: Result) -> None:
         def write() -> None:
+            remove_unpacked(self._settings.run_folder(request.id))  # what a killed worker left
             if result.status >= 400:
                 self._store.add_logs(request.id, [(time.time(), "ERROR", result.error or "")])
             self._store.finish(request.id, result)

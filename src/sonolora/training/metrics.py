@@ -1,7 +1,7 @@
 """`metrics.jsonl`: one JSON object a line, appended as a run goes on.
 
-Lines have `step` and some of: `loss` (mean since the last such line), `learning_rate`, `steps_per_second`,
-`grid_loss` (on the fixed grid), `grid_loss_by_sigma`.
+Lines have `step` and some of: `loss` (mean since the last such line, or since the run went on), `learning_rate`,
+`steps_per_second`, `grid_loss` (on the fixed grid), `grid_loss_by_sigma`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sonolora.files import OutputError
+from sonolora.files import OutputError, atomic_write
 
 
 class Metrics:
@@ -20,15 +20,14 @@ class Metrics:
         self._path = path
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if _step(line) <= step]
-        self._write("".join(f"{line}\n" for line in kept), "w")
+        with atomic_write(path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept))
 
     def add(self, step: int, **values: Any) -> None:
-        """Append a line."""
-        self._write(json.dumps({"step": step, **values}) + "\n", "a")
-
-    def _write(self, text: str, how: str) -> None:
+        """Append a line. ValueError for values that are not finite, which JSON cannot say."""
+        text = json.dumps({"step": step, **values}, allow_nan=False) + "\n"
         try:
-            with self._path.open(how) as file:
+            with self._path.open("a") as file:
                 file.write(text)
         except OSError as error:
             raise OutputError(self._path, error) from error

@@ -13,6 +13,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from sonolora.errors import CheckpointError
+from sonolora.files import writing
 from sonolora.ltx.checkpoint import Checkpoint
 from sonolora.tensors import save_tensors
 from sonolora.training.trainer import Trainer
@@ -25,7 +26,8 @@ def save_state(folder: Path, trainer: Trainer, identity: Mapping[str, str], *, k
 
     Raises `OutputError` when it cannot be written; the older states are then untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{trainer.step_count:06d}.safetensors"
     save_tensors(path, trainer.state(), {**identity, "step": str(trainer.step_count)})
     for old in _states(folder)[:-keep]:

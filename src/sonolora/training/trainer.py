@@ -130,6 +130,10 @@ class Trainer:
         order = torch.randperm(len(self._examples), generator=generator(self.config.seed, "order", epoch))
         return int(order[position])
 
+    def is_finite(self) -> bool:
+        """Whether all that was learnt is numbers still; waits for the device."""
+        return all(bool(parameter.isfinite().all()) for parameter in self._parameters.values())
+
     def state(self) -> dict[str, Tensor]:
         """Adapters and Adam's moments by name, on the CPU."""
         state = {}
