@@ -285,8 +285,8 @@ def _none_left(report: Report, request: TrainRequest, extensions: Sequence[str])
             **context,
         )
     return InputError.in_dataset(
-        f"no clip can be used: {reasons}{more}. The longest has {max(lengths):.2f} s: lower audio_duration_seconds "
-        f"(now {request.clip_seconds:g}) or give longer clips.",
+        f"no clip can be used: the longest has {max(lengths):.2f} s, so lower audio_duration_seconds (now "
+        f"{request.clip_seconds:g}) or give longer clips. {reasons}{more}",
         "audio_duration_too_short",
         **context,
     )

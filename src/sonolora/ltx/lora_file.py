@@ -96,6 +96,8 @@ def open_lora(path: Path) -> LoRAFile:
     Raises `CheckpointError` naming the file, the key and what was expected: for a file that is no LoRA, a key of
     another kind, a half without its partner, shapes that do not go together, and a layer that is there twice.
     """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder: give the LoRA in it, such as {path / 'lora.safetensors'}")
     checkpoint = Checkpoint.open(path)
     found: dict[str, dict[str, str]] = {}  # layer as the file calls it -> half or "alpha" -> key
     strange = []

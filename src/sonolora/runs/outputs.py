@@ -38,7 +38,7 @@ def lora_metadata(run: Run, prepared: Prepared) -> dict[str, str]:
         **_mode_metadata(request),
         "dataset_digest": prepared.digest,
         "sonolora_version": __version__,
-        "license": WEIGHTS_LICENSE,
+        "license": run.base.checkpoint.metadata.get("license", WEIGHTS_LICENSE),
     }
 
 

@@ -45,7 +45,9 @@ class RunSettings:
         if self.cuda_graph and self.stream_blocks:
             raise SonoloraError("--cuda-graph and --stream-blocks: a step that waits for blocks cannot be captured")
         if self.compile and self.stream_blocks:
-            raise SonoloraError("--compile and --stream-blocks: blocks that come and go cannot be compiled")
+            raise SonoloraError(
+                "--compile and --stream-blocks: blocks that come and go cannot be compiled; leave one of the two out"
+            )
         if self.v2a_video not in V2A_VIDEO:
             raise InputError.of("v2a_video", f"{self.v2a_video!r} is not one of {', '.join(V2A_VIDEO)}")
         for name in ("batch_size", "checkpoint_every", "preview_every", "keep_checkpoints"):
@@ -80,7 +82,9 @@ class RunSettings:
         """Where the run is. Raises `SonoloraError` for a device that is not there, or that cannot do what is set."""
         device = resolve_device(self.device)
         if self.cuda_graph and device.type != "cuda":
-            raise SonoloraError(f"--cuda-graph: a step is captured on a CUDA device alone, and this run is on {device}")
+            raise SonoloraError(
+                f"--cuda-graph: a step is captured on a CUDA device alone, and this run is on {device}; leave it out"
+            )
         if self.compile and not any(map(shutil.which, _COMPILERS)):
             raise SonoloraError(
                 f"--compile: torch.compile needs a C++ compiler, and there is none of {', '.join(_COMPILERS)} here: "
