@@ -2,11 +2,11 @@
 
     python tools/tiny/steady_tones.py [--base DIR] [--tones 12]
 
-A convolutional vocoder makes of a log-mel that does not change a sound with the period of a mel frame, 10 ms: a sum of
-lines at multiples of 100 Hz, steady ones as the tone is steady. For tones of random pitch this searches the levels of
-those lines by which the log spectral distance to the tone is smallest, and the same for a period of 20 ms. Out: a table
-of these bounds beside what Griffin-Lim and the vocoder of a base make of the true log-mels, and beside silence; means
-over tones, in dB.
+A convolutional vocoder makes of a log-mel that does not change, farther from the ends of the clip than its layers
+reach, a sound with the period of a mel frame, 10 ms: a sum of steady lines at multiples of 100 Hz. For tones of random
+pitch this searches the levels of those lines by which the log spectral distance to the tone is smallest, and the same
+for a period of 20 ms. Out: a table of the best that was found, beside what Griffin-Lim and the vocoder of a base make
+of the true log-mels, and beside silence; means over tones, in dB.
 """
 
 from __future__ import annotations
