@@ -153,20 +153,11 @@ def test_fields_without_effect_say_so():
     assert "No effect in this mode" not in shown["stg_scale"]
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["check", "t2a", "nowhere.zip", "--out"],
-        ["generate", "t2a", "--prompt", "x", "--out"],
-        ["demo", "--out"],
-    ],
-)
-def test_a_place_that_cannot_be_written_is_named(tmp_path, command):
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
-    done = sonolora(*command, tmp_path / "file" / "x.wav")
+    done = light("generate", "t2a", "--prompt", "x", "--out", tmp_path / "file" / "x.wav")
     assert done.returncode == 1
-    assert f"{tmp_path / 'file'}" in done.stderr and "could not be written" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert f"{tmp_path / 'file'} could not be written" in done.stderr
 
 
 def test_prompts_beside_validation_that_is_no_list(tmp_path):
