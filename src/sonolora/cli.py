@@ -35,7 +35,7 @@ from sonolora.cli_settings import (
     settings_from,
 )
 from sonolora.errors import OUT_OF_MEMORY, InputError, SonoloraError
-from sonolora.files import writing
+from sonolora.files import make_folder
 from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest, parse, unknown_fields
@@ -274,8 +274,7 @@ def _add_generate_command(mode: Mode) -> None:
             raise InputError.of("out", f"{out} is a folder: give the name of a .wav")
         if out.suffix.lower() != ".wav":
             raise InputError.of("out", f"a .wav is written, and {out.name} is none: give --out {out.stem}.wav")
-        with writing(out.parent):
-            out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent)
         with tempfile.TemporaryDirectory() as scratch, TerminalProgress() as progress:
             path = fetch(lora, Path(scratch), field="lora") if lora else None
             from sonolora.runs.generate import GenerateSettings, generate

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sonolora.files import atomic_write, writing
+from sonolora.files import atomic_write, make_folder
 from sonolora.media.audio import AUDIO_EXTENSIONS, Waveform, decode_audio
 from sonolora.media.draw import draw_mels
 from sonolora.media.write import write_audio, write_wav
@@ -98,8 +98,7 @@ def make_dataset(path: Path) -> None:
 
 def run_demo(folder: Path, progress: Progress, stop: Callable[[], bool]) -> Demo:
     """Make the data, train, and compare what the LoRA makes with what the base made, beside real sounds."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     data = folder / "plasma.zip"
     progress.message(f"making {CLIPS} clips of a plasma gun in {len(AUDIO_EXTENSIONS)} formats: {data}")
     make_dataset(data)

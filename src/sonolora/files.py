@@ -70,6 +70,12 @@ def writing(folder: Path) -> Iterator[None]:
         raise OutputError(folder, error) from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are missing. Raises `OutputError` when it cannot be made."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write `data` as indented JSON, atomically. ValueError for NaN and infinity, which JSON cannot say."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -80,21 +80,17 @@ def _metavar(field: FieldInfo) -> str:
 
 def prompt_option(model: type[TrainRequest]) -> Any:
     """`--prompt`, which is hidden in modes whose previews are given more than words."""
-    needed = _needed_beside_prompt(model)
+    (entry,) = get_args(model.model_fields[VALIDATION_FIELD].annotation)
+    needed = [name for name, field in entry.model_fields.items() if field.is_required() and name != "prompt"]
 
     def refuse(prompts: list[str] | None) -> list[str] | None:
         if prompts and needed:
-            entry = json.dumps({"prompt": prompts[0], **dict.fromkeys(needed, "...")})
-            raise InputError.of("prompt", f"here a preview is given more than words: --validation '[{entry}]'")
+            example = json.dumps({"prompt": prompts[0], **dict.fromkeys(needed, "...")})
+            raise InputError.of("prompt", f"here a preview is given more than words: --validation '[{example}]'")
         return prompts
 
     help_text = "A preview of this prompt; at most two."
     return typer.Option("--prompt", help=help_text, hidden=bool(needed), callback=refuse)
-
-
-def _needed_beside_prompt(model: type[TrainRequest]) -> list[str]:
-    (entry,) = get_args(model.model_fields[VALIDATION_FIELD].annotation)
-    return [name for name, field in entry.model_fields.items() if field.is_required() and name != "prompt"]
 
 
 def request_body(

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sonolora.files import writing
+from sonolora.files import make_folder
 from sonolora.tensors import save_tensors
 
 # Raise it when the same input gives another result than before.
@@ -61,8 +61,7 @@ class Cache:
         """Store tensors; returns them as they will be found. Raises `OutputError` when they cannot be written."""
         path = self._path(key)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        with writing(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         save_tensors(path, tensors)
         return tensors
 

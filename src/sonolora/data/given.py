@@ -17,9 +17,8 @@ from sonolora.errors import InputError, MediaError
 from sonolora.frames import Span
 from sonolora.media.audio import Waveform, decode_audio, peak, peak_normalized, resample, to_stereo
 from sonolora.media.video import decode_frames, probe_video
-from sonolora.modes.wanted import FilmFormat, Wanted
+from sonolora.modes.wanted import LEAST_SECONDS, FilmFormat, Wanted
 
-LEAST_SECONDS = 0.1
 _EQUAL_SECONDS = 0.02  # by which a given clip may miss its length: encoder padding
 
 

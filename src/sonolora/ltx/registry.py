@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from sonolora.errors import SonoloraError
-from sonolora.files import write_json, writing
+from sonolora.files import make_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ def unregister(name: str) -> Entry:
 def _changing() -> Iterator[dict[str, Entry]]:
     """The names, written back at the end; two processes take turns."""
     file = registry_file()
-    with writing(file.parent):
-        file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     with FileLock(file.with_name(f"{file.name}.lock")):
         entries = registered()
         yield entries

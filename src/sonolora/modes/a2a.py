@@ -11,7 +11,7 @@ from sonolora.modes.generation import GenerateRequest
 from sonolora.modes.mode import Mode, regenerates_all
 from sonolora.modes.pairing import pair_references
 from sonolora.modes.request import AudioRequest, ValidationEntry
-from sonolora.modes.wanted import Wanted
+from sonolora.modes.wanted import LEAST_SECONDS, Wanted
 
 
 class A2AEntry(ValidationEntry):
@@ -47,7 +47,9 @@ def previews(request: A2ARequest) -> list[Wanted]:
 class A2AGenerate(GenerateRequest):
     """A transformed sound."""
 
-    seconds: float = Field(5.0, ge=0.1, le=60, description="Length of the result; at most that of the reference.")
+    seconds: float = Field(
+        5.0, ge=LEAST_SECONDS, le=60, description="Length of the result; at most that of the reference."
+    )
     reference: str = Field(description="The sound to transform, a file or URL.")
     audio_normalize: bool = Field(True, description="Bring it to the level of the training clips.")
 

@@ -16,9 +16,9 @@ from sonolora.modes.generation import GenerateRequest
 from sonolora.modes.mode import Mode, regenerates_all
 from sonolora.modes.pairing import pair_masked_clips
 from sonolora.modes.request import AudioRequest, ValidationEntry
-from sonolora.modes.wanted import Wanted
+from sonolora.modes.wanted import LEAST_SECONDS, Wanted
 
-LEAST_SECONDS = 0.001  # of a range
+_LEAST_RANGE = 0.001  # seconds
 
 
 class InpaintEntry(ValidationEntry):
@@ -91,8 +91,8 @@ def _span(value: object) -> Span:
         raise ValueError(f"{reprlib.repr(value)} holds a number that is not finite")
     if start < 0:
         raise ValueError(f"{reprlib.repr(value)} begins before 0 s")
-    if end - start < LEAST_SECONDS:
-        raise ValueError(f"{reprlib.repr(value)} is empty: its start must be less than its end, by {LEAST_SECONDS:g} s")
+    if end - start < _LEAST_RANGE:
+        raise ValueError(f"{reprlib.repr(value)} is empty: its start must be less than its end, by {_LEAST_RANGE:g} s")
     return start, end
 
 
@@ -115,7 +115,7 @@ def previews(request: InpaintRequest) -> list[Wanted]:
 class InpaintGenerate(GenerateRequest):
     """A sound of which spans are made anew."""
 
-    seconds: float = Field(60.0, ge=0.1, le=60, description="At most so much of the clip is used.")
+    seconds: float = Field(60.0, ge=LEAST_SECONDS, le=60, description="At most so much of the clip is used.")
     audio: str = Field(description="The clip, a file or URL.")
     time_ranges: list[list[float]] = Field(description="Seconds to regenerate, such as [[1.0, 2.0]].")
     audio_normalize: bool = Field(True, description="Bring the clip to the level of the training clips on the way.")

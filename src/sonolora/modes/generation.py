@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from sonolora.modes.request import NEGATIVE_PROMPT, Body
-from sonolora.modes.wanted import Wanted
+from sonolora.modes.wanted import LEAST_SECONDS, Wanted
 
 
 class GenerateRequest(Body):
@@ -13,7 +13,9 @@ class GenerateRequest(Body):
 
     prompt: str = Field(description="What to hear, trigger phrase included.")
     negative_prompt: str = Field(NEGATIVE_PROMPT, description="What to steer away from.")
-    seconds: float = Field(5.0, ge=0.1, le=60, description="Length of the result; with a LoRA that of its clips.")
+    seconds: float = Field(
+        5.0, ge=LEAST_SECONDS, le=60, description="Length of the result; with a LoRA that of its clips."
+    )
 
     def wanted(self) -> Wanted:
         """The same in the form that previews have."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from sonolora.frames import Span
 
+LEAST_SECONDS = 0.1  # of a sound that is given or asked for: the codec's window must fit in
+
 
 @dataclass(frozen=True)
 class FilmFormat:

@@ -16,7 +16,7 @@ from sonolora.data.dataset import open_dataset
 from sonolora.data.given import load_given
 from sonolora.data.report import Report
 from sonolora.errors import InputError
-from sonolora.files import write_json, writing
+from sonolora.files import make_folder, write_json
 from sonolora.ltx.audio_codec import load_audio_codec
 from sonolora.ltx.base import Base
 from sonolora.ltx.text import load_tokenizer
@@ -45,8 +45,7 @@ def check(mode: Mode, request: TrainRequest, base: Base, folder: Path, progress:
     clips: list[Clip] = []
     shown: list[ShownClip] = []
     error = None
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with tempfile.TemporaryDirectory() as scratch:
         try:
             for wanted in mode.previews(request):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from sonolora.data.examples import PreviewItem
-from sonolora.files import writing
+from sonolora.files import make_folder
 from sonolora.ltx.audio_codec import AudioCodec
 from sonolora.ltx.transformer import Transformer
 from sonolora.media.audio import Waveform
@@ -52,8 +52,7 @@ def render(
 
 def write_preview(path: Path, waveform: Waveform, title: str) -> None:
     """Write `path` (.wav) and beside it the picture (.png) of waveform and mel spectrogram."""
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_wav(path, waveform)
     draw_waveform_and_mel(path.with_suffix(".png"), waveform, title)
 

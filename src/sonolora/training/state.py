@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from sonolora.errors import CheckpointError
-from sonolora.files import writing
+from sonolora.files import make_folder
 from sonolora.ltx.checkpoint import Checkpoint
 from sonolora.tensors import save_tensors
 from sonolora.training.trainer import Trainer
@@ -26,8 +26,7 @@ def save_state(folder: Path, trainer: Trainer, identity: Mapping[str, str], *, k
 
     Raises `OutputError` when it cannot be written; the older states are then untouched.
     """
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / f"step-{trainer.step_count:06d}.safetensors"
     save_tensors(path, trainer.state(), {**identity, "step": str(trainer.step_count)})
     for old in _states(folder)[:-keep]:
