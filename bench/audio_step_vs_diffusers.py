@@ -32,19 +32,19 @@ from torch import Tensor, nn
 
 from diffusers_twin import diffusers_transformer
 from sonolora.conditioning import Example, velocity
-from sonolora.files import atomic_write
-from sonolora.frames import frame_count
-from sonolora.ltx.base import find_base
-from sonolora.ltx.config import TransformerConfig
-from sonolora.ltx.lora import add_adapters
-from sonolora.ltx.published import LTX23_CONFIG
-from sonolora.ltx.targets import AUDIO_TARGETS
-from sonolora.ltx.text import PUBLISHED_TOKENS, load_tokenizer
-from sonolora.ltx.transformer import Transformer, load_transformer
-from sonolora.randomness import normal
-from sonolora.runs.settings import compute_dtype, resolve_device
-from sonolora.speed.limits import device_name
-from sonolora.training.phases import clock
+from sonolora.core.atomic_files import atomic_write
+from sonolora.core.frames import frame_count
+from sonolora.core.randomness import normal
+from sonolora.ltx.lora.adapters import add_adapters
+from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
+from sonolora.ltx.model.config import TransformerConfig
+from sonolora.ltx.model.transformer import Transformer, load_transformer
+from sonolora.ltx.text.text_encoder import PUBLISHED_TOKENS, load_tokenizer
+from sonolora.ltx.weights.base import find_base
+from sonolora.ltx.weights.tensor_table import LTX23_CONFIG
+from sonolora.planning.bench.machine_limits import device_name
+from sonolora.planning.run_settings import compute_dtype, resolve_device
+from sonolora.training.step_phases import clock
 
 SEED = 0
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1}

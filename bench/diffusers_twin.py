@@ -10,7 +10,7 @@ import re
 import torch
 from diffusers import LTX2VideoTransformer3DModel
 
-from sonolora.ltx.transformer import Transformer
+from sonolora.ltx.model.transformer import Transformer
 
 DIFFUSERS_NAMES = (  # published -> diffusers, the first that matches
     (r"^(audio_)?patchify_proj\.", r"\1proj_in."),

@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
-from sonolora.files import atomic_write
-from sonolora.speed.page import page
+from sonolora.core.atomic_files import atomic_write
+from sonolora.planning.bench.results_page import page
 
 MINUTES = 25
 VS_DIFFUSERS = Path(__file__).with_name("audio_step_vs_diffusers.py")

@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "tiny"))
 import sounds
 from corpus import sound
 
-from sonolora.frames import frame_count, kept_frames
-from sonolora.ltx.audio_codec import AudioCodec, load_audio_codec
-from sonolora.ltx.base import find_base
+from sonolora.core.frames import frame_count, kept_frames
+from sonolora.ltx.codec.audio_codec import AudioCodec, load_audio_codec
+from sonolora.ltx.weights.base import find_base
 from sonolora.media.audio import resample
 
 SECONDS, SPAN = 2.56, (1.0, 1.5)

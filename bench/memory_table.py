@@ -18,9 +18,9 @@ import torch
 from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest, parse
-from sonolora.runs.needs import CUDA_RESERVE, Needs, count_needs
-from sonolora.runs.settings import JOINT, V2A_VIDEO, RunSettings
-from sonolora.runs.shapes import BaseShape
+from sonolora.planning.base_shape import BaseShape
+from sonolora.planning.needs import CUDA_RESERVE, Needs, count_needs
+from sonolora.planning.run_settings import JOINT, V2A_VIDEO, RunSettings
 
 RANKS = (8, 16, 32, 64, 128)
 DEFAULT_RANK = 32

@@ -34,8 +34,8 @@ import httpx
 import numpy as np
 import uvloop
 
-from sonolora.server.records import State
-from sonolora.server.store import Store
+from sonolora.server.jobs.records import State
+from sonolora.server.jobs.store import Store
 
 APP = "/fal-ai/ltx23-trainer-v2"
 # Long enough to be running still when everything is measured.

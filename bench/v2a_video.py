@@ -27,25 +27,25 @@ from judge import FIGURES
 from losses import exchanged
 
 from sonolora.conditioning import Example, velocity
+from sonolora.core.randomness import normal
 from sonolora.data.encode import Encoder
-from sonolora.ltx.base import Base, find_base
-from sonolora.ltx.lora import add_adapters, as_saved, remove_adapters
-from sonolora.ltx.transformer import Transformer, load_transformer
+from sonolora.ltx.lora.adapters import add_adapters, as_saved, remove_adapters
+from sonolora.ltx.model.transformer import Transformer, load_transformer
+from sonolora.ltx.weights.base import Base, find_base
+from sonolora.modes.preview_spec import FilmFormat
 from sonolora.modes.request import parse
 from sonolora.modes.v2a import V2A
-from sonolora.modes.wanted import FilmFormat
-from sonolora.randomness import normal
-from sonolora.runs.counts import Step, Tokens, make_example, step_flops
-from sonolora.runs.films import with_films_watched
-from sonolora.runs.needs import count_needs, training_step
-from sonolora.runs.settings import FROZEN_CACHED, JOINT, V2A_VIDEO, RunSettings
-from sonolora.runs.shapes import BaseShape
+from sonolora.planning.base_shape import BaseShape
+from sonolora.planning.needs import count_needs, training_step
+from sonolora.planning.run_settings import FROZEN_CACHED, JOINT, V2A_VIDEO, RunSettings
+from sonolora.planning.work_counts import Step, Tokens, make_example, step_flops
+from sonolora.runs.cached_video import with_films_watched
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.preview import render
 from sonolora.sampling.sampler import SamplingSettings
-from sonolora.training.evaluation import SIGMAS, grid_losses, paired_difference
-from sonolora.training.phases import phase_times
+from sonolora.training.step_phases import phase_times
 from sonolora.training.trainer import Trainer, TrainingConfig
+from sonolora.training.validation import SIGMAS, grid_losses, paired_difference
 
 CPU, F32 = torch.device("cpu"), torch.float32
 ALONE = "without a film"

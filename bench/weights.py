@@ -17,20 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from sonolora.conditioning import Example, velocity
-from sonolora.demo import CLIPS, clip
-from sonolora.ltx.audio_codec import load_audio_codec
-from sonolora.ltx.base import find_base
-from sonolora.ltx.holding import Holding, hold
-from sonolora.ltx.lora import Adapters, add_adapters, as_saved
-from sonolora.ltx.quantised import FULL, WEIGHTS
-from sonolora.ltx.text import load_text_encoder
-from sonolora.ltx.transformer import Stream, Transformer, audio_token_middles, load_transformer
+from sonolora.core.randomness import generator, normal
+from sonolora.ltx.codec.audio_codec import load_audio_codec
+from sonolora.ltx.lora.adapters import Adapters, add_adapters, as_saved
+from sonolora.ltx.memory.quantised import FULL, WEIGHTS
+from sonolora.ltx.memory.weight_policy import Holding, hold
+from sonolora.ltx.model.transformer import Stream, Transformer, audio_token_middles, load_transformer
+from sonolora.ltx.text.text_encoder import load_text_encoder
+from sonolora.ltx.weights.base import find_base
 from sonolora.media.audio import peak_normalized, resample
 from sonolora.modes.t2a import T2A
-from sonolora.randomness import generator, normal
-from sonolora.runs.shapes import BaseShape
-from sonolora.training.evaluation import SIGMAS, grid_losses, paired_difference
+from sonolora.planning.base_shape import BaseShape
+from sonolora.runs.demo import CLIPS, clip
 from sonolora.training.trainer import Trainer, TrainingConfig
+from sonolora.training.validation import SIGMAS, grid_losses, paired_difference
 
 CPU, F32 = torch.device("cpu"), torch.float32
 RANK, LEARNING_RATE, SEED = 16, 2e-3, 42

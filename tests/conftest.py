@@ -1,19 +1,27 @@
-"""What many tests need: the golden model of the publisher's own code, and a run folder that is cheap to make."""
+"""What tests of several packages need: the golden model of the publisher's own code, the embedded base, tones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sonolora.ltx.base import find_base
-from sonolora.ltx.checkpoint import Checkpoint
-from sonolora.ltx.text import Tokenizer, load_tokenizer
-from sonolora.ltx.transformer import Transformer, load_transformer
+from sonolora.ltx.lora.adapters import add_adapters
+from sonolora.ltx.model.transformer import Transformer, load_transformer
+from sonolora.ltx.text.text_encoder import Tokenizer, load_tokenizer
+from sonolora.ltx.weights.base import find_base
+from sonolora.ltx.weights.checkpoint import Checkpoint
+from sonolora.media.audio import Waveform
+from sonolora.planning.allocations import Allocations
+from sonolora.planning.base_shape import BaseShape
+from sonolora.planning.work_counts import make_example, step_bytes, step_flops
+from sonolora.training.step_phases import flop_counter, marks
+from sonolora.training.trainer import Trainer, TrainingConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 CPU = torch.device("cpu")
@@ -56,3 +64,54 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SONOLORA_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def tones() -> Callable[..., Waveform]:
+    """tones(440, 660, seconds=3.0, sample_rate=48_000, amplitude=0.4): one sine a channel."""
+
+    def make(*hertz: float, seconds: float = 3.0, sample_rate: int = 48_000, amplitude: float = 0.4) -> Waveform:
+        time = np.arange(round(seconds * sample_rate)) / sample_rate
+        samples = [amplitude * np.sin(2 * np.pi * frequency * time) for frequency in hertz]
+        return Waveform(np.array(samples, dtype=np.float32), sample_rate)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def base():
+    return find_base("tiny")
+
+
+@pytest.fixture(scope="session")
+def shape(base):
+    return BaseShape.of(base)
+
+
+@pytest.fixture(scope="session")
+def trainer_of(shape):
+    """Makes the trainer of a step on the CPU, with one example."""
+
+    def make(model, step):
+        example = make_example(shape, step.tokens, torch.device("cpu"), torch.float32)
+        adapters = add_adapters(model, step.targets, step.rank, 0)
+        return Trainer(model, adapters, [example], TrainingConfig(5, 1e-4, 0))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def takes_what_was_counted(shape, trainer_of):
+    """Holds what is counted for a step to a real one of a model: what is kept for the backward pass, and FLOPs."""
+
+    def check(model, step):
+        trainer = trainer_of(model, step)
+        trainer.step()
+        with Allocations("cpu") as live:
+            before, forward, *_ = marks(trainer, model, lambda: live.now, 1)
+        assert forward - before == pytest.approx(step_bytes(shape, step, "cpu").activations, abs=4096)
+        with flop_counter() as counter:
+            trainer.step()
+        assert counter.get_total_flops() == step_flops(shape, step, "cpu").whole
+
+    return check

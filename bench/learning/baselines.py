@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 from made_data import Made
 
-from sonolora.frames import Span, complement
+from sonolora.core.frames import Span, complement
 from sonolora.media.audio import Waveform
-from sonolora.sampling.seams import paste_kept
+from sonolora.sampling.paste_kept import paste_kept
 
 _NOISE = 0.1  # standard deviation
 

@@ -22,27 +22,27 @@ from torch import Tensor
 
 import sonolora
 from sonolora.conditioning import Example
-from sonolora.data.cache import Cache, content_key, default_cache_folder
 from sonolora.data.clips import Clip, load_clips
+from sonolora.data.conditioning_inputs import Given, load_given
+from sonolora.data.dataset_files import discover
 from sonolora.data.encode import Encoder
-from sonolora.data.examples import PreviewItem
-from sonolora.data.files import discover
-from sonolora.data.given import Given, load_given
+from sonolora.data.encoding_cache import Cache, content_key, default_cache_folder
+from sonolora.data.prepared import PreviewItem
 from sonolora.data.report import Report
-from sonolora.ltx.audio_codec import load_audio_codec
-from sonolora.ltx.base import Base
-from sonolora.ltx.lora import Adapters, add_adapters, as_saved
-from sonolora.ltx.text import load_tokenizer
-from sonolora.ltx.transformer import Transformer, load_transformer
+from sonolora.ltx.codec.audio_codec import load_audio_codec
+from sonolora.ltx.lora.adapters import Adapters, add_adapters, as_saved
+from sonolora.ltx.model.transformer import Transformer, load_transformer
+from sonolora.ltx.text.text_encoder import load_tokenizer
+from sonolora.ltx.weights.base import Base
 from sonolora.media.audio import Waveform, peak, peak_normalized, resample
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import NEGATIVE_PROMPT, parse
-from sonolora.runs.settings import compute_dtype
+from sonolora.planning.run_settings import compute_dtype
+from sonolora.sampling.paste_kept import paste_kept
 from sonolora.sampling.preview import render
 from sonolora.sampling.sampler import SamplingSettings
-from sonolora.sampling.seams import paste_kept
-from sonolora.training.evaluation import grid_losses
 from sonolora.training.trainer import Trainer, TrainingConfig
+from sonolora.training.validation import grid_losses
 
 TELL_EVERY = 100  # steps
 # What of the package an outcome depends on, beside what the digest of the data has seen.

@@ -1,7 +1,7 @@
 """Figures of one sound, and of one sound beside another: what the learning proof measures.
 
 In: waveforms and log-mels. Out: numbers, all of the sound at 16 kHz, which is as much of it as a latent holds. How
-like whole sets of sounds are is a figure of the package: `sonolora.sampling.likeness`.
+like whole sets of sounds are is a figure of the package: `sonolora.analysis.likeness`.
 M frames of 10 ms, F mel bands.
 """
 
@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sonolora.frames import Span, complement
+from sonolora.analysis.likeness import FLOOR_DB, FRAME_SECONDS, log_mel
+from sonolora.core.frames import Span, complement
 from sonolora.media.audio import Waveform
-from sonolora.sampling.likeness import FLOOR_DB, FRAME_SECONDS, log_mel
 
 _SEAM_SECONDS = 0.05  # on either side
 _FLUX_HOP = 0.005

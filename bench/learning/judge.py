@@ -17,9 +17,9 @@ from made_data import Made
 from sets import Embedding, nearer
 from torch import Tensor
 
+from sonolora.analysis.likeness import description, distances, energy_distance, log_mel
 from sonolora.media.audio import Waveform, peak, peak_normalized
-from sonolora.sampling.likeness import description, distances, energy_distance, log_mel
-from sonolora.training.evaluation import Difference, paired_difference
+from sonolora.training.validation import Difference, paired_difference
 
 LORA = "LoRA"
 # By name, for each sample one sound or several; of several the mean of their figures counts.

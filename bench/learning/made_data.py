@@ -24,10 +24,10 @@ from films import FRAME_COUNTS, FRAME_RATE, film
 from scenes import HELD_OUT_KINDS as FILMS
 from sounds import HELD_OUT_KINDS as SOUNDS
 
-from sonolora.data.given import muted
-from sonolora.frames import Span, complement
+from sonolora.core.frames import Span, complement
+from sonolora.data.conditioning_inputs import muted
 from sonolora.media.audio import Waveform
-from sonolora.media.write import write_wav
+from sonolora.media.write_audio import write_wav
 
 KINDS = {
     "t2a": "laser",

@@ -19,9 +19,9 @@ from made_data import KINDS
 from torch import Tensor
 
 from sonolora import __version__
-from sonolora.ltx.base import Base
-from sonolora.speed.limits import device_name
-from sonolora.training.evaluation import SIGMAS, Difference, paired_difference
+from sonolora.ltx.weights.base import Base
+from sonolora.planning.bench.machine_limits import device_name
+from sonolora.training.validation import SIGMAS, Difference, paired_difference
 
 LINE = 115
 GIVEN = {

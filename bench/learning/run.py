@@ -28,15 +28,15 @@ from made_data import Made
 from page import Losses, Report, page
 from sets import Embedding
 
-from sonolora.files import atomic_write
-from sonolora.ltx.base import Base, find_base
+from sonolora.core.atomic_files import atomic_write
+from sonolora.ltx.weights.base import Base, find_base
 from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
-from sonolora.runs.settings import resolve_device
+from sonolora.planning.run_settings import resolve_device
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.preview import joined, write_preview
 from sonolora.sampling.sampler import SamplingSettings
-from sonolora.training.sigma import DENSITIES
+from sonolora.training.noise import DENSITIES
 from sonolora.training.trainer import TrainingConfig
 
 # Where a pilot said that the usual number would leave the question open: so many times as many held-out samples. The

@@ -1,5 +1,5 @@
 """`python -m sonolora` is the command `sonolora`."""
 
-from sonolora.cli import main
+from sonolora.cli.main import main
 
 main()

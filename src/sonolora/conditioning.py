@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sonolora.ltx.constants import on_device
-from sonolora.ltx.transformer import NO_BLOCKS, Stream, Transformer, Watched, audio_token_middles
+from sonolora.ltx.memory.device_constants import on_device
+from sonolora.ltx.model.transformer import NO_BLOCKS, Stream, Transformer, Watched, audio_token_middles
 
 
 @dataclass(frozen=True)

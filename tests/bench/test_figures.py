@@ -11,10 +11,10 @@ from films import film
 from scenes import KINDS as KNOWN_FILMS
 from sets import nearer
 
+from sonolora.analysis.likeness import distances, energy_distance, log_mel
+from sonolora.core.randomness import normal
 from sonolora.media.audio import Waveform
-from sonolora.randomness import normal
-from sonolora.sampling.likeness import distances, energy_distance, log_mel
-from sonolora.training.evaluation import RESAMPLES
+from sonolora.training.validation import RESAMPLES
 
 RATE = 48_000
 TIME = np.arange(2 * RATE) / RATE

@@ -8,12 +8,12 @@ from baselines import noise, repetition, silence
 from judge import FIGURES, LORA, judge, leaks
 from made_data import KINDS, ask, make, write_dataset
 
-from sonolora.data.files import discover
-from sonolora.frames import complement
+from sonolora.core.frames import complement
+from sonolora.data.dataset_files import discover
 from sonolora.media.audio import decode_audio
 from sonolora.modes import MODES
 from sonolora.modes.request import parse
-from sonolora.sampling.seams import FADE_SECONDS
+from sonolora.sampling.paste_kept import FADE_SECONDS
 
 SECONDS = 1.0
 SPANS = [mode for mode in KINDS if "inpaint" in mode or "extend" in mode]

@@ -10,7 +10,7 @@ import torch
 from experiment import Plan, base_alone, make_encoder, prepare, with_lora
 from judge import FIGURES, LORA, judge, judge_sets
 
-from sonolora.ltx.base import find_base
+from sonolora.ltx.weights.base import find_base
 from sonolora.modes import MODES
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.sampler import SamplingSettings

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from sonolora.core.atomic_files import OutputError
+from sonolora.core.errors import InputError
 from sonolora.data.archive import ArchiveLimits, unpack
-from sonolora.errors import InputError
-from sonolora.files import OutputError
 
 DEFAULT = ArchiveLimits()
 

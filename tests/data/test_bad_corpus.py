@@ -9,14 +9,14 @@ import zipfile
 import numpy as np
 import pytest
 
-from sonolora.ltx.base import find_base
+from sonolora.core.progress import Silent
+from sonolora.ltx.weights.base import find_base
 from sonolora.media.audio import Waveform, peak_normalized
-from sonolora.media.write import write_audio, write_wav
+from sonolora.media.write_audio import write_audio, write_wav
 from sonolora.media.write_video import write_video
 from sonolora.modes import MODES
 from sonolora.modes.request import parse
-from sonolora.runs.check import check
-from sonolora.runs.progress import Silent
+from sonolora.runs.check_data import check
 
 RATE = 48000
 SECONDS = 1.2

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from sonolora.core.errors import InputError
 from sonolora.data.captions import MAX_BYTES, read_caption
-from sonolora.errors import InputError
 
 TEXT = "f0leyvox Regen auf dem Dächlein, 雨 🌧"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sonolora.core.errors import InputError
 from sonolora.data.clips import load_clips, with_trigger
-from sonolora.data.files import discover
+from sonolora.data.dataset_files import discover
 from sonolora.data.report import Report
-from sonolora.errors import InputError
 from sonolora.media.audio import Waveform
-from sonolora.media.write import write_audio
+from sonolora.media.write_audio import write_audio
 from sonolora.modes import MODES
 from sonolora.modes.request import parse
 

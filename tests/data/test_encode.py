@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from sonolora.data.cache import Cache
+from sonolora.core.frames import frame_count
 from sonolora.data.clips import Clip
+from sonolora.data.conditioning_inputs import load_given
 from sonolora.data.encode import Encoder
-from sonolora.data.given import load_given
-from sonolora.frames import frame_count
-from sonolora.ltx.audio_codec import load_audio_codec
-from sonolora.ltx.base import find_base
+from sonolora.data.encoding_cache import Cache
+from sonolora.ltx.codec.audio_codec import load_audio_codec
+from sonolora.ltx.weights.base import find_base
 from sonolora.media.audio import Waveform
-from sonolora.media.write import write_wav
-from sonolora.modes.wanted import Wanted
+from sonolora.media.write_audio import write_wav
+from sonolora.modes.preview_spec import Wanted
 
 CPU = torch.device("cpu")
 RATE = 16000

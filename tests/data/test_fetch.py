@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from sonolora.core.errors import InputError
 from sonolora.data.archive import unpack
 from sonolora.data.fetch import FetchLimits, fetch
-from sonolora.errors import InputError
 
 QUICK = FetchLimits(backoff_seconds=0.01, connect_seconds=2, read_seconds=2)
 CONTENT = random.Random(0).randbytes(300_000)

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sonolora.data import addresses
+from sonolora.core import public_addresses as addresses
+from sonolora.core.errors import InputError
+from sonolora.data.conditioning_inputs import load_given
 from sonolora.data.dataset import open_dataset
 from sonolora.data.fetch import FetchLimits, Sources, fetch, without_secrets
-from sonolora.data.given import load_given
-from sonolora.errors import InputError
 from sonolora.media.audio import Waveform
-from sonolora.media.write import write_wav
-from sonolora.modes.wanted import FilmFormat, Wanted
+from sonolora.media.write_audio import write_wav
+from sonolora.modes.preview_spec import FilmFormat, Wanted
 
 STRANGER = Sources(local=False, private=False)
 QUICK = FetchLimits(backoff_seconds=0.01, connect_seconds=2, read_seconds=2)

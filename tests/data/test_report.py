@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sonolora.data.files import Files
+from sonolora.data.dataset_files import Files
 from sonolora.data.report import Report
 
 FILES = Files(Path("/"), ("a.txt", "a.wav", "b.wav", "c.wav"), {".DS_Store": "macOS metadata"})

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sonolora.ltx.checkpoint import Checkpoint
+from sonolora.ltx.weights.checkpoint import Checkpoint
 
 
 @pytest.fixture

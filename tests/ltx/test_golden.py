@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sonolora.ltx.transformer import audio_token_middles
-from sonolora.selftest import Check, run_checks
+from sonolora.ltx.model.transformer import audio_token_middles
+from sonolora.runs.selftest import Check, run_checks
 
 CHECKS = 29
 

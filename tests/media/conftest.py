@@ -13,21 +13,8 @@ from numpy.typing import NDArray
 
 from sonolora.media.audio import Waveform
 
-Tones = Callable[..., Waveform]
 PeakHertz = Callable[[Waveform, int], float]
 MakeFilm = Callable[..., None]
-
-
-@pytest.fixture
-def tones() -> Tones:
-    """tones(440, 660, seconds=3.0, sample_rate=48_000, amplitude=0.4): one sine a channel."""
-
-    def make(*hertz: float, seconds: float = 3.0, sample_rate: int = 48_000, amplitude: float = 0.4) -> Waveform:
-        time = np.arange(round(seconds * sample_rate)) / sample_rate
-        samples = [amplitude * np.sin(2 * np.pi * frequency * time) for frequency in hertz]
-        return Waveform(np.array(samples, dtype=np.float32), sample_rate)
-
-    return make
 
 
 @pytest.fixture

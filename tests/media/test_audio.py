@@ -9,10 +9,10 @@ import av
 import numpy as np
 import pytest
 
-from sonolora.errors import MediaError
+from sonolora.core.errors import MediaError
 from sonolora.media import audio
 from sonolora.media.audio import Waveform, decode_audio, peak, peak_normalized, resample, to_stereo
-from sonolora.media.write import write_audio, write_wav
+from sonolora.media.write_audio import write_audio, write_wav
 
 
 def _noise(channels: int, count: int) -> Waveform:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sonolora.errors import MediaError
+from sonolora.core.errors import MediaError
 from sonolora.media.scenes import scene_spans
 from sonolora.media.write_video import write_video
 

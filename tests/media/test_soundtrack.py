@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from sonolora.errors import MediaError
+from sonolora.core.errors import MediaError
 from sonolora.media.audio import Waveform
 from sonolora.media.soundtrack import decode_soundtrack
 

@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from sonolora.errors import MediaError
+from sonolora.core.errors import MediaError
 from sonolora.media.audio import Waveform
 from sonolora.media.timeline import CLOCK
 from sonolora.media.video import VIDEO_EXTENSIONS, decode_frames, frame_size, probe_video
-from sonolora.media.write import write_audio
+from sonolora.media.write_audio import write_audio
 from sonolora.media.write_video import write_video
 
 # In each container what makes it hard: frames out of order, milliseconds, and in AVI no time of showing.

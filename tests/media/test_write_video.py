@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sonolora.files import OutputError
+from sonolora.core.atomic_files import OutputError
 from sonolora.media.audio import decode_audio
 from sonolora.media.video import VIDEO_EXTENSIONS, decode_frames, probe_video
 from sonolora.media.write_video import write_video

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sonolora.errors import InputError
+from sonolora.core.errors import InputError
 from sonolora.modes import MODES
 from sonolora.modes.audio_inpaint import parse_mask
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sonolora.allocations import Allocations
-from sonolora.cli import app
-from sonolora.ltx.checkpoint import Checkpoint
+from sonolora.cli.main import app
+from sonolora.ltx.weights.checkpoint import Checkpoint
 from sonolora.modes.t2a import T2A
-from sonolora.runs.counts import Step, Tokens, step_bytes
-from sonolora.runs.shapes import BaseShape
-from sonolora.speed.synthetic import synthetic_trainer
+from sonolora.planning.allocations import Allocations
+from sonolora.planning.base_shape import BaseShape
+from sonolora.planning.bench.synthetic import synthetic_trainer
+from sonolora.planning.work_counts import Step, Tokens, step_bytes
 from sonolora.training.metrics import read_metrics
-from sonolora.training.phases import marks
+from sonolora.training.step_phases import marks
 
 BATCH = 3  # of the two clips that there are
 CPU = torch.device("cpu")

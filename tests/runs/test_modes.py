@@ -9,20 +9,20 @@ import zipfile
 import numpy as np
 import pytest
 
+from sonolora.core.errors import InputError
+from sonolora.core.progress import Silent
 from sonolora.data.clips import load_clips
-from sonolora.data.files import discover
+from sonolora.data.dataset_files import discover
 from sonolora.data.report import Report
-from sonolora.errors import InputError
-from sonolora.ltx.checkpoint import Checkpoint
+from sonolora.ltx.weights.checkpoint import Checkpoint
 from sonolora.media.audio import Waveform
-from sonolora.media.write import write_audio, write_wav
+from sonolora.media.write_audio import write_audio, write_wav
 from sonolora.media.write_video import write_video
 from sonolora.modes import MODES
 from sonolora.modes.request import parse
+from sonolora.planning.run_settings import RunSettings
 from sonolora.runs.generate import GenerateSettings, generate
-from sonolora.runs.progress import Silent
-from sonolora.runs.run import start
-from sonolora.runs.settings import RunSettings
+from sonolora.runs.lifecycle import start
 from sonolora.training.metrics import read_metrics
 
 pytestmark = pytest.mark.xdist_group("modes")  # each mode is trained once

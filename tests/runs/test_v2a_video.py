@@ -11,30 +11,31 @@ import numpy as np
 import pytest
 import torch
 
-from sonolora.allocations import Allocations
 from sonolora.conditioning import Video
-from sonolora.errors import InputError
-from sonolora.ltx import checkpoint
-from sonolora.ltx.base import find_base
-from sonolora.ltx.checkpoint import Checkpoint
-from sonolora.ltx.transformer import Watched, load_transformer
-from sonolora.ltx.watching import watch
+from sonolora.core.errors import InputError
+from sonolora.core.progress import InterruptedRunError, Silent
+from sonolora.ltx.model.frozen_video import watch
+from sonolora.ltx.model.transformer import Watched, load_transformer
+from sonolora.ltx.weights import checkpoint
+from sonolora.ltx.weights.base import find_base
+from sonolora.ltx.weights.checkpoint import Checkpoint
 from sonolora.media.audio import Waveform
 from sonolora.media.write_video import write_video
 from sonolora.modes import MODES
+from sonolora.modes.preview_spec import FilmFormat
 from sonolora.modes.request import parse
 from sonolora.modes.t2a import T2A
 from sonolora.modes.v2a import V2A
-from sonolora.modes.wanted import FilmFormat
-from sonolora.runs import films, fit
-from sonolora.runs.counts import Step, Tokens, make_example, step_flops, watching_bytes
+from sonolora.planning import memory_fit as fit
+from sonolora.planning.allocations import Allocations
+from sonolora.planning.base_shape import BaseShape
+from sonolora.planning.needs import Stage, count_needs
+from sonolora.planning.run_settings import RunSettings
+from sonolora.planning.work_counts import Step, Tokens, make_example, step_flops, watching_bytes
+from sonolora.runs import cached_video as films
 from sonolora.runs.generate import GenerateSettings, generate
-from sonolora.runs.needs import Stage, count_needs
-from sonolora.runs.networks import Networks
-from sonolora.runs.progress import InterruptedRunError, Silent
-from sonolora.runs.run import resume, start
-from sonolora.runs.settings import RunSettings
-from sonolora.runs.shapes import BaseShape
+from sonolora.runs.lifecycle import resume, start
+from sonolora.runs.loaded_networks import Networks
 from sonolora.training.metrics import read_metrics
 
 pytestmark = pytest.mark.xdist_group("v2a-video")

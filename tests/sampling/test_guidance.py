@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sonolora.errors import CheckpointError
+from sonolora.core.errors import CheckpointError
 from sonolora.sampling.guidance import Guidance, guide, stg_blocks
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from sonolora.conditioning import Example, Video
-from sonolora.ltx.transformer import load_transformer
-from sonolora.randomness import normal
+from sonolora.core.randomness import normal
+from sonolora.ltx.model.transformer import load_transformer
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.sampler import SamplingSettings, sample
 

@@ -25,13 +25,13 @@ import httpx
 import numpy as np
 import pytest
 
-from sonolora.server.app import Services, build_app
-from sonolora.server.changes import Changes
-from sonolora.server.listen import HttpServer, certificate_for, listen
+from sonolora.server.api.app import Services, build_app
+from sonolora.server.files.storage import Storage
+from sonolora.server.jobs.notifier import Changes
+from sonolora.server.jobs.store import Store
+from sonolora.server.net.listen import HttpServer, certificate_for, listen
+from sonolora.server.net.tunnel import tunnel
 from sonolora.server.settings import ServerSettings
-from sonolora.server.storage import Storage
-from sonolora.server.store import Store
-from sonolora.server.tunnel import tunnel
 
 
 @dataclass

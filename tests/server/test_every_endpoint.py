@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from sonolora.core.progress import Silent
 from sonolora.media.audio import Waveform
-from sonolora.media.write import write_wav
+from sonolora.media.write_audio import write_wav
 from sonolora.media.write_video import write_video
 from sonolora.modes import MODES
 from sonolora.runs.generate import GenerateSettings, generate
-from sonolora.runs.progress import Silent
-from sonolora.server.urls import ENDPOINTS
+from sonolora.server.net.urls import ENDPOINTS
 
 pytestmark = pytest.mark.xdist_group("served")
 RATE = 48000

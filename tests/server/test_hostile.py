@@ -23,8 +23,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
-from sonolora.server import protocol, storage_api
-from sonolora.server.store import Store
+from sonolora.server.api import storage_api
+from sonolora.server.jobs.store import Store
+from sonolora.server.net import protocol
 
 APP = "/fal-ai/ltx23-trainer-v2"
 PUBLIC = "93.184.215.14"

@@ -21,8 +21,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sonolora.server.records import State
-from sonolora.server.store import Store
+from sonolora.server.jobs.records import State
+from sonolora.server.jobs.store import Store
 
 pytestmark = [
     pytest.mark.slow,

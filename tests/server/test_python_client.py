@@ -23,7 +23,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from sonolora.server import examples
+from sonolora.server import client_examples as examples
 
 pytestmark = pytest.mark.xdist_group("served")
 TOUR = (Path(__file__).parent / "python_tour.py").read_text("utf-8")

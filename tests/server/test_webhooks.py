@@ -23,10 +23,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from sonolora.errors import SonoloraError
+from sonolora.core.errors import SonoloraError
 from sonolora.server import webhooks
-from sonolora.server.records import Delivery, NewRequest, Request, Result
-from sonolora.server.store import Store
+from sonolora.server.jobs.records import Delivery, NewRequest, Request, Result
+from sonolora.server.jobs.store import Store
 from sonolora.server.webhooks import RETRY_AFTER, Deliverer, jwks, load_signing_key, sign
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

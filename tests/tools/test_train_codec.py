@@ -18,7 +18,7 @@ from header import CONFIG
 from real_sounds import midi
 from steady_tones import distance, nearest_periodic
 
-from sonolora.ltx.audio_codec import build_log_mel
+from sonolora.ltx.codec.audio_codec import build_log_mel
 
 CPU = torch.device("cpu")
 PARTS = {"vae": CONFIG["audio_vae"], "vocoder": CONFIG["vocoder"]["vocoder"], "bwe": CONFIG["vocoder"]["bwe"]}

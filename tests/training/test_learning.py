@@ -14,13 +14,13 @@ from experiment import Plan, learn, make_encoder, prepare
 from losses import zero_velocity
 
 from sonolora.conditioning import Example
-from sonolora.ltx.base import find_base
-from sonolora.ltx.lora import add_adapters
-from sonolora.ltx.targets import AUDIO_TARGETS
+from sonolora.core.randomness import normal
+from sonolora.ltx.lora.adapters import add_adapters
+from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
+from sonolora.ltx.weights.base import find_base
 from sonolora.modes import MODES
-from sonolora.randomness import normal
-from sonolora.training.evaluation import grid_losses, paired_difference, paired_grids
 from sonolora.training.trainer import TrainingConfig
+from sonolora.training.validation import grid_losses, paired_difference, paired_grids
 
 CPU = torch.device("cpu")
 PLAN = Plan(train_clips=16, held_out_clips=8, unrelated=0, seconds=1.0, rank=8)

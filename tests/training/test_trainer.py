@@ -11,16 +11,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sonolora.conditioning import Example, Video, velocity
-from sonolora.errors import CheckpointError
-from sonolora.ltx import constants
-from sonolora.ltx.lora import add_adapters
-from sonolora.ltx.targets import AUDIO_TARGETS
-from sonolora.ltx.transformer import load_transformer
-from sonolora.randomness import normal
-from sonolora.training.evaluation import grid_losses
+from sonolora.core.errors import CheckpointError
+from sonolora.core.randomness import normal
+from sonolora.ltx.lora.adapters import add_adapters
+from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
+from sonolora.ltx.memory import device_constants as constants
+from sonolora.ltx.model.transformer import load_transformer
+from sonolora.training.loss import flow_losses
 from sonolora.training.state import load_newest_state, save_state
-from sonolora.training.step import flow_losses
 from sonolora.training.trainer import Trainer, TrainingConfig
+from sonolora.training.validation import grid_losses
 
 CPU = torch.device("cpu")
 IDENTITY = {"base": "b", "dataset": "d", "settings": "s"}

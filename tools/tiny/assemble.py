@@ -26,10 +26,10 @@ from make_random_base import make
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sonolora.ltx.audio_codec import vae_file_name, vocoder_file_name
-from sonolora.ltx.text_projector import projector_file_name
-from sonolora.ltx.transformer import PREFIX
-from sonolora.tensors import save_tensors
+from sonolora.core.tensor_file import save_tensors
+from sonolora.ltx.codec.audio_codec import vae_file_name, vocoder_file_name
+from sonolora.ltx.model.transformer import PREFIX
+from sonolora.ltx.text.text_projector import projector_file_name
 
 PACKAGED = Path(__file__).parents[2] / "src" / "sonolora" / "bases" / "tiny"
 GUIDANCE = {"cfg": 1.0, "stg": 0.0}

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from sounds import KINDS
 from torch import Tensor
 
-from sonolora.files import atomic_write
+from sonolora.core.atomic_files import atomic_write
+from sonolora.core.randomness import generator
 from sonolora.media.audio import resample
-from sonolora.randomness import generator
 
 HIGH, LOW = 48_000, 16_000  # Hz
 _FULL_SCALE = 32767

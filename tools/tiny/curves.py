@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from sonolora.files import atomic_write
+from sonolora.core.atomic_files import atomic_write
 
 PARTS = {
     "vae": ("mel", "coarse"),

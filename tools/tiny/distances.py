@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sonolora.ltx.mel import mel_filterbank
+from sonolora.ltx.codec.log_mel import mel_filterbank
 
 _FLOOR_DB = -100.0  # a sine of full scale has 0 dB; sounds of 16 bits have noise below
 _LSD_SECONDS = 0.04

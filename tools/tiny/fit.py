@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sonolora.files import atomic_write
+from sonolora.core.atomic_files import atomic_write
 
 LossesOf = Callable[[int], Mapping[str, Tensor]]
 

@@ -1,8 +1,8 @@
 """Waveforms from log-mels without training: what a vocoder must be clearly better than.
 
-In: log-mels (B, C, M, F) of `sonolora.ltx.mel`. Out: waveforms (B, C, (M - 1) hop). Magnitudes are the non-negative
-ones of the least Kullback-Leibler divergence to the mels (multiplicative updates: Lee and Seung 2001); phases are
-those of the fast Griffin-Lim algorithm (Perraudin, Balazs and Sondergaard 2013).
+In: log-mels (B, C, M, F) of `sonolora.ltx.codec.log_mel`. Out: waveforms (B, C, (M - 1) hop). Magnitudes are the
+non-negative ones of the least Kullback-Leibler divergence to the mels (multiplicative updates: Lee and Seung
+2001); phases are those of the fast Griffin-Lim algorithm (Perraudin, Balazs and Sondergaard 2013).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sonolora.ltx.mel import LogMel
-from sonolora.randomness import generator
+from sonolora.core.randomness import generator
+from sonolora.ltx.codec.log_mel import LogMel
 
 _MOMENTUM = 0.99
 

@@ -32,11 +32,11 @@ from sounds import HELD_OUT_KINDS, KINDS
 from sounds.kind import Kind
 from torch import Tensor
 
-from sonolora.ltx.audio_codec import AudioCodec, load_audio_codec
-from sonolora.ltx.checkpoint import Checkpoint
+from sonolora.analysis.spectrogram import draw_waveform_and_mel
+from sonolora.ltx.codec.audio_codec import AudioCodec, load_audio_codec
+from sonolora.ltx.weights.checkpoint import Checkpoint
 from sonolora.media.audio import Waveform, resample
-from sonolora.media.draw import draw_waveform_and_mel
-from sonolora.media.write import write_wav
+from sonolora.media.write_audio import write_wav
 
 LOW, HIGH = 16_000, 48_000
 SECONDS = 3.0

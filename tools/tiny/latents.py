@@ -28,9 +28,9 @@ from scenes import KINDS as FILM_KINDS
 from sounds import KINDS
 from torch import Tensor
 
-from sonolora.files import atomic_write
-from sonolora.ltx.audio_codec import AudioCodec
-from sonolora.ltx.video_encoder import VideoEncoder
+from sonolora.core.atomic_files import atomic_write
+from sonolora.ltx.codec.audio_codec import AudioCodec
+from sonolora.ltx.codec.video_encoder import VideoEncoder
 from sonolora.media.audio import Waveform, resample
 
 _NICE = 5

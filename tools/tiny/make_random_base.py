@@ -25,7 +25,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import Gemma3TextConfig, Gemma3TextModel, GemmaTokenizer
 
-from sonolora.ltx.audio_codec import (
+from sonolora.core.tensor_file import save_tensors
+from sonolora.ltx.codec.audio_codec import (
     AudioCodec,
     build_log_mel,
     build_vae,
@@ -33,12 +34,11 @@ from sonolora.ltx.audio_codec import (
     vae_file_name,
     vocoder_file_name,
 )
-from sonolora.ltx.config import TransformerConfig
-from sonolora.ltx.mel import mel_filterbank
-from sonolora.ltx.text_projector import TextProjector, projector_file_name
-from sonolora.ltx.transformer import PREFIX, Transformer
-from sonolora.ltx.video_encoder import VideoEncoder
-from sonolora.tensors import save_tensors
+from sonolora.ltx.codec.log_mel import mel_filterbank
+from sonolora.ltx.codec.video_encoder import VideoEncoder
+from sonolora.ltx.model.config import TransformerConfig
+from sonolora.ltx.model.transformer import PREFIX, Transformer
+from sonolora.ltx.text.text_projector import TextProjector, projector_file_name
 
 LICENSE = "Apache-2.0. Random weights, made by Sonolora's tools/tiny/make_random_base.py; not derived from LTX-2.3."
 TEXT_TOKENS = 128

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from scenes.scene import FilmKind
 from sounds.kind import Kind
 
-from sonolora.media.draw import draw_waveform_and_mel
-from sonolora.media.write import write_wav
+from sonolora.analysis.spectrogram import draw_waveform_and_mel
+from sonolora.media.write_audio import write_wav
 from sonolora.media.write_video import write_video
 
 _SECONDS = 4.0

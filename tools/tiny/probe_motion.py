@@ -32,8 +32,8 @@ from scenes import HELD_OUT_KINDS, KINDS
 from scenes.scene import FilmKind
 from torch import Tensor, nn
 
-from sonolora.ltx.video_encoder import FRAMES_PER_LATENT, PIXELS_PER_LATENT, VideoEncoder
-from sonolora.randomness import generator
+from sonolora.core.randomness import generator
+from sonolora.ltx.codec.video_encoder import FRAMES_PER_LATENT, PIXELS_PER_LATENT, VideoEncoder
 
 TOLERANCE = 0.06  # seconds
 SETS: Mapping[str, Mapping[str, FilmKind]] = {"known kinds": KINDS, "held-out kinds": HELD_OUT_KINDS}

@@ -19,9 +19,9 @@ from distances import log_spectral_distance
 from griffin_lim import griffin_lim
 from torch import Tensor
 
-from sonolora.ltx.audio_codec import AudioCodec, load_audio_codec
-from sonolora.ltx.base import find_base
-from sonolora.randomness import generator
+from sonolora.core.randomness import generator
+from sonolora.ltx.codec.audio_codec import AudioCodec, load_audio_codec
+from sonolora.ltx.weights.base import find_base
 
 RATE = 16_000
 SECONDS = 2.0

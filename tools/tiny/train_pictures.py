@@ -19,7 +19,7 @@ from header import CONFIG
 from latents import FILMS
 from train_transformer import Mix, Network, training
 
-from sonolora.ltx.transformer import belongs
+from sonolora.ltx.model.transformer import belongs
 
 NAME = "pictures"
 _TRANSFORMER = "transformer."

@@ -5,7 +5,7 @@
 Out: transformer.pt and transformer.jsonl in the work folder; run it again to go on. Needs vae.pt, of which it uses the
 encoder alone, and for films, which come in after the first steps, video.pt.
 
-Rectified flow by the very step that the product trains LoRAs with (sonolora.training.step). The base is to be a fair
+Rectified flow by the very step that the product trains LoRAs with (sonolora.training.loss). The base is to be a fair
 generalist: most batches are sounds after their captions; in some a part is kept, a prefix, a suffix or what surrounds a
 span; some have a changed copy of the sound as a reference; films are given clean, as video-to-audio has them, and the
 video has no loss. Captions are dropped now and then, for the empty one or the default negative prompt, from which
@@ -34,16 +34,16 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 from sonolora.conditioning import Example, Video
-from sonolora.frames import FRAME_SECONDS
-from sonolora.ltx.audio_codec import AudioCodec, build_log_mel, build_vocoder
-from sonolora.ltx.config import TransformerConfig
-from sonolora.ltx.text import Tokenizer
-from sonolora.ltx.text_projector import TextProjector
-from sonolora.ltx.transformer import Transformer
-from sonolora.ltx.video_encoder import FRAMES_PER_LATENT, VideoEncoder, video_token_middles
+from sonolora.core.frames import FRAME_SECONDS
+from sonolora.core.randomness import generator
+from sonolora.ltx.codec.audio_codec import AudioCodec, build_log_mel, build_vocoder
+from sonolora.ltx.codec.video_encoder import FRAMES_PER_LATENT, VideoEncoder, video_token_middles
+from sonolora.ltx.model.config import TransformerConfig
+from sonolora.ltx.model.transformer import Transformer
+from sonolora.ltx.text.text_encoder import Tokenizer
+from sonolora.ltx.text.text_projector import TextProjector
 from sonolora.modes.request import NEGATIVE_PROMPT
-from sonolora.randomness import generator
-from sonolora.training.step import flow_losses
+from sonolora.training.loss import flow_losses
 
 NAME = "transformer"
 TEXT_ENCODER = "text_encoder"  # folder, in the work folder and in a base

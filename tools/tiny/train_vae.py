@@ -22,8 +22,8 @@ from fit import LossesOf, Plan, arguments, fit
 from header import CONFIG
 from torch import Tensor
 
-from sonolora.ltx.audio_codec import build_log_mel, build_vae
-from sonolora.randomness import generator
+from sonolora.core.randomness import generator
+from sonolora.ltx.codec.audio_codec import build_log_mel, build_vae
 
 NAME = "vae"
 CROP_SECONDS = 0.64  # 17 latent frames

@@ -31,8 +31,8 @@ from header import CONFIG, VIDEO_CHANNELS
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sonolora.files import atomic_write
-from sonolora.ltx.video_encoder import FRAMES_PER_LATENT, PIXELS_PER_LATENT, VideoEncoder
+from sonolora.core.atomic_files import atomic_write
+from sonolora.ltx.codec.video_encoder import FRAMES_PER_LATENT, PIXELS_PER_LATENT, VideoEncoder
 
 __all__ = ["FRAME_RATE", "NAME", "from_state"]
 

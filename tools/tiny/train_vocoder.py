@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from train_vae import CROP_SECONDS, new_vae, noisy_latents
 from train_vae import NAME as VAE_NAME
 
-from sonolora.ltx.audio_codec import build_log_mel, build_vae, build_vocoder
+from sonolora.ltx.codec.audio_codec import build_log_mel, build_vae, build_vocoder
 
 STAGES = ("vocoder", "bwe")  # as in the header
 Scales = tuple[tuple[int, int], ...]  # window in samples, mel bands

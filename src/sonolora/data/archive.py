@@ -21,10 +21,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sonolora.data.files import why_no_data
-from sonolora.errors import InputError
-from sonolora.files import writing
-from sonolora.names import name_key
+from sonolora.core.atomic_files import writing
+from sonolora.core.errors import InputError
+from sonolora.core.file_names import name_key
+from sonolora.data.dataset_files import why_no_data
 
 CHUNK_BYTES = 1 << 20
 ENCRYPTED, NAME_IS_UTF8 = 0x1, 0x800  # general purpose flags (PKWARE APPNOTE 4.4.4)

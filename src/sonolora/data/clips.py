@@ -14,8 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sonolora.analysis.measure import Measured, measure
+from sonolora.core.errors import ErrorItem, InputError, MediaError
+from sonolora.core.frames import Span
 from sonolora.data.captions import MAX_BYTES, read_caption
-from sonolora.data.doctor import (
+from sonolora.data.checks import (
     caption_warnings,
     clip_warnings,
     facts,
@@ -23,12 +26,10 @@ from sonolora.data.doctor import (
     pair_warnings,
     set_warnings,
 )
-from sonolora.data.files import Files, check_unique_names
+from sonolora.data.dataset_files import Files, check_unique_names
 from sonolora.data.films import load_films, refuse_silent_films
 from sonolora.data.report import Report
-from sonolora.errors import ErrorItem, InputError, MediaError
-from sonolora.frames import Span
-from sonolora.ltx.text import Tokenizer
+from sonolora.ltx.text.text_encoder import Tokenizer
 from sonolora.media.audio import (
     AUDIO_EXTENSIONS,
     Waveform,
@@ -37,8 +38,7 @@ from sonolora.media.audio import (
     resample,
     to_stereo,
 )
-from sonolora.media.fit import Fitted, fit_audio
-from sonolora.media.measure import Measured, measure
+from sonolora.media.fit_audio import Fitted, fit_audio
 from sonolora.media.video import VIDEO_EXTENSIONS
 from sonolora.modes.audio_inpaint import parse_mask
 from sonolora.modes.mode import Mode, SampleFiles

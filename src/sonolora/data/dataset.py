@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sonolora.data.archive import unpack
+from sonolora.data.dataset_files import Files, discover
 from sonolora.data.fetch import ANYWHERE, Fetched, Sources, fetch
-from sonolora.data.files import Files, discover
 
 
 def open_dataset(address: str, scratch: Path, sources: Sources = ANYWHERE, progress: Fetched | None = None) -> Files:

@@ -17,21 +17,21 @@ import torch
 from torch import Tensor
 
 from sonolora.conditioning import Example, Video
-from sonolora.data.cache import Cache, content_key
+from sonolora.core.frames import frame_count, kept_frames
 from sonolora.data.clips import Clip
-from sonolora.data.examples import Prepared, PreviewItem
-from sonolora.data.given import Given, muted
-from sonolora.frames import frame_count, kept_frames
-from sonolora.ltx.audio_codec import AudioCodec
-from sonolora.ltx.base import Base
-from sonolora.ltx.text import TextContext, TextEncoder, load_text_encoder
-from sonolora.ltx.video_encoder import (
+from sonolora.data.conditioning_inputs import Given, muted
+from sonolora.data.encoding_cache import Cache, content_key
+from sonolora.data.prepared import Prepared, PreviewItem
+from sonolora.ltx.codec.audio_codec import AudioCodec
+from sonolora.ltx.codec.video_encoder import (
     FRAMES_PER_LATENT,
     PIXELS_PER_LATENT,
     VideoEncoder,
     load_video_encoder,
     video_token_middles,
 )
+from sonolora.ltx.text.text_encoder import TextContext, TextEncoder, load_text_encoder
+from sonolora.ltx.weights.base import Base
 from sonolora.media.audio import Waveform
 
 

@@ -21,9 +21,9 @@ from urllib.parse import unquote_to_bytes
 import httpx
 
 from sonolora import __version__
-from sonolora.data.addresses import PrivateAddressError, PublicTransport
-from sonolora.errors import InputError
-from sonolora.files import writing
+from sonolora.core.atomic_files import writing
+from sonolora.core.errors import InputError
+from sonolora.core.public_addresses import PrivateAddressError, PublicTransport
 
 Fetched = Callable[[int, int | None], None]
 

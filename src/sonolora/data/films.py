@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sonolora.data.doctor import video_warnings
-from sonolora.data.files import Files
+from sonolora.core.errors import InputError, MediaError
+from sonolora.data.checks import video_warnings
+from sonolora.data.dataset_files import Files
 from sonolora.data.report import Report
-from sonolora.errors import InputError, MediaError
 from sonolora.media.audio import SILENCE_DBFS, Waveform, peak
-from sonolora.media.retime import TooShort, fit_video
+from sonolora.media.fit_video import TooShort, fit_video
 from sonolora.media.scenes import scene_spans
 from sonolora.media.video import frame_size, probe_video
 from sonolora.modes.mode import SampleFiles

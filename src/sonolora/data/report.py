@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from sonolora.data.files import Files
+from sonolora.data.dataset_files import Files
 
 Status = Literal["used", "fitted", "left out", "ignored"]
 Fact = float | int | str

@@ -17,7 +17,7 @@ import soxr
 from av.audio.stream import AudioStream
 from numpy.typing import NDArray
 
-from sonolora.errors import MediaError
+from sonolora.core.errors import MediaError
 from sonolora.media.container import open_media
 
 AUDIO_EXTENSIONS: tuple[str, ...] = (".wav", ".mp3", ".flac", ".ogg", ".aac", ".m4a")

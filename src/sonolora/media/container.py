@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 
-from sonolora.errors import MediaError
+from sonolora.core.errors import MediaError
 
 # FFmpeg goes by the content, not by the extension, and also knows playlists that name other files and
 # addresses. Such a list in an archive must not make us read them, so only formats that hold media are open.

@@ -10,7 +10,7 @@ import numpy as np
 from av.audio.stream import AudioStream
 from numpy.typing import NDArray
 
-from sonolora.errors import MediaError
+from sonolora.core.errors import MediaError
 from sonolora.media.audio import LARGEST_BYTES, Decoded, Waveform, check_rate
 from sonolora.media.container import open_media
 from sonolora.media.timeline import picture_stream, time_zero

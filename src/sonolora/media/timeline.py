@@ -17,7 +17,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from sonolora.errors import MediaError
+from sonolora.core.errors import MediaError
 
 CLOCK = 0.0015  # seconds: no timestamp is further off than this; Matroska counts whole milliseconds
 

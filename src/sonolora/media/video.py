@@ -14,7 +14,7 @@ from av.video.reformatter import Colorspace
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from sonolora.errors import MediaError
+from sonolora.core.errors import MediaError
 from sonolora.media.container import open_media
 from sonolora.media.timeline import CLOCK, ShownFrame, is_avi, picture_stream, shown_frames, time_zero
 

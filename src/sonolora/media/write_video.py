@@ -12,7 +12,7 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from sonolora.files import atomic_write
+from sonolora.core.atomic_files import atomic_write
 from sonolora.media.audio import Waveform, resample, to_stereo
 from sonolora.media.video import VIDEO_EXTENSIONS, customary_matrix
 

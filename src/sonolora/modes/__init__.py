@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sonolora.errors import InputError
+from sonolora.core.errors import InputError
 from sonolora.modes.a2a import A2A
 from sonolora.modes.audio_extend import AUDIO_EXTEND_PREFIX, AUDIO_EXTEND_SUFFIX
 from sonolora.modes.audio_inpaint import AUDIO_INPAINT

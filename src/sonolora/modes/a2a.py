@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from sonolora.ltx.targets import AUDIO_TARGETS
-from sonolora.modes.generation import GenerateRequest
+from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
+from sonolora.modes.generate_request import GenerateRequest
 from sonolora.modes.mode import Mode, regenerates_all
 from sonolora.modes.pairing import pair_references
+from sonolora.modes.preview_spec import LEAST_SECONDS, Wanted
 from sonolora.modes.request import AudioRequest, ValidationEntry
-from sonolora.modes.wanted import LEAST_SECONDS, Wanted
 
 
 class A2AEntry(ValidationEntry):

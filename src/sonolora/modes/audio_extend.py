@@ -11,14 +11,14 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from sonolora.errors import ErrorItem
-from sonolora.frames import FRAME_SECONDS, Span
-from sonolora.ltx.targets import AUDIO_TARGETS
-from sonolora.modes.generation import GenerateRequest
+from sonolora.core.errors import ErrorItem
+from sonolora.core.frames import FRAME_SECONDS, Span
+from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
+from sonolora.modes.generate_request import GenerateRequest
 from sonolora.modes.mode import Mode
 from sonolora.modes.pairing import pair_clips
+from sonolora.modes.preview_spec import Wanted
 from sonolora.modes.request import MOST_PREVIEW_FRAMES, AudioRequest, ValidationEntry
-from sonolora.modes.wanted import Wanted
 
 _ROUNDING = 1e-6
 

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from sonolora.errors import ErrorItem
-from sonolora.frames import Span
-from sonolora.ltx.targets import AUDIO_TARGETS
-from sonolora.modes.generation import GenerateRequest
+from sonolora.core.errors import ErrorItem
+from sonolora.core.frames import Span
+from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
+from sonolora.modes.generate_request import GenerateRequest
 from sonolora.modes.mode import Mode, regenerates_all
 from sonolora.modes.pairing import pair_masked_clips
+from sonolora.modes.preview_spec import LEAST_SECONDS, Wanted
 from sonolora.modes.request import AudioRequest, ValidationEntry
-from sonolora.modes.wanted import LEAST_SECONDS, Wanted
 
 _LEAST_RANGE = 0.001  # seconds
 

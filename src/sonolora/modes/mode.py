@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sonolora.frames import Span
-from sonolora.modes.generation import GenerateRequest
+from sonolora.core.frames import Span
+from sonolora.modes.generate_request import GenerateRequest
+from sonolora.modes.preview_spec import Wanted
 from sonolora.modes.request import TrainRequest
-from sonolora.modes.wanted import Wanted
 
 
 @dataclass(frozen=True)

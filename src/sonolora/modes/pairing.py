@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
-from sonolora.errors import ErrorItem, InputError
+from sonolora.core.errors import ErrorItem, InputError
+from sonolora.core.file_names import name_key, stem_key
 from sonolora.media.audio import AUDIO_EXTENSIONS
 from sonolora.modes.mode import Pairing, SampleFiles
-from sonolora.names import name_key, stem_key
 
 CAPTION_EXTENSION = ".txt"
 MASK_ENDING = "_mask.json"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sonolora.ltx.targets import AUDIO_TARGETS
-from sonolora.modes.generation import GenerateRequest
+from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
+from sonolora.modes.generate_request import GenerateRequest
 from sonolora.modes.mode import Mode, regenerates_all
 from sonolora.modes.pairing import pair_clips
+from sonolora.modes.preview_spec import Wanted
 from sonolora.modes.request import AudioRequest
-from sonolora.modes.wanted import Wanted
 
 
 class T2ARequest(AudioRequest):

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from sonolora.errors import InputError
-from sonolora.ltx.targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
+from sonolora.core.errors import InputError
+from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
 from sonolora.media.video import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, frame_size
-from sonolora.modes.generation import GenerateRequest
+from sonolora.modes.generate_request import GenerateRequest
 from sonolora.modes.mode import Mode, Pairing, regenerates_all
 from sonolora.modes.pairing import extension, pair_clips
+from sonolora.modes.preview_spec import FilmFormat, Wanted
 from sonolora.modes.request import Aspect, Size, TrainRequest, ValidationEntry
-from sonolora.modes.wanted import FilmFormat, Wanted
 
 _SHOWN = 5
 

@@ -11,21 +11,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sonolora.data.cache import Cache, default_cache_folder
+from sonolora.core.errors import InputError
+from sonolora.core.progress import Progress
+from sonolora.data.conditioning_inputs import load_given
 from sonolora.data.encode import Encoder
-from sonolora.data.given import load_given
-from sonolora.errors import InputError
-from sonolora.ltx.audio_codec import load_audio_codec
-from sonolora.ltx.base import find_base
-from sonolora.ltx.lora import apply_lora
-from sonolora.ltx.lora_file import LoRAFile, open_lora
-from sonolora.ltx.quantised import FULL
-from sonolora.ltx.transformer import load_transformer
+from sonolora.data.encoding_cache import Cache, default_cache_folder
+from sonolora.ltx.codec.audio_codec import load_audio_codec
+from sonolora.ltx.lora.adapters import apply_lora
+from sonolora.ltx.lora.lora_file import LoRAFile, open_lora
+from sonolora.ltx.memory.quantised import FULL
+from sonolora.ltx.model.transformer import load_transformer
+from sonolora.ltx.weights.base import find_base
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import parse
-from sonolora.runs.films import with_films_watched
-from sonolora.runs.progress import Progress
-from sonolora.runs.settings import JOINT, RunSettings, compute_dtype, resolve_device
+from sonolora.planning.run_settings import JOINT, RunSettings, compute_dtype, resolve_device
+from sonolora.runs.cached_video import with_films_watched
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.preview import render, write_preview
 from sonolora.sampling.sampler import SamplingSettings

@@ -17,29 +17,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sonolora.data.examples import Prepared
-from sonolora.errors import SonoloraError
-from sonolora.ltx.audio_codec import AudioCodec
-from sonolora.ltx.base import Base
-from sonolora.ltx.lora import Adapters, add_adapters, as_saved, save_lora
-from sonolora.ltx.transformer import Transformer
+from sonolora.core.errors import SonoloraError
+from sonolora.core.progress import InterruptedRunError, StopAskedError, Stoppable
+from sonolora.data.prepared import Prepared
+from sonolora.ltx.codec.audio_codec import AudioCodec
+from sonolora.ltx.lora.adapters import Adapters, add_adapters, as_saved, save_lora
+from sonolora.ltx.model.transformer import Transformer
+from sonolora.ltx.weights.base import Base
 from sonolora.media.audio import Waveform
-from sonolora.media.write import write_wav
+from sonolora.media.write_audio import write_wav
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
-from sonolora.runs.films import watch_films
-from sonolora.runs.folder import LORA_FILE
-from sonolora.runs.needs import preview_guidance
-from sonolora.runs.networks import Networks
-from sonolora.runs.outputs import lora_metadata, write_config
-from sonolora.runs.progress import InterruptedRunError, StopAskedError, Stoppable
-from sonolora.runs.settings import RunSettings
+from sonolora.planning.needs import preview_guidance
+from sonolora.planning.run_settings import RunSettings
+from sonolora.runs.cached_video import watch_films
+from sonolora.runs.loaded_networks import Networks
+from sonolora.runs.lora_metadata import lora_metadata, write_config
+from sonolora.runs.run_folder import LORA_FILE
 from sonolora.sampling.preview import joined, render, write_preview
 from sonolora.sampling.sampler import SamplingSettings
-from sonolora.training.evaluation import SIGMAS, grid_losses
 from sonolora.training.metrics import Metrics, read_metrics
 from sonolora.training.state import load_newest_state, save_state
 from sonolora.training.trainer import Trainer, TrainingConfig
+from sonolora.training.validation import SIGMAS, grid_losses
 
 LOG_EVERY = 10
 

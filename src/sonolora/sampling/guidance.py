@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sonolora.errors import CheckpointError
+from sonolora.core.errors import CheckpointError
 
 PUBLISHED_STG_BLOCK, PUBLISHED_LAYERS = 28, 48
 

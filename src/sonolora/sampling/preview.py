@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sonolora.data.examples import PreviewItem
-from sonolora.files import make_folder
-from sonolora.ltx.audio_codec import AudioCodec
-from sonolora.ltx.transformer import Transformer
+from sonolora.analysis.spectrogram import draw_waveform_and_mel
+from sonolora.core.atomic_files import make_folder
+from sonolora.core.randomness import normal
+from sonolora.data.prepared import PreviewItem
+from sonolora.ltx.codec.audio_codec import AudioCodec
+from sonolora.ltx.model.transformer import Transformer
 from sonolora.media.audio import Waveform
-from sonolora.media.draw import draw_waveform_and_mel
-from sonolora.media.write import write_wav
-from sonolora.randomness import normal
+from sonolora.media.write_audio import write_wav
+from sonolora.sampling.paste_kept import paste_kept
 from sonolora.sampling.sampler import SamplingSettings, sample
-from sonolora.sampling.seams import paste_kept
 
 PAUSE_SECONDS = 0.5
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from sonolora.conditioning import Example, velocity
-from sonolora.ltx.transformer import NO_BLOCKS, Transformer
+from sonolora.cuda_graph import StaticStep
+from sonolora.ltx.model.transformer import NO_BLOCKS, Transformer
 from sonolora.sampling.guidance import Guidance, guide, stg_blocks
-from sonolora.sampling.schedule import sampling_sigmas
-from sonolora.static import StaticStep
+from sonolora.sampling.noise_schedule import sampling_sigmas
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from sonolora import __version__
-from sonolora.server import examples
+from sonolora.server import client_examples as examples
+from sonolora.server.net.urls import own_address
 from sonolora.server.settings import EMBEDDED_BASE, ServerSettings
-from sonolora.server.urls import own_address
 
 _NO_KEY = "YOUR_KEY"
 

@@ -23,20 +23,20 @@ from typing import Any
 
 import uvloop
 
-from sonolora.errors import SonoloraError
-from sonolora.server.alone import alone
-from sonolora.server.app import Services, build_app
+from sonolora.core.errors import SonoloraError
+from sonolora.server.api.app import Services, build_app
 from sonolora.server.banner import banner
-from sonolora.server.changes import Changes
-from sonolora.server.listen import HttpServer, certificate_for, listen, loopback_of
-from sonolora.server.records import Request, State
+from sonolora.server.files.storage import Storage
+from sonolora.server.folder_lock import alone
+from sonolora.server.jobs.notifier import Changes
+from sonolora.server.jobs.records import Request, State
+from sonolora.server.jobs.store import Store
+from sonolora.server.jobs.workers import Workers
+from sonolora.server.net.listen import HttpServer, certificate_for, listen, loopback_of
+from sonolora.server.net.tunnel import tunnel
+from sonolora.server.net.urls import absolute, own_address
 from sonolora.server.settings import EMBEDDED_BASE, ServerSettings
-from sonolora.server.storage import Storage
-from sonolora.server.store import Store
-from sonolora.server.tunnel import tunnel
-from sonolora.server.urls import absolute, own_address
 from sonolora.server.webhooks import Deliverer, jwks, load_signing_key
-from sonolora.server.workers import Workers
 
 CLEANING_SECONDS = 600.0
 RESTART_SECONDS = 1.0

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from sonolora.errors import SonoloraError
+from sonolora.core.errors import SonoloraError
 from sonolora.modes import MODES
 
 CONFIGURATION = "server.toml"

@@ -27,11 +27,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from sonolora import __version__
-from sonolora.data.addresses import AsyncPublicTransport, PrivateAddressError
-from sonolora.errors import SonoloraError
-from sonolora.files import atomic_write
-from sonolora.server.records import Delivery, Request
-from sonolora.server.store import Store
+from sonolora.core.atomic_files import atomic_write
+from sonolora.core.errors import SonoloraError
+from sonolora.core.public_addresses import AsyncPublicTransport, PrivateAddressError
+from sonolora.server.jobs.records import Delivery, Request
+from sonolora.server.jobs.store import Store
 
 ATTEMPT_SECONDS = 15.0
 RETRY_AFTER = (10, 20, 40, 80, 160, 320, 640, 1280, 1920, 2500)  # seconds; with the attempts themselves under two hours

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sonolora.files import OutputError, atomic_write
+from sonolora.core.atomic_files import OutputError, atomic_write
 
 
 class Metrics:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from sonolora.errors import CheckpointError
-from sonolora.files import make_folder
-from sonolora.ltx.checkpoint import Checkpoint
-from sonolora.tensors import save_tensors
+from sonolora.core.atomic_files import make_folder
+from sonolora.core.errors import CheckpointError
+from sonolora.core.tensor_file import save_tensors
+from sonolora.ltx.weights.checkpoint import Checkpoint
 from sonolora.training.trainer import Trainer
 
 _NAME = re.compile(r"step-(\d{6})\.safetensors")

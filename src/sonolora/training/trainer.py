@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from sonolora.conditioning import Example, collate
-from sonolora.errors import CheckpointError
-from sonolora.ltx.lora import Adapters
-from sonolora.ltx.transformer import Transformer
-from sonolora.randomness import generator, normal
-from sonolora.static import StaticStep
-from sonolora.training.sigma import DENSITIES, draw_sigma
-from sonolora.training.step import flow_losses
+from sonolora.core.errors import CheckpointError
+from sonolora.core.randomness import generator, normal
+from sonolora.cuda_graph import StaticStep
+from sonolora.ltx.lora.adapters import Adapters
+from sonolora.ltx.model.transformer import Transformer
+from sonolora.training.loss import flow_losses
+from sonolora.training.noise import DENSITIES, draw_sigma
 
 _FINAL_RATE = 0.1
 

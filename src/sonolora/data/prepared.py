@@ -1,0 +1,120 @@
+"""Everything that a run needs of its data, after the networks that prepare it are gone.
+
+In: examples and preview examples. Out: one file, `prepared.safetensors`, from which a run continues although the
+archive, the text encoder and the caches are no longer there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sonolora.conditioning import Example, Video
+from sonolora.core.errors import CheckpointError
+from sonolora.core.frames import Span
+from sonolora.core.tensor_file import save_tensors
+from sonolora.ltx.weights.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class PreviewItem:
+    """One validation sample: what is asked for, how long it is, and what the model is given."""
+
+    prompt: str
+    seconds: float
+    example: Example  # batch 1; its latents say nothing where nothing is kept
+    negative: Example  # the same with the negative prompt's contexts
+    regenerate: tuple[Span, ...] = ()
+    gain: float = 1.0  # that the kept sound was multiplied with before it was encoded
+    kept_CN: Tensor | None = None  # the kept sound at the output rate and its own level, in its place
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data of a run. `digest` is a hash of the fitted clips and captions in order."""
+
+    examples: tuple[Example, ...]
+    names: tuple[str, ...]
+    previews: tuple[PreviewItem, ...]
+    digest: str
+
+    def save(self, path: Path) -> None:
+        """Write it all to one file, atomically. Tensors that are shared, as one context often is, are stored once."""
+        store: dict[str, Tensor] = {}
+        seen: dict[int, str] = {}
+
+        def key(tensor: Tensor) -> str:
+            if id(tensor) not in seen:
+                seen[id(tensor)] = name = f"tensor.{len(seen)}"
+                store[name] = tensor.contiguous()
+            return seen[id(tensor)]
+
+        layout = {
+            "examples": [_keys(example, key) for example in self.examples],
+            "names": list(self.names),
+            "previews": [
+                {
+                    "prompt": item.prompt,
+                    "seconds": item.seconds,
+                    "example": _keys(item.example, key),
+                    "negative": _keys(item.negative, key),
+                    "regenerate": item.regenerate,
+                    "gain": item.gain,
+                    "kept": None if item.kept_CN is None else key(item.kept_CN),
+                }
+                for item in self.previews
+            ],
+            "digest": self.digest,
+        }
+        save_tensors(path, store, {"layout": json.dumps(layout)})
+
+    @classmethod
+    def load(cls, path: Path) -> Prepared:
+        """Raises `CheckpointError` when the file is missing or damaged."""
+        layout = Checkpoint.open(path).metadata.get("layout")
+        if not isinstance(layout, dict):
+            raise CheckpointError(f"{path}: not the prepared data of a run")
+        store = load_file(path)
+        return cls(
+            tuple(_example(keys, store) for keys in layout["examples"]),
+            tuple(layout["names"]),
+            tuple(
+                PreviewItem(
+                    item["prompt"],
+                    item["seconds"],
+                    _example(item["example"], store),
+                    _example(item["negative"], store),
+                    tuple((start, end) for start, end in item["regenerate"]),
+                    item["gain"],
+                    None if item["kept"] is None else store[item["kept"]],
+                )
+                for item in layout["previews"]
+            ),
+            layout["digest"],
+        )
+
+
+def _keys(example: Example | Video, key: Callable[[Tensor], str]) -> dict[str, object]:
+    keys: dict[str, object] = {}
+    for field in fields(example):
+        value = getattr(example, field.name)
+        if isinstance(value, Tensor):
+            keys[field.name] = key(value)
+        elif isinstance(value, Video):
+            keys[field.name] = _keys(value, key)
+    return keys
+
+
+def _example(keys: dict[str, object], store: dict[str, Tensor]) -> Example:
+    parts: dict[str, object] = {}
+    for name, value in keys.items():
+        if isinstance(value, dict):
+            parts[name] = Video(**{part: store[key] for part, key in value.items()})
+        else:
+            parts[name] = store[str(value)]
+    return Example(**parts)  # type: ignore[arg-type]

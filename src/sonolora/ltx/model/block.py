@@ -1,0 +1,162 @@
+"""One block of the transformer: what the tokens of each stream go through, and how the streams read one another.
+
+In: the tokens of the streams that are there, and a `Flow` of each, which is the same for all blocks. Out: the tokens
+after the block. A video that does not hear the audio goes through `pass_apart`, ahead of the audio.
+
+B batch, T tokens of either stream, N video tokens, K modulation rows, S text tokens, A audio width, D width of either.
+Source: the published model, reimplemented from its equations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sonolora.ltx.model.config import StreamConfig, TransformerConfig
+from sonolora.ltx.model.layers import Attention, FeedForward, KeysValues, rms
+from sonolora.ltx.model.rope import Rotation
+
+
+def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Scale and shift of adaptive layer norm, in the dtype of `x`."""
+    return torch.addcmul(shift, x, 1 + scale).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What a block needs of one stream besides its tokens; the same for all blocks."""
+
+    rows_BTKD: Tensor  # 9 modulation rows, from the tokens' timesteps
+    prompt_rows_BTKD: Tensor  # 2 rows, from the sample's sigma
+    context_BSD: Tensor
+    self_rotation: Rotation
+    cross_rows_BTKD: Tensor | None = None  # 4 rows: (scale, shift) as query of a2v, then of v2a
+    cross_gate_BTD: Tensor | None = None  # gate of what this stream receives, from the other's sigma
+    cross_rotation: Rotation | None = None
+
+
+class Block(nn.Module):
+    """One transformer block, with the streams and cross attentions that `Transformer` says."""
+
+    def __init__(self, config: TransformerConfig, *, video: bool, apart: bool) -> None:
+        super().__init__()
+        self.eps = config.eps
+        audio = not (video and apart)
+        if audio:
+            self._add_stream("audio_", config.audio, config)
+        if video:
+            self._add_stream("", config.video, config)
+        a, v = config.audio, config.video
+        attention = partial(Attention, heads=a.heads, head_dim=a.head_dim, gated=config.gated, eps=config.eps)
+        if audio and video:
+            self.audio_to_video_attn = attention(v.width, a.width)
+        if video or apart:
+            side: Literal["both", "keys", "queries"] = "both" if not apart else "keys" if video else "queries"
+            self.video_to_audio_attn = attention(a.width, v.width, side=side)
+        if audio and (video or apart):
+            self.scale_shift_table_a2v_ca_audio = nn.Parameter(torch.empty(5, a.width))
+        if video:
+            self.scale_shift_table_a2v_ca_video = nn.Parameter(torch.empty(5, v.width))
+
+    def _add_stream(self, prefix: str, stream: StreamConfig, config: TransformerConfig) -> None:
+        def attention(context_dim: int) -> Attention:
+            return Attention(
+                stream.width, context_dim, stream.heads, stream.head_dim, gated=config.gated, eps=config.eps
+            )
+
+        self.add_module(f"{prefix}attn1", attention(stream.width))
+        self.add_module(f"{prefix}attn2", attention(stream.context_dim))
+        self.add_module(f"{prefix}ff", FeedForward(stream.width))
+        self.register_parameter(f"{prefix}scale_shift_table", nn.Parameter(torch.empty(9, stream.width)))
+        self.register_parameter(f"{prefix}prompt_scale_shift_table", nn.Parameter(torch.empty(2, stream.width)))
+
+    def forward(
+        self,
+        audio: Tensor,
+        video: Tensor | None,
+        audio_flow: Flow,
+        video_flow: Flow | None,
+        seen: KeysValues | None = None,
+        *,
+        values_only: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """One block's update of both token sequences, (B, T, A) and (B, N, D); `seen` stands for a video apart."""
+        if video is None or video_flow is None:
+            audio = self._attend("audio_", audio, audio_flow, values_only=values_only)
+            if seen is not None:
+                audio = self._look(audio, rms(audio, self.eps), audio_flow, seen)
+            return self._feed_forward("audio_", audio, audio_flow), None
+        video = self._attend("", video, video_flow)
+        audio = self._attend("audio_", audio, audio_flow, values_only=values_only)
+        # Each reads the other stream as it was before.
+        normed_audio, normed_video = rms(audio, self.eps), rms(video, self.eps)
+        video = self._hear(video, normed_video, normed_audio, video_flow, audio_flow)
+        audio = self._look(audio, normed_audio, audio_flow, self._show(normed_video, video_flow))
+        return self._feed_forward("audio_", audio, audio_flow), self._feed_forward("", video, video_flow)
+
+    def pass_apart(self, video: Tensor, flow: Flow) -> tuple[Tensor, KeysValues]:
+        """One block's update of video tokens (B, N, D) that do not hear the audio, and what the audio looks at."""
+        video = self._attend("", video, flow)
+        return self._feed_forward("", video, flow), self._show(rms(video, self.eps), flow)
+
+    def _attend(self, prefix: str, x: Tensor, flow: Flow, *, values_only: bool = False) -> Tensor:
+        """Self-attention, then attention to the text, which is modulated by the sample's sigma."""
+        table = getattr(self, f"{prefix}scale_shift_table")
+        shift, scale, gate, q_shift, q_scale, q_gate = (
+            table[row] + flow.rows_BTKD[..., row, :] for row in (0, 1, 2, 6, 7, 8)
+        )
+        normed = modulate(rms(x, self.eps), scale, shift)
+        rotation = flow.self_rotation
+        attended = getattr(self, f"{prefix}attn1")(normed, normed, rotation, rotation, values_only=values_only)
+        x = torch.addcmul(x, attended, gate.to(x.dtype))
+        prompt_shift, prompt_scale = (
+            getattr(self, f"{prefix}prompt_scale_shift_table") + flow.prompt_rows_BTKD
+        ).unbind(-2)
+        query = modulate(rms(x, self.eps), q_scale, q_shift)
+        context = modulate(flow.context_BSD, prompt_scale, prompt_shift)
+        return torch.addcmul(x, getattr(self, f"{prefix}attn2")(query, context), q_gate.to(x.dtype))
+
+    def _feed_forward(self, prefix: str, x: Tensor, flow: Flow) -> Tensor:
+        table = getattr(self, f"{prefix}scale_shift_table")
+        shift, scale, gate = (table[row] + flow.rows_BTKD[..., row, :] for row in (3, 4, 5))
+        normed = modulate(rms(x, self.eps), scale, shift)
+        return torch.addcmul(x, getattr(self, f"{prefix}ff")(normed), gate.to(x.dtype))
+
+    def _hear(
+        self, video: Tensor, normed_video: Tensor, normed_audio: Tensor, video_flow: Flow, audio_flow: Flow
+    ) -> Tensor:
+        """The video attends to the audio."""
+        audio_rows = _cross_rows(self.scale_shift_table_a2v_ca_audio, audio_flow)
+        video_rows = _cross_rows(self.scale_shift_table_a2v_ca_video, video_flow)
+        heard = self.audio_to_video_attn(
+            modulate(normed_video, video_rows[0], video_rows[1]),
+            modulate(normed_audio, audio_rows[0], audio_rows[1]),
+            video_flow.cross_rotation,
+            audio_flow.cross_rotation,
+        )
+        return _received(video, heard, self.scale_shift_table_a2v_ca_video, video_flow)
+
+    def _show(self, normed_video: Tensor, flow: Flow) -> KeysValues:
+        """What the audio looks at."""
+        rows = _cross_rows(self.scale_shift_table_a2v_ca_video, flow)
+        return self.video_to_audio_attn.keys_values(modulate(normed_video, rows[2], rows[3]), flow.cross_rotation)
+
+    def _look(self, audio: Tensor, normed_audio: Tensor, flow: Flow, seen: KeysValues) -> Tensor:
+        """The audio attends to the video."""
+        rows = _cross_rows(self.scale_shift_table_a2v_ca_audio, flow)
+        looked = self.video_to_audio_attn.look(modulate(normed_audio, rows[2], rows[3]), seen, flow.cross_rotation)
+        return _received(audio, looked, self.scale_shift_table_a2v_ca_audio, flow)
+
+
+def _cross_rows(table_5D: Tensor, flow: Flow) -> tuple[Tensor, ...]:
+    assert flow.cross_rows_BTKD is not None
+    return (table_5D[:4] + flow.cross_rows_BTKD).unbind(-2)
+
+
+def _received(x: Tensor, from_other: Tensor, table_5D: Tensor, flow: Flow) -> Tensor:
+    assert flow.cross_gate_BTD is not None
+    return torch.addcmul(x, from_other, (table_5D[4] + flow.cross_gate_BTD).to(x.dtype))

@@ -1,0 +1,65 @@
+"""Rotary position embedding of the split type, over continuous positions.
+
+In: positions in seconds (and pixels). Out: cosines and sines, and rotated queries and keys.
+B batch, T tokens, X position axes, H heads, F frequencies of a head (half its width).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sonolora.ltx.memory.device_constants import on_device
+
+Rotation = tuple[Tensor, Tensor]
+
+
+def frequencies(count: int, theta: float, *, float64: bool) -> Tensor:
+    """Angular frequencies pi/2 * theta^(k / (count - 1)), float32 (count,).
+
+    Computed in the precision that the checkpoint names: at the top frequency a rounding of the grid shifts the
+    angle by far more than float32 resolves.
+    """
+    dtype = np.float64 if float64 else np.float32
+    exponents = np.linspace(0.0, 1.0, count, dtype=dtype)
+    return torch.from_numpy((np.power(dtype(theta), exponents) * dtype(math.pi / 2)).astype(np.float32))
+
+
+def rotation(
+    positions_BXT: Tensor,
+    max_positions: tuple[float, ...],
+    width: int,
+    heads: int,
+    theta: float,
+    *,
+    float64: bool,
+) -> Rotation:
+    """Cosines and sines (B, H, T, F), float32, F = width / heads / 2.
+
+    Each position u in [0, max] is mapped to [-1, 1]. Frequencies are laid out with the axis changing fastest; what
+    does not divide among the axes is filled in front with unrotated entries. Each head has its own frequencies.
+    """
+    batch, axes, tokens = positions_BXT.shape
+    count = width // 2 // axes
+    device = positions_BXT.device
+    grid = on_device(frequencies, count, theta, device=device, float64=float64)
+    scale = on_device(torch.tensor, max_positions[:axes], device=device)
+    unit_BTX = (positions_BXT.float() / scale[:, None] * 2 - 1).transpose(1, 2)
+    angles = (unit_BTX[:, :, None, :] * grid[:, None]).flatten(2)  # (B, T, count * axes)
+    cos, sin = angles.cos(), angles.sin()
+    rest = width // 2 - count * axes
+    if rest:
+        cos = torch.cat([cos.new_ones(batch, tokens, rest), cos], dim=-1)
+        sin = torch.cat([sin.new_zeros(batch, tokens, rest), sin], dim=-1)
+    by_head = (batch, tokens, heads, -1)
+    return cos.view(by_head).transpose(1, 2), sin.view(by_head).transpose(1, 2)
+
+
+def rotate(x_BHTK: Tensor, by: Rotation) -> Tensor:
+    """Rotate the two halves of each head's channels against each other; computed in float32."""
+    cos, sin = by
+    first, second = x_BHTK.float().chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x_BHTK.dtype)

@@ -1,0 +1,312 @@
+"""The two-stream transformer of LTX-2.3, audio alone or audio with video, under the published parameter names.
+
+In: for each stream its noisy latent tokens, their positions, the noise level and the text context; or, of a video that
+does not hear the audio, the keys and values that `watching` made of it.
+Out: the velocity (noise - clean) of every token.
+
+B batch, T audio tokens, N video tokens, S text tokens, C latent channels, A audio width, D width of either stream,
+X position axes, L blocks, H audio heads, K channels of an audio head.
+Source: the published model, reimplemented from its equations; held to the publisher's own outputs by
+tests/ltx/test_golden.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as computed_again
+
+from sonolora.core.frames import frame_bounds
+from sonolora.ltx.memory.block_offload import stream_blocks
+from sonolora.ltx.memory.weight_policy import PLAIN, Holding, hold
+from sonolora.ltx.model.block import Block, Flow, modulate
+from sonolora.ltx.model.config import StreamConfig, TransformerConfig
+from sonolora.ltx.model.layers import QUERY_PARTS
+from sonolora.ltx.model.rope import Rotation, rotation
+from sonolora.ltx.weights.checkpoint import Checkpoint, load_module
+
+PREFIX = "model.diffusion_model."
+_SINUSOID_CHANNELS = 256
+_AUDIO_STREAM_PARTS = (
+    "audio_attn1",
+    "audio_attn2",
+    "audio_ff",
+    "audio_patchify",
+    "audio_proj_out",
+    "audio_adaln_single",
+    "audio_prompt",
+    "audio_scale_shift_table",
+)
+_WATCHING_PARTS = (  # what the audio needs beside, to look at a video
+    *(f"video_to_audio_attn.{part}" for part in QUERY_PARTS),
+    "scale_shift_table_a2v_ca_audio",
+    "av_ca_audio_scale_shift_adaln_single",
+    "av_ca_v2a_gate_adaln_single",
+)
+_HEARING_PARTS = "audio_to_video_attn", "av_ca_a2v_gate_adaln_single"  # what the video needs to hear the audio
+NO_BLOCKS: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The input of one stream. Tokens where `keep` is true are clean: their timestep is 0."""
+
+    latents_BTC: Tensor
+    positions_BXT: Tensor  # middle of each token: seconds, and for video also height and width in pixels
+    sigma_B: Tensor  # noise level of the sample, in [0, 1]
+    context_BSD: Tensor  # text context
+    keep_BT: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A clean video that does not hear the audio, as far as the audio sees it: what every block looks at."""
+
+    keys_BLHNK: Tensor  # normed and rotated
+    values_BLHNK: Tensor
+
+
+class AdaLayerNorm(nn.Module):
+    """Timestep -> sinusoid -> MLP -> `rows` modulation vectors of the stream's width."""
+
+    def __init__(self, width: int, rows: int) -> None:
+        super().__init__()
+        self.emb = _Embedding(width)
+        self.linear = nn.Linear(width, rows * width)
+        self.rows = rows
+
+    def forward(self, timestep_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Modulations (B, T, rows, D) and the embedded timestep (B, T, D)."""
+        embedded = self.emb(_sinusoid(timestep_BT).to(self.linear.weight.dtype))
+        return self.linear(F.silu(embedded)).unflatten(-1, (self.rows, -1)), embedded
+
+
+class _Embedding(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.timestep_embedder = _TimestepMLP(width)
+
+    def forward(self, sinusoid: Tensor) -> Tensor:
+        return self.timestep_embedder(sinusoid)  # type: ignore[no-any-return]
+
+
+class _TimestepMLP(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(_SINUSOID_CHANNELS, width)
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(F.silu(self.linear_1(x)))  # type: ignore[no-any-return]
+
+
+def _sinusoid(timestep: Tensor) -> Tensor:
+    half = _SINUSOID_CHANNELS // 2
+    steps = torch.arange(half, dtype=torch.float32, device=timestep.device)
+    angle = timestep.float()[..., None] * torch.exp(-math.log(10000.0) / half * steps)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+class Transformer(nn.Module):
+    """The whole network, or as much of it as is used.
+
+    `video=False` builds and needs the audio stream alone, `video=True` both streams, each of which hears the other.
+    With `apart` the video does not hear the audio, so that the two need not run together, and this is the half of one:
+    `video=False` the audio's, which is given its video as `Watched`, and `video=True` the video's, from which
+    `watching` makes these block by block.
+    """
+
+    def __init__(self, config: TransformerConfig, *, video: bool, apart: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.has_video = video
+        self.apart = apart
+        self.recomputed = False  # whether the backward pass computes every block again
+        audio = not (video and apart)
+        if audio:
+            self._add_stream("audio_", config.audio)
+        if video:
+            self._add_stream("", config.video)
+            self.av_ca_video_scale_shift_adaln_single = AdaLayerNorm(config.video.width, 4)
+        if audio and (video or apart):
+            self.av_ca_audio_scale_shift_adaln_single = AdaLayerNorm(config.audio.width, 4)
+            self.av_ca_v2a_gate_adaln_single = AdaLayerNorm(config.audio.width, 1)
+        if audio and video:
+            self.av_ca_a2v_gate_adaln_single = AdaLayerNorm(config.video.width, 1)
+        self.transformer_blocks = nn.ModuleList(Block(config, video=video, apart=apart) for _ in range(config.layers))
+
+    def _add_stream(self, prefix: str, stream: StreamConfig) -> None:
+        self.add_module(f"{prefix}patchify_proj", nn.Linear(stream.channels, stream.width))
+        self.add_module(f"{prefix}adaln_single", AdaLayerNorm(stream.width, 9))
+        self.add_module(f"{prefix}prompt_adaln_single", AdaLayerNorm(stream.width, 2))
+        self.add_module(f"{prefix}proj_out", nn.Linear(stream.width, stream.channels))
+        self.register_parameter(f"{prefix}scale_shift_table", nn.Parameter(torch.empty(2, stream.width)))
+
+    def forward(
+        self, audio: Stream, video: Stream | Watched | None = None, *, values_only_blocks: frozenset[int] = NO_BLOCKS
+    ) -> tuple[Tensor, Tensor | None]:
+        """Velocities of the audio tokens (B, T, C) and of the video tokens (B, N, C), if there are any.
+
+        In the blocks named by `values_only_blocks` the audio self-attention passes values through (the perturbed
+        prediction of spatio-temporal guidance). Raises `ValueError` for a video that the network was not built for.
+        """
+        if video is not None and not isinstance(video, Watched if self.apart else Stream if self.has_video else ()):
+            raise ValueError(f"this transformer was built {self._built}, and is given {type(video).__name__}")
+        x_video = video_flow = video_embedded = seen = other_sigma_B = None
+        if isinstance(video, Stream):
+            x_video, video_flow, video_embedded = self._enter("", video, crosses=True, other_sigma_B=audio.sigma_B)
+            other_sigma_B = video.sigma_B
+        elif video is not None:
+            other_sigma_B = torch.zeros_like(audio.sigma_B)
+        x_audio, audio_flow, audio_embedded = self._enter(
+            "audio_", audio, crosses=video is not None, other_sigma_B=other_sigma_B
+        )
+        for index, block in enumerate(self.transformer_blocks):
+            values_only = index in values_only_blocks
+            if isinstance(video, Watched):
+                seen = video.keys_BLHNK[:, index], video.values_BLHNK[:, index]
+            inputs = x_audio, x_video, audio_flow, video_flow, seen
+            if self.recomputed and torch.is_grad_enabled():
+                x_audio, x_video = computed_again(
+                    block, *inputs, values_only=values_only, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                x_audio, x_video = block(*inputs, values_only=values_only)
+        audio_velocity = self._leave("audio_", x_audio, audio_embedded)
+        if x_video is None or video_embedded is None:
+            return audio_velocity, None
+        return audio_velocity, self._leave("", x_video, video_embedded)
+
+    @property
+    def _built(self) -> str:
+        if self.apart:
+            return "for a video apart"
+        return f"{'with' if self.has_video else 'without'} its video stream"
+
+    def enter_apart(self, video: Stream) -> tuple[Tensor, Flow]:
+        """Tokens (B, N, D) of a video that does not hear the audio, and what `Block.pass_apart` needs beside them."""
+        tokens, flow, _ = self._enter("", video, crosses=True)
+        return tokens, flow
+
+    def _enter(
+        self, prefix: str, stream: Stream, *, crosses: bool, other_sigma_B: Tensor | None = None
+    ) -> tuple[Tensor, Flow, Tensor]:
+        """A stream's tokens, what is the same for all blocks, and its embedded timestep.
+
+        `crosses`: whether it looks at the other or is looked at. `other_sigma_B` of the one that it looks at.
+        """
+        config = self.config.audio if prefix else self.config.video
+        dtype: torch.dtype = self.get_parameter(f"{prefix}patchify_proj.weight").dtype
+        sigma_B1 = stream.sigma_B[:, None]
+
+        def rows(adaln: AdaLayerNorm, scale: float) -> tuple[Tensor, Tensor]:
+            modulations, embedded = adaln(sigma_B1 * scale)
+            if stream.keep_BT is None:
+                return modulations, embedded
+            # A token's timestep is either sigma or 0: two rows a sample are computed, not one a token.
+            clean_modulations, clean_embedded = adaln(torch.zeros_like(sigma_B1))
+            keep_BT1 = stream.keep_BT[..., None]
+            return (
+                torch.where(keep_BT1[..., None], clean_modulations, modulations),
+                torch.where(keep_BT1, clean_embedded, embedded),
+            )
+
+        scale = self.config.timestep_scale
+        modulations, embedded = rows(getattr(self, f"{prefix}adaln_single"), scale)
+        prompt_rows, _ = getattr(self, f"{prefix}prompt_adaln_single")(sigma_B1 * scale)
+        cross_rows = cross_gate = cross_rotation = None
+        # Published: the scales and shifts follow the stream's own timesteps, the gate the other's sigma.
+        if other_sigma_B is not None:
+            gate = self.av_ca_v2a_gate_adaln_single if prefix else self.av_ca_a2v_gate_adaln_single
+            gate_rows, _ = gate(other_sigma_B[:, None] * self.config.av_timestep_scale)
+            cross_gate = gate_rows.squeeze(-2)
+        if crosses:
+            cross_rows, _ = rows(getattr(self, f"av_ca_{prefix or 'video_'}scale_shift_adaln_single"), scale)
+            latest = max(self.config.audio.max_positions[0], self.config.video.max_positions[0])
+            cross_rotation = self._rotation(stream.positions_BXT[:, :1], (latest,), self.config.audio)
+        flow = Flow(
+            modulations,
+            prompt_rows,
+            stream.context_BSD.to(dtype),
+            self._rotation(stream.positions_BXT, config.max_positions, config),
+            cross_rows,
+            cross_gate,
+            cross_rotation,
+        )
+        return getattr(self, f"{prefix}patchify_proj")(stream.latents_BTC.to(dtype)), flow, embedded
+
+    def _rotation(self, positions: Tensor, max_positions: tuple[float, ...], like: StreamConfig) -> Rotation:
+        return rotation(
+            positions,
+            max_positions,
+            like.width,
+            like.heads,
+            self.config.theta,
+            float64=self.config.float64_frequencies,
+        )
+
+    def _leave(self, prefix: str, x: Tensor, embedded: Tensor) -> Tensor:
+        table = getattr(self, f"{prefix}scale_shift_table")
+        shift, scale = table[0] + embedded, table[1] + embedded
+        normed = F.layer_norm(x, (x.shape[-1],), eps=self.config.eps)
+        return getattr(self, f"{prefix}proj_out")(modulate(normed, scale, shift))  # type: ignore[no-any-return]
+
+
+def audio_token_middles(frames: int) -> Tensor:
+    """Middles of the audio latent frames in seconds, (frames,)."""
+    # Rounded to float32 before the mean, as published: the highest frequencies magnify the last bit.
+    return torch.tensor(frame_bounds(frames)).mean(dim=-1)
+
+
+def load_transformer(
+    checkpoint: Checkpoint,
+    *,
+    video: bool,
+    apart: bool = False,
+    device: torch.device,
+    dtype: torch.dtype,
+    holding: Holding = PLAIN,
+) -> Transformer:
+    """Read the transformer from a checkpoint; with `video=False` only the 35 % of its tensors that audio needs.
+
+    What `holding` keeps in less memory is never there in full.
+    """
+    config = TransformerConfig.from_header(checkpoint.section("transformer"))
+    with torch.device("meta"):
+        model = Transformer(config, video=video, apart=apart)
+    load_module(
+        model,
+        checkpoint,
+        file_name=lambda name: PREFIX + name,
+        claims=[name for name in checkpoint.names(PREFIX) if belongs(name, video=video, apart=apart)],
+        device=device,
+        dtype=dtype,
+        hold=lambda name, tensor: hold(model, name, tensor, holding),
+    )
+    run_as_held(model, holding, device)
+    return model
+
+
+def run_as_held(model: Transformer, holding: Holding, device: torch.device) -> None:
+    """Let a model whose weights are where they belong run as `holding` says."""
+    blocks = list(model.transformer_blocks)
+    model.recomputed = holding.recomputed
+    if holding.streamed:
+        stream_blocks(blocks, device)
+    if holding.compiled:
+        for block in blocks:  # all by the same code, which is compiled once
+            block.compile()
+
+
+def belongs(name: str, *, video: bool, apart: bool = False) -> bool:
+    """Whether a name in the file under `PREFIX` is of a `Transformer` so built."""
+    if "embeddings_connector" in name:
+        return False
+    if video and not apart:
+        return True
+    audio = any(part in name for part in (*_AUDIO_STREAM_PARTS, *(_WATCHING_PARTS if apart else ())))
+    return not audio and not any(part in name for part in _HEARING_PARTS) if video else audio

@@ -1,0 +1,231 @@
+"""An excerpt: a safetensors file that holds some tensors of a larger one, and that grows when more are needed.
+
+In: the table of the larger file and a way to read its bytes from wherever it is. Out: a local file that any reader of
+safetensors takes, with nothing read but the bytes of its tensors. What is under way is never seen under the file's
+own name, and goes on where it broke off.
+
+Beside the excerpt FILE lie FILE.sha256, the checksum of each tensor as it came, and FILE.lock; while something is
+under way also FILE.part and FILE.part.done, the places that are filled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+from filelock import FileLock
+
+from sonolora.core.atomic_files import write_json
+from sonolora.core.errors import CheckpointError
+from sonolora.ltx.weights.checkpoint import Checkpoint, TensorInfo
+
+Progress = Callable[[int, int], None]  # bytes so far, bytes in all
+Read = Callable[[int, int], Iterator[bytes]]  # the bytes from a start to before an end, in blocks
+WORKERS = 8
+_SPAN_BYTES = 32 << 20
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bytes `start` to before `end` of a source, and the place `to` where they go."""
+
+    start: int
+    end: int
+    to: int
+
+
+def beside(path: Path, ending: str) -> Path:
+    """A file that belongs to the excerpt at `path`."""
+    return path.with_name(f"{path.name}.{ending}")
+
+
+def held(path: Path) -> Checkpoint | None:
+    """The excerpt as it is now."""
+    return Checkpoint.open(path) if path.exists() else None
+
+
+def grow(
+    path: Path,
+    whole: Mapping[str, TensorInfo],
+    names: Collection[str],
+    metadata: Mapping[str, str],
+    read: Read,
+    progress: Progress | None = None,
+) -> None:
+    """Make the excerpt at `path` hold at least these tensors of the `whole` file, whose bytes `read` gives.
+
+    What it has is copied, what it lacks is read; then it is replaced, so that whoever reads it is not disturbed. One
+    process works, others wait for it and have the tensors too. Raises `CheckpointError` when the disk has no room
+    or has changed what it kept; what `read` raises comes through, and leaves what came so far for the next time.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(beside(path, "lock")):
+        old = held(path)
+        if old is not None:
+            names = old.tensors.keys() | set(names)
+        if old is None or names != old.tensors.keys():
+            header, places = layout(whole, names, metadata)
+            have = {name: to for name, to in places.items() if old and name in old.tensors}
+            lack = {name: to for name, to in places.items() if name not in have}
+            work: list[tuple[Span, Read]] = []
+            work += [(span, partial(_read_file, path)) for span in spans(old.tensors if old else {}, have)]
+            work += [(span, read) for span in spans(whole, lack)]
+            _Transfer(beside(path, "part"), header, work, progress).run()
+            _seal(path, beside(path, "part"))
+
+
+def layout(
+    whole: Mapping[str, TensorInfo], names: Collection[str], metadata: Mapping[str, str]
+) -> tuple[bytes, dict[str, int]]:
+    """The first bytes of a file of just these tensors, and where in it each begins.
+
+    Their order is that of the source, float32 first, so that what is together there is together here.
+    """
+    table: dict[str, object] = {"__metadata__": dict(metadata)}
+    places, at = {}, 0
+    for name in sorted(names, key=lambda name: (whole[name].dtype != "F32", whole[name].start)):
+        info = whole[name]
+        places[name], at = at, at + info.end - info.start
+        table[name] = {"dtype": info.dtype, "shape": info.shape, "data_offsets": [places[name], at]}
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, {name: 8 + len(text) + place for name, place in places.items()}
+
+
+def spans(source: Mapping[str, TensorInfo], places: Mapping[str, int], most: int = _SPAN_BYTES) -> list[Span]:
+    """The fewest spans of at most `most` bytes that bring each tensor to its place, and not a byte besides."""
+    runs: list[Span] = []
+    for name in sorted(places, key=lambda name: source[name].start):
+        info, to = source[name], places[name]
+        last = runs[-1] if runs else None
+        if last and (last.end, last.to + last.end - last.start) == (info.start, to):
+            runs[-1] = Span(last.start, info.end, last.to)
+        elif info.end > info.start:
+            runs.append(Span(info.start, info.end, to))
+    return [
+        Span(start, min(start + most, run.end), run.to + start - run.start)
+        for run in runs
+        for start in range(run.start, run.end, most)
+    ]
+
+
+def damaged(path: Path) -> list[str]:
+    """The tensors of an excerpt whose bytes are no longer those that came."""
+    sums = _kept_sums(path)
+    return [name for name, digest in _sums(Checkpoint.open(path)).items() if sums.get(name) != digest]
+
+
+class _Transfer:
+    """One filling of a file by several threads; done again after a failure, it leaves out what is done."""
+
+    def __init__(
+        self, part: Path, header: bytes, work: Collection[tuple[Span, Read]], progress: Progress | None
+    ) -> None:
+        self.part, self.done, self.header = part, beside(part, "done"), header
+        self.work, self.progress = work, progress
+        self.total = sum(span.end - span.start for span, _ in work)
+        self.size = len(header) + self.total
+        self._stop, self._lock, self._bytes = threading.Event(), threading.Lock(), 0
+
+    def run(self) -> None:
+        mark = sha256(self.header).hexdigest()
+        filled = self._filled(mark)
+        if not filled:
+            self._begin(mark)
+        self._advance(sum(span.end - span.start for span, _ in self.work if span.to in filled))
+        with ThreadPoolExecutor(WORKERS) as pool:
+            tasks = [pool.submit(self._fill, span, read) for span, read in self.work if span.to not in filled]
+            try:
+                for task in as_completed(tasks):
+                    task.result()
+            except BaseException:
+                self._stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _filled(self, mark: str) -> set[int]:
+        """The places that earlier tries filled, if they were at this same file."""
+        if not self.part.exists() or not self.done.exists() or self.part.stat().st_size != self.size:
+            return set()
+        first, *places = self.done.read_text("ascii").splitlines() or [""]
+        return {int(place) for place in places} if first == mark else set()
+
+    def _begin(self, mark: str) -> None:
+        self.part.unlink(missing_ok=True)
+        if (free := shutil.disk_usage(self.part.parent).free) < self.size:
+            raise CheckpointError(
+                f"{self.part.parent}: {self.size / 1e9:.1f} GB are needed here, {free / 1e9:.1f} GB are free. "
+                "Make room, or set SONOLORA_MODELS to a folder on another disk"
+            )
+        self.done.write_text(f"{mark}\n", "ascii")
+        with self.part.open("wb") as file:
+            file.write(self.header)
+            file.truncate(self.size)
+
+    def _fill(self, span: Span, read: Read) -> None:
+        with self.part.open("r+b") as file:
+            file.seek(span.to)
+            for block in read(span.start, span.end):
+                if self._stop.is_set():
+                    return
+                file.write(block)
+                self._advance(len(block))
+            file.flush()
+            os.fsync(file.fileno())  # what is noted as done must outlast a power cut
+        with self._lock, self.done.open("a", encoding="ascii") as done:
+            done.write(f"{span.to}\n")
+
+    def _advance(self, count: int) -> None:
+        with self._lock:
+            self._bytes += count
+            if self.progress:
+                self.progress(self._bytes, self.total)
+
+
+def _seal(path: Path, part: Path) -> None:
+    """Hold the tensors that were there before to their checksums, keep those of all, and put the file in place."""
+    before, sums = _kept_sums(path) if path.exists() else {}, _sums(Checkpoint.open(part))
+    # A crash between the last two lines leaves sums of tensors that the file does not have.
+    if wrong := [name for name, digest in before.items() if sums.get(name, digest) != digest]:
+        for file in (path, part, beside(part, "done"), beside(path, "sha256")):
+            file.unlink()
+        raise CheckpointError(f"{path}: its tensor {wrong[0]} was damaged on the disk. It is removed; start again")
+    write_json(beside(path, "sha256"), sums)
+    part.replace(path)
+    beside(part, "done").unlink()  # not before: a kill above leaves all that came for the next time
+
+
+def _kept_sums(path: Path) -> dict[str, str]:
+    try:
+        sums: dict[str, str] = json.loads(beside(path, "sha256").read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: its checksums cannot be read; remove it and start again") from error
+    return sums
+
+
+def _sums(checkpoint: Checkpoint) -> dict[str, str]:
+    def digest(info: TensorInfo) -> str:
+        found = sha256()
+        for block in _read_file(checkpoint.path, info.start, info.end):
+            found.update(block)
+        return found.hexdigest()
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        return dict(zip(checkpoint.tensors, pool.map(digest, checkpoint.tensors.values()), strict=True))
+
+
+def _read_file(path: Path, start: int, end: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(start)
+        while start < end and (block := file.read(min(_BLOCK_BYTES, end - start))):
+            start += len(block)
+            yield block

@@ -1,0 +1,204 @@
+"""The networks of a base as shapes alone: what each takes in memory, and each on the meta device to be run there.
+
+In: a base, or LTX-2.3 as published when its files are not here. Out: bytes by the checkpoint's own header, and modules
+whose tensors have the dtypes that loading gives them. No weight is read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers.models.gemma3 import Gemma3TextConfig
+
+from sonolora.core.errors import InputError, SonoloraError
+from sonolora.ltx.codec.audio_codec import AudioCodec, build_log_mel, build_vae, build_vocoder
+from sonolora.ltx.codec.video_encoder import VideoEncoder
+from sonolora.ltx.memory.block_offload import ROOMS
+from sonolora.ltx.memory.weight_policy import PLAIN, Holding, hold
+from sonolora.ltx.model.config import TransformerConfig
+from sonolora.ltx.model.transformer import PREFIX, Transformer
+from sonolora.ltx.text.text_encoder import PUBLISHED_TOKENS, TextEncoder, Tokenizer, load_tokenizer
+from sonolora.ltx.text.text_projector import empty_projectors
+from sonolora.ltx.weights.base import Base, find_base
+from sonolora.ltx.weights.checkpoint import Outline, TensorInfo
+from sonolora.ltx.weights.tensor_table import (
+    LTX23_CONFIG,
+    LTX23_TEXT_STATES,
+    PublishedTensor,
+    needed,
+    published_tensors,
+)
+
+PUBLISHED_NAME = "ltx-2.3"
+META = torch.device("meta")
+# Of google/gemma-3-12b-it; everything else is as the architecture has it by default.
+_GEMMA_12B = {
+    "vocab_size": 262208,
+    "hidden_size": 3840,
+    "intermediate_size": 15360,
+    "num_hidden_layers": LTX23_TEXT_STATES - 1,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 256,
+    "sliding_window": 1024,
+}
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class BaseShape:
+    """A base without its weights. Two of the same fingerprint are equal."""
+
+    name: str
+    fingerprint: str
+    config: Mapping[str, Any] = field(compare=False)  # the sections of the checkpoint's header
+    metadata: Mapping[str, Any] = field(compare=False)  # whatever else the header says
+    tensors: Mapping[str, TensorInfo | PublishedTensor] = field(compare=False)
+    text_config: Gemma3TextConfig = field(compare=False)
+    text_places: int = field(compare=False)  # of a context
+
+    @classmethod
+    def of(cls, base: Base) -> BaseShape:
+        """That of a base that is here. Raises `CheckpointError` when it does not hold together."""
+        from sonolora.ltx.text.language_model import read_text_config  # takes a second, for which no import should wait
+
+        places = load_tokenizer(base.checkpoint, base.text_encoder).max_tokens
+        sections = {name: base.checkpoint.section(name) for name in ("transformer", "audio_vae", "vocoder", "vae")}
+        checkpoint, text = base.checkpoint, read_text_config(base.text_encoder)
+        return cls(base.name, base.fingerprint, sections, checkpoint.metadata, checkpoint.tensors, text, places)
+
+    @classmethod
+    def published(cls) -> BaseShape:
+        """LTX-2.3 with Gemma 3 12B, by the published table."""
+        text = Gemma3TextConfig(**_GEMMA_12B)
+        return cls(PUBLISHED_NAME, "published", LTX23_CONFIG, {}, published_tensors(), text, PUBLISHED_TOKENS)
+
+    @classmethod
+    def find(cls, name: str) -> BaseShape:
+        """By a base's name; `ltx-2.3` need not be here. Raises `SonoloraError` for any other that is not."""
+        try:
+            base = find_base(name)
+        except SonoloraError:
+            if name != PUBLISHED_NAME:
+                raise
+            return cls.published()
+        return cls.of(base)
+
+    def with_layers(self, layers: int) -> BaseShape:
+        """The same with the first so many layers alone. Raises `InputError` when there are not so many."""
+        most = self.transformer_config.layers
+        if not 0 < layers <= most:
+            raise InputError.of("layers", f"{self.name} has {most} layers, not {layers}")
+        if layers == most:
+            return self
+        config = {**self.config, "transformer": {**self.config["transformer"], "num_layers": layers}}
+        name = f"{self.name} with {layers} of its {most} layers"
+        return replace(self, name=name, fingerprint=f"{self.fingerprint}-{layers}", config=config)
+
+    @cached_property
+    def transformer_config(self) -> TransformerConfig:
+        """The transformer's section of the header."""
+        return TransformerConfig.from_header(self.config["transformer"])
+
+    def transformer_bytes(
+        self, dtype: torch.dtype, *, video: bool, apart: bool = False, holding: Holding = PLAIN
+    ) -> int:
+        """What a `Transformer` so built and held takes on the device."""
+        ends, block = self._transformer_parts(dtype, video, apart, holding)
+        return ends + block * (ROOMS if holding.streamed else self.transformer_config.layers)
+
+    def waiting_bytes(self, dtype: torch.dtype, *, video: bool, apart: bool = False, holding: Holding = PLAIN) -> int:
+        """What of it waits in the host's memory."""
+        _, block = self._transformer_parts(dtype, video, apart, holding)
+        return block * self.transformer_config.layers if holding.streamed else 0
+
+    def _transformer_parts(self, dtype: torch.dtype, video: bool, apart: bool, holding: Holding) -> tuple[int, int]:
+        """Bytes outside of the blocks, and of a block; they are all alike."""
+        model = self.transformer(1, dtype, video=video, apart=apart, holding=holding)
+        block = _size(model.transformer_blocks)
+        return _size(model) - block, block
+
+    def codec_bytes(self) -> int:
+        """What the audio codec and the vocoder hold, always in float32."""
+        return self._bytes(torch.float32, False, lambda name: name.startswith(("audio_vae.", "vocoder.")))
+
+    def video_encoder_bytes(self, dtype: torch.dtype) -> int:
+        """What the video encoder holds."""
+        return self._bytes(dtype, True, lambda name: name.startswith("vae."))
+
+    def _bytes(self, dtype: torch.dtype, video: bool, belongs: Callable[[str], bool]) -> int:
+        return sum(
+            math.prod(self.tensors[name].shape) * self._dtype(name, dtype).itemsize
+            for name in needed(self.tensors, video=video)
+            if belongs(name)
+        )
+
+    def _dtype(self, name: str, dtype: torch.dtype) -> torch.dtype:
+        info = self.tensors.get(name)  # that it is missing is said when it is loaded
+        return torch.float32 if info is not None and info.dtype == "F32" else dtype
+
+    def transformer(
+        self, layers: int, dtype: torch.dtype, *, video: bool, apart: bool = False, holding: Holding = PLAIN
+    ) -> Transformer:
+        """The first so many of its layers, all in one place."""
+        with META:
+            model = Transformer(replace(self.transformer_config, layers=layers), video=video, apart=apart)
+        here = replace(holding, streamed=False)
+        model.recomputed = holding.recomputed
+        return self._as_loaded(
+            model, lambda name: PREFIX + name, dtype, lambda name, tensor: hold(model, name, tensor, here)
+        )
+
+    @cached_property
+    def codec(self) -> AudioCodec:
+        """Encoder, decoder and vocoder."""
+        with META:
+            vae = build_vae(self.config["audio_vae"])
+            vocoder = build_vocoder(self.config["vocoder"], vae)
+        for module in (vae, vocoder):
+            module.requires_grad_(False).eval()
+        return AudioCodec(vae, vocoder, build_log_mel(self.config["audio_vae"], META))
+
+    def video_encoder(self, dtype: torch.dtype) -> VideoEncoder:
+        """The encoder of films."""
+        with META:
+            encoder = VideoEncoder(self.config["vae"])
+        return self._as_loaded(encoder, encoder.file_name, dtype)
+
+    def text_encoder(self, tokenizer: Tokenizer, dtype: torch.dtype, *, video: bool) -> TextEncoder:
+        """The text encoder, whose parts are read from nowhere as they are needed."""
+        from sonolora.ltx.text.language_model import LanguageModel, tensor_shapes
+
+        gemma = {name: TensorInfo("BF16", size, 0, 0) for name, size in tensor_shapes(self.text_config).items()}
+        files = dict.fromkeys(gemma, Outline(Path(self.name), gemma, {}))
+        own = {name: TensorInfo(info.dtype, tuple(info.shape), 0, 0) for name, info in self.tensors.items()}
+        checkpoint = Outline(Path(self.name), own, {"config": self.config})
+        language_model = LanguageModel(self.text_config, files, "", device=META, dtype=dtype, host=META)
+        return TextEncoder(tokenizer, language_model, checkpoint, empty_projectors(checkpoint, video=video))
+
+    def _as_loaded(
+        self,
+        module: _Module,
+        file_name: Callable[[str], str],
+        dtype: torch.dtype,
+        hold: Callable[[str, Tensor], Tensor | None] = lambda _, tensor: tensor,
+    ) -> _Module:
+        """With the dtypes, frozen and in eval mode, as `load_module` leaves it."""
+        state = {}
+        for name, tensor in module.state_dict().items():
+            read = torch.empty(tensor.shape, dtype=self._dtype(file_name(name), dtype), device=META)
+            if (held := hold(name, read)) is not None:
+                state[name] = held
+        module.load_state_dict(state, strict=True, assign=True)
+        return module.requires_grad_(False).eval()
+
+
+def _size(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))

@@ -1,0 +1,61 @@
+"""A training step with random weights on random data, made on the device itself: it takes as long as a real one.
+
+In: a base's shape, how many of its layers, what a step is made of. Out: a `Trainer` and its model. No file is read.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from sonolora.ltx.lora.adapters import add_adapters
+from sonolora.ltx.memory.quantised import QuantisedLinear, quantise
+from sonolora.ltx.model.transformer import Transformer, run_as_held
+from sonolora.planning.base_shape import BaseShape
+from sonolora.planning.run_settings import compute_dtype
+from sonolora.planning.work_counts import Step, make_example
+from sonolora.training.trainer import Trainer, TrainingConfig
+
+_SEED = 0
+_LEARNING_RATE = 1e-4
+_SPREAD = 0.02
+_MANY = 1 << 20  # steps, over which the learning rate falls
+
+
+def synthetic_model(shape: BaseShape, layers: int, step: Step, device: torch.device) -> Transformer:
+    """The first so many layers of the transformer of that shape, as a run holds it, with random weights."""
+    tokens = step.tokens
+    model = shape.transformer(
+        layers, compute_dtype(device), video=tokens.joint, apart=tokens.apart, holding=step.holding
+    )
+    blocks, model.transformer_blocks = model.transformer_blocks, nn.ModuleList()
+    _fill(model, device, step.holding.weights)
+    for block in blocks:  # what is streamed is never there as a whole
+        _fill(block, device, step.holding.weights).to("cpu" if step.holding.streamed else device)
+    model.transformer_blocks = blocks
+    run_as_held(model, step.holding, device)
+    return model
+
+
+@torch.no_grad()
+def _fill(module: nn.Module, device: torch.device, weights: str) -> nn.Module:
+    module.to_empty(device=device)
+    for parameter in module.parameters():
+        parameter.normal_(std=_SPREAD)
+    for layer in module.modules():
+        if isinstance(layer, QuantisedLinear):  # zeros would need less power, and a card could run faster for it
+            weight = torch.randn(layer.out_features, layer.in_features, device=device) * _SPREAD
+            for held, values in zip((layer.codes, layer.scales), quantise(weight, weights), strict=True):
+                held.copy_(values)
+    return module
+
+
+def synthetic_trainer(
+    shape: BaseShape, layers: int, step: Step, device: torch.device, *, static: bool = False
+) -> tuple[Trainer, Transformer]:
+    """A trainer of such a model on one example."""
+    model = synthetic_model(shape, layers, step, device)
+    adapters = add_adapters(model, step.targets, step.rank, _SEED)
+    example = make_example(shape, step.tokens, device, compute_dtype(device), layers)
+    config = TrainingConfig(_MANY, _LEARNING_RATE, _SEED, step.batch_size)
+    return Trainer(model, adapters, [example], config, static=static), model

@@ -1,0 +1,92 @@
+"""Films that do not hear the audio: the examples of a run, or of one sound, with what the audio sees of them.
+
+In: examples with a `Video`. Out: the same with `Watched`, and the place where they are: the device when there is room
+for all, else the host's pinned memory, from which each is copied when it is its turn. No GPU has run it yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from sonolora.conditioning import Example, Video, map_tensors
+from sonolora.core.errors import InputError
+from sonolora.core.progress import Progress
+from sonolora.data.prepared import Prepared
+from sonolora.ltx.model.config import TransformerConfig
+from sonolora.ltx.model.frozen_video import watch, watched_bytes
+from sonolora.ltx.weights.checkpoint import Checkpoint
+from sonolora.planning.base_shape import BaseShape
+from sonolora.planning.memory_fit import available_bytes
+from sonolora.planning.needs import count_needs
+from sonolora.runs.loaded_networks import Networks
+
+if TYPE_CHECKING:
+    from sonolora.runs.train import Run
+
+_CPU = torch.device("cpu")
+
+
+def watch_films(run: Run, prepared: Prepared, networks: Networks, progress: Progress) -> tuple[Prepared, torch.device]:
+    """All examples and previews of a run, watched; and where they are. Raises `InputError` when there is no room."""
+    checkpoint, device, dtype = networks.base.checkpoint, networks.device, networks.dtype
+    config = TransformerConfig.from_header(checkpoint.section("transformer"))
+    examples = [*prepared.examples, *(one for item in prepared.previews for one in (item.example, item.negative))]
+    sizes = [
+        watched_bytes(config, one.video.latents_BNC.shape[1], dtype) for one in examples if isinstance(one.video, Video)
+    ]
+    place = _place(run, device, sizes)
+    progress.phase("watching the films", config.layers)
+    watched = iter(
+        with_films_watched(examples, checkpoint, device=device, dtype=dtype, place=place, advance=progress.advance)
+    )
+    where = "on the device" if place == device else "in the host's memory"
+    what = f"{len(prepared.examples)} films" + (f" and {len(prepared.previews)} previews" if prepared.previews else "")
+    progress.message(f"what the audio sees of {what}: {sum(sizes) / 1e9:,.2f} GB {where}")
+    return (
+        replace(
+            prepared,
+            examples=tuple(next(watched) for _ in prepared.examples),
+            previews=tuple(replace(item, example=next(watched), negative=next(watched)) for item in prepared.previews),
+        ),
+        place,
+    )
+
+
+def with_films_watched(
+    examples: Sequence[Example],
+    checkpoint: Checkpoint,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    place: torch.device,
+    advance: Callable[[], object] = lambda: None,
+) -> list[Example]:
+    """Examples on `place`, with `Watched` for their `Video`. `advance` is called after each block of the network."""
+    videos = [example.video.stream for example in examples if isinstance(example.video, Video)]
+    seen = watch(checkpoint, videos, device=device, dtype=dtype, park=place, advance=advance)
+    placed = [replace(example, video=video).to(place) for example, video in zip(examples, seen, strict=True)]
+    if device.type == "cuda" and place.type == "cpu":  # all of it, so that no copy waits
+        return [map_tensors(lambda parts: parts[0].pin_memory(), example) for example in placed]
+    return placed
+
+
+def _place(run: Run, device: torch.device, sizes: Sequence[int]) -> torch.device:
+    """The device, if all that a run needs fits beside them; else the host."""
+    if device.type == "cuda":
+        needs = count_needs(BaseShape.of(run.base), run.mode, run.request, run.settings, device)
+        if needs.peak + sum(sizes) <= available_bytes(device):
+            return device
+        # Keys and values are half of it each, and torch pins memory in powers of two.
+        sizes = [2 << (size // 2 - 1).bit_length() for size in sizes]
+    if sum(sizes) > (free := available_bytes(_CPU)):
+        raise InputError.of(
+            "number_of_frames",
+            f"what the audio sees of {len(sizes)} films takes {sum(sizes) / 1e9:,.1f} GB of the host's memory, where "
+            f"{free / 1e9:,.1f} GB are free: give fewer clips, a lower resolution or number_of_frames, or "
+            "--v2a-video joint",
+        )
+    return _CPU

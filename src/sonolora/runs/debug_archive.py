@@ -1,0 +1,75 @@
+"""`debug_dataset.zip`: the data as the model is trained on it, to be listened to.
+
+For each clip: `<name>_fitted.wav` as it went into the codec, `<name>_decoded.wav` as the codec gives it back (what it
+cannot keep, no LoRA can learn), `<name>.png` of the decoded sound, `<name>.txt` with the full caption, and where the
+mode has them `<name>_fitted.mp4` (the film in half its size), `<name>_reference_fitted.wav`,
+`<name>_reference_decoded.wav` and `<name>_mask.json` (the seconds that are made anew; what is kept is decoded with
+silence in their place, as the model is given it). And the report.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sonolora.analysis.spectrogram import draw_waveform_and_mel
+from sonolora.core.atomic_files import atomic_write
+from sonolora.data.clips import Clip
+from sonolora.data.prepared import Prepared
+from sonolora.ltx.codec.audio_codec import AudioCodec
+from sonolora.media.audio import Waveform
+from sonolora.media.write_audio import write_wav
+from sonolora.runs.check_data import PAGE
+from sonolora.runs.report_page import film_of
+
+
+@torch.inference_mode()
+def write_debug_dataset(
+    path: Path,
+    clips: Sequence[Clip],
+    prepared: Prepared,
+    codec: AudioCodec,
+    folder: Path,
+    advance: Callable[[str], None],
+) -> None:
+    """Write the archive, atomically. `folder` is the run's, with the report on the clips and their films in it.
+
+    `advance` is told the name of each clip that is in the archive.
+    """
+    with (
+        atomic_write(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=".debug-") as scratch,
+    ):
+        archive.write(folder / "report.json", "report.json")
+        for number, (clip, example) in enumerate(zip(clips, prepared.examples, strict=True), start=1):
+            decoded = _decoded(codec, example.latents_BTC, clip.audio.seconds)
+            sounds = {"fitted": clip.audio, "decoded": decoded}
+            if clip.reference is not None and example.reference_BRC is not None:
+                sounds["reference_fitted"] = clip.reference
+                sounds["reference_decoded"] = _decoded(codec, example.reference_BRC, clip.reference.seconds)
+            for name, sound in sounds.items():
+                write_wav(Path(scratch) / "sound.wav", sound)
+                archive.write(Path(scratch) / "sound.wav", f"{clip.name}_{name}.wav")
+            picture = Path(scratch) / "decoded.png"
+            draw_waveform_and_mel(picture, decoded, f"{clip.name}, through the codec: {clip.caption}")
+            archive.write(picture, f"{clip.name}.png")
+            archive.writestr(f"{clip.name}.txt", clip.caption)
+            if (film := film_of(folder / PAGE, number)).exists():
+                archive.write(film, f"{clip.name}_fitted.mp4")
+            if clip.regenerate is not None:
+                archive.writestr(f"{clip.name}_mask.json", json.dumps(clip.regenerate))
+            advance(clip.name)
+
+
+def _decoded(codec: AudioCodec, latents_BTC: Tensor, seconds: float) -> Waveform:
+    samples = codec.decode(latents_BTC.to(codec.vae.latents_mean.device))[0].cpu().numpy()
+    wanted = round(seconds * codec.output_sample_rate)
+    return Waveform(np.ascontiguousarray(samples[:, :wanted]), codec.output_sample_rate)

@@ -1,0 +1,67 @@
+"""The networks of one base on one device, loaded when they are first needed and kept for the next run.
+
+In: a base and a device. Out: the codec, the text encoder and the transformer. A run that is given networks which were
+used before has the result, byte for byte, that it has with new ones: nothing of a run stays in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+
+import torch
+
+from sonolora.ltx.codec.audio_codec import AudioCodec, load_audio_codec
+from sonolora.ltx.lora.adapters import remove_adapters
+from sonolora.ltx.memory.weight_policy import PLAIN, Holding
+from sonolora.ltx.model.transformer import Transformer, load_transformer
+from sonolora.ltx.text.text_encoder import TextEncoder, load_text_encoder
+from sonolora.ltx.weights.base import Base
+from sonolora.planning.run_settings import compute_dtype
+
+
+class Networks:
+    """One transformer is kept, of one form: two would not fit on the cards that one fits on.
+
+    Of the text encoder nothing is kept: it is read when texts are encoded.
+    """
+
+    def __init__(self, base: Base, device: torch.device) -> None:
+        self.base = base
+        self.device = device
+        self.dtype = compute_dtype(device)
+        self._transformer: Transformer | None = None
+        self._form: tuple[bool, bool, Holding] | None = None
+
+    @cached_property
+    def codec(self) -> AudioCodec:
+        """Encoder, decoder and vocoder."""
+        return load_audio_codec(self.base.checkpoint, device=self.device)
+
+    def text_encoder(self, *, video: bool) -> TextEncoder:
+        """For both streams or for audio alone. On a card the transformer makes room for it."""
+        if self.device.type != "cpu":
+            self._transformer = None
+        return load_text_encoder(
+            self.base.checkpoint, self.base.text_encoder, video=video, device=self.device, dtype=self.dtype
+        )
+
+    @contextmanager
+    def transformer(self, *, video: bool, apart: bool = False, holding: Holding = PLAIN) -> Iterator[Transformer]:
+        """The frozen transformer, to be given adapters: they are taken off at the end, also after a failure.
+
+        With `apart` it is the half of `video`, see `Transformer`.
+        """
+        form = video, apart, holding
+        if self._transformer is None or self._form != form:
+            self._transformer = None
+            self._transformer = load_transformer(
+                self.base.checkpoint, video=video, apart=apart, device=self.device, dtype=self.dtype, holding=holding
+            )
+            self._form = form
+        model = self._transformer
+        try:
+            yield model
+        finally:
+            remove_adapters(model)

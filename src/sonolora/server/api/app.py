@@ -1,0 +1,174 @@
+"""The whole HTTP application: the queue, the files, the descriptions, behind every way in.
+
+In: what the server is made of. Out: an ASGI app. Every answer that is not a file or a stream is JSON, and every one
+carries `x-fal-request-id`; nobody needs a key for files, whose addresses cannot be guessed, and for descriptions.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sonolora import __version__
+from sonolora.core.errors import ErrorItem, InputError
+from sonolora.server.api import storage_api
+from sonolora.server.api.answers import Answer, RefusedError, faults, refusal
+from sonolora.server.api.host_routing import Faces
+from sonolora.server.api.openapi import describe
+from sonolora.server.api.queue_api import Queue
+from sonolora.server.files.storage import Storage
+from sonolora.server.jobs.notifier import Changes
+from sonolora.server.jobs.records import Key
+from sonolora.server.jobs.store import Store
+from sonolora.server.net.urls import APP, ENDPOINT_PATHS, ENDPOINTS, base_url
+from sonolora.server.settings import ServerSettings
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
+_EXPOSED = (
+    "x-fal-request-id", "x-fal-billable-units", "x-fal-error-type", "x-fal-needs-retry", "x-fal-request-timeout-type",
+    "etag", "content-range", "accept-ranges", "content-length", "content-disposition",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the server is made of. `wake` tells the workers that there is something to do; `jwks` is public."""
+
+    settings: ServerSettings
+    store: Store
+    storage: Storage
+    changes: Changes
+    wake: Callable[[], None]
+    jwks: dict[str, Any]
+
+
+def build_app(services: Services) -> ASGIApp:
+    """The app for plain http and for https alike."""
+    settings = services.settings
+
+    def authorise(request: Request) -> Key:
+        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        key = services.store.check_key(secret.strip()) if scheme.lower() in ("key", "bearer") else None
+        if key is None:
+            detail = "No valid key: send the header 'Authorization: Key <your key>'."
+            raise RefusedError(refusal(401, detail, headers={"www-authenticate": "Key"}))
+        return key
+
+    def own_base(request: Request) -> str:
+        return base_url(request, settings)
+
+    async def openapi(request: Request) -> Response:
+        endpoint = request.path_params.get("endpoint")
+        if endpoint is None and (id := request.query_params.get("endpoint_id")) is not None:
+            endpoint = id.strip("/").removeprefix(f"{APP}/")
+            if endpoint not in ENDPOINTS:
+                known = ", ".join(f"{APP}/{one}" for one in ENDPOINTS)
+                raise InputError([ErrorItem(("query", "endpoint_id"), f"must be one of {known}", input=id)])
+        if endpoint is not None and endpoint not in ENDPOINTS:
+            raise HTTPException(404)
+        return Answer(describe([endpoint] if endpoint else list(ENDPOINTS), own_base(request)))
+
+    async def front(request: Request) -> Response:
+        base = own_base(request)
+        return Answer({"sonolora": __version__, "openapi": [f"{base}/{APP}/{one}/openapi.json" for one in ENDPOINTS]})
+
+    async def health(request: Request) -> Response:  # noqa: ARG001 - the signature of a handler
+        return Answer({"status": "ok"})
+
+    async def jwks(request: Request) -> Response:  # noqa: ARG001
+        return Answer(services.jwks, headers={"cache-control": "max-age=3600"})
+
+    queue = Queue(settings, services.store, services.changes, services.wake, authorise)
+    app = Starlette(
+        routes=[
+            *queue.routes(),
+            *storage_api.routes(services.storage, authorise, own_base),
+            Route("/.well-known/jwks.json", jwks),
+            Route("/rest/.well-known/jwks.json", jwks),
+            Route("/openapi.json", openapi),
+            Route(f"/queue/{APP}/{{endpoint:path}}/openapi.json", openapi),
+            Route("/health", health),
+            Route("/", front),
+        ],
+        exception_handlers={
+            InputError: _input_error,
+            RefusedError: _refused,
+            HTTPException: _http_error,
+            ClientDisconnect: _disconnected,
+            Exception: _bug,
+        },
+    )
+    app.router.redirect_slashes = False
+    cors = CORSMiddleware(
+        Faces(app),
+        allow_origins=["*"],
+        allow_methods=_METHODS,
+        allow_headers=["*"],  # each preflight gets back what it asked for; a literal * would leave out Authorization
+        expose_headers=_EXPOSED,
+        allow_private_network=True,
+        max_age=86400,
+    )
+    return _RequestIds(cors)
+
+
+class _RequestIds:
+    """ASGI middleware: an id for every answer that has none of its own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(raw=message["headers"])
+                headers.setdefault("x-fal-request-id", str(uuid.uuid4()))
+            await send(message)
+
+        await self.app(scope, receive, send_with_id if scope["type"] == "http" else send)
+
+
+async def _input_error(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    assert isinstance(error, InputError)
+    return faults(error)
+
+
+async def _refused(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    assert isinstance(error, RefusedError)
+    return error.answer
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What Starlette refuses by itself, and handlers that raise its error."""
+    assert isinstance(error, HTTPException)
+    detail = f"Path {_as_sent(request)} not found" if error.status_code == 404 else error.detail
+    if error.status_code == 404 and request.url.path.startswith(("/queue/", "/run/")):
+        detail += f". There are: {ENDPOINT_PATHS}"
+    return refusal(error.status_code, detail, headers=error.headers)
+
+
+def _as_sent(request: Request) -> str:
+    """Its path, without the prefix that `Faces` has put in front."""
+    path: str = request.url.path
+    raw: bytes = request.scope.get("raw_path", b"")
+    return path if raw.startswith((b"/queue", b"/run")) else path.removeprefix("/queue").removeprefix("/run")
+
+
+async def _disconnected(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    """Nobody reads it."""
+    return refusal(499, "The client went away.", "client_disconnected")
+
+
+async def _bug(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    """The traceback is logged by what runs the app."""
+    return refusal(500, "Internal Server Error", "internal_error")

@@ -1,0 +1,25 @@
+"""The training step's mathematics: rectified flow on the frames that are not kept.
+
+x = (1 - sigma) * latents + sigma * noise;  target velocity = noise - latents;
+loss of a sample = mean over its regenerated frames and channels of (prediction - target)^2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sonolora.conditioning import Example, velocity
+from sonolora.ltx.model.transformer import Transformer
+
+
+def flow_losses(model: Transformer, example: Example, noise_BTC: Tensor, sigma_B: Tensor) -> Tensor:
+    """Loss of each sample, (B,), float32. Normalised by each sample's own count of regenerated frames."""
+    sigma_B11 = sigma_B[:, None, None]
+    noisy = (1 - sigma_B11) * example.latents_BTC + sigma_B11 * noise_BTC
+    predicted = velocity(model, example, noisy, sigma_B)
+    errors_BT = (predicted - (noise_BTC - example.latents_BTC)).square().mean(dim=-1)
+    if example.keep_BT is None:
+        return errors_BT.mean(dim=1)
+    counts = ~example.keep_BT
+    return torch.where(counts, errors_BT, 0.0).sum(dim=1) / counts.sum(dim=1)

@@ -1,0 +1,209 @@
+"""The LoRA layer and file, held to PEFT and diffusers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sonolora.core.errors import CheckpointError
+from sonolora.core.randomness import normal
+from sonolora.ltx.lora.adapters import (
+    add_adapters,
+    apply_lora,
+    as_saved,
+    save_lora,
+)
+from sonolora.ltx.lora.lora_file import open_lora
+from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
+from sonolora.ltx.model.lora_layer import LoRALinear, project
+from sonolora.ltx.model.transformer import Stream, load_transformer
+from sonolora.ltx.weights.checkpoint import Checkpoint
+
+CPU = torch.device("cpu")
+
+
+def make_stream(cases):
+    positions = cases["audio_positions_seconds"].mean(-1)
+    return Stream(cases["audio_latents"], positions, cases["audio_only.audio_sigma"], cases["audio_context"])
+
+
+def randomize(adapters):
+    """As after training: A and B both carry something."""
+    for name, adapter in adapters.items():
+        adapter.lora_B.data = 0.05 * normal(tuple(adapter.lora_B.shape), "B", name)
+
+
+def test_published_targets_are_all_found(transformer, checkpoint):
+    assert len(add_adapters(transformer, AUDIO_TARGETS, 8, seed=0)) == 10 * 3
+    both = load_transformer(checkpoint, video=True, device=CPU, dtype=torch.float32)
+    adapters = add_adapters(both, (*AUDIO_TARGETS, *VIDEO_TO_AUDIO_TARGETS), 8, seed=0)
+    assert len(adapters) == 14 * 3
+    assert not any(".attn1." in name or ".ff." in name for name in adapters), "the video stream is not touched"
+
+
+def test_fresh_adapters_change_nothing(transformer, cases):
+    before, _ = transformer(make_stream(cases))
+    add_adapters(transformer, AUDIO_TARGETS, 8, seed=0)
+    after, _ = transformer(make_stream(cases))
+    assert torch.equal(before, after)
+
+
+def test_initial_values_follow_from_seed_and_name_alone(checkpoint):
+    def make(targets, seed):
+        model = load_transformer(checkpoint, video=False, device=CPU, dtype=torch.float32)
+        return add_adapters(model, targets, 8, seed)
+
+    name = "transformer_blocks.1.audio_attn1.to_q"
+    first = make(AUDIO_TARGETS, 1)[name].lora_A
+    assert torch.equal(first, make(("audio_attn1.to_q",), 1)[name].lora_A)
+    assert not torch.equal(first, make(AUDIO_TARGETS, 2)[name].lora_A)
+    assert first.abs().max() <= 1 / 8, "uniform within 1 / sqrt(64)"
+
+
+def test_file_has_the_published_keys_and_no_alpha(transformer, tmp_path):
+    adapters = add_adapters(transformer, AUDIO_TARGETS, 8, seed=0)
+    save_lora(tmp_path / "lora.safetensors", adapters, {"mode": "t2a", "rank": "8"})
+    tensors = load_file(tmp_path / "lora.safetensors")
+    assert len(tensors) == 2 * 30
+    down = tensors["diffusion_model.transformer_blocks.0.audio_ff.net.0.proj.lora_A.weight"]
+    up = tensors["diffusion_model.transformer_blocks.0.audio_ff.net.0.proj.lora_B.weight"]
+    assert (down.shape, up.shape) == ((8, 64), (256, 8))
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert Checkpoint.open(tmp_path / "lora.safetensors").metadata["mode"] == "t2a"
+
+
+def test_file_sounds_as_training_heard_it(transformer, checkpoint, cases, tmp_path):
+    adapters = add_adapters(transformer, AUDIO_TARGETS, 8, seed=0)
+    randomize(adapters)
+    exact = adapters["transformer_blocks.0.audio_attn1.to_q"].lora_A.clone()
+    with as_saved(adapters):
+        heard, _ = transformer(make_stream(cases))
+    assert torch.equal(exact, adapters["transformer_blocks.0.audio_attn1.to_q"].lora_A), "restored afterwards"
+    save_lora(tmp_path / "lora.safetensors", adapters, {})
+    other = load_transformer(checkpoint, video=False, device=CPU, dtype=torch.float32)
+    apply_lora(other, open_lora(tmp_path / "lora.safetensors"), 1.0)
+    loaded, _ = other(make_stream(cases))
+    assert torch.equal(heard, loaded)
+
+
+def test_scale_goes_through_the_base(transformer, cases, checkpoint, tmp_path):
+    adapters = add_adapters(transformer, AUDIO_TARGETS, 8, seed=0)
+    base, _ = transformer(make_stream(cases))
+    randomize(adapters)
+    save_lora(tmp_path / "lora.safetensors", adapters, {})
+    outputs = []
+    for scale in (0.0, 1.0):
+        model = load_transformer(checkpoint, video=False, device=CPU, dtype=torch.float32)
+        apply_lora(model, open_lora(tmp_path / "lora.safetensors"), scale)
+        outputs.append(model(make_stream(cases))[0])
+    assert torch.equal(outputs[0], base)
+    assert (outputs[1] - base).abs().max() > 1e-2
+
+
+def test_layer_equals_peft():
+    peft = pytest.importorskip("peft")
+    linear = torch.nn.Linear(12, 20)
+    ours = LoRALinear(linear, 4, CPU)
+    ours.lora_A.data = normal((4, 12), "A")
+    ours.lora_B.data = normal((20, 4), "B")
+    model = torch.nn.ModuleDict({"layer": torch.nn.Linear(12, 20)})
+    model["layer"].load_state_dict(linear.state_dict())
+    config = peft.LoraConfig(r=4, lora_alpha=4, target_modules=["layer"])
+    model = peft.inject_adapter_in_model(config, model)
+    peft.set_peft_model_state_dict(
+        model, {"layer.lora_A.weight": ours.lora_A.data, "layer.lora_B.weight": ours.lora_B.data}
+    )
+    x = normal((3, 12), "x")
+    torch.testing.assert_close(ours(x), model["layer"](x), atol=1e-6, rtol=1e-6)
+
+
+def test_several_layers_at_once_are_each_as_alone():
+    """Of different ranks and strengths, with one between them that has no adapter."""
+    layers = [LoRALinear(torch.nn.Linear(12, 20), rank, CPU) for rank in (4, 6)]
+    for index, layer in enumerate(layers):
+        layer.scale = 0.5 + index
+        layer.lora_A.data = normal(tuple(layer.lora_A.shape), "A", index)
+        layer.lora_B.data = normal(tuple(layer.lora_B.shape), "B", index)
+    layers.insert(1, torch.nn.Linear(12, 7))
+    parameters = [parameter for layer in (layers[0], layers[2]) for parameter in (layer.lora_A, layer.lora_B)]
+    results = []
+    for together in (False, True):
+        x = normal((2, 3, 12), "x").requires_grad_()
+        outputs = project(x, *layers) if together else tuple(layer(x) for layer in layers)
+        loss = sum((output * normal(tuple(output.shape), "weights")).sum() for output in outputs)
+        results.append([*outputs, *torch.autograd.grad(loss, [x, *parameters])])
+    assert len(results[1]) == 3 + 1 + 4
+    for alone, at_once in zip(*results, strict=True):
+        torch.testing.assert_close(at_once, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_every_form_gives_the_same_network(transformer, checkpoint, cases, tmp_path):
+    """As other tools write the same LoRA: their names, and alpha beside matrices that are larger for it."""
+    adapters = add_adapters(transformer, AUDIO_TARGETS, 8, seed=0)
+    randomize(adapters)
+    save_lora(tmp_path / "ours.safetensors", adapters, {})
+    outputs = []
+    for file, naming in (
+        ("ours", None),
+        ("down-up", lambda name: f"diffusion_model.{name}"),
+        ("diffusers", lambda name: f"transformer.{name}"),
+        ("bare", lambda name: name),
+        ("flat", lambda name: f"lora_unet_model_{name.replace('.', '_')}"),
+    ):
+        path = tmp_path / f"{file}.safetensors"
+        if naming is not None:
+            ours = open_lora(tmp_path / "ours.safetensors")
+            halves = {naming(name): ours.read(name) for name in ours.pairs}
+            save_file(
+                {f"{name}.lora_down.weight": down for name, (down, _) in halves.items()}
+                | {f"{name}.lora_up.weight": 4 * up for name, (_, up) in halves.items()}
+                | {f"{name}.alpha": torch.tensor(2.0) for name in halves},
+                path,
+            )
+        model = load_transformer(checkpoint, video=False, device=CPU, dtype=torch.float32)
+        adapters = apply_lora(model, open_lora(path), 0.5)
+        assert {adapter.scale for adapter in adapters.values()} == {0.5 if naming is None else 0.125}
+        outputs.append(model(make_stream(cases))[0])
+    # 4 and 1/4 are powers of two: not a bit may differ.
+    assert all(torch.equal(output, outputs[0]) for output in outputs[1:])
+
+
+def test_fewer_layers_and_any_rank_are_enough(transformer, cases, tmp_path):
+    before, _ = transformer(make_stream(cases))
+    key = "diffusion_model.transformer_blocks.1.audio_ff.net.2"
+    down, up = normal((3, 256), "A"), normal((64, 3), "B")
+    save_file({f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}, tmp_path / "one.safetensors")
+    assert len(apply_lora(transformer, open_lora(tmp_path / "one.safetensors"), 1.0)) == 1
+    assert (transformer(make_stream(cases))[0] - before).abs().max() > 1e-3
+
+
+def test_what_is_for_the_video_stream_is_left_out_of_sound_alone(transformer, tmp_path):
+    key, video = (f"diffusion_model.transformer_blocks.0.{part}attn1.to_q" for part in ("audio_", ""))
+    halves = {f"{key}.lora_A.weight": torch.ones(8, 64), f"{key}.lora_B.weight": torch.ones(64, 8)}
+    width = transformer.config.video.width
+    theirs = {f"{video}.lora_A.weight": torch.ones(8, width), f"{video}.lora_B.weight": torch.ones(width, 8)}
+    save_file(theirs, tmp_path / "video.safetensors")
+    with pytest.raises(CheckpointError, match="changes the video stream alone"):
+        apply_lora(transformer, open_lora(tmp_path / "video.safetensors"), 1.0)
+    save_file({**halves, **theirs}, tmp_path / "both.safetensors")
+    assert list(apply_lora(transformer, open_lora(tmp_path / "both.safetensors"), 1.0)) == [
+        "transformer_blocks.0.audio_attn1.to_q"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("layer", "down", "words"),
+    [
+        ("transformer_blocks.9.audio_attn1.to_q", torch.zeros(8, 64), "1 of its 1 layers do not fit: .*no such layer"),
+        ("transformer_blocks.0.attn1.to_q", torch.zeros(8, 3), "made for another base"),
+        ("transformer_blocks.0.audio_attn1.to_q", torch.zeros(8, 32), r"shape \(64, 32\), the base wants \(64, 64\)"),
+        ("transformer_blocks.0.audio_attn1.to_q", torch.full((8, 64), torch.nan), "holds NaN or infinity"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_the_model_stays_as_it_was(layer, down, words, transformer, tmp_path):
+    key = f"diffusion_model.{layer}"
+    save_file({f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": torch.zeros(64, 8)}, tmp_path / "l.safetensors")
+    with pytest.raises(CheckpointError, match=words):
+        apply_lora(transformer, open_lora(tmp_path / "l.safetensors"), 1.0)
+    assert not any(isinstance(module, LoRALinear) for module in transformer.modules())

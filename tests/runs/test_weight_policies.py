@@ -1,0 +1,211 @@
+"""Ways to hold the base in less memory: what is counted for them, when a run is told of them, and whole runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sonolora.cli.main import app
+from sonolora.cli.settings import FILM_OPTIONS, SETTING_OPTIONS, settings_from
+from sonolora.core.errors import InputError, SonoloraError
+from sonolora.core.progress import InterruptedRunError, Silent
+from sonolora.ltx.memory import block_offload as streaming
+from sonolora.ltx.memory.quantised import WEIGHTS
+from sonolora.ltx.memory.weight_policy import Holding
+from sonolora.ltx.model.transformer import load_transformer
+from sonolora.ltx.weights.checkpoint import Checkpoint
+from sonolora.modes import MODES
+from sonolora.modes.request import parse
+from sonolora.modes.t2a import T2A
+from sonolora.planning import memory_fit as fit
+from sonolora.planning import work_counts as counts
+from sonolora.planning.memory_fit import does_not_fit
+from sonolora.planning.needs import Needs, Stage
+from sonolora.planning.run_settings import V2A_VIDEO, RunSettings
+from sonolora.planning.work_counts import Step, Tokens, step_bytes
+from sonolora.runs.lifecycle import start
+from sonolora.server.settings import ServerSettings, load_settings
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+HOLDINGS = [Holding("int8"), Holding(checkpointing=True), Holding("nf4", streamed=True)]
+
+
+@pytest.mark.parametrize("holding", [pytest.param(HOLDINGS[0], marks=pytest.mark.slow), *HOLDINGS[1:]], ids=str)
+def test_a_step_takes_what_was_counted(base, shape, holding, monkeypatch, takes_what_was_counted):
+    """Weights, what is kept for the backward pass, and FLOPs, against a real step."""
+    rooms: list[torch.Tensor] = []
+    make = streaming._Streamed.__init__
+
+    def made(self, *arguments):
+        make(self, *arguments)
+        rooms.extend(tensor for room in self.rooms for tensor in room)
+
+    monkeypatch.setattr(streaming._Streamed, "__init__", made)
+    model = load_transformer(base.checkpoint, video=False, device=CPU, dtype=torch.float32, holding=holding)
+    blocks = list(tensors(model.transformer_blocks))
+    if holding.streamed:
+        device = [tensor for tensor in tensors(model) if all(tensor is not one for one in blocks)] + rooms
+        assert shape.waiting_bytes(torch.float32, video=False, holding=holding) == size(blocks)
+    else:
+        device = list(tensors(model))
+        assert shape.waiting_bytes(torch.float32, video=False, holding=holding) == 0
+    assert shape.transformer_bytes(torch.float32, video=False, holding=holding) == size(device)
+
+    takes_what_was_counted(model, Step(T2A.lora_targets, 4, Tokens(26), holding=holding))
+
+
+def tensors(module) -> Iterator[torch.Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def size(found):
+    return sum(tensor.nbytes for tensor in found)
+
+
+@pytest.mark.slow
+def test_a_block_computed_again_is_extended_right(shape, monkeypatch):
+    """The peak of all six layers, and that of four and five extended to them."""
+    step = Step(T2A.lora_targets, 4, Tokens(26), holding=Holding("int8", checkpointing=True))
+    extended = step_bytes(shape, step, "cuda")
+    monkeypatch.setattr(counts, "_FEW_RECOMPUTED", (6, 7))
+    assert step_bytes(replace(shape, fingerprint="whole"), step, "cuda") == extended
+
+
+SMALLER = {"full": 0, "int8": 20, "fp8": 20, "nf4": 30}
+
+
+def counted(shape, mode, request, settings, device, clips):  # noqa: ARG001
+    """A base of 40 and a step of 60, of which 20 grow with the rank; blocks computed again spare 30 of them."""
+    base = 40 - SMALLER[settings.weights]
+    held = base // 10 if settings.stream_blocks else base
+    again = settings.stream_blocks or settings.gradient_checkpointing
+    step = settings.batch_size * (40 + 20 * request.rank // 32 - (30 if again else 0))
+    waiting = base - held if settings.stream_blocks else 0
+    return Needs(None, 0, (Stage("training", {"transformer": held}, step),), None, 0, host_bytes=waiting)
+
+
+def told(monkeypatch, room, host=1000, settings=None, **changed):
+    monkeypatch.setattr(fit, "count_needs", counted)
+    monkeypatch.setattr(fit, "available_bytes", lambda _: host)
+    settings = settings or RunSettings()
+    request = parse(T2A.request, {"training_data_url": "a", "rank": 32, "audio_duration_seconds": 0.5, **changed})
+    needs = counted(None, T2A, request, settings, CUDA, 1)
+    return does_not_fit(None, T2A, request, settings, CUDA, needs, room)
+
+
+@pytest.mark.parametrize(
+    ("room", "kind", "words"),
+    [
+        (90, InputError, "It would fit with --gradient-checkpointing, or --weights int8, or rank = 16"),
+        (85, InputError, "It would fit with --gradient-checkpointing, or --weights int8, or rank = 8"),
+        (75, SonoloraError, "It would fit with --gradient-checkpointing, or --weights nf4"),
+        (40, SonoloraError, "It would fit with --stream-blocks"),
+        (32, SonoloraError, "It would fit with --weights int8 --stream-blocks"),
+        (31, SonoloraError, "It would fit with --weights nf4 --stream-blocks"),
+        (25, InputError, "It would fit with --stream-blocks, rank = 8 together"),
+        (10, SonoloraError, "No setting makes it fit: with --weights nf4 --stream-blocks, rank = 8, training needs"),
+    ],
+)
+def test_options_are_named_before_fields_and_the_least_harm_first(monkeypatch, room, kind, words):
+    error = told(monkeypatch, room)
+    assert type(error) is kind
+    assert words in str(error)
+    if "No setting" not in words:
+        assert str(error).endswith(words)
+
+
+def test_smaller_batches_are_named(monkeypatch):
+    error = told(monkeypatch, 165, settings=RunSettings(batch_size=4))
+    assert str(error).endswith("with --gradient-checkpointing, or --batch-size 2")
+
+
+def test_no_option_is_named_that_is_given(monkeypatch):
+    given = RunSettings(weights="int8", gradient_checkpointing=True)
+    assert str(told(monkeypatch, 48, settings=given)).endswith("with --stream-blocks, or --weights nf4, or rank = 16")
+
+
+def test_blocks_do_not_wait_where_there_is_no_room_for_them(monkeypatch):
+    error = told(monkeypatch, 40, host=5)
+    assert str(error).endswith("It would fit with --weights nf4 --gradient-checkpointing")
+
+
+@pytest.mark.parametrize("how", ["cuda_graph", "compile"])
+def test_what_cannot_wait_for_blocks_is_not_told_to(monkeypatch, how):
+    error = told(monkeypatch, 40, settings=RunSettings(**{how: True}))
+    assert str(error).endswith("It would fit with --weights nf4 --gradient-checkpointing")
+    with pytest.raises(SonoloraError, match=f"--{how.replace('_', '-')} and --stream-blocks"):
+        RunSettings(**{how: True}, stream_blocks=True)
+
+
+def test_blocks_that_come_and_go_are_not_compiled():
+    with pytest.raises(ValueError, match="cannot be compiled"):
+        Holding(streamed=True, compiled=True)
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SonoloraError, match=r"--compile: torch.compile needs a C\+\+ compiler.* install one"):
+        RunSettings(device="cpu", compile=True).place()
+
+
+def test_a_server_takes_what_a_run_takes(tmp_path):
+    """Its settings name the choices themselves, since they must be quick to import."""
+    hints = get_type_hints(ServerSettings)
+    assert get_args(hints["weights"]) == WEIGHTS
+    assert get_args(hints["v2a_video"]) == V2A_VIDEO
+    (tmp_path / "server.toml").write_text('weights = "nf4"\nstream_blocks = true\nv2a_video = "frozen-cached"\n')
+    served = load_settings(tmp_path)
+    for name, mode in MODES.items():
+        settings = RunSettings(**served.run_settings(name))
+        settings.check_mode(mode)
+        assert settings.holding == Holding("nf4", streamed=True)
+        assert settings.video_apart == mode.video
+
+
+def test_the_settings_say_what_they_do_not_know():
+    with pytest.raises(InputError, match="'int4' is not one of full, int8, fp8, nf4"):
+        RunSettings(weights="int4")
+
+
+class Stops(Silent):
+    """Follows a run and, as `stop`, ends it at a step."""
+
+    step = 0
+
+    def metrics(self, step, values):  # noqa: ARG002
+        self.step = step
+
+    def __call__(self):
+        return self.step >= 30
+
+
+@pytest.mark.slow
+def test_a_quantised_run_stops_and_goes_on_streamed(dataset, tmp_path):
+    """To the very file of a run that is not stopped and has all on the device, and with less on it than it began."""
+    body = {"training_data_url": str(dataset), "rank": 8, "number_of_steps": 100, "audio_duration_seconds": 0.5}
+    request = parse(T2A.request, body)
+    nf4 = RunSettings(device="cpu", checkpoint_every=10, weights="nf4")
+    whole = start(T2A, request, nf4, tmp_path / "whole", Silent()).read_bytes()
+    folder, stops = tmp_path / "stopped", Stops()
+    with pytest.raises(InterruptedRunError):
+        start(T2A, request, replace(nf4, gradient_checkpointing=True), folder, stops, stops)
+    assert json.loads((folder / "run.json").read_text())["settings"]["gradient_checkpointing"] is True
+    go_on = ["train", "--resume", str(folder), "--stream-blocks", "--device", "cpu"]
+    assert CliRunner().invoke(app, go_on, catch_exceptions=False).exit_code == 0
+    assert (folder / "lora.safetensors").read_bytes() == whole
+    assert Checkpoint.open(folder / "lora.safetensors").metadata["base_weights"] == "nf4"
+
+
+def test_the_command_line_has_the_settings_and_their_defaults():
+    given = {name: default for name, (_, default) in (SETTING_OPTIONS | FILM_OPTIONS).items()}
+    assert settings_from(given) == RunSettings()
+    asked = settings_from(given | {"weights": "nf4", "stream_blocks": True})
+    assert asked.holding == Holding("nf4", streamed=True)
+    assert asked.holding.recomputed

@@ -1,0 +1,732 @@
+"""Uploads and downloads as the published clients do them; the Python client itself, and what no client should do."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import json
+import os
+import random
+import re
+import socket
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import quote, urlsplit
+
+import fal_client
+import fal_client.client as fal
+import httpx
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message
+
+from sonolora.core.errors import InputError
+from sonolora.server.api import storage_api
+from sonolora.server.api.answers import RefusedError, faults, refusal
+from sonolora.server.files.storage import Storage
+from sonolora.server.jobs.records import Key
+from sonolora.server.jobs.store import Store
+
+MIB = 1 << 20
+KEYS = {"Key id:secret": Key("k1", "one", 0.0, None), "Key other": Key("k2", "two", 0.0, None)}
+AUTH = {"Authorization": "Key id:secret"}
+OTHER = {"Authorization": "Key other"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "server.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def storage(tmp_path: Path, store: Store) -> Storage:
+    return Storage(tmp_path / "files", store, max_bytes=200 * MIB)
+
+
+def authorise(request: Request) -> Key:
+    try:
+        return KEYS[request.headers.get("authorization", "")]
+    except KeyError:
+        raise RefusedError(refusal(401, "no valid key")) from None
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    return error.answer
+
+
+async def _faulty(_: Request, error: Exception) -> Response:
+    assert isinstance(error, InputError)
+    return faults(error)
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    return refusal(499, "gone")
+
+
+def app_of(storage: Storage) -> ASGIApp:
+    routes = storage_api.routes(storage, authorise, lambda request: str(request.base_url).rstrip("/"))
+    return Starlette(
+        routes=routes,
+        exception_handlers={RefusedError: _refused, InputError: _faulty, ClientDisconnect: _gone},
+    )
+
+
+class Client:
+    """httpx on the app, without a network and with errors as they come."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.app = app_of(storage)
+
+    def __call__(self, method: str, url: str, **more: Any) -> httpx.Response:
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+                return await client.request(method, url, **more)
+
+        return asyncio.run(send())
+
+    def upload(self, content: bytes = b"content", **headers: str) -> str:
+        """The address of a new file; the names of the headers with '_'."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        answer = self("POST", "/cdn/files/upload", content=content, headers={**AUTH, **named})
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["access_url"])
+
+
+@pytest.fixture
+def client(storage: Storage) -> Client:
+    return Client(storage)
+
+
+@pytest.fixture
+def served(storage: Storage) -> Iterator[str]:
+    """The address of the app on a real server."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app_of(storage), ws="none", lifespan="off", log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def fal_here(served: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address to which the published Python client now leads, by the constants that say where."""
+    monkeypatch.setenv("FAL_KEY", "id:secret")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(fal, "REST_URL", f"{served}/rest")
+    monkeypatch.setattr(fal, "CDN_URL", f"{served}/cdn")
+    # It closes no connection by itself.
+    made: list[httpx.Client] = []
+    make = httpx.Client.__init__
+
+    def noted(self: httpx.Client, *args: Any, **named: Any) -> None:
+        make(self, *args, **named)
+        made.append(self)
+
+    monkeypatch.setattr(httpx.Client, "__init__", noted)
+    yield served
+    for client in made:
+        client.close()
+
+
+def on_disk(storage: Storage) -> set[str]:
+    return {str(path.relative_to(storage.folder)) for path in storage.folder.glob("*/**/*")}
+
+
+def stored_bytes(storage: Storage, url: str) -> bytes:
+    path = storage.local(url)
+    assert path
+    return path.read_bytes()
+
+
+def is_error(answer: httpx.Response, status: int) -> bool:
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["detail"]
+    return answer.status_code == status
+
+
+# The published Python client.
+
+
+def _uploads(client: fal_client.SyncClient, folder: Path) -> dict[str, Callable[[], str]]:
+    content = random.Random(0).randbytes(3 * MIB + 17)
+    path = folder / "clips.zip"
+    path.write_bytes(content)
+    day = fal_client.client.StorageSettings(expires_in="1d")
+    return {
+        "bytes": lambda: client.upload(content, "audio/wav"),
+        "named bytes": lambda: client.upload(content, "audio/wav", file_name="a b.wav"),
+        "file": lambda: client.upload_file(path),
+        "lifecycle": lambda: client.upload_file(path, lifecycle=day),
+        "fal": lambda: client.upload_file(path, repository="fal"),
+        "fal with lifecycle": lambda: client.upload_file(path, repository="fal", lifecycle=day),
+    }
+
+
+@pytest.mark.parametrize("threshold", [100 * MIB, MIB], ids=["single", "multipart"])
+def test_python_client(
+    storage: Storage, fal_here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threshold: int
+) -> None:
+    monkeypatch.setattr(fal, "MULTIPART_THRESHOLD", threshold)
+    monkeypatch.setattr(fal, "MULTIPART_CHUNK_SIZE", 300_000)
+    for what, upload in _uploads(fal_client.SyncClient(), tmp_path).items():
+        url = upload()
+        assert url.startswith(f"{fal_here}/files/"), what
+        content = (tmp_path / "clips.zip").read_bytes()
+        assert stored_bytes(storage, url) == httpx.get(url).content == content, what
+        file = storage.find(url.split("/")[4])
+        assert file and file.key_id == "k1"
+        assert file.name == {"bytes": "upload.bin", "named bytes": "a b.wav"}.get(what, "clips.zip")
+        assert file.content_type == ("audio/wav" if "bytes" in what else "application/zip")
+        lasts = None if file.expires is None else file.expires - file.created
+        assert lasts == (pytest.approx(86_400, abs=0.01) if "lifecycle" in what else None)
+    assert not list((storage.folder / "parts").iterdir())
+
+
+def test_python_async_client(storage: Storage, fal_here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fal, "MULTIPART_THRESHOLD", MIB)
+    monkeypatch.setattr(fal, "MULTIPART_CHUNK_SIZE", 100_000)
+    content = random.Random(0).randbytes(2 * MIB)
+    path = tmp_path / "клипы.zip"
+    path.write_bytes(content)
+
+    async def upload() -> list[str]:
+        client = fal_client.AsyncClient()
+        async with await client._client:
+            return [
+                await client.upload(content[:1000], "text/plain"),
+                await client.upload(content, "application/zip", file_name="a.zip"),
+                await client.upload_file(path, repository="fal"),
+            ]
+
+    small, large, named = asyncio.run(upload())
+    assert all(url.startswith(f"{fal_here}/files/") for url in (small, large, named))
+    assert stored_bytes(storage, small) == content[:1000]
+    assert stored_bytes(storage, large) == stored_bytes(storage, named) == content
+    assert named.endswith("/" + quote("клипы.zip"))
+
+
+@pytest.mark.usefixtures("fal_here")
+def test_python_client_with_a_wrong_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAL_KEY", "id:wrong")
+    with pytest.raises(httpx.HTTPStatusError, match="401"):
+        fal_client.SyncClient().upload(b"x", "text/plain")
+
+
+def test_101_megabytes_by_the_python_client(storage: Storage, fal_here: str, tmp_path: Path) -> None:
+    path = tmp_path / "large.zip"
+    block = random.Random(0).randbytes(MIB)
+    with path.open("wb") as file:
+        for n in range(101):
+            file.write(n.to_bytes(8, "big") + block[8:])
+    url = fal_client.SyncClient().upload_file(path)
+    assert url.startswith(fal_here)
+    found = storage.local(url)
+    assert found
+    with path.open("rb") as sent, found.open("rb") as kept:
+        assert hashlib.file_digest(sent, "sha256").digest() == hashlib.file_digest(kept, "sha256").digest()
+
+
+# The calls of the JavaScript client, one by one. Source: its storage.ts.
+
+
+def js_headers(**more: str) -> dict[str, str]:
+    return {**AUTH, "Accept": "application/json", "Content-Type": "application/json", **more}
+
+
+def initiate(client: Client, kind: str, **headers: str) -> dict[str, str]:
+    body = {"content_type": "text/plain", "file_name": "a.txt"}
+    url = f"/rest/storage/upload/{kind}?storage_type=fal-cdn-v3"
+    answer = client("POST", url, json=body, headers=js_headers(**headers))
+    assert answer.status_code == 200, answer.text
+    assert set(answer.json()) == {"upload_url", "file_url"}
+    return dict(answer.json())
+
+
+def test_javascript_client_small(client: Client, storage: Storage) -> None:
+    urls = initiate(client, "initiate", **{"X-Fal-Object-Lifecycle": '{"expiration_duration_seconds":3600}'})
+    assert is_error(client("GET", urls["file_url"]), 404)
+    answer = client("PUT", urls["upload_url"], content=b"hello", headers={"Content-Type": "text/plain"})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    got = client("GET", urls["file_url"])
+    assert (got.status_code, got.content) == (200, b"hello")
+    assert got.headers["content-type"].startswith("text/plain")
+    file = storage.find(urls["file_url"].split("/")[4])
+    assert file and file.expires == pytest.approx(file.created + 3600, abs=0.01)
+
+
+def test_javascript_client_multipart(client: Client, storage: Storage) -> None:
+    urls = initiate(client, "initiate-multipart")
+    address = urlsplit(urls["upload_url"])
+    listed = []
+    for number in (1, 2, 3):
+        url = f"{address.scheme}://{address.netloc}{address.path}/{number}?{address.query}"
+        answer = client("PUT", url, content=bytes([number]) * 1000)
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "application/json"
+        part = answer.json()
+        assert answer.headers["etag"] == f'"{part["etag"]}"'
+        listed.append({"partNumber": part["partNumber"], "etag": part["etag"]})
+    url = f"{address.scheme}://{address.netloc}{address.path}/complete?{address.query}"
+    for _ in range(2):
+        answer = client("POST", url, json={"parts": listed})
+        assert answer.status_code == 200
+        assert answer.json()["access_url"] == urls["file_url"]
+    assert stored_bytes(storage, urls["file_url"]) == b"\1" * 1000 + b"\2" * 1000 + b"\3" * 1000
+
+
+# Who may do what.
+
+
+def token(client: Client) -> dict[str, str]:
+    answer = client("POST", "/rest/storage/auth/token?storage_type=fal-cdn-v3", json={}, headers=AUTH)
+    assert answer.status_code == 200
+    return dict(answer.json())
+
+
+def test_token(client: Client) -> None:
+    given = token(client)
+    assert set(given) == {"token", "token_type", "base_url", "expires_at"}
+    expires = datetime.fromisoformat(given["expires_at"])
+    assert given["expires_at"].endswith("+00:00")
+    assert timedelta(minutes=50) < expires - datetime.now(UTC) < timedelta(hours=2)
+    assert given["base_url"] == "http://here"
+    assert "secret" not in given["token"]
+
+
+def bearer(given: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {given}"}
+
+
+def test_tokens_of_others(client: Client, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = token(client)["token"]
+    assert client("POST", "/files/upload", headers=bearer(good), content=b"x").status_code == 200
+    before = on_disk(storage)
+    key_id, expires, signature = good.split(".")
+    bad = [
+        "",
+        "x",
+        f"k2.{expires}.{signature}",
+        f"{key_id}.{int(expires) + 1}.{signature}",
+        f"{key_id}.{expires}.{'0' * 64}",
+        f"{key_id}.{expires}.",
+        f"{key_id}.{expires}.\u00e9".encode("latin-1").decode("latin-1"),
+        f"{key_id}.x.{signature}",
+    ]
+    for wrong in bad:
+        headers = {"Authorization": f"Bearer {wrong}".encode("latin-1")}
+        assert is_error(client("POST", "/files/upload", headers=headers, content=b"x"), 401), wrong
+        assert is_error(client("POST", "/files/upload/multipart", headers=headers), 401), wrong
+    later = time.time() + storage_api.TOKEN_SECONDS + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert is_error(client("POST", "/files/upload", headers=bearer(good), content=b"x"), 401)
+    assert on_disk(storage) == before
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Key wrong"}, {"Authorization": "nonsense"}])
+def test_nothing_without_a_key(client: Client, storage: Storage, headers: dict[str, str]) -> None:
+    for method, path in (
+        ("POST", "/rest/storage/auth/token"),
+        ("POST", "/rest/storage/upload/initiate"),
+        ("POST", "/rest/storage/upload/initiate-multipart"),
+        ("POST", "/files/upload"),
+        ("POST", "/cdn/files/upload"),
+        ("POST", "/cdn/files/upload/multipart"),
+        ("PUT", "/files/x/y"),
+        ("PUT", "/cdn/files/x/y/multipart/x/1"),
+        ("POST", "/files/x/y/multipart/x/complete"),
+    ):
+        assert is_error(client(method, path, headers=headers, content=b"{}"), 401), path
+    assert on_disk(storage) == set()
+
+
+def test_upload_addresses_are_signed(client: Client, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = initiate(client, "initiate")["upload_url"]
+    other = initiate(client, "initiate")["upload_url"]
+    path, query = url.split("?")
+    expires = re.findall(r"expires=(\d+)", query)[0]
+    for wrong in (
+        url[:-1] + ("0" if url[-1] != "0" else "1"),
+        f"{path}?{other.split('?')[1]}",
+        url.replace(f"expires={expires}", f"expires={int(expires) + 1}"),
+        url.replace(f"expires={expires}", "expires=never"),
+        url.replace(f"expires={expires}&", ""),
+        f"{path}?expires={expires}&signature=",
+        f"{path}?expires={expires}&signature=%C3%A9%00",
+    ):
+        assert is_error(client("PUT", wrong, content=b"x"), 403), wrong
+    assert is_error(client("PUT", path, content=b"x"), 401)
+    assert is_error(client("PUT", path, content=b"x", headers=OTHER), 404)
+    assert on_disk(storage) == set()
+    assert client("PUT", url, content=b"mine").status_code == 200
+    # Clients that use one session for everything send their key along.
+    assert client("PUT", url, content=b"again", headers={"Authorization": "Key wrong"}).status_code == 200
+    later = time.time() + storage_api.UPLOAD_SECONDS + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert is_error(client("PUT", url, content=b"late"), 403)
+    assert stored_bytes(storage, path) == b"again"
+
+
+def test_uploads_of_others(client: Client, storage: Storage) -> None:
+    begun = client("POST", "/cdn/files/upload/multipart", headers=AUTH).json()
+    parts = f"{begun['access_url']}/multipart/{begun['uploadId']}"
+    assert is_error(client("PUT", f"{parts}/1", headers=OTHER, content=b"x"), 404)
+    assert is_error(client("POST", f"{parts}/complete", headers=OTHER, json={"parts": []}), 404)
+    assert is_error(client("PUT", f"{begun['access_url']}/multipart/other/1", headers=AUTH, content=b"x"), 404)
+    assert is_error(client("PUT", "/files/unknown/a/multipart/unknown/1", headers=AUTH, content=b"x"), 404)
+    assert client("PUT", f"{parts}/1", headers=AUTH, content=b"x").status_code == 200
+    # Nobody writes over what a run has put out.
+    output = storage.folder / "out"
+    output.write_bytes(b"weights")
+    file = storage.adopt(output, "lora.safetensors", "", request_id="r", expires=None)
+    assert is_error(client("PUT", file.address, headers=AUTH, content=b"x"), 404)
+
+
+def test_secret_is_kept_and_private(storage: Storage, store: Store) -> None:
+    client = Client(storage)
+    url = initiate(client, "initiate")["upload_url"]
+    secret = storage.folder / "secret"
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert len(secret.read_bytes()) == 32
+    restarted = Client(Storage(storage.folder, store, 1000))
+    assert restarted("PUT", url, content=b"x").status_code == 200
+    assert storage.clean(time.time()) == 0
+    assert secret.exists()
+
+
+# What is refused.
+
+
+def test_too_large(storage: Storage, client: Client) -> None:
+    storage.max_bytes = 1000
+    url = initiate(client, "initiate")["upload_url"]
+    begun = client("POST", "/cdn/files/upload/multipart", headers=AUTH).json()
+    part = f"{begun['access_url']}/multipart/{begun['uploadId']}/1"
+
+    def chunks() -> Any:
+        async def pieces() -> Any:
+            for _ in range(101):
+                yield bytes(10)
+
+        return pieces()
+
+    for method, path in (("POST", "/cdn/files/upload"), ("PUT", url), ("PUT", part)):
+        for content in (bytes(1001), chunks()):
+            answer = client(method, path, headers=AUTH, content=content)
+            assert is_error(answer, 413)
+            assert "1000 bytes" in answer.json()["detail"]
+    assert on_disk(storage) == set()
+    assert client("PUT", url, content=bytes(1000)).status_code == 200
+
+
+def test_full_disk(storage: Storage, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    answer = client("POST", "/cdn/files/upload", headers=AUTH, content=b"x")
+    assert is_error(answer, 507)
+    assert "No space left" in answer.json()["detail"]
+    assert str(storage.folder) not in answer.text
+    assert on_disk(storage) == set()
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 422),
+        (b"{", 422),
+        (b"[]", 422),
+        (b'{"parts":[]}', 422),
+        (b'{"parts":[{"partNumber":1}]}', 422),
+        (b'{"parts":[{"partNumber":"x","etag":"y"}]}', 422),
+        (b'{"parts":{"1":"y"}}', 422),
+        (b'{"parts":[{"partNumber":2,"etag":"y"}]}', 400),
+        (b'{"parts":[{"partNumber":1,"etag":"../1"}]}', 400),
+        (b'{"parts":[{"partNumber":-1,"etag":""}]}', 400),
+        (b" " * (5 * MIB), 413),
+    ],
+)
+def test_bad_lists_of_parts(client: Client, storage: Storage, body: bytes, status: int) -> None:
+    begun = client("POST", "/cdn/files/upload/multipart", headers=AUTH).json()
+    parts = f"{begun['access_url']}/multipart/{begun['uploadId']}"
+    etag = client("PUT", f"{parts}/1", headers=AUTH, content=b"x").headers["etag"]
+    assert is_error(client("POST", f"{parts}/complete", headers=AUTH, content=body), status)
+    listed = {"parts": [{"partNumber": 1, "etag": "gone"}, {"partNumber": 1, "etag": f"W/{etag}"}]}
+    assert client("POST", f"{parts}/complete", headers=AUTH, json=listed).status_code == 200
+    assert stored_bytes(storage, begun["access_url"]) == b"x"
+    assert is_error(client("PUT", f"{parts}/1", headers=AUTH, content=b"late"), 400)
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "10001", "1.5", "x", "٣", "01", "1" * 5000])
+def test_bad_part_numbers(client: Client, number: str) -> None:
+    begun = client("POST", "/cdn/files/upload/multipart", headers=AUTH).json()
+    url = f"{begun['access_url']}/multipart/{begun['uploadId']}/{quote(number)}"
+    assert is_error(client("PUT", url, headers=AUTH, content=b"x"), 400)
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b'{"file_name":3}', b'{"content_type":[]}', b"\xff", b"[" * 100_000])
+def test_bad_announcements(client: Client, body: bytes) -> None:
+    for kind in ("initiate", "initiate-multipart"):
+        assert is_error(client("POST", f"/rest/storage/upload/{kind}", headers=AUTH, content=body), 422)
+
+
+@pytest.mark.parametrize("said", ["nonsense", "[]", '{"expiration_duration_seconds":"1d"}', "{", "NaN", "[" * 9000])
+def test_bad_lifecycles(client: Client, storage: Storage, said: str) -> None:
+    for name in ("X-Fal-Object-Lifecycle", "X-Fal-Object-Lifecycle-Preference"):
+        headers = {**AUTH, name: said}
+        assert is_error(client("POST", "/files/upload", headers=headers, content=b"x"), 400)
+    assert on_disk(storage) == set()
+
+
+# Names and types.
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("../../../etc/passwd", "passwd"),
+        ('a"\r\nSet-Cookie: x=1\r\n\r\n<script>.zip', "a_  Set-Cookie_ x=1    _script_.zip"),
+        ("скрипка 🎻.wav", "скрипка 🎻.wav"),
+        ("x" * 3000 + ".wav", "x" * 156 + ".wav"),
+        ("a#b?c%20d&e.zip", "a#b_c%20d&e.zip"),
+        ("upload", "upload"),
+        ("", "upload.bin"),
+    ],
+)
+def test_names(client: Client, storage: Storage, name: str, kept: str) -> None:
+    body = json.dumps({"file_name": name, "content_type": "audio/wav"})
+    urls = client("POST", "/rest/storage/upload/initiate", headers=AUTH, content=body).json()
+    client("PUT", urls["upload_url"], content=b"x")
+    answer = client("GET", urls["file_url"])
+    assert (answer.status_code, answer.content) == (200, b"x")
+    assert "set-cookie" not in answer.headers
+    assert (
+        quote(kept, safe="") in answer.headers["content-disposition"]
+        or f'"{kept}"' in answer.headers["content-disposition"]
+    )
+    file = storage.find(urls["file_url"].split("/")[4])
+    assert file and file.name == file.path.name == kept
+    assert file.path.resolve().is_relative_to(storage.folder.resolve())
+
+
+def test_names_in_headers_are_utf8(client: Client, storage: Storage) -> None:
+    for raw, kept in (("клип.wav".encode(), "клип.wav"), ("café.wav".encode("latin-1"), "café.wav")):
+        headers = {"Authorization": b"Key id:secret", "X-Fal-File-Name": raw}
+        url = client("POST", "/files/upload", headers=headers, content=b"x").json()["access_url"]
+        assert storage.find(url.split("/")[4]).name == kept  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "served", "disposition"),
+    [
+        ("audio/wav", "audio/wav", "inline"),
+        ("video/mp4", "video/mp4", "inline"),
+        ("image/png", "image/png", "inline"),
+        ("application/json", "application/json", "inline"),
+        ("text/plain;charset=latin-1", "text/plain; charset=utf-8", "inline"),
+        ("application/zip", "application/zip", "attachment"),
+        ("text/html", "application/octet-stream", "attachment"),
+        ("TEXT/HTML", "application/octet-stream", "attachment"),
+        ("image/svg+xml", "application/octet-stream", "attachment"),
+        ("audio/x+xml", "application/octet-stream", "attachment"),
+        ("application/xhtml+xml", "application/octet-stream", "attachment"),
+        ("text/xml", "application/octet-stream", "attachment"),
+        ("text/javascript", "application/octet-stream", "attachment"),
+        ("application/pdf", "application/octet-stream", "attachment"),
+        ("application/x-shockwave-flash", "application/octet-stream", "attachment"),
+        ("multipart/x-mixed-replace", "application/octet-stream", "attachment"),
+    ],
+)
+def test_nothing_that_runs_in_a_browser(client: Client, content_type: str, served: str, disposition: str) -> None:
+    url = client.upload(b"<script>", Content_Type=content_type, X_Fal_File_Name="page.html")
+    answer = client("GET", url)
+    assert answer.headers["content-type"] == served
+    assert answer.headers["content-disposition"] == f'{disposition}; filename="page.html"'
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+# Downloads.
+
+
+def test_download(client: Client) -> None:
+    content = random.Random(0).randbytes(700_000)
+    url = client.upload(content, Content_Type="audio/wav", X_Fal_File_Name="a.wav")
+    for prefix in ("", "/cdn"):
+        path = prefix + urlsplit(url).path
+        got, head = client("GET", path), client("HEAD", path)
+        assert (got.status_code, got.content) == (200, content)
+        assert (head.status_code, head.content) == (200, b"")
+        assert dict(head.headers) == dict(got.headers)
+        assert got.headers["content-length"] == "700000"
+        assert got.headers["accept-ranges"] == "bytes"
+        assert got.headers["etag"] == f'"{hashlib.sha256(content).hexdigest()}"'
+
+
+def test_download_of_an_empty_file(client: Client) -> None:
+    got = client("GET", client.upload(b""))
+    assert (got.status_code, got.content) == (200, b"")
+
+
+def test_not_modified(client: Client) -> None:
+    url = client.upload()
+    etag = client("GET", url).headers["etag"]
+    for said in (etag, f"W/{etag}", f'"x", {etag}', "*"):
+        answer = client("GET", url, headers={"If-None-Match": said})
+        assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", etag)
+    assert client("GET", url, headers={"If-None-Match": '"x"'}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("said", "start", "end"),
+    [("0-0", 0, 1), ("10-19", 10, 20), ("990-", 990, 1000), ("-5", 995, 1000), ("0-9999", 0, 1000)],
+)
+def test_ranges(client: Client, said: str, start: int, end: int) -> None:
+    content = random.Random(0).randbytes(1000)
+    url = client.upload(content, Content_Type="audio/wav")
+    answer = client("GET", url, headers={"Range": f"bytes={said}"})
+    assert (answer.status_code, answer.content) == (206, content[start:end])
+    assert answer.headers["content-range"] == f"bytes {start}-{end - 1}/1000"
+    etag = answer.headers["etag"]
+    assert client("GET", url, headers={"Range": f"bytes={said}", "If-Range": etag}).status_code == 206
+    assert client("GET", url, headers={"Range": f"bytes={said}", "If-Range": '"x"'}).content == content
+
+
+def test_several_ranges(client: Client) -> None:
+    url = client.upload(bytes(range(100)))
+    answer = client("GET", url, headers={"Range": "bytes=0-3,50-51"})
+    assert answer.status_code == 206
+    assert answer.headers["content-type"].startswith("multipart/byteranges")
+    assert len(answer.content) == int(answer.headers["content-length"])
+    assert bytes(range(4)) + b"\r\n" in answer.content and bytes([50, 51]) + b"\r\n" in answer.content
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [("bytes=1000-", 416), ("bytes=5000-6000", 416), ("bytes=9-3", 400), ("lines=1-2", 400), ("x", 400)],
+)
+def test_bad_ranges(client: Client, said: str, status: int) -> None:
+    answer = client("GET", client.upload(bytes(1000)), headers={"Range": said})
+    assert is_error(answer, status)
+    assert answer.headers.get("content-range") == ("bytes */1000" if status == 416 else None)
+    assert int(answer.headers["content-length"]) == len(answer.content)
+
+
+def test_no_such_file(client: Client, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = client.upload(X_Fal_Object_Lifecycle='{"expiration_duration_seconds":60}')
+    assert client("GET", url).status_code == 200
+    begun = client("POST", "/cdn/files/upload/multipart", headers=AUTH).json()["access_url"]
+    for path in ("/files/x/y", "/cdn/files/x/y", "/files/..%2f..%2fserver.db/x", "/files/secret/secret", begun):
+        for method in ("GET", "HEAD"):
+            answer = client(method, path)
+            assert answer.status_code == 404, path
+            assert answer.headers["content-type"] == "application/json" or answer.status_code == 404
+    later = time.time() + 61
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert is_error(client("GET", url), 404)
+    assert storage.clean(later) == 1
+    assert is_error(client("GET", url), 404)
+
+
+# Clients that go away, or do not go on.
+
+
+def _raw(served: str, head: bytes, body: bytes) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", int(served.rsplit(":", 1)[1])), timeout=30)
+    connection.sendall(head + b"Host: x\r\nAuthorization: Key id:secret\r\nContent-Length: 1000000\r\n\r\n" + body)
+    return connection
+
+
+def _wait_until(fulfilled: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not fulfilled():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_client_that_disconnects_leaves_nothing(
+    storage: Storage, served: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = httpx.post(f"{served}/files/upload/multipart", headers=AUTH).json()
+    part = f"PUT {urlsplit(given['access_url']).path}/multipart/{given['uploadId']}/1 HTTP/1.1\r\n".encode()
+    for head in (b"POST /files/upload HTTP/1.1\r\n", part):
+        connection = _raw(served, head, bytes(300_000))
+        _wait_until(lambda: any(path.startswith("incoming") for path in on_disk(storage)))
+        connection.close()
+        _wait_until(lambda: not on_disk(storage))
+    assert storage.clean(time.time()) == 0
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_client_that_stalls(storage: Storage, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_api, "IDLE_SECONDS", 0.2)
+    with _raw(served, b"POST /files/upload HTTP/1.1\r\n", b"half") as connection:
+        reply = connection.recv(1000)
+    assert reply.startswith(b"HTTP/1.1 408")
+    assert b'"detail"' in reply
+    _wait_until(lambda: not on_disk(storage))
+
+
+# Memory.
+
+
+def _peak(app: ASGIApp, method: str, path: str, headers: Mapping[str, str], mebibytes: int) -> int:
+    """Send that much in pieces of 64 KiB, as a server hands them over, and give the most bytes held at any time."""
+    piece = bytes(1 << 16)
+    left = mebibytes * 16
+
+    async def receive() -> Message:
+        nonlocal left
+        left -= 1
+        return {"type": "http.request", "body": piece if left >= 0 else b"", "more_body": left >= 0}
+
+    async def send(message: Message) -> None:
+        assert message.get("status", 200) == 200
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "query_string": b"",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in {**AUTH, **headers}.items()],
+        "scheme": "http",
+        "server": ("here", 80),
+    }
+    tracemalloc.start()
+    try:
+        asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_upload(storage: Storage, client: Client) -> None:
+    assert _peak(client.app, "POST", "/files/upload", {}, 101) < 4 * MIB
+    begun = client("POST", "/cdn/files/upload/multipart", headers=AUTH).json()
+    parts = f"{urlsplit(begun['access_url']).path}/multipart/{begun['uploadId']}"
+    assert _peak(client.app, "PUT", f"{parts}/1", {}, 40) < 4 * MIB
+    etag = hashlib.sha256(bytes(40 * MIB)).hexdigest()
+    tracemalloc.start()
+    answer = client("POST", f"{parts}/complete", headers=AUTH, json={"parts": [{"partNumber": 1, "etag": etag}]})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert answer.status_code == 200
+    assert peak < 4 * MIB
+    assert sorted(path.stat().st_size for path in storage.folder.glob("content/*/*")) == [40 * MIB, 101 * MIB]

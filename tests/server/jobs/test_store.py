@@ -1,0 +1,458 @@
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from sonolora.server.jobs.records import Delivery, Key, NewRequest, Request, Result, State
+from sonolora.server.jobs.store import QueueFullError, Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "server.db")
+    yield store
+    store.close()
+
+
+def new(**fields: object) -> NewRequest:
+    return NewRequest(**{"endpoint": "t2a", "mode": "t2a", "key_id": "k", "body": {"rank": 8}} | fields)  # type: ignore[arg-type]
+
+
+def result(**fields: object) -> Result:
+    return Result(**{"status": 200, "body": {"lora_file": None}} | fields)  # type: ignore[arg-type]
+
+
+def claim_all(store: Store) -> list[str]:
+    claimed = []
+    while request := store.claim():
+        claimed.append(request.id)
+    return claimed
+
+
+class TestRequests:
+    def test_everything_comes_back_as_it_went_in_also_after_reopening(self, store: Store) -> None:
+        body = {"prompt": "tūba \ud800 \0 \U0001d11e", "n": 1e-7, "none": None, "list": [1, [True, "12"]]}
+        request = store.add_request(
+            new(
+                endpoint="ic-lora/a2a",
+                mode="a2a",
+                body=body,
+                priority=1,
+                start_deadline=2e9,
+                webhook="https://e/hook?a=b&c=ü",
+                lifetime=3600.5,
+                no_retry=True,
+            )
+        )
+        assert request.state is State.QUEUED
+        assert abs(request.created - time.time()) < 5
+        assert store.request(request.id) == request
+        assert store.body(request.id) == body
+        store.set_progress(request.id, {"phase": "training", "step": 3})
+        answer = result(
+            status=422,
+            body={"detail": [{"loc": ["body", "rank"], "msg": "\udcff"}]},
+            error="no",
+            error_type="x",
+            inference_time=1.5,
+            headers={"a": "b"},
+        )
+        assert store.finish(request.id, answer)
+        again = Store(store.path)
+        found = again.request(request.id)
+        again.close()
+        assert found
+        assert (found.state, found.result) == (State.DONE, answer)
+        assert found.progress == {"phase": "training", "step": 3}
+        assert found.no_retry is True and found.cancel_asked is False
+        assert found.finished and found.finished >= found.created
+
+    @pytest.mark.parametrize("body", [None, 12, "12", "null", True, [], {}])
+    def test_any_json_may_be_the_body_of_a_result(self, store: Store, body: object) -> None:
+        id = store.add_request(new()).id
+        store.finish(id, result(body=body))
+        found = store.request(id)
+        assert found and found.result and found.result.body == body
+
+    @pytest.mark.parametrize("id", ["", "?", "\0", "é", "\udcff", "1e5", "%", "' OR 1 --", "x" * 10_000])
+    def test_unknown_ids_find_and_change_nothing(self, store: Store, id: str) -> None:
+        assert store.request(id) is None and store.body(id) is None
+        assert store.queue_position(id) == 0
+        assert store.ask_cancel(id) is None
+        assert not store.finish(id, result())
+        store.requeue(id, crashed=True)
+        store.set_progress(id, {})
+        assert store.logs(id) == [] and store.metrics(id) == [] and store.events(id) == []
+        assert store.claim() is None
+
+    def test_lists_the_newest_first_in_pages(self, store: Store) -> None:
+        added = [store.add_request(new()) for _ in range(5)]
+        store.claim()
+        ids = [request.id for request in reversed(added)]
+        assert [request.id for request in store.requests()] == ids
+        page = store.requests(limit=2)
+        assert [request.id for request in page] == ids[:2]
+        assert [request.id for request in store.requests(before=page[-1].created)] == ids[2:]
+        assert [request.id for request in store.requests(state=State.RUNNING)] == [added[0].id]
+        assert store.requests(state=State.DONE) == []
+
+    def test_the_queue_limit_counts_what_one_key_has_queued(self, store: Store) -> None:
+        for _ in range(2):
+            store.add_request(new(), queue_limit=2)
+        with pytest.raises(QueueFullError, match="2 requests of this key"):
+            store.add_request(new(), queue_limit=2)
+        store.add_request(new(key_id="other"), queue_limit=2)
+        assert len(store.requests()) == 3
+        store.claim()
+        store.add_request(new(), queue_limit=2)
+
+    def test_forgetting_keeps_the_bill_and_the_result(self, store: Store) -> None:
+        old, late, waiting = (store.add_request(new()).id for _ in range(3))
+        for id in (old, late, waiting):
+            store.add_logs(id, [(1.0, "INFO", "hello")])
+            store.add_metrics(id, [(1, {"loss": 1.0})])
+        store.finish(old, result(billable_units=100))
+        between = time.time()
+        store.finish(late, result(billable_units=100))
+        assert store.forget(between) == 1
+        assert store.forget(between) == 0
+        assert (store.body(old), store.logs(old), store.metrics(old)) == (None, [], [])
+        for id in (late, waiting):
+            assert store.body(id) and store.logs(id) and store.metrics(id)
+        assert (found := store.request(old)) and found.result == result(billable_units=100)
+        assert store.billed() == [("t2a", 2, 200)]
+
+
+class TestQueue:
+    def test_by_priority_then_arrival_and_back_to_the_old_place(self, store: Store) -> None:
+        low = store.add_request(new(priority=1)).id
+        first, second = (store.add_request(new()).id for _ in range(2))
+        assert [store.queue_position(id) for id in (first, second, low)] == [0, 1, 2]
+        claimed = store.claim()
+        assert claimed and claimed.id == first and claimed.state is State.RUNNING
+        assert claimed.started and claimed.started >= claimed.created
+        assert [store.queue_position(id) for id in (first, second, low)] == [0, 0, 1]
+        store.requeue(first, crashed=False)
+        store.requeue(second, crashed=True)  # it is not running
+        assert [store.queue_position(id) for id in (first, second, low)] == [0, 1, 2]
+        assert [request.attempts for request in store.requests()] == [0, 0, 0]
+        assert claim_all(store) == [first, second, low]
+        store.requeue(second, crashed=True)
+        again = store.claim()
+        assert again and (again.id, again.attempts) == (second, 1)
+
+    def test_a_start_deadline_binds_the_first_start_alone(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = time.time()
+        late, early, free = (store.add_request(new(start_deadline=at)).id for at in (now - 1, now + 60, None))
+        assert [request.id for request in store.overdue(now)] == [late]
+        assert claim_all(store) == [early, free]
+        store.requeue(early, crashed=True)
+        monkeypatch.setattr("time.time", lambda: now + 61)
+        assert [request.id for request in store.overdue(now + 61)] == [late]
+        store.finish(late, result(status=504))
+        assert store.overdue(now + 61) == []
+        assert claim_all(store) == [early]
+
+    def test_what_is_to_be_cancelled_is_not_started_any_more(self, store: Store) -> None:
+        running, queued, done = (store.add_request(new()).id for _ in range(3))
+        store.claim()
+        store.finish(done, result())
+        assert [store.ask_cancel(id) for id in (running, queued, done)] == [State.RUNNING, State.QUEUED, State.DONE]
+        assert {request.id for request in store.cancels()} == {running, queued}
+        assert (found := store.request(done)) and not found.cancel_asked
+        assert store.claim() is None
+        store.requeue(running, crashed=False)
+        assert store.claim() is None
+        for id in (running, queued):
+            assert store.finish(id, result(status=499))
+        assert store.cancels() == []
+
+    def test_against_a_model_in_plain_python(self, store: Store) -> None:
+        """Many random turns; the queue and its order must be those of a sorted list."""
+        dice = random.Random(5)
+        priorities: dict[str, int] = {}  # in the order of arrival
+        queued: set[str] = set()
+        running: set[str] = set()
+        for _ in range(150):
+            order = sorted((id for id in priorities if id in queued), key=priorities.__getitem__)
+            turn = dice.choice(["add", "add", "claim", "requeue", "finish"])
+            if turn == "add":
+                priority = dice.choice([0, 0, 1])
+                id = store.add_request(new(priority=priority)).id
+                priorities[id] = priority
+                queued.add(id)
+            elif turn == "claim":
+                claimed = store.claim()
+                assert (claimed.id if claimed else None) == (order[0] if order else None)
+                if claimed:
+                    queued.remove(claimed.id)
+                    running.add(claimed.id)
+            elif turn == "requeue" and running:
+                id = dice.choice(sorted(running))
+                store.requeue(id, crashed=False)
+                running.remove(id)
+                queued.add(id)
+            elif turn == "finish" and (running or queued):
+                id = dice.choice(sorted(running | queued))
+                assert store.finish(id, result())
+                running.discard(id)
+                queued.discard(id)
+            order = sorted((id for id in priorities if id in queued), key=priorities.__getitem__)
+            assert [store.queue_position(id) for id in order] == list(range(len(order)))
+        assert claim_all(store) == order
+        assert len(order) > 3
+
+    def test_a_status_costs_no_walk_through_all_requests(self, store: Store) -> None:
+        """SQLite's own word on it: nothing that is polled scans the table, however many requests are done."""
+        id = store.add_request(new()).id
+        asked: list[str] = []
+        with store.reader.connect() as connection:
+            driver = connection.connection.dbapi_connection
+            assert isinstance(driver, sqlite3.Connection)
+            driver.set_trace_callback(asked.append)
+        # The pool hands out the connection that was given back last, so these calls are traced.
+        store.request(id)
+        store.queue_position(id)
+        store.cancels()
+        store.overdue(time.time())
+        store.logs(id)
+        store.check_key("a:b")
+        with sqlite3.connect(store.path) as plain:
+            plans = {sql: [row[3] for row in plain.execute(f"EXPLAIN QUERY PLAN {sql}")] for sql in asked}
+        plain.close()
+        assert len(plans) == 6
+        for sql, plan in plans.items():
+            for line in plan:
+                assert "SCAN" not in line or line.endswith(("USING INDEX queue", "USING INDEX cancels")), (sql, line)
+                assert "TEMP B-TREE" not in line, (sql, line)
+
+
+class TestConcurrency:
+    def test_each_request_is_claimed_once(self, store: Store) -> None:
+        """By eight threads, four of them on connections of their own, as another process would have."""
+        ids = [store.add_request(new(priority=number % 2)).id for number in range(40)]
+        other = Store(store.path)
+        ready = Barrier(8)
+
+        def claims(of: Store) -> list[str]:
+            ready.wait()
+            return claim_all(of)
+
+        with ThreadPoolExecutor(8) as threads:
+            claimed = list(threads.map(claims, [store, other] * 4))
+        other.close()
+        assert sorted(id for some in claimed for id in some) == sorted(ids)
+        # Who takes an early one has taken nothing later before: each thread's are in the queue's order.
+        order = {id: place for place, id in enumerate(ids[::2] + ids[1::2])}
+        for some in claimed:
+            assert [order[id] for id in some] == sorted(order[id] for id in some)
+
+    def test_one_of_many_finishes_and_one_delivery_comes_of_it(self, store: Store) -> None:
+        id = store.add_request(new(webhook="https://e/hook")).id
+        with ThreadPoolExecutor(8) as threads:
+            first = list(threads.map(lambda n: store.finish(id, result(status=200 + n)), range(8)))
+        assert first.count(True) == 1
+        found = store.request(id)
+        assert found and found.result and found.result.status == 200 + first.index(True)
+        assert len(store.deliveries(id)) == 1
+
+    def test_the_limit_holds_when_many_add_at_once(self, store: Store) -> None:
+        def add(_: int) -> bool:
+            try:
+                store.add_request(new(), queue_limit=5)
+            except QueueFullError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as threads:
+            assert sum(threads.map(add, range(20))) == 5
+
+    def test_another_process_may_list_and_ask_to_cancel(self, store: Store) -> None:
+        ids = [store.add_request(new()).id for _ in range(2)]
+        store.claim()
+        code = (
+            "import sys; from pathlib import Path; from sonolora.server.jobs.store import Store\n"
+            "store = Store(Path(sys.argv[1]))\n"
+            "print([request.id for request in store.requests()], store.ask_cancel(sys.argv[2]))\n"
+            "store.close()"
+        )
+        told = subprocess.run(
+            [sys.executable, "-c", code, store.path, ids[1]], check=True, text=True, capture_output=True
+        )
+        assert told.stdout.strip() == f"{ids[::-1]} queued"
+        assert [request.id for request in store.cancels()] == [ids[1]]
+        assert store.claim() is None
+
+
+ADDER = """
+import sys, threading
+from pathlib import Path
+from sonolora.server.jobs.records import NewRequest
+from sonolora.server.jobs.store import Store
+store = Store(Path(sys.argv[1]))
+new = NewRequest(endpoint="t2a", mode="t2a", key_id="k", body={"prompt": "p" * 9000})
+def add():
+    while True:
+        sys.stdout.write(store.add_request(new).id + "\\n")
+        sys.stdout.flush()
+for _ in range(3):
+    threading.Thread(target=add).start()
+"""
+
+
+def test_a_killed_process_loses_nothing_that_it_was_told_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "server.db"
+    kept: list[str] = []
+    for lines in (25, 60):  # the second one begins with what the first one left
+        child = subprocess.Popen([sys.executable, "-c", ADDER, path], stdout=subprocess.PIPE, text=True)
+        assert child.stdout
+        kept += [child.stdout.readline().strip() for _ in range(lines)]
+        os.kill(child.pid, signal.SIGKILL)
+        # The last line may be cut off.
+        kept += [line.strip() for line in child.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+        child.stdout.close()
+        assert child.wait() == -signal.SIGKILL
+    store = Store(path)
+    there = store.requests(limit=10_000)
+    missing = set(kept) - {request.id for request in there}
+    whole = [store.body(request.id) == {"prompt": "p" * 9000} for request in there]
+    store.close()
+    assert len(kept) >= 85 and not missing and all(whole)
+    with sqlite3.connect(path) as plain:
+        assert plain.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert plain.execute("PRAGMA foreign_key_check").fetchall() == []
+    plain.close()
+
+
+class TestRuns:
+    def test_logs_come_in_order_and_from_where_one_stopped(self, store: Store) -> None:
+        id, other = (store.add_request(new()).id for _ in range(2))
+        store.add_logs(id, [(2.0, "INFO", "a"), (1.0, "WARN", "caf\udce9")])
+        store.add_logs(other, [(3.0, "INFO", "not this one")])
+        store.add_logs(id, [])
+        lines = store.logs(id)
+        assert [(line.time, line.level, line.message) for line in lines] == [
+            (2.0, "INFO", "a"),
+            (1.0, "WARN", "caf\\udce9"),
+        ]
+        store.add_logs(id, [(4.0, "INFO", "b")])
+        assert [line.message for line in store.logs(id, after=lines[-1].number)] == ["b"]
+        with pytest.raises(IntegrityError):
+            store.add_logs("of nothing", [(1.0, "INFO", "a")])
+
+    def test_a_resumed_run_writes_its_steps_anew(self, store: Store) -> None:
+        id = store.add_request(new()).id
+        store.add_metrics(id, [(10, {"loss": 1.0}), (2, {"loss": 2.0})])
+        store.add_metrics(id, [])
+        store.add_metrics(id, [(10, {"loss": 0.5}), (20, {"loss": math.inf})])
+        assert store.metrics(id) == [(2, {"loss": 2.0}), (10, {"loss": 0.5}), (20, {"loss": math.inf})]
+
+    def test_turns_that_the_store_makes_are_events_once(self, store: Store) -> None:
+        """Each in the transaction of the turn itself: no crash can come in between."""
+        id = store.add_request(new()).id
+        for _ in range(2):  # what is done again after a crash
+            store.claim()
+            store.requeue(id, crashed=False)
+            store.requeue(id, crashed=False)
+        store.claim()
+        store.requeue(id, crashed=True, how="killed")
+        assert store.finish(id, result(status=422)) and not store.finish(id, result())
+        assert [(event.kind, event.data) for event in store.events(id)] == [
+            ("interrupted", {}),
+            ("interrupted", {}),
+            ("crashed", {"how": "killed"}),
+            ("finished", {"status": 422}),
+        ]
+
+    def test_events(self, store: Store) -> None:
+        id = store.add_request(new()).id
+        store.add_event(id, "submitted")
+        store.add_event(id, "crashed", {"signal": "SIGKILL"})
+        events = store.events(id)
+        assert [(event.kind, event.data) for event in events] == [
+            ("submitted", {}),
+            ("crashed", {"signal": "SIGKILL"}),
+        ]
+        assert events[0].time <= events[1].time <= time.time()
+
+    def test_the_ledger_counts_what_is_done_by_mode(self, store: Store) -> None:
+        for mode, units in (("v2a", 100), ("a2a", 2000), ("a2a", 0), ("a2a", 250)):
+            store.finish(store.add_request(new(mode=mode)).id, result(billable_units=units))
+        store.add_request(new(mode="a2a"))
+        assert store.billed() == [("a2a", 3, 2250), ("v2a", 1, 100)]
+
+
+class TestKeys:
+    def test_made_checked_revoked(self, store: Store) -> None:
+        id, secret = store.add_key("laptop")
+        other, other_secret = store.add_key("ci")
+        assert secret.startswith(f"{id}:")
+        key = store.check_key(secret)
+        assert key and (key.id, key.name, key.revoked) == (id, "laptop", None)
+        digits = secret.partition(":")[2]
+        for wrong in ("", ":", id, f"{id}:", f"{other}:{digits}", f"{secret}0", secret.upper(), digits, "\udcff:é"):
+            assert store.check_key(wrong) is None
+        assert store.revoke_key(id)
+        assert not store.revoke_key(id) and not store.revoke_key("?")
+        assert store.check_key(secret) is None
+        assert store.check_key(other_secret) == Key(other, "ci", store.keys()[1].created)
+        listed = store.keys()
+        assert [(key.id, key.revoked is None) for key in listed] == [(id, False), (other, True)]
+
+    def test_the_file_does_not_hold_the_secret(self, store: Store) -> None:
+        _, secret = store.add_key("laptop")
+        random = secret.partition(":")[2]
+        store.close()
+        content = b"".join(path.read_bytes() for path in store.path.parent.iterdir())
+        assert random.encode() not in content and bytes.fromhex(random) not in content
+        assert hashlib.sha256(random.encode()).hexdigest().encode() in content
+
+
+class TestDeliveries:
+    def finished(self, store: Store, webhook: str | None = "https://e/hook") -> Request:
+        request = store.add_request(new(webhook=webhook))
+        store.finish(request.id, result())
+        return request
+
+    def test_tried_until_done_or_given_up(self, store: Store) -> None:
+        self.finished(store, webhook=None)
+        request = self.finished(store)
+        now = time.time()
+        (due,) = store.due_deliveries(now)
+        assert due == Delivery(due.id, request.id, "https://e/hook", 0, due.next_try, None)
+        store.delivery_failed(due.id, "503", now + 60)
+        assert store.due_deliveries(now + 59) == []
+        assert store.due_deliveries(now + 60) == [Delivery(due.id, request.id, "https://e/hook", 1, now + 60, "503")]
+        store.delivery_done(due.id, "200")
+        assert store.due_deliveries(now + 1e6) == []
+        assert store.deliveries(request.id) == [Delivery(due.id, request.id, "https://e/hook", 2, None, "200")]
+        hopeless = self.finished(store)
+        (due,) = store.due_deliveries(time.time())
+        store.delivery_failed(due.id, "redirected", None)
+        assert store.due_deliveries(now + 1e6) == []
+        assert [delivery.outcome for delivery in store.deliveries(hopeless.id)] == ["redirected"]
+
+    def test_a_result_without_its_delivery_is_not_kept(self, store: Store) -> None:
+        """What a crash between the two would be: here the database refuses the second write."""
+        request = store.add_request(new(webhook="https://e/hook"))
+        with store.engine.begin() as transaction:
+            transaction.exec_driver_sql(
+                "CREATE TRIGGER broken BEFORE INSERT ON deliveries BEGIN SELECT RAISE(ABORT, 'broken'); END"
+            )
+        with pytest.raises(IntegrityError, match="broken"):
+            store.finish(request.id, result())
+        assert store.request(request.id) == request

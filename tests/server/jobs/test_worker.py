@@ -1,0 +1,441 @@
+"""The worker process, with real short runs on the embedded base: told to stop, left alone, killed, and gone on with."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import wave
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sonolora.server.files.storage import Storage
+from sonolora.server.jobs.records import NewRequest, State
+from sonolora.server.jobs.store import Store
+from sonolora.server.jobs.workers import Workers
+from sonolora.server.settings import ServerSettings
+from sonolora.training.metrics import read_metrics
+
+pytestmark = pytest.mark.xdist_group("worker")  # they share an undisturbed run
+LIMIT = 300  # seconds for anything to happen, on a busy machine
+
+# Imports everything once; then a line with two named pipes makes a worker that has them as its input and output.
+FORKS = """
+import os, signal, sys
+from sonolora.server.jobs import worker
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for line in iter(sys.stdin.readline, ""):
+    orders, events = line.split()
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.dup2(os.open(orders, os.O_RDONLY), 0)
+        os.dup2(os.open(events, os.O_WRONLY), 1)
+        sys.argv, sys.stdin = ["worker", "--device", "cpu"], open(0)
+        os._exit(worker.main())
+    print(child, flush=True)
+"""
+
+
+class Worker:
+    """A worker of one's own, by its two pipes."""
+
+    def __init__(self, orders, events, pid):
+        self.orders, self.events, self.pid = orders, events, pid
+
+    def tell(self, order):
+        self.orders.write(json.dumps(order) + "\n")
+        self.orders.flush()
+
+    def job(self, folder, body, *, id="job", mode="t2a", sources=None, **settings):
+        settings = {"checkpoint_every": 10, "preview_every": 50, **settings}
+        sources = {"known": {}, **(sources or {})}
+        self.tell(
+            {"id": id, "folder": str(folder), "mode": mode, "body": body, "sources": sources, "settings": settings}
+        )
+
+    def event(self):
+        line = self.events.readline()
+        return json.loads(line) if line else None
+
+    def until(self, kind, **values):
+        """Events up to the first of this kind with these values; `step` is the least."""
+        seen = []
+        while (event := self.event()) is not None:
+            seen.append(event)
+            step = values.get("step", 0)
+            others = {name: value for name, value in values.items() if name != "step"}
+            if event["event"] == kind and (event.get("step") or 0) >= step and others.items() <= event.items():
+                return seen
+        raise AssertionError(f"it ended without {kind} {values} after {seen[-3:]}")
+
+    def end(self):
+        """What it still tells, until it has ended."""
+        return [json.loads(line) for line in self.events]
+
+    def kill(self, number=signal.SIGKILL):
+        os.kill(self.pid, number)
+
+
+def python(*arguments):
+    """A process with the two pipes; the models are too small for threads to pay."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *arguments], env=environment, **pipes)
+
+
+@pytest.fixture(scope="module")
+def forks():
+    with python("-c", FORKS) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def worker(forks, tmp_path):
+    """Makes workers; those that are left at the end are killed."""
+    made = []
+
+    def make():
+        pipes = [tmp_path / f"{name}-{len(made)}" for name in ("orders", "events")]
+        for pipe in pipes:
+            os.mkfifo(pipe)
+        forks.stdin.write(" ".join(map(str, pipes)) + "\n")
+        forks.stdin.flush()
+        orders = pipes[0].open("w")
+        one = Worker(orders, pipes[1].open(), int(forks.stdout.readline()))
+        made.append(one)
+        assert one.event() == {"event": "ready"}
+        return one
+
+    yield make
+    for one in made:
+        one.orders.close()
+        for _ in one.events:
+            pass
+        one.events.close()
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """An archive of two clips of half a second."""
+    path = tmp_path_factory.mktemp("clips") / "clips.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for index in range(2):
+            time_ = np.arange(8000) / 16000
+            sound = 20000 * np.sin(2 * np.pi * (300 + 200 * index) * time_) * np.exp(-4 * time_)
+            with archive.open(f"clip{index}.wav", "w") as file, wave.open(file, "wb") as out:
+                out.setparams((1, 2, 16000, 8000, "NONE", ""))
+                out.writeframes(sound.astype("<i2").tobytes())
+            archive.writestr(f"clip{index}.txt", f"a tone, number {index}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def body(clips):
+    return {
+        "training_data_url": str(clips),
+        "rank": 8,
+        "number_of_steps": 100,
+        "learning_rate": 0.002,
+        "audio_duration_seconds": 0.5,
+        "validation": [{"prompt": "a tone"}],
+        "debug_dataset": True,
+    }
+
+
+OUTPUTS = ("lora.safetensors", "config.json", "preview.wav")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(forks, body, tmp_path_factory):  # noqa: ARG001 - not at the same time as that imports
+    """The folder and the events of a run by a worker that is started as the server starts it."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    with python("-m", "sonolora.server.jobs.worker", "--device", "cpu") as process:
+        one = Worker(process.stdin, process.stdout, process.pid)
+        one.until("ready")
+        one.job(folder, body)
+        events = one.until("ready")
+        process.stdin.close()
+        assert process.wait(LIMIT) == 0
+    return folder, events
+
+
+def same_as(undisturbed, folder):
+    for name in OUTPUTS:
+        assert (folder / name).read_bytes() == (undisturbed[0] / name).read_bytes(), name
+    previews = {path.name: path.read_bytes() for path in (folder / "previews").glob("*.wav")}
+    assert previews == {path.name: path.read_bytes() for path in (undisturbed[0] / "previews").glob("*.wav")}
+    assert len(previews) == 3
+    grids = [
+        {line["step"]: line["grid_loss"] for line in read_metrics(path / "metrics.jsonl") if "grid_loss" in line}
+        for path in (folder, undisturbed[0])
+    ]
+    assert grids[0] == grids[1]
+
+
+def test_what_it_tells(undisturbed):
+    folder, events = undisturbed
+    kinds = [event["event"] for event in events]
+    assert kinds[0] == "begun"
+    assert kinds[-2:] == ["done", "ready"]
+    assert events[0]["resumed"] is False
+    assert [event["name"] for event in events if event["event"] == "phase"] == [
+        "fetching the data",
+        "reading and encoding the clips",
+        "writing the debug archive",
+        "listening at step 0",
+        "training",
+        "listening at step 50",
+        "training",
+        "listening at step 100",
+    ]
+    steps = [event["step"] for event in events if event["event"] == "progress" and event["total"] == 100]
+    assert steps == sorted(steps)
+    assert steps[-1] == 100
+    told = [{"step": event["step"], **event["values"]} for event in events if event["event"] == "metrics"]
+    assert told == read_metrics(folder / "metrics.jsonl")
+    assert "training on 2 clips of 0.5 s" in [event["text"] for event in events if event["event"] == "message"]
+
+
+def test_killed_or_stopped_in_every_phase_and_gone_on_with_gives_the_same_files(undisturbed, body, worker, tmp_path):
+    folder = tmp_path / "run"
+    checkpoints = folder / "checkpoints"
+
+    def until(kind, resumed, **values):
+        one = worker()
+        one.job(folder, body)
+        assert one.event() == {"event": "begun", "resumed": resumed}
+        one.until(kind, **values)
+        return one
+
+    for name in ("fetching the data", "reading and encoding the clips", "writing the debug archive"):
+        until("phase", False, name=name).kill()
+    until("phase", False, name="listening at step 0").kill()
+    until("progress", True, step=20, total=100).kill()
+
+    one = until("progress", True, step=30, total=100)  # the server dies
+    one.orders.close()
+    (stopped,) = [event for event in one.end() if event["event"] == "stopped"]
+    assert (checkpoints / f"step-{stopped['step']:06d}.safetensors").exists()
+
+    until("phase", True, name="listening at step 50").kill()
+    one = until("progress", True, step=60, total=100)
+    one.kill(signal.SIGTERM)
+    assert [event["event"] for event in one.end()][-1] == "stopped"
+
+    one = until("phase", True, name="listening at step 100")
+    assert (folder / "lora.safetensors").exists(), "in the middle of writing the outputs"
+    one.kill()
+    one = until("done", True)
+    same_as(undisturbed, folder)
+    assert not list(folder.rglob(".*")), "nothing temporary is left"
+
+    before = [(folder / name).read_bytes() for name in OUTPUTS]
+    one.until("ready")
+    one.job(folder, body)  # the server has missed that it is done
+    one.until("done")
+    assert [(folder / name).read_bytes() for name in OUTPUTS] == before
+
+
+def test_a_stop_is_quick_and_saved_and_the_worker_stays(body, worker, tmp_path):
+    one = worker()
+    one.job(tmp_path / "run", body, id="first")
+    one.until("progress", step=10, total=100)
+    asked = time.monotonic()
+    one.tell({"stop": "another"})
+    one.tell({"stop": "first"})
+    stopped = one.until("stopped")[-1]
+    assert time.monotonic() - asked < 10
+    assert stopped["step"] >= 10
+    assert (tmp_path / "run" / "checkpoints" / f"step-{stopped['step']:06d}.safetensors").exists()
+    assert one.event() == {"event": "ready"}
+    one.job(tmp_path / "run", body, id="second")
+    assert one.event() == {"event": "begun", "resumed": True}
+    assert one.until("message")[-1]["text"] == f"going on from step {stopped['step']}"
+    one.tell({"stop": "second"})
+    one.until("ready")
+
+
+class _Drips(BaseHTTPRequestHandler):
+    """A byte now and then, and never all of them."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        with self.server.lock:
+            while not self.server.over.wait(0.05):
+                try:
+                    self.wfile.write(b"x")
+                except OSError:
+                    return
+
+    def log_message(self, format, *args):
+        pass
+
+
+@pytest.fixture
+def slow_url():
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Drips) as server:
+        server.lock, server.over = threading.Lock(), threading.Event()
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/clips.zip?sig=SECRET"
+        server.over.set()
+        server.shutdown()
+        thread.join()
+
+
+def test_stopped_while_it_fetches(body, worker, tmp_path, slow_url):
+    one = worker()
+    one.job(tmp_path / "run", {**body, "training_data_url": slow_url})
+    progress = one.until("progress")[-1]
+    assert progress["note"] == "0.0 of 1.0 MB"
+    one.tell({"stop": "job"})
+    seen = one.until("stopped")
+    assert seen[-1]["step"] is None
+    assert "SECRET" not in json.dumps(seen)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_folder_is_one_workers_at_a_time(body, worker, tmp_path, slow_url):
+    """A worker whose server was killed may still be at it when the next server begins."""
+    first, second = worker(), worker()
+    first.job(tmp_path / "run", {**body, "training_data_url": slow_url})
+    first.until("progress")
+    second.job(tmp_path / "run", {**body, "training_data_url": "/nowhere.zip"})
+    told = []
+    listening = threading.Thread(target=lambda: told.extend(second.until("ready")))
+    listening.start()
+    listening.join(0.5)
+    assert told == []
+    first.orders.close()
+    assert first.end()[-1]["event"] == "stopped"
+    listening.join(LIMIT)
+    assert [event["event"] for event in told][-2:] == ["input_error", "ready"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sources", "loc", "kind", "words"),
+    [
+        ({"rank": 9}, {}, ["rank"], "literal_error", "8, 16, 32, 64 or 128"),
+        (
+            {"training_data_url": "/etc/passwd"}, {"local": False}, ["training_data_url"], "file_download_error",
+            "not a URL",
+        ),
+        (
+            {"training_data_url": "http://127.0.0.1:9/x.zip?sig=SECRET"}, {"private": False}, ["training_data_url"],
+            "file_download_error", "--allow-private-urls",
+        ),
+        ({"training_data_url": "data:;base64,AAAA"}, {}, ["training_data_url"], "invalid_archive", "not a .zip"),
+    ],
+)  # fmt: skip
+def test_input_that_cannot_be_used(body, worker, tmp_path, changes, sources, loc, kind, words):
+    one = worker()
+    one.job(tmp_path / "run", {**body, **changes}, sources=sources)
+    *_, last, ready = one.until("ready")
+    assert last["event"] == "input_error"
+    (item,) = last["detail"]
+    assert (item["loc"], item["type"]) == (["body", *loc], kind)
+    assert words in item["msg"]
+    assert "SECRET" not in json.dumps(last)
+    assert ready == {"event": "ready"}
+
+
+def test_addresses_that_are_known_need_no_network(body, clips, worker, tmp_path):
+    url = "http://127.0.0.1:9/files/abc/clips.zip"
+    one = worker()
+    sources = {"local": False, "private": False, "known": {url: str(clips)}}
+    one.job(tmp_path / "run", {**body, "training_data_url": url}, sources=sources)
+    one.until("phase", name="listening at step 0")
+    one.tell({"stop": "job"})
+    one.until("stopped")
+
+
+def test_a_fault_that_can_be_explained(undisturbed, body, worker, tmp_path):
+    (tmp_path / "run").mkdir()
+    run = json.loads((undisturbed[0] / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps({**run, "base_fingerprint": "another"}))
+    (tmp_path / "run" / "prepared.safetensors").write_bytes(b"")
+    one = worker()
+    one.job(tmp_path / "run", body)
+    failed = one.until("failed")[-1]
+    assert "the base tiny is not the one" in failed["message"]
+    assert failed["traceback"] is None
+    one.until("ready")
+
+
+def test_after_a_fault_that_nobody_foresaw_the_process_ends(body, worker, tmp_path):
+    one = worker()
+    one.job(tmp_path / "run", body, checkpoint_every="often")
+    *_, failed = one.end()
+    assert failed["event"] == "failed"
+    assert failed["message"] is None
+    assert "TypeError" in failed["traceback"]
+
+
+def test_without_a_base_it_does_not_get_ready(tmp_path):
+    command = [sys.executable, "-m", "sonolora.server.jobs.worker", "--base", str(tmp_path)]
+    ended = subprocess.run(command, input="", capture_output=True, text=True, timeout=LIMIT)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert "a base folder holds exactly one checkpoint" in ended.stderr
+    assert Path(tmp_path).name in ended.stderr
+
+
+@pytest.mark.slow
+def test_from_an_upload_to_the_same_lora_though_the_worker_is_killed(undisturbed, body, clips, tmp_path, monkeypatch):
+    """Through the queue, with real workers."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    settings = ServerSettings(tmp_path / "server", devices=("cpu",), checkpoint_every=10)
+    settings.folder.mkdir()
+    store = Store(settings.database)
+    storage = Storage(settings.folder / "files", store, 1 << 20)
+
+    async def upload():
+        async def chunks():
+            yield clips.read_bytes()
+
+        return await storage.receive(storage.new("clips.zip", "application/zip"), chunks())
+
+    async def until(holds):
+        end = time.monotonic() + LIMIT
+        while not holds():
+            assert time.monotonic() < end
+            await asyncio.sleep(0.02)
+
+    async def run():
+        asked = {**body, "training_data_url": f"https://here.example{(await upload()).address}"}
+        id = store.add_request(NewRequest(endpoint="t2a", mode="t2a", body=asked, key_id="k")).id
+        serving = Workers(settings, store, storage, lambda id: None)  # noqa: ARG005
+        task = asyncio.create_task(serving.run())
+        await until(lambda: store.request(id).progress.get("steps") == 100)
+        await until(lambda: store.request(id).progress.get("step", 0) >= 20)
+        os.kill(serving._going[id].worker.id, signal.SIGKILL)
+        await until(lambda: store.request(id).state == State.DONE)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return store.request(id)
+
+    done = asyncio.run(run())
+    assert (done.result.status, done.result.billable_units, done.attempts) == (200, 100, 1)
+    for field, name in (("lora_file", "lora.safetensors"), ("audio", "preview.wav")):
+        stored = storage.local(f"http://x{done.result.body[field]['url']}")
+        assert stored.read_bytes() == (undisturbed[0] / name).read_bytes()
+    assert done.result.body["debug_dataset"]["content_type"] == "application/zip"
+    assert [event.kind for event in store.events(done.id)] == ["started", "crashed", "resumed", "finished"]
+    lines = [line.message for line in store.logs(done.id)]
+    assert any(line.startswith("going on from step") for line in lines)
+    assert any(line.startswith("step 100 of 100: loss") for line in lines)
+    store.close()
