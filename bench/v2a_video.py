@@ -29,7 +29,7 @@ from losses import exchanged
 from sonolora.conditioning import Example, velocity
 from sonolora.core.randomness import normal
 from sonolora.data.encode import Encoder
-from sonolora.ltx.lora.adapters import add_adapters, as_saved, remove_adapters
+from sonolora.ltx.lora.adapters import add_adapters, remove_adapters, rounded_to_bf16
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.weights.base import Base, find_base
 from sonolora.modes.preview_spec import FilmFormat
@@ -39,13 +39,13 @@ from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.needs import count_needs, training_step
 from sonolora.planning.run_settings import FROZEN_CACHED, JOINT, V2A_VIDEO, RunSettings
 from sonolora.planning.work_counts import Step, Tokens, make_example, step_flops
-from sonolora.runs.cached_video import with_films_watched
+from sonolora.runs.cached_video import with_cached_videos
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.preview import render
 from sonolora.sampling.sampler import SamplingSettings
 from sonolora.training.step_phases import phase_times
 from sonolora.training.trainer import Trainer, TrainingConfig
-from sonolora.training.validation import SIGMAS, grid_losses, paired_difference
+from sonolora.training.validation import SIGMAS, eval_losses, paired_difference
 
 CPU, F32 = torch.device("cpu"), torch.float32
 ALONE = "without a film"
@@ -87,13 +87,13 @@ def main() -> None:
 
 def load(base: Base, name: str) -> Transformer:
     """The transformer of that form."""
-    apart = name == FROZEN_CACHED
-    return load_transformer(base.checkpoint, video=not apart, apart=apart, device=CPU, dtype=F32)
+    one_way = name == FROZEN_CACHED
+    return load_transformer(base.checkpoint, video=not one_way, one_way=one_way, device=CPU, dtype=F32)
 
 
 def watched(base: Base, examples: Sequence[Example]) -> list[Example]:
     """With what the audio sees of their films."""
-    return with_films_watched(examples, base.checkpoint, device=CPU, dtype=F32, place=CPU)
+    return with_cached_videos(examples, base.checkpoint, device=CPU, dtype=F32, place=CPU)
 
 
 def blind(examples: Sequence[Example]) -> list[Example]:
@@ -172,12 +172,12 @@ def losses(
     held_out, training = ({**given, ALONE: blind(given[FROZEN_CACHED])} for given in (held_out, training))
 
     def row(what: str, grids: Sequence[Tensor]) -> str:
-        joint, apart, *_ = grids
-        gap = paired_difference(joint, apart)
+        joint, one_way, *_ = grids
+        gap = paired_difference(joint, one_way)
         means = " | ".join([*(f"{grid.mean():.4f}" for grid in grids), ""][:3])
         return f"| {what} | {means} | {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}] |"
 
-    yield row("base", [grid_losses(models[name], held_out[name], CPU, clips) for name in models])
+    yield row("base", [eval_losses(models[name], held_out[name], CPU, clips) for name in models])
     onsets = [row("base", [heard(name, model) for name, model in models.items()])]
     for seed in range(options.seeds):
         own, others, scores = [], [], []
@@ -187,11 +187,11 @@ def losses(
             trainer = Trainer(model, adapters, training[name], config)
             while trainer.step_count < config.steps:
                 trainer.step()
-            with as_saved(adapters):
-                own.append(grid_losses(model, held_out[name], CPU, clips))
+            with rounded_to_bf16(adapters):
+                own.append(eval_losses(model, held_out[name], CPU, clips))
                 scores.append(heard(name, model))
                 if name != ALONE:
-                    others.append(grid_losses(model, exchanged(held_out[name]), CPU, clips))
+                    others.append(eval_losses(model, exchanged(held_out[name]), CPU, clips))
             remove_adapters(model)
         yield row(f"LoRA, seed {seed}", own)
         yield row(f"LoRA, seed {seed}, with another film", others)
@@ -212,7 +212,7 @@ def times(base: Base, arms: dict[str, Transformer], rank: int) -> Iterator[str]:
     yield "|---|---:|---:|---:|---:|---:|"
     for film in (FilmFormat(49, 24, 96, 64), FilmFormat(89, 24, 512, 288)):
         joint = Tokens(51, film=film)
-        tokens = {JOINT: joint, FROZEN_CACHED: replace(joint, apart=True), ALONE: Tokens(51)}
+        tokens = {JOINT: joint, FROZEN_CACHED: replace(joint, one_way=True), ALONE: Tokens(51)}
         trainers = {}
         for name, each in tokens.items():
             model = arms[FROZEN_CACHED if name == ALONE else name]

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from sonolora.conditioning import Example, velocity
 from sonolora.core.randomness import generator, normal
 from sonolora.ltx.codec.audio_codec import load_audio_codec
-from sonolora.ltx.lora.adapters import Adapters, add_adapters, as_saved
+from sonolora.ltx.lora.adapters import Adapters, add_adapters, rounded_to_bf16
 from sonolora.ltx.memory.quantised import FULL, WEIGHTS
-from sonolora.ltx.memory.weight_policy import Holding, hold
+from sonolora.ltx.memory.weight_policy import WeightPolicy, hold
 from sonolora.ltx.model.transformer import Stream, Transformer, audio_token_middles, load_transformer
 from sonolora.ltx.text.text_encoder import load_text_encoder
 from sonolora.ltx.weights.base import find_base
@@ -30,7 +30,7 @@ from sonolora.modes.t2a import T2A
 from sonolora.planning.base_shape import BaseShape
 from sonolora.runs.demo import CLIPS, clip
 from sonolora.training.trainer import Trainer, TrainingConfig
-from sonolora.training.validation import SIGMAS, grid_losses, paired_difference
+from sonolora.training.validation import SIGMAS, eval_losses, paired_difference
 
 CPU, F32 = torch.device("cpu"), torch.float32
 RANK, LEARNING_RATE, SEED = 16, 2e-3, 42
@@ -57,8 +57,8 @@ def examples(first: int) -> list[Example]:
 
 def load(weights: str) -> Transformer:
     """The base so held."""
-    holding = Holding(weights)
-    return load_transformer(find_base("tiny").checkpoint, video=False, device=CPU, dtype=F32, holding=holding)
+    policy = WeightPolicy(weights)
+    return load_transformer(find_base("tiny").checkpoint, video=False, device=CPU, dtype=F32, policy=policy)
 
 
 @torch.inference_mode()
@@ -94,8 +94,8 @@ def on_full(adapters: Adapters, clips: Sequence[Example]) -> Tensor:
         for name, adapter in adapters.items():
             copies[name].lora_A.copy_(adapter.lora_A)
             copies[name].lora_B.copy_(adapter.lora_B)
-    with as_saved(copies):
-        return grid_losses(model, clips, CPU, CLIPS)
+    with rounded_to_bf16(copies):
+        return eval_losses(model, clips, CPU, CLIPS)
 
 
 def held(module: nn.Module) -> int:
@@ -109,7 +109,7 @@ def on_tiny(steps: int) -> Iterator[str]:
     base = {}
     for weights in WEIGHTS:
         model = load(weights)
-        base[weights] = velocities(model, unseen), grid_losses(model, unseen, CPU, CLIPS), held(model)
+        base[weights] = velocities(model, unseen), eval_losses(model, unseen, CPU, CLIPS), held(model)
     true = base[FULL][0]
     errors = {
         weights: ((found - true).square().mean(dim=(1, 2, 3)) / true.square().mean(dim=(1, 2, 3))).sqrt().tolist()
@@ -128,8 +128,8 @@ def on_tiny(steps: int) -> Iterator[str]:
     reference = None
     for weights in WEIGHTS:
         model, adapters = trained(weights, seen, steps)
-        with as_saved(adapters):
-            losses = grid_losses(model, unseen, CPU, CLIPS)
+        with rounded_to_bf16(adapters):
+            losses = eval_losses(model, unseen, CPU, CLIPS)
         moved = on_full(adapters, unseen)
         reference = losses if reference is None else reference
         yield f"| {weights} | {compared(reference, losses)} | {compared(reference, moved)} |"
@@ -167,7 +167,7 @@ def at_full_width() -> Iterator[str]:
         before, true = outputs[FULL]
         error = (outputs[weights][1] - true).norm() / (true - before).norm()
         counted = shape.transformer(1, torch.bfloat16, video=False).transformer_blocks
-        size = held(shape.transformer(1, torch.bfloat16, video=False, holding=Holding(weights)).transformer_blocks)
+        size = held(shape.transformer(1, torch.bfloat16, video=False, policy=WeightPolicy(weights)).transformer_blocks)
         parameters = sum(parameter.numel() for parameter in counted.parameters())
         yield f"| {weights} | {error.item():.2%} | {size / parameters:.3f} |"
         print(weights, file=sys.stderr)
@@ -186,7 +186,7 @@ def random_block(shape: BaseShape, weights: str) -> Transformer:
             values /= tensor.shape[1] ** 0.5
         else:
             values *= 0.1
-        if (kept := hold(model, name, values, Holding(weights))) is not None:
+        if (kept := hold(model, name, values, WeightPolicy(weights))) is not None:
             state[name] = kept
     model.load_state_dict(state, assign=True)
     return model.eval()

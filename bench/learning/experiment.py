@@ -23,14 +23,14 @@ from torch import Tensor
 import sonolora
 from sonolora.conditioning import Example
 from sonolora.data.clips import Clip, load_clips
-from sonolora.data.conditioning_inputs import Given, load_given
+from sonolora.data.conditioning_inputs import ConditioningInput, load_conditioning_input
 from sonolora.data.dataset_files import discover
 from sonolora.data.encode import Encoder
 from sonolora.data.encoding_cache import Cache, content_key, default_cache_folder
 from sonolora.data.prepared import PreviewItem
 from sonolora.data.report import Report
 from sonolora.ltx.codec.audio_codec import load_audio_codec
-from sonolora.ltx.lora.adapters import Adapters, add_adapters, as_saved
+from sonolora.ltx.lora.adapters import Adapters, add_adapters, rounded_to_bf16
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.text.text_encoder import load_tokenizer
 from sonolora.ltx.weights.base import Base
@@ -42,7 +42,7 @@ from sonolora.sampling.paste_kept import paste_kept
 from sonolora.sampling.preview import render
 from sonolora.sampling.sampler import SamplingSettings
 from sonolora.training.trainer import Trainer, TrainingConfig
-from sonolora.training.validation import grid_losses
+from sonolora.training.validation import eval_losses
 
 TELL_EVERY = 100  # steps
 # What of the package an outcome depends on, beside what the digest of the data has seen.
@@ -103,7 +103,7 @@ def prepare(mode: Mode, encoder: Encoder, plan: Plan) -> Data:
         asked = [*held_out, *unrelated]
         if mode.video:
             clips: Iterable[Clip] = [_film_clip(one, encoder) for one in made]
-            given = [Given(_film_clip(one, encoder), one.seconds) for one in asked]
+            given = [ConditioningInput(_film_clip(one, encoder), one.seconds) for one in asked]
         else:
             clips = _read_clips(mode, made, encoder, folder / "data")
             given = [_read_given(mode, one, encoder, folder / f"{index}.wav") for index, one in enumerate(asked)]
@@ -120,9 +120,9 @@ def _read_clips(mode: Mode, made: Sequence[Made], encoder: Encoder, folder: Path
     return load_clips(mode, request, discover(folder), encoder.codec.sample_rate, tokenizer, Report(), _silent)
 
 
-def _read_given(mode: Mode, made: Made, encoder: Encoder, path: Path) -> Given:
-    wanted = parse(mode.generation, ask(mode.name, path, made)).wanted()
-    return load_given(wanted, encoder.codec.sample_rate, encoder.codec.output_sample_rate, path.parent)
+def _read_given(mode: Mode, made: Made, encoder: Encoder, path: Path) -> ConditioningInput:
+    spec = parse(mode.generation, ask(mode.name, path, made)).spec()
+    return load_conditioning_input(spec, encoder.codec.sample_rate, encoder.codec.output_sample_rate, path.parent)
 
 
 def _film_clip(made: Made, encoder: Encoder) -> Clip:
@@ -173,7 +173,7 @@ def with_lora(mode: Mode, encoder: Encoder, data: Data, plan: Plan, tell: Callab
             mode, encoder.base, data.training_examples, plan.rank, plan.training, encoder.device, advance
         )
         tell("generating with the LoRA")
-        with as_saved(adapters):
+        with rounded_to_bf16(adapters):
             return _measure(model, encoder, data, plan)
 
     return _outcome("LoRA", encoder, data, (mode.name, plan), measure)
@@ -201,8 +201,8 @@ def _measure(model: Transformer, encoder: Encoder, data: Data, plan: Plan) -> di
     ]
     return {
         "sounds": torch.stack([torch.from_numpy(sound.samples) for sound in sounds]),
-        "losses": grid_losses(model, clips, encoder.device, len(clips)),
-        "exchanged": grid_losses(model, exchanged(clips), encoder.device, len(clips)),
+        "losses": eval_losses(model, clips, encoder.device, len(clips)),
+        "exchanged": eval_losses(model, exchanged(clips), encoder.device, len(clips)),
     }
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sonolora.ltx.memory.device_constants import on_device
-from sonolora.ltx.model.transformer import NO_BLOCKS, Stream, Transformer, Watched, audio_token_middles
+from sonolora.ltx.model.transformer import NO_BLOCKS, CachedVideoKV, Stream, Transformer, audio_token_middles
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class Example:
     context_BSD: Tensor  # text context of the audio stream
     keep_BT: Tensor | None = None  # frames held clean: timestep 0, no loss
     reference_BRC: Tensor | None = None  # clean frames put before the target, on the same time axis
-    video: Video | Watched | None = None  # `Watched`: one that does not hear the audio, as the audio sees it
+    video: Video | CachedVideoKV | None = (
+        None  # `CachedVideoKV`: one that does not hear the audio, as the audio sees it
+    )
 
     def to(self, device: torch.device) -> Example:
         """The same example with every tensor on `device`."""

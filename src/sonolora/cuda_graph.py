@@ -18,7 +18,7 @@ Compute = Callable[[Example, Tensor, Tensor], Tensor]
 _WARM_UP = 3  # calls before the capture, on a stream of their own, as torch's documentation asks for
 
 
-class StaticStep:
+class CudaGraphStep:
     """Calls `compute`, the same one always; it must not wait for the device, and what else it reads must stay in place.
 
     The calls that warm up are steps like any other, and a capture computes nothing: no step is lost or repeated.
@@ -32,7 +32,7 @@ class StaticStep:
         self._calls = 0
         self._stream: torch.cuda.Stream | None = None  # one for all: memory that is free belongs to its stream
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._made: Tensor | None = None
+        self._output: Tensor | None = None
 
     def __call__(self, compute: Compute, example: Example, noise_BTC: Tensor, sigma_B: Tensor) -> Tensor:
         """What `compute` returns, as a tensor of its own."""
@@ -61,7 +61,7 @@ class StaticStep:
         if self._graph is None:
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph, pool=self._pool):
-                self._made = compute(*inputs)
+                self._output = compute(*inputs)
         self._graph.replay()
-        assert self._made is not None
-        return self._made.clone()  # the next replay writes over it
+        assert self._output is not None
+        return self._output.clone()  # the next replay writes over it

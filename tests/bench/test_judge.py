@@ -84,8 +84,8 @@ def test_repetition_continues_what_repeats_and_leads_up_to_it():
 def test_what_is_asked_for_is_in_no_file(mode, tmp_path):
     made = make(mode, 0, 3, SECONDS)
     body = ask(mode, tmp_path / "given.wav", made)
-    wanted = parse(MODES[mode].generation, body).wanted()
-    (span,) = wanted.regenerate
+    spec = parse(MODES[mode].generation, body).spec()
+    (span,) = spec.regenerate
     assert span == pytest.approx(made.regenerate[0])
     given = decode_audio(tmp_path / "given.wav").waveform
     if mode == "audio-inpaint":

@@ -64,7 +64,7 @@ def test_it_counts_the_clips(run):
 def test_prices(run):
     _, record = run
     assert record["price_there"] == pytest.approx(STEPS * 0.0022)
-    hours = (record["training_seconds"] + record["listening_seconds"]) / 3600
+    hours = (record["training_seconds"] + record["preview_seconds"]) / 3600
     assert record["price_here"] == pytest.approx(hours * 0.2 * 0.5)
 
 
@@ -75,7 +75,7 @@ def test_time_is_that_of_steps_and_looks(run):
     assert 0 < pace["forward"] < pace["step"]
     assert record["training_seconds"] == pytest.approx(STEPS * pace["step"])
     # At steps 0, 50, 100 and 150; each a preview of 30 sampling steps and more than one pass in each.
-    assert record["listening_seconds"] > 4 * 30 * 2 * pace["forward"] * 0.5
+    assert record["preview_seconds"] > 4 * 30 * 2 * pace["forward"] * 0.5
 
 
 def test_disk(run):

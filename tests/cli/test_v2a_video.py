@@ -48,5 +48,5 @@ def test_estimate_says_what_is_seen(film, tmp_path):
     needs = json.loads((tmp_path / "estimate.json").read_text())["needs"]
     assert "watching the films" in done.stdout
     assert "what the audio sees of all films" in done.stdout
-    assert needs["tokens"]["apart"] and needs["watched"] > 0
+    assert needs["tokens"]["one_way"] and needs["watched"] > 0
     assert needs["stages"][2]["name"] == "watching the films"

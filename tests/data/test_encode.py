@@ -10,14 +10,14 @@ import torch
 
 from sonolora.core.frames import frame_count
 from sonolora.data.clips import Clip
-from sonolora.data.conditioning_inputs import load_given
+from sonolora.data.conditioning_inputs import load_conditioning_input
 from sonolora.data.encode import Encoder
 from sonolora.data.encoding_cache import Cache
 from sonolora.ltx.codec.audio_codec import load_audio_codec
 from sonolora.ltx.weights.base import find_base
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
-from sonolora.modes.preview_spec import Wanted
+from sonolora.modes.preview_spec import PreviewSpec
 
 CPU = torch.device("cpu")
 RATE = 16000
@@ -57,11 +57,11 @@ def test_what_is_kept_is_encoded_alike_in_training_and_at_inference(encoder, tmp
     trained = encoder._encode(Clip("a", "", sound, regenerate=spans), learn=True)
     part = sound.samples[:, -6400:] if at_end else sound.samples[:, :6400]
     write_wav(tmp_path / "part.wav", Waveform(np.round(part * 32767) / np.float32(32768), RATE))
-    wanted = Wanted(
+    spec = PreviewSpec(
         "", "", 1.0, source=str(tmp_path / "part.wav"), regenerate=spans, given_seconds=given, source_at_end=at_end,
         normalize=False,
     )  # fmt: skip
-    found = encoder._encode(load_given(wanted, RATE, 48000, tmp_path).clip, learn=False)
+    found = encoder._encode(load_conditioning_input(spec, RATE, 48000, tmp_path).clip, learn=False)
     keep = trained.keep_BT
     assert torch.equal(keep, found.keep_BT)
     # 16 bits in the file: equal but for the rounding.

@@ -12,12 +12,12 @@ import pytest
 
 from sonolora.core import public_addresses as addresses
 from sonolora.core.errors import InputError
-from sonolora.data.conditioning_inputs import load_given
+from sonolora.data.conditioning_inputs import load_conditioning_input
 from sonolora.data.dataset import open_dataset
 from sonolora.data.fetch import FetchLimits, Sources, fetch, without_secrets
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
-from sonolora.modes.preview_spec import FilmFormat, Wanted
+from sonolora.modes.preview_spec import FilmFormat, PreviewSpec
 
 STRANGER = Sources(local=False, private=False)
 QUICK = FetchLimits(backoff_seconds=0.01, connect_seconds=2, read_seconds=2)
@@ -150,18 +150,18 @@ def test_datasets_and_previews_go_by_the_same_rules(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="training_data_url: this is not a URL"):
         open_dataset("/etc", tmp_path, STRANGER)
     for given in ({"source": "/etc/passwd"}, {"reference": "/etc/passwd"}, {"video": "/etc/passwd", "film": film}):
-        wanted = Wanted("", "", 1.0, field="validation.0.audio_url", **given)  # type: ignore[arg-type]
+        spec = PreviewSpec("", "", 1.0, field="validation.0.audio_url", **given)  # type: ignore[arg-type]
         with pytest.raises(InputError, match=r"validation\.0\.audio_url: this is not a URL"):
-            load_given(wanted, 16000, 48000, tmp_path, STRANGER)
+            load_conditioning_input(spec, 16000, 48000, tmp_path, STRANGER)
 
 
 def test_a_given_clip_of_no_length_is_refused(tmp_path: Path) -> None:
     write_wav(tmp_path / "a.wav", Waveform(np.zeros((2, 400), np.float32), 48_000))
     clip = str(tmp_path / "a.wav")
     for given in ({"source": clip, "regenerate": ((0.0, 1.0),)}, {"reference": clip}):
-        wanted = Wanted("", "", 1.0, field="validation.0.audio_url", **given)  # type: ignore[arg-type]
+        spec = PreviewSpec("", "", 1.0, field="validation.0.audio_url", **given)  # type: ignore[arg-type]
         with pytest.raises(InputError, match=r"lasts 0\.008 s, and 0\.1 s are the least") as caught:
-            load_given(wanted, 16000, 48000, tmp_path)
+            load_conditioning_input(spec, 16000, 48000, tmp_path)
         assert caught.value.items[0].type == "audio_duration_too_short"
 
 

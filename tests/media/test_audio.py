@@ -310,6 +310,6 @@ def test_sample_rates_that_no_sound_has(tmp_path: Path, rate: int) -> None:
 
 def test_a_small_file_cannot_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _encode(tmp_path / "a.flac", Waveform(np.zeros((2, 60 * 48_000), np.float32), 48_000), "flac")
-    monkeypatch.setattr(audio, "LARGEST_BYTES", 30 * 48_000 * 2 * 4)
+    monkeypatch.setattr(audio, "MAX_DECODED_BYTES", 30 * 48_000 * 2 * 4)
     with pytest.raises(MediaError, match="too long: no more than 0 minutes"):
         decode_audio(tmp_path / "a.flac")

@@ -161,8 +161,8 @@ def test_the_six_modes():
 @pytest.mark.parametrize("mode", ENTRIES)
 def test_validation_entries(mode):
     entry = ENTRIES[mode]
-    (wanted,) = MODES[mode].previews(ask(mode, validation=[entry]))
-    assert wanted.prompt == "p"
+    (spec,) = MODES[mode].previews(ask(mode, validation=[entry]))
+    assert spec.prompt == "p"
     for missing in entry:
         with pytest.raises(InputError) as caught:
             ask(mode, validation=[{name: value for name, value in entry.items() if name != missing}])
@@ -240,8 +240,8 @@ def test_ranges_of_a_preview_must_mark_something(ranges, words):
 
 def test_ranges_are_cut_to_the_preview():
     entry = {"prompt": "p", "audio_url": "a.wav", "time_ranges": [[4.0, 9.0], [7.0, 8.0]]}
-    (wanted,) = MODES["audio-inpaint"].previews(ask("audio-inpaint", validation=[entry]))
-    assert wanted.regenerate == ((4.0, 5.0),)
+    (spec,) = MODES["audio-inpaint"].previews(ask("audio-inpaint", validation=[entry]))
+    assert spec.regenerate == ((4.0, 5.0),)
 
 
 def test_backward_and_forward_keep_opposite_ends():

@@ -14,8 +14,8 @@ import torch
 from sonolora.conditioning import Video
 from sonolora.core.errors import InputError
 from sonolora.core.progress import InterruptedRunError, Silent
-from sonolora.ltx.model.frozen_video import watch
-from sonolora.ltx.model.transformer import Watched, load_transformer
+from sonolora.ltx.model.frozen_video import cache_video_kv
+from sonolora.ltx.model.transformer import CachedVideoKV, load_transformer
 from sonolora.ltx.weights import checkpoint
 from sonolora.ltx.weights.base import find_base
 from sonolora.ltx.weights.checkpoint import Checkpoint
@@ -31,7 +31,7 @@ from sonolora.planning.allocations import Allocations
 from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.needs import Stage, count_needs
 from sonolora.planning.run_settings import RunSettings
-from sonolora.planning.work_counts import Step, Tokens, make_example, step_flops, watching_bytes
+from sonolora.planning.work_counts import Step, Tokens, make_example, step_flops, video_caching_bytes
 from sonolora.runs import cached_video as films
 from sonolora.runs.generate import GenerateSettings, generate
 from sonolora.runs.lifecycle import resume, start
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.xdist_group("v2a-video")
 CPU, CUDA, F32 = torch.device("cpu"), torch.device("cuda"), torch.float32
 SETTINGS = RunSettings(device="cpu", preview_every=1000, checkpoint_every=50, v2a_video="frozen-cached")
 STEPS = 100
-TOKENS = Tokens(18, film=FilmFormat(17, 24, 256, 256), apart=True)
+TOKENS = Tokens(18, film=FilmFormat(17, 24, 256, 256), one_way=True)
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +111,11 @@ def test_generate_follows_the_lora(run, body, tmp_path):
 
 
 def test_the_base_alone_is_heard_either_way(body, tmp_path):
-    joint, apart = (
+    joint, one_way = (
         ask(body, None, tmp_path / f"{number}.wav", steps=2, v2a_video=wanted)
         for number, wanted in enumerate((None, "frozen-cached"))
     )
-    assert not np.array_equal(joint, apart)
+    assert not np.array_equal(joint, one_way)
 
 
 @pytest.mark.slow
@@ -171,7 +171,7 @@ def test_what_does_not_fit_is_told_of_it(monkeypatch):
     """As one of the ways that would fit."""
 
     def count(shape, mode, request, settings, *_):  # noqa: ARG001
-        stage = Stage("training", {"all": 1 if settings.video_apart else 9}, 0)
+        stage = Stage("training", {"all": 1 if settings.one_way_video else 9}, 0)
         return SimpleNamespace(peak=stage.peak, stages=[stage], reserve=0, host_bytes=0)
 
     monkeypatch.setattr(fit, "count_needs", count)
@@ -183,29 +183,29 @@ def test_what_does_not_fit_is_told_of_it(monkeypatch):
 def test_one_transformer_is_kept_of_either_form():
     networks = Networks(find_base("tiny"), CPU)
     forms = [(True, False), (False, True), (False, False)]
-    for video, apart in forms:
-        with networks.transformer(video=video, apart=apart) as model:
-            assert (model.has_video, model.apart) == (video, apart)
+    for video, one_way in forms:
+        with networks.transformer(video=video, one_way=one_way) as model:
+            assert (model.has_video, model.one_way) == (video, one_way)
 
 
 def test_what_is_counted_is_what_is_taken(base, shape, takes_what_was_counted):
-    model = load_transformer(base.checkpoint, video=False, apart=True, device=CPU, dtype=F32)
+    model = load_transformer(base.checkpoint, video=False, one_way=True, device=CPU, dtype=F32)
     held = sum(tensor.nbytes for tensor in model.state_dict().values())
-    assert shape.transformer_bytes(F32, video=False, apart=True) == held
+    assert shape.transformer_bytes(F32, video=False, one_way=True) == held
     step = Step(V2A.lora_targets, 8, TOKENS)
     takes_what_was_counted(model, step)
-    joint = replace(step, tokens=replace(TOKENS, apart=False))
+    joint = replace(step, tokens=replace(TOKENS, one_way=False))
     assert step_flops(shape, step, "cpu").whole < 0.6 * step_flops(shape, joint, "cpu").whole
 
 
 def test_watching_takes_what_was_counted(base, shape, monkeypatch):
     monkeypatch.setattr(checkpoint, "_PIECE_BYTES", 1 << 16)  # what is read is not on the device of the film
-    film = make_example(shape, replace(TOKENS, apart=False), CPU, F32).video
+    film = make_example(shape, replace(TOKENS, one_way=False), CPU, F32).video
     assert isinstance(film, Video)
     with Allocations("cpu") as live:
-        (seen,) = watch(base.checkpoint, [film.stream], device=CPU, dtype=F32, park=CPU)
-    assert isinstance(seen, Watched)
-    weights, working = watching_bytes(shape, TOKENS, "cpu")
+        (seen,) = cache_video_kv(base.checkpoint, [film.stream], device=CPU, dtype=F32, park=CPU)
+    assert isinstance(seen, CachedVideoKV)
+    weights, working = video_caching_bytes(shape, TOKENS, "cpu")
     kept = seen.keys_BLHNK.nbytes + seen.values_BLHNK.nbytes
     assert live.peak == pytest.approx(weights + working + kept, rel=0.1)
 

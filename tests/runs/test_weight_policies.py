@@ -17,7 +17,7 @@ from sonolora.core.errors import InputError, SonoloraError
 from sonolora.core.progress import InterruptedRunError, Silent
 from sonolora.ltx.memory import block_offload as streaming
 from sonolora.ltx.memory.quantised import WEIGHTS
-from sonolora.ltx.memory.weight_policy import Holding
+from sonolora.ltx.memory.weight_policy import WeightPolicy
 from sonolora.ltx.model.transformer import load_transformer
 from sonolora.ltx.weights.checkpoint import Checkpoint
 from sonolora.modes import MODES
@@ -33,31 +33,31 @@ from sonolora.runs.lifecycle import start
 from sonolora.server.settings import ServerSettings, load_settings
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-HOLDINGS = [Holding("int8"), Holding(checkpointing=True), Holding("nf4", streamed=True)]
+HOLDINGS = [WeightPolicy("int8"), WeightPolicy(checkpointing=True), WeightPolicy("nf4", streamed=True)]
 
 
-@pytest.mark.parametrize("holding", [pytest.param(HOLDINGS[0], marks=pytest.mark.slow), *HOLDINGS[1:]], ids=str)
-def test_a_step_takes_what_was_counted(base, shape, holding, monkeypatch, takes_what_was_counted):
+@pytest.mark.parametrize("policy", [pytest.param(HOLDINGS[0], marks=pytest.mark.slow), *HOLDINGS[1:]], ids=str)
+def test_a_step_takes_what_was_counted(base, shape, policy, monkeypatch, takes_what_was_counted):
     """Weights, what is kept for the backward pass, and FLOPs, against a real step."""
     rooms: list[torch.Tensor] = []
-    make = streaming._Streamed.__init__
+    make = streaming._OffloadedBlocks.__init__
 
     def made(self, *arguments):
         make(self, *arguments)
         rooms.extend(tensor for room in self.rooms for tensor in room)
 
-    monkeypatch.setattr(streaming._Streamed, "__init__", made)
-    model = load_transformer(base.checkpoint, video=False, device=CPU, dtype=torch.float32, holding=holding)
+    monkeypatch.setattr(streaming._OffloadedBlocks, "__init__", made)
+    model = load_transformer(base.checkpoint, video=False, device=CPU, dtype=torch.float32, policy=policy)
     blocks = list(tensors(model.transformer_blocks))
-    if holding.streamed:
+    if policy.streamed:
         device = [tensor for tensor in tensors(model) if all(tensor is not one for one in blocks)] + rooms
-        assert shape.waiting_bytes(torch.float32, video=False, holding=holding) == size(blocks)
+        assert shape.offloaded_bytes(torch.float32, video=False, policy=policy) == size(blocks)
     else:
         device = list(tensors(model))
-        assert shape.waiting_bytes(torch.float32, video=False, holding=holding) == 0
-    assert shape.transformer_bytes(torch.float32, video=False, holding=holding) == size(device)
+        assert shape.offloaded_bytes(torch.float32, video=False, policy=policy) == 0
+    assert shape.transformer_bytes(torch.float32, video=False, policy=policy) == size(device)
 
-    takes_what_was_counted(model, Step(T2A.lora_targets, 4, Tokens(26), holding=holding))
+    takes_what_was_counted(model, Step(T2A.lora_targets, 4, Tokens(26), policy=policy))
 
 
 def tensors(module) -> Iterator[torch.Tensor]:
@@ -72,7 +72,7 @@ def size(found):
 @pytest.mark.slow
 def test_a_block_computed_again_is_extended_right(shape, monkeypatch):
     """The peak of all six layers, and that of four and five extended to them."""
-    step = Step(T2A.lora_targets, 4, Tokens(26), holding=Holding("int8", checkpointing=True))
+    step = Step(T2A.lora_targets, 4, Tokens(26), policy=WeightPolicy("int8", checkpointing=True))
     extended = step_bytes(shape, step, "cuda")
     monkeypatch.setattr(counts, "_FEW_RECOMPUTED", (6, 7))
     assert step_bytes(replace(shape, fingerprint="whole"), step, "cuda") == extended
@@ -146,7 +146,7 @@ def test_what_cannot_wait_for_blocks_is_not_told_to(monkeypatch, how):
 
 def test_blocks_that_come_and_go_are_not_compiled():
     with pytest.raises(ValueError, match="cannot be compiled"):
-        Holding(streamed=True, compiled=True)
+        WeightPolicy(streamed=True, compiled=True)
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch):
@@ -165,8 +165,8 @@ def test_a_server_takes_what_a_run_takes(tmp_path):
     for name, mode in MODES.items():
         settings = RunSettings(**served.run_settings(name))
         settings.check_mode(mode)
-        assert settings.holding == Holding("nf4", streamed=True)
-        assert settings.video_apart == mode.video
+        assert settings.policy == WeightPolicy("nf4", streamed=True)
+        assert settings.one_way_video == mode.video
 
 
 def test_the_settings_say_what_they_do_not_know():
@@ -207,5 +207,5 @@ def test_the_command_line_has_the_settings_and_their_defaults():
     given = {name: default for name, (_, default) in (SETTING_OPTIONS | FILM_OPTIONS).items()}
     assert settings_from(given) == RunSettings()
     asked = settings_from(given | {"weights": "nf4", "stream_blocks": True})
-    assert asked.holding == Holding("nf4", streamed=True)
-    assert asked.holding.recomputed
+    assert asked.policy == WeightPolicy("nf4", streamed=True)
+    assert asked.policy.recomputed

@@ -20,7 +20,7 @@ from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
 from sonolora.ltx.weights.base import find_base
 from sonolora.modes import MODES
 from sonolora.training.trainer import TrainingConfig
-from sonolora.training.validation import grid_losses, paired_difference, paired_grids
+from sonolora.training.validation import eval_losses, paired_difference, paired_grids
 
 CPU = torch.device("cpu")
 PLAN = Plan(train_clips=16, held_out_clips=8, unrelated=0, seconds=1.0, rank=8)
@@ -56,18 +56,18 @@ def test_adapters_that_do_not_learn_do_not_pass():
 
 def test_paired_grids_are_of_the_base_and_of_the_file(transformer, cases):
     examples = [Example(cases["audio_latents"][:1], cases["audio_context"][:1])]
-    alone = grid_losses(transformer, examples, CPU)
+    alone = eval_losses(transformer, examples, CPU)
     adapters = add_adapters(transformer, AUDIO_TARGETS, RANK, seed=0)
     for name, adapter in adapters.items():
         adapter.scale = 0.5
         with torch.no_grad():
             adapter.lora_B.copy_(0.1 * normal(tuple(adapter.lora_B.shape), name))
-    exact = grid_losses(transformer, examples, CPU)
+    exact = eval_losses(transformer, examples, CPU)
     base, lora = paired_grids(transformer, adapters, examples, CPU)
     assert torch.equal(base, alone)
     assert not torch.equal(lora, exact), "the file rounds to bfloat16"
     torch.testing.assert_close(lora, exact, rtol=0.01, atol=0)
-    assert torch.equal(grid_losses(transformer, examples, CPU), exact), "the adapters are as they were"
+    assert torch.equal(eval_losses(transformer, examples, CPU), exact), "the adapters are as they were"
 
 
 def test_the_interval_is_that_of_normal_theory():

@@ -20,7 +20,7 @@ from sonolora.ltx.model.transformer import load_transformer
 from sonolora.training.loss import flow_losses
 from sonolora.training.state import load_newest_state, save_state
 from sonolora.training.trainer import Trainer, TrainingConfig
-from sonolora.training.validation import grid_losses
+from sonolora.training.validation import eval_losses
 
 CPU = torch.device("cpu")
 IDENTITY = {"base": "b", "dataset": "d", "settings": "s"}
@@ -99,10 +99,10 @@ def test_first_step_starts_from_the_unchanged_base(make_trainer, transformer, ca
 def test_training_lowers_the_loss_on_the_fixed_grid(make_trainer, cases):
     trainer, model = make_trainer(steps=120)
     examples = make_examples(cases)
-    before = grid_losses(model, examples, CPU)
+    before = eval_losses(model, examples, CPU)
     for _ in range(120):
         trainer.step()
-    after = grid_losses(model, examples, CPU)
+    after = eval_losses(model, examples, CPU)
     assert (after < before).all(), "every clip at every noise level must have improved"
     assert after.mean() < 0.7 * before.mean()
 

@@ -15,7 +15,7 @@ import typer
 from sonolora.cli.options import give_options
 from sonolora.cli.settings import FILM_OPTIONS, SETTING_OPTIONS, settings_from
 from sonolora.modes import MODES, find_mode
-from sonolora.modes.request import MOST_PREVIEW_FRAMES, Body, parse
+from sonolora.modes.request import MAX_PREVIEW_FRAMES, Body, parse
 
 if TYPE_CHECKING:
     from sonolora.planning.base_shape import BaseShape
@@ -103,7 +103,7 @@ def _cases(options: Mapping[str, Any]) -> Iterator[tuple[BaseShape, Any, Any, An
     body: dict[str, Any] = {"training_data_url": "random", "resolution": options["resolution"]}
     if (seconds := options["seconds"]) is not None:
         body["audio_duration_seconds"], body["conditioning_seconds"] = seconds, seconds / 2
-        body["number_of_frames"] = min(max(round(24 * seconds), _FEWEST_FRAMES), MOST_PREVIEW_FRAMES)
+        body["number_of_frames"] = min(max(round(24 * seconds), _FEWEST_FRAMES), MAX_PREVIEW_FRAMES)
     for mode in MODES.values() if options["mode"] == "all" else [find_mode(options["mode"])]:
         given = options if mode.video or options["mode"] != "all" else {**options, "v2a_video": JOINT}
         yield shape, mode, parse(mode.request, body), settings_from(given)

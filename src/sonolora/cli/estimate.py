@@ -54,19 +54,24 @@ def _add_mode(app: typer.Typer, mode: Mode) -> None:
     own = {"prompt": (Annotated[list[str] | None, prompt_option(mode.request)], None)} | _OWN | setting_options(mode)
 
     def command(**options: Any) -> None:
-        mine = {name: options.pop(name) for name in own}
-        request = parse(mode.request, request_body(options, mine["data"], mine["prompt"] or [], mine["request"]))
-        if (mine["watts"] is None) != (mine["price_per_kwh"] is None):
+        own_options = {name: options.pop(name) for name in own}
+        request = parse(
+            mode.request,
+            request_body(options, own_options["data"], own_options["prompt"] or [], own_options["request"]),
+        )
+        if (own_options["watts"] is None) != (own_options["price_per_kwh"] is None):
             raise InputError.of("watts", "--watts and --price-per-kwh go together: give both or neither")
         from sonolora.core.atomic_files import write_json
         from sonolora.planning.estimate import Power, estimate
 
-        power = None if mine["watts"] is None else Power(mine["watts"], mine["price_per_kwh"])
+        power = None if own_options["watts"] is None else Power(own_options["watts"], own_options["price_per_kwh"])
         with TerminalProgress() as progress:
-            found = estimate(mode, request, settings_from(mine), mine["out"], progress, power, card=mine["card"])
+            found = estimate(
+                mode, request, settings_from(own_options), own_options["out"], progress, power, card=own_options["card"]
+            )
         print("\n".join(_lines(found)))
-        if mine["record"] is not None:
-            write_json(mine["record"], found.as_json())
+        if own_options["record"] is not None:
+            write_json(own_options["record"], found.as_json())
         if found.error is not None:
             raise found.error
 
@@ -102,12 +107,12 @@ def _lines(found: Estimate) -> Iterator[str]:
 
 
 def _times(found: Estimate) -> Iterator[str]:
-    if found.pace is None or found.training_seconds is None or found.listening_seconds is None:
+    if found.pace is None or found.training_seconds is None or found.preview_seconds is None:
         yield f"time      not known of a card that is not here; a step is {found.step_flops / 1e12:,.3g} TFLOP"
         return
     about, step = _about(found), _duration(found.pace.step)
     yield f"time      {about}{_duration(found.training_seconds)} of training, {step} a step"
-    yield f"          {about}{_duration(found.listening_seconds)} of listening, without the vocoder"
+    yield f"          {about}{_duration(found.preview_seconds)} of listening, without the vocoder"
     yield f"          ({found.pace.how})"
     yield "          not counted: fetching, encoding clips and texts, watching films, loading"
 

@@ -170,16 +170,18 @@ def _add_training_command(mode: Mode) -> None:
     }
 
     def command(**options: Any) -> None:
-        mine = {name: options.pop(name) for name in own}
-        request = _read_request(mode, request_body(options, mine["data"], mine["prompt"] or [], mine["request"]))
+        own_options = {name: options.pop(name) for name in own}
+        request = _read_request(
+            mode, request_body(options, own_options["data"], own_options["prompt"] or [], own_options["request"])
+        )
         # What is heavy to import comes after what can be refused at once.
         from sonolora.runs.run_folder import refuse_taken
 
-        refuse_taken(mine["out"])
+        refuse_taken(own_options["out"])
         from sonolora.runs.lifecycle import start
 
         with StopSignal().installed() as stop, TerminalProgress() as progress:
-            lora = start(mode, request, settings_from(mine), mine["out"], progress, stop)
+            lora = start(mode, request, settings_from(own_options), own_options["out"], progress, stop)
         _say_where(lora)
 
     give_options(command, own, mode.request)
@@ -201,17 +203,17 @@ def _add_check_command(mode: Mode) -> None:
     }
 
     def command(**options: Any) -> None:
-        mine = {name: options.pop(name) for name in own}
-        request = _read_request(mode, request_body(options, mine["data"], [], mine["request"]))
+        own_options = {name: options.pop(name) for name in own}
+        request = _read_request(mode, request_body(options, own_options["data"], [], own_options["request"]))
         from sonolora.ltx.weights.base import find_base
         from sonolora.runs.check_data import check, in_words
         from sonolora.runs.report_table import show_report
 
         with TerminalProgress() as progress:
-            checked = check(mode, request, find_base(mine["base"]), mine["out"], progress)
+            checked = check(mode, request, find_base(own_options["base"]), own_options["out"], progress)
         show_report(checked.report)
         if checked.report["files"]:
-            print(f"report: {mine['out'] / 'report.json'}\npage:   {mine['out'] / 'report.html'}")
+            print(f"report: {own_options['out'] / 'report.json'}\npage:   {own_options['out'] / 'report.html'}")
         if checked.error is not None:
             raise checked.error
         print(f"{in_words(len(checked.clips), request)} would be trained on.")
@@ -264,12 +266,12 @@ def _add_generate_command(mode: Mode) -> None:
         own["v2a_video"] = (Annotated[str | None, typer.Option(help=help_text)], None)
 
     def command(**options: Any) -> None:
-        mine = {name: options.pop(name) for name in own}
+        own_options = {name: options.pop(name) for name in own}
         body = {name: value for name, value in options.items() if value is not None}
         read_json_fields(body)
         from sonolora.data.fetch import fetch
 
-        out, lora = mine.pop("out"), mine.pop("lora")
+        out, lora = own_options.pop("out"), own_options.pop("lora")
         if out.is_dir():
             raise InputError.of("out", f"{out} is a folder: give the name of a .wav")
         if out.suffix.lower() != ".wav":
@@ -279,7 +281,7 @@ def _add_generate_command(mode: Mode) -> None:
             path = fetch(lora, Path(scratch), field="lora") if lora else None
             from sonolora.runs.generate import GenerateSettings, generate
 
-            generate(mode, body, GenerateSettings(path, **mine), out, progress)
+            generate(mode, body, GenerateSettings(path, **own_options), out, progress)
         print(f"sound:   {out}")
         print(f"picture: {out.with_suffix('.png')}")
 

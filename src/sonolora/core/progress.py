@@ -51,7 +51,7 @@ class StopAskedError(Exception):
 
 
 @dataclass(frozen=True)
-class Stoppable:
+class StoppableProgress:
     """A `Progress` that passes everything on and raises `StopAskedError` between steps once `stop` says so."""
 
     progress: Progress

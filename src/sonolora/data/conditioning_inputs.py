@@ -1,6 +1,6 @@
 """What a preview or `generate` is given: the clip of which a part is kept, the reference, the film.
 
-In: a `Wanted`. Out: a `Given`, whose clip is of the same class as a training clip and is encoded by the same
+In: a `PreviewSpec`. Out: a `ConditioningInput`, whose clip has the class of a training clip and is encoded by the same
 function. Addresses are URLs, data: URIs or paths.
 """
 
@@ -17,13 +17,13 @@ from sonolora.data.clips import Clip
 from sonolora.data.fetch import ANYWHERE, Fetched, Sources, fetch
 from sonolora.media.audio import Waveform, decode_audio, peak, peak_normalized, resample, to_stereo
 from sonolora.media.video import decode_frames, probe_video
-from sonolora.modes.preview_spec import LEAST_SECONDS, FilmFormat, Wanted
+from sonolora.modes.preview_spec import MIN_SECONDS, FilmFormat, PreviewSpec
 
 _EQUAL_SECONDS = 0.02  # by which a given clip may miss its length: encoder padding
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class ConditioningInput:
     """`clip.audio` is silent where nothing is given.
 
     `kept` is the source at the output rate and its own level, in the place where the result has it; `gain` is what
@@ -36,14 +36,14 @@ class Given:
     gain: float = 1.0
 
 
-def load_given(
-    wanted: Wanted,
+def load_conditioning_input(
+    wanted: PreviewSpec,
     sample_rate: int,
     output_sample_rate: int,
     into: Path,
     sources: Sources = ANYWHERE,
     progress: Fetched | None = None,
-) -> Given:
+) -> ConditioningInput:
     """Fetch, of which `progress` is told, and fit.
 
     Raises `InputError` at the field of the address for what cannot be fetched, read or used.
@@ -61,13 +61,15 @@ def load_given(
         reference = _placed(resample(sound, sample_rate), seconds, seconds, at_end=False)
         if wanted.normalize:
             reference = peak_normalized(reference)
-        return Given(replace(clip, audio=_silence(seconds, sample_rate), reference=reference), seconds)
+        return ConditioningInput(replace(clip, audio=_silence(seconds, sample_rate), reference=reference), seconds)
     if wanted.source is not None:
         return _with_source(clip, fetched(wanted.source), wanted, sample_rate, output_sample_rate)
-    return Given(clip, wanted.seconds)
+    return ConditioningInput(clip, wanted.seconds)
 
 
-def _with_source(clip: Clip, path: Path, wanted: Wanted, sample_rate: int, output_sample_rate: int) -> Given:
+def _with_source(
+    clip: Clip, path: Path, wanted: PreviewSpec, sample_rate: int, output_sample_rate: int
+) -> ConditioningInput:
     sound = _stereo(path, wanted)
     seconds, used = wanted.seconds, wanted.given_seconds
     if used is None:
@@ -88,7 +90,7 @@ def _with_source(clip: Clip, path: Path, wanted: Wanted, sample_rate: int, outpu
         )
     gain = peak(peak_normalized(sound)) / peak(sound) if wanted.normalize and peak(sound) > 0 else 1.0
     louder = replace(sound, samples=sound.samples * np.float32(gain))
-    return Given(
+    return ConditioningInput(
         replace(
             clip,
             audio=_placed(resample(louder, sample_rate), seconds, used, at_end=wanted.source_at_end),
@@ -100,7 +102,7 @@ def _with_source(clip: Clip, path: Path, wanted: Wanted, sample_rate: int, outpu
     )
 
 
-def _with_film(clip: Clip, path: Path, film: FilmFormat, wanted: Wanted, sample_rate: int) -> Given:
+def _with_film(clip: Clip, path: Path, film: FilmFormat, wanted: PreviewSpec, sample_rate: int) -> ConditioningInput:
     try:
         has = probe_video(path).seconds
         # Half a frame of tolerance: the last frame of a film is shown for a whole one.
@@ -111,22 +113,22 @@ def _with_film(clip: Clip, path: Path, film: FilmFormat, wanted: Wanted, sample_
     except MediaError as error:
         raise InputError.of(wanted.field, str(error)) from error
     seconds = frames / film.frame_rate
-    return Given(
+    return ConditioningInput(
         replace(clip, audio=_silence(seconds, sample_rate), film=pictures, frame_rate=film.frame_rate), seconds
     )
 
 
-def _stereo(path: Path, wanted: Wanted) -> Waveform:
+def _stereo(path: Path, wanted: PreviewSpec) -> Waveform:
     try:
         sound = to_stereo(decode_audio(path).waveform)
     except MediaError as error:
         raise InputError.of(wanted.field, str(error)) from error
-    if sound.seconds < LEAST_SECONDS:
+    if sound.seconds < MIN_SECONDS:
         raise InputError.of(
             wanted.field,
-            f"the clip lasts {sound.seconds:.3f} s, and {LEAST_SECONDS:g} s are the least: give a longer one",
+            f"the clip lasts {sound.seconds:.3f} s, and {MIN_SECONDS:g} s are the least: give a longer one",
             "audio_duration_too_short",
-            min_duration=LEAST_SECONDS,
+            min_duration=MIN_SECONDS,
             provided_duration=round(sound.seconds, 3),
         )
     return sound

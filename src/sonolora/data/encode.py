@@ -19,7 +19,7 @@ from torch import Tensor
 from sonolora.conditioning import Example, Video
 from sonolora.core.frames import frame_count, kept_frames
 from sonolora.data.clips import Clip
-from sonolora.data.conditioning_inputs import Given, muted
+from sonolora.data.conditioning_inputs import ConditioningInput, muted
 from sonolora.data.encoding_cache import Cache, content_key
 from sonolora.data.prepared import Prepared, PreviewItem
 from sonolora.ltx.codec.audio_codec import AudioCodec
@@ -53,7 +53,7 @@ class Encoder:
     def prepare(
         self,
         clips: Iterable[Clip],
-        given: Sequence[tuple[Given, str]],
+        given: Sequence[tuple[ConditioningInput, str]],
         advance: Callable[[str], None],
     ) -> tuple[Prepared, list[Clip]]:
         """Encode training clips as they come, and what is given to previews with their negative prompts.
@@ -86,7 +86,9 @@ class Encoder:
             light,
         )
 
-    def prepare_one(self, given: Given, negative_prompt: str, advance: Callable[[str], None]) -> PreviewItem:
+    def prepare_one(
+        self, given: ConditioningInput, negative_prompt: str, advance: Callable[[str], None]
+    ) -> PreviewItem:
         """What the sampler needs to generate one sound."""
         example = self._encode(given.clip, learn=False)
         contexts = self.encode_texts([given.clip.caption, negative_prompt], advance)
@@ -166,7 +168,9 @@ class Encoder:
             video = replace(video, context_BSD=context.video)
         return replace(example, context_BSD=context.audio, video=video)
 
-    def _item(self, given: Given, example: Example, context: TextContext, negative: TextContext) -> PreviewItem:
+    def _item(
+        self, given: ConditioningInput, example: Example, context: TextContext, negative: TextContext
+    ) -> PreviewItem:
         return PreviewItem(
             given.clip.caption,
             given.seconds,

@@ -25,7 +25,7 @@ AUDIO_EXTENSIONS: tuple[str, ...] = (".wav", ".mp3", ".flac", ".ogg", ".aac", ".
 SILENCE_DBFS = -80.0  # a peak below this is a clip of silence: normalising would only amplify its noise
 
 SAMPLE_RATES = 1_000, 768_000  # Hz, the least and the greatest: what is beyond is a damaged or made-up header
-LARGEST_BYTES = 2 << 30  # of decoded samples: an hour and a half of stereo at 48 kHz
+MAX_DECODED_BYTES = 2 << 30  # of decoded samples: an hour and a half of stereo at 48 kHz
 
 _ENCODER_PADDING = 2048  # samples of one HE-AAC frame
 _MISSING_SECONDS = 0.05  # what a declared length may exceed the decoded one by: less than a FLAC frame
@@ -79,7 +79,7 @@ def decode_audio(path: Path) -> Decoded:
     Integer formats are scaled so that full scale is 1; float formats may go beyond.
 
     MediaError: not media, no audio stream, no samples, nothing that decodes, values that are not finite, a format that
-    changes midway, a sample rate outside `SAMPLE_RATES`, or more than `LARGEST_BYTES`. A file that breaks off or is
+    changes midway, a sample rate outside `SAMPLE_RATES`, or more than `MAX_DECODED_BYTES`. A file that breaks off or is
     damaged in places yields what could be decoded and a warning. Raw AAC, MP3 without a Xing header and Ogg declare no
     length: when they end between two packets, nobody can tell.
     """
@@ -107,8 +107,8 @@ def decode_audio(path: Path) -> Decoded:
                     check_rate(path, rate)
                     blocks += [f.to_ndarray().reshape(-1, len(speakers)) for f in as_float.resample(frame)]
                     size += 4 * frame.samples * len(speakers)
-                    if size > LARGEST_BYTES:
-                        minutes = LARGEST_BYTES / (240 * rate * len(speakers))
+                    if size > MAX_DECODED_BYTES:
+                        minutes = MAX_DECODED_BYTES / (240 * rate * len(speakers))
                         raise MediaError(path, f"too long: no more than {minutes:.0f} minutes of such sound are read")
         except av.FFmpegError:  # the container itself breaks off
             broken_packets += 1

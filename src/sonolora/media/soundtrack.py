@@ -11,7 +11,7 @@ from av.audio.stream import AudioStream
 from numpy.typing import NDArray
 
 from sonolora.core.errors import MediaError
-from sonolora.media.audio import LARGEST_BYTES, Decoded, Waveform, check_rate
+from sonolora.media.audio import MAX_DECODED_BYTES, Decoded, Waveform, check_rate
 from sonolora.media.container import open_media
 from sonolora.media.timeline import picture_stream, time_zero
 
@@ -57,7 +57,7 @@ def decode_soundtrack(path: Path, start: float, seconds: float) -> Decoded:
                     if samples is None or abs(at - position) > _JITTER * rate:
                         position = at
                 if samples is None:
-                    if seconds * rate * len(speakers) * 4 > LARGEST_BYTES:
+                    if seconds * rate * len(speakers) * 4 > MAX_DECODED_BYTES:
                         raise MediaError(path, f"too long: {seconds:.0f} s of such sound are more than can be read")
                     samples = np.zeros((round(seconds * rate), len(speakers)), np.float32)
                 blocks: list[NDArray[Any]] = [

@@ -10,7 +10,7 @@ from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
 from sonolora.modes.generate_request import GenerateRequest
 from sonolora.modes.mode import Mode, regenerates_all
 from sonolora.modes.pairing import pair_references
-from sonolora.modes.preview_spec import LEAST_SECONDS, Wanted
+from sonolora.modes.preview_spec import MIN_SECONDS, PreviewSpec
 from sonolora.modes.request import AudioRequest, ValidationEntry
 
 
@@ -29,10 +29,10 @@ class A2ARequest(AudioRequest):
     )
 
 
-def previews(request: A2ARequest) -> list[Wanted]:
+def previews(request: A2ARequest) -> list[PreviewSpec]:
     """One for each validation entry."""
     return [
-        Wanted(
+        PreviewSpec(
             entry.prompt,
             request.validation_negative_prompt,
             request.preview_seconds,
@@ -48,13 +48,13 @@ class A2AGenerate(GenerateRequest):
     """A transformed sound."""
 
     seconds: float = Field(
-        5.0, ge=LEAST_SECONDS, le=60, description="Length of the result; at most that of the reference."
+        5.0, ge=MIN_SECONDS, le=60, description="Length of the result; at most that of the reference."
     )
     reference: str = Field(description="The sound to transform, a file or URL.")
     audio_normalize: bool = Field(True, description="Bring it to the level of the training clips.")
 
-    def wanted(self) -> Wanted:
-        return Wanted(
+    def spec(self) -> PreviewSpec:
+        return PreviewSpec(
             self.prompt,
             self.negative_prompt,
             self.seconds,

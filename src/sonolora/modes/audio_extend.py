@@ -17,8 +17,8 @@ from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
 from sonolora.modes.generate_request import GenerateRequest
 from sonolora.modes.mode import Mode
 from sonolora.modes.pairing import pair_clips
-from sonolora.modes.preview_spec import Wanted
-from sonolora.modes.request import MOST_PREVIEW_FRAMES, AudioRequest, ValidationEntry
+from sonolora.modes.preview_spec import PreviewSpec
+from sonolora.modes.request import MAX_PREVIEW_FRAMES, AudioRequest, ValidationEntry
 
 _ROUNDING = 1e-6
 
@@ -61,7 +61,7 @@ class _ExtendRequest(AudioRequest):
         """A given part that leaves nothing to generate, in a training clip or in a preview."""
         lengths = [("audio_duration_seconds", self.audio_duration_seconds)]
         if self.validation:
-            name = f"the preview, at most {MOST_PREVIEW_FRAMES} frames at {self.validation_frame_rate} a second"
+            name = f"the preview, at most {MAX_PREVIEW_FRAMES} frames at {self.validation_frame_rate} a second"
             lengths.append((name, self.preview_seconds))
         return _nothing_new(lengths, self.conditioning_seconds)
 
@@ -83,10 +83,10 @@ def regenerated(request: _ExtendRequest) -> tuple[Span, ...]:
     return _new_span(request.clip_seconds, request.conditioning_seconds, at_end=request.given_at_end)
 
 
-def previews(request: _ExtendRequest) -> list[Wanted]:
+def previews(request: _ExtendRequest) -> list[PreviewSpec]:
     """One for each validation entry."""
     return [
-        Wanted(
+        PreviewSpec(
             entry.prompt,
             request.validation_negative_prompt,
             request.preview_seconds,
@@ -112,8 +112,8 @@ class _ExtendGenerate(GenerateRequest):
         """A given part that leaves nothing to generate."""
         return _nothing_new([("seconds", self.seconds)], self.conditioning_seconds)
 
-    def wanted(self) -> Wanted:
-        return Wanted(
+    def spec(self) -> PreviewSpec:
+        return PreviewSpec(
             self.prompt,
             self.negative_prompt,
             self.seconds,

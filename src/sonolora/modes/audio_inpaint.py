@@ -15,7 +15,7 @@ from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
 from sonolora.modes.generate_request import GenerateRequest
 from sonolora.modes.mode import Mode, regenerates_all
 from sonolora.modes.pairing import pair_masked_clips
-from sonolora.modes.preview_spec import LEAST_SECONDS, Wanted
+from sonolora.modes.preview_spec import MIN_SECONDS, PreviewSpec
 from sonolora.modes.request import AudioRequest, ValidationEntry
 
 _LEAST_RANGE = 0.001  # seconds
@@ -96,10 +96,10 @@ def _span(value: object) -> Span:
     return start, end
 
 
-def previews(request: InpaintRequest) -> list[Wanted]:
+def previews(request: InpaintRequest) -> list[PreviewSpec]:
     """One for each validation entry."""
     return [
-        Wanted(
+        PreviewSpec(
             entry.prompt,
             request.validation_negative_prompt,
             request.preview_seconds,
@@ -115,7 +115,7 @@ def previews(request: InpaintRequest) -> list[Wanted]:
 class InpaintGenerate(GenerateRequest):
     """A sound of which spans are made anew."""
 
-    seconds: float = Field(60.0, ge=LEAST_SECONDS, le=60, description="At most so much of the clip is used.")
+    seconds: float = Field(60.0, ge=MIN_SECONDS, le=60, description="At most so much of the clip is used.")
     audio: str = Field(description="The clip, a file or URL.")
     time_ranges: list[list[float]] = Field(description="Seconds to regenerate, such as [[1.0, 2.0]].")
     audio_normalize: bool = Field(True, description="Bring the clip to the level of the training clips on the way.")
@@ -128,8 +128,8 @@ class InpaintGenerate(GenerateRequest):
             return [ErrorItem(("body", "time_ranges"), str(error))]
         return []
 
-    def wanted(self) -> Wanted:
-        return Wanted(
+    def spec(self) -> PreviewSpec:
+        return PreviewSpec(
             self.prompt,
             self.negative_prompt,
             self.seconds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from sonolora.modes.preview_spec import LEAST_SECONDS, Wanted
+from sonolora.modes.preview_spec import MIN_SECONDS, PreviewSpec
 from sonolora.modes.request import NEGATIVE_PROMPT, Body
 
 
@@ -14,9 +14,9 @@ class GenerateRequest(Body):
     prompt: str = Field(description="What to hear, trigger phrase included.")
     negative_prompt: str = Field(NEGATIVE_PROMPT, description="What to steer away from.")
     seconds: float = Field(
-        5.0, ge=LEAST_SECONDS, le=60, description="Length of the result; with a LoRA that of its clips."
+        5.0, ge=MIN_SECONDS, le=60, description="Length of the result; with a LoRA that of its clips."
     )
 
-    def wanted(self) -> Wanted:
+    def spec(self) -> PreviewSpec:
         """The same in the form that previews have."""
-        return Wanted(self.prompt, self.negative_prompt, self.seconds)
+        return PreviewSpec(self.prompt, self.negative_prompt, self.seconds)

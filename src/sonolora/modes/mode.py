@@ -13,7 +13,7 @@ from typing import Any
 
 from sonolora.core.frames import Span
 from sonolora.modes.generate_request import GenerateRequest
-from sonolora.modes.preview_spec import Wanted
+from sonolora.modes.preview_spec import PreviewSpec
 from sonolora.modes.request import TrainRequest
 
 
@@ -47,7 +47,7 @@ class Mode:
     pair: Callable[[Sequence[str]], Pairing]
     # What training regenerates of every clip: spans of seconds, or None for all. A mask file overrides it.
     regenerated: Callable[[Any], tuple[Span, ...] | None]
-    previews: Callable[[Any], list[Wanted]]
+    previews: Callable[[Any], list[PreviewSpec]]
     generation: type[GenerateRequest]
     # What is given beside the words.
     video: bool = False

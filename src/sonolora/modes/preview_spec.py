@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sonolora.core.frames import Span
 
-LEAST_SECONDS = 0.1  # of a sound that is given or asked for: the codec's window must fit in
+MIN_SECONDS = 0.1  # of a sound that is given or asked for: the codec's window must fit in
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class FilmFormat:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PreviewSpec:
     """What a preview or `generate` is asked for. The addresses are URLs or paths."""
 
     prompt: str

@@ -20,7 +20,7 @@ NEGATIVE_PROMPT = (
     "muffled, distorted, clipping, hiss, hum, crackle, static, clicks and pops, metallic ringing, robotic, garbled, "
     "thin, boxy, excessive reverb, unwanted background noise, abrupt cut, silence, off-key, out of sync"
 )
-MOST_PREVIEW_FRAMES = 121
+MAX_PREVIEW_FRAMES = 121
 _MOST_NAMES, _LONGEST_NAME = 10, 80  # that are repeated
 _Rank = Literal[8, 16, 32, 64, 128]
 Size = Literal["low", "medium", "high"]
@@ -149,7 +149,7 @@ class AudioRequest(TrainRequest):
 
     @property
     def preview_seconds(self) -> float:
-        return min(self.audio_duration_seconds, MOST_PREVIEW_FRAMES / self.validation_frame_rate)
+        return min(self.audio_duration_seconds, MAX_PREVIEW_FRAMES / self.validation_frame_rate)
 
 
 def unknown_fields(model: type[Body], body: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
 from sonolora.modes.generate_request import GenerateRequest
 from sonolora.modes.mode import Mode, regenerates_all
 from sonolora.modes.pairing import pair_clips
-from sonolora.modes.preview_spec import Wanted
+from sonolora.modes.preview_spec import PreviewSpec
 from sonolora.modes.request import AudioRequest
 
 
@@ -14,10 +14,10 @@ class T2ARequest(AudioRequest):
     """A request of the endpoint `t2a`."""
 
 
-def previews(request: T2ARequest) -> list[Wanted]:
+def previews(request: T2ARequest) -> list[PreviewSpec]:
     """One for each validation entry."""
     return [
-        Wanted(entry.prompt, request.validation_negative_prompt, request.preview_seconds)
+        PreviewSpec(entry.prompt, request.validation_negative_prompt, request.preview_seconds)
         for entry in request.validation
     ]
 

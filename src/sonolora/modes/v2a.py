@@ -12,7 +12,7 @@ from sonolora.media.video import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, frame_size
 from sonolora.modes.generate_request import GenerateRequest
 from sonolora.modes.mode import Mode, Pairing, regenerates_all
 from sonolora.modes.pairing import extension, pair_clips
-from sonolora.modes.preview_spec import FilmFormat, Wanted
+from sonolora.modes.preview_spec import FilmFormat, PreviewSpec
 from sonolora.modes.request import Aspect, Size, TrainRequest, ValidationEntry
 
 _SHOWN = 5
@@ -46,12 +46,12 @@ def pair(names: Sequence[str]) -> Pairing:
     return pairing
 
 
-def previews(request: V2ARequest) -> list[Wanted]:
+def previews(request: V2ARequest) -> list[PreviewSpec]:
     """One for each validation entry."""
     width, height = frame_size(request.validation_resolution, request.validation_aspect_ratio)
     film = FilmFormat(request.validation_number_of_frames, request.validation_frame_rate, width, height)
     return [
-        Wanted(
+        PreviewSpec(
             entry.prompt,
             request.validation_negative_prompt,
             request.preview_seconds,
@@ -72,10 +72,10 @@ class V2AGenerate(GenerateRequest):
     resolution: Size = Field("medium", description="Size at which it is watched: low, medium or high.")
     aspect_ratio: Aspect = Field("1:1", description="Shape to which it is cropped: 16:9, 1:1 or 9:16.")
 
-    def wanted(self) -> Wanted:
+    def spec(self) -> PreviewSpec:
         width, height = frame_size(self.resolution, self.aspect_ratio)
         film = FilmFormat(round(self.seconds * self.frame_rate), self.frame_rate, width, height)
-        return Wanted(self.prompt, self.negative_prompt, self.seconds, video=self.video, film=film, field="video")
+        return PreviewSpec(self.prompt, self.negative_prompt, self.seconds, video=self.video, film=film, field="video")
 
 
 V2A = Mode(

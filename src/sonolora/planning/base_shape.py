@@ -20,8 +20,8 @@ from transformers.models.gemma3 import Gemma3TextConfig
 from sonolora.core.errors import InputError, SonoloraError
 from sonolora.ltx.codec.audio_codec import AudioCodec, build_log_mel, build_vae, build_vocoder
 from sonolora.ltx.codec.video_encoder import VideoEncoder
-from sonolora.ltx.memory.block_offload import ROOMS
-from sonolora.ltx.memory.weight_policy import PLAIN, Holding, hold
+from sonolora.ltx.memory.block_offload import DEVICE_SLOTS
+from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy, place_weight
 from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.model.transformer import PREFIX, Transformer
 from sonolora.ltx.text.text_encoder import PUBLISHED_TOKENS, TextEncoder, Tokenizer, load_tokenizer
@@ -66,7 +66,7 @@ class BaseShape:
 
     @classmethod
     def of(cls, base: Base) -> BaseShape:
-        """That of a base that is here. Raises `CheckpointError` when it does not hold together."""
+        """That of a base that is here. Raises `CheckpointError` when it does not place_weight together."""
         from sonolora.ltx.text.language_model import read_text_config  # takes a second, for which no import should wait
 
         places = load_tokenizer(base.checkpoint, base.text_encoder).max_tokens
@@ -108,25 +108,29 @@ class BaseShape:
         return TransformerConfig.from_header(self.config["transformer"])
 
     def transformer_bytes(
-        self, dtype: torch.dtype, *, video: bool, apart: bool = False, holding: Holding = PLAIN
+        self, dtype: torch.dtype, *, video: bool, one_way: bool = False, policy: WeightPolicy = PLAIN
     ) -> int:
         """What a `Transformer` so built and held takes on the device."""
-        ends, block = self._transformer_parts(dtype, video, apart, holding)
-        return ends + block * (ROOMS if holding.streamed else self.transformer_config.layers)
+        ends, block = self._transformer_parts(dtype, video, one_way, policy)
+        return ends + block * (DEVICE_SLOTS if policy.streamed else self.transformer_config.layers)
 
-    def waiting_bytes(self, dtype: torch.dtype, *, video: bool, apart: bool = False, holding: Holding = PLAIN) -> int:
+    def offloaded_bytes(
+        self, dtype: torch.dtype, *, video: bool, one_way: bool = False, policy: WeightPolicy = PLAIN
+    ) -> int:
         """What of it waits in the host's memory."""
-        _, block = self._transformer_parts(dtype, video, apart, holding)
-        return block * self.transformer_config.layers if holding.streamed else 0
+        _, block = self._transformer_parts(dtype, video, one_way, policy)
+        return block * self.transformer_config.layers if policy.streamed else 0
 
-    def _transformer_parts(self, dtype: torch.dtype, video: bool, apart: bool, holding: Holding) -> tuple[int, int]:
+    def _transformer_parts(
+        self, dtype: torch.dtype, video: bool, one_way: bool, policy: WeightPolicy
+    ) -> tuple[int, int]:
         """Bytes outside of the blocks, and of a block; they are all alike."""
-        model = self.transformer(1, dtype, video=video, apart=apart, holding=holding)
+        model = self.transformer(1, dtype, video=video, one_way=one_way, policy=policy)
         block = _size(model.transformer_blocks)
         return _size(model) - block, block
 
     def codec_bytes(self) -> int:
-        """What the audio codec and the vocoder hold, always in float32."""
+        """What the audio codec and the vocoder place_weight, always in float32."""
         return self._bytes(torch.float32, False, lambda name: name.startswith(("audio_vae.", "vocoder.")))
 
     def video_encoder_bytes(self, dtype: torch.dtype) -> int:
@@ -145,15 +149,15 @@ class BaseShape:
         return torch.float32 if info is not None and info.dtype == "F32" else dtype
 
     def transformer(
-        self, layers: int, dtype: torch.dtype, *, video: bool, apart: bool = False, holding: Holding = PLAIN
+        self, layers: int, dtype: torch.dtype, *, video: bool, one_way: bool = False, policy: WeightPolicy = PLAIN
     ) -> Transformer:
         """The first so many of its layers, all in one place."""
         with META:
-            model = Transformer(replace(self.transformer_config, layers=layers), video=video, apart=apart)
-        here = replace(holding, streamed=False)
-        model.recomputed = holding.recomputed
+            model = Transformer(replace(self.transformer_config, layers=layers), video=video, one_way=one_way)
+        here = replace(policy, streamed=False)
+        model.recomputed = policy.recomputed
         return self._as_loaded(
-            model, lambda name: PREFIX + name, dtype, lambda name, tensor: hold(model, name, tensor, here)
+            model, lambda name: PREFIX + name, dtype, lambda name, tensor: place_weight(model, name, tensor, here)
         )
 
     @cached_property
@@ -188,13 +192,13 @@ class BaseShape:
         module: _Module,
         file_name: Callable[[str], str],
         dtype: torch.dtype,
-        hold: Callable[[str, Tensor], Tensor | None] = lambda _, tensor: tensor,
+        place_weight: Callable[[str, Tensor], Tensor | None] = lambda _, tensor: tensor,
     ) -> _Module:
         """With the dtypes, frozen and in eval mode, as `load_module` leaves it."""
         state = {}
         for name, tensor in module.state_dict().items():
             read = torch.empty(tensor.shape, dtype=self._dtype(file_name(name), dtype), device=META)
-            if (held := hold(name, read)) is not None:
+            if (held := place_weight(name, read)) is not None:
                 state[name] = held
         module.load_state_dict(state, strict=True, assign=True)
         return module.requires_grad_(False).eval()

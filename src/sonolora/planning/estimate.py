@@ -30,7 +30,7 @@ from sonolora.planning.bench.pace import Pace, measure_pace
 from sonolora.planning.memory_fit import available_bytes, does_not_fit
 from sonolora.planning.needs import Needs, count_needs, preview_guidance, preview_tokens, training_step
 from sonolora.planning.run_settings import RunSettings, compute_dtype
-from sonolora.planning.work_counts import Step, look_flops, step_flops
+from sonolora.planning.work_counts import Step, preview_flops, step_flops
 from sonolora.sampling.sampler import SamplingSettings
 from sonolora.server.settings import PUBLISHED_PRICES, billed_steps
 from sonolora.training.validation import MAX_CLIPS, SIGMAS
@@ -66,7 +66,7 @@ class Estimate:
     step_flops: int
     pace: Pace | None  # and the seconds: not known of a card that is not here
     training_seconds: float | None
-    listening_seconds: float | None
+    preview_seconds: float | None
     disk: Mapping[str, int]
     disk_free: int
     price_there: float  # dollars
@@ -128,7 +128,7 @@ def estimate(
         step_flops=step_flops(shape, step, device.type).whole,
         pace=pace,
         training_seconds=training,
-        listening_seconds=listening,
+        preview_seconds=listening,
         disk=_disk(shape, mode, request, settings, needs, captions, looks, compute_dtype(device).itemsize),
         disk_free=shutil.disk_usage(_existing(folder)).free,
         price_there=billed_steps(request.number_of_steps) * PUBLISHED_PRICES[mode.name],
@@ -167,9 +167,9 @@ def _look_seconds(
 ) -> float:
     """Of the fixed grid and all previews, at the speed of the step's forward pass."""
     guidance, steps = preview_guidance(shape.metadata, request), SamplingSettings().steps
-    flops = look_flops(shape, step.tokens, kind, None) * len(SIGMAS) * min(clips, MAX_CLIPS)
-    for wanted in mode.previews(request):
-        flops += look_flops(shape, preview_tokens(wanted, apart=step.tokens.apart), kind, guidance) * steps
+    flops = preview_flops(shape, step.tokens, kind, None) * len(SIGMAS) * min(clips, MAX_CLIPS)
+    for spec in mode.previews(request):
+        flops += preview_flops(shape, preview_tokens(spec, one_way=step.tokens.one_way), kind, guidance) * steps
     forward = step_flops(shape, step, kind).forward
     return flops / forward * pace.forward
 
@@ -186,18 +186,18 @@ def _disk(
 ) -> dict[str, int]:
     """Bytes by what takes them; pictures and the report are a few megabytes more."""
     config = shape.transformer_config
-    wanted = mode.previews(request)
-    texts = {*captions, *(one.prompt for one in wanted), *(one.negative_prompt for one in wanted)}
+    spec = mode.previews(request)
+    texts = {*captions, *(one.prompt for one in spec), *(one.negative_prompt for one in spec)}
     width = config.audio.context_dim + (config.video.context_dim if mode.video else 0)
     contexts = len(texts) * shape.text_places * width * itemsize
-    # What is kept is encoded apart, from the sound with silence in the rest.
+    # What is kept is encoded one_way, from the sound with silence in the rest.
     per_clip = (needs.tokens.audio * (2 if needs.tokens.kept else 1) + needs.tokens.reference) * config.audio.channels
     latents = 4 * len(captions) * (per_clip + needs.tokens.video * config.video.channels)
     return {
         "cache": contexts + latents,
         "prepared data": contexts + latents,
         "checkpoints": (settings.keep_checkpoints + 1) * 3 * needs.step.adapters,  # one more while it is written
-        "previews": round(looks * sum(one.seconds for one in wanted) * _WAV_BYTES),
+        "previews": round(looks * sum(one.seconds for one in spec) * _WAV_BYTES),
         "LoRA": needs.step.adapters // 2,
     }
 

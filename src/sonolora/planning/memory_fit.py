@@ -102,10 +102,10 @@ class _Search:
         recomputing, quantising, both = _ways(self.settings)
         every = [self.settings, *recomputing, *quantising, *both]
         least, changes = self.smallest_request()
-        if all(self.count(least, way).peak > self.available for way in (every[-1], *self.apart)):
+        if all(self.count(least, way).peak > self.available for way in (every[-1], *self.one_way)):
             return self.nothing_fits(what, every[-1])
         fewer = [replace(self.settings, batch_size=size) for size in range(self.settings.batch_size - 1, 0, -1)]
-        kinds = (recomputing, fewer, quantising, self.apart)  # from the least harm on
+        kinds = (recomputing, fewer, quantising, self.one_way)  # from the least harm on
         options = [self.options(way) for ways in kinds if (way := self.first(ways, self.request))]
         fields = self.fields()
         if fields or options:
@@ -152,9 +152,9 @@ class _Search:
         return {name: value for name, value in found.items() if value is not None}
 
     @property
-    def apart(self) -> list[RunSettings]:
+    def one_way(self) -> list[RunSettings]:
         """The way in which films are not there in training, if it is not taken already."""
-        possible = self.mode.video and not self.settings.video_apart
+        possible = self.mode.video and not self.settings.one_way_video
         return [replace(self.settings, v2a_video=FROZEN_CACHED)] if possible else []
 
     def count(self, request: TrainRequest, way: RunSettings) -> Needs:

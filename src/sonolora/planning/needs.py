@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from sonolora.core.frames import frame_count
-from sonolora.ltx.model.frozen_video import watched_bytes
+from sonolora.ltx.model.frozen_video import video_kv_bytes
 from sonolora.media.video import frame_size
 from sonolora.modes.mode import Mode
-from sonolora.modes.preview_spec import FilmFormat, Wanted
+from sonolora.modes.preview_spec import FilmFormat, PreviewSpec
 from sonolora.modes.request import TrainRequest
 from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.run_settings import RunSettings, compute_dtype
@@ -26,10 +26,10 @@ from sonolora.planning.work_counts import (
     Tokens,
     decoding_bytes,
     encoding_bytes,
-    look_bytes,
+    preview_bytes,
     step_bytes,
     text_bytes,
-    watching_bytes,
+    video_caching_bytes,
 )
 from sonolora.sampling.guidance import Guidance
 
@@ -81,10 +81,10 @@ def training_tokens(mode: Mode, request: TrainRequest) -> Tokens:
     return Tokens(frames, frames if mode.reference else 0, mode.kept, film)
 
 
-def preview_tokens(wanted: Wanted, *, apart: bool = False) -> Tokens:
+def preview_tokens(spec: PreviewSpec, *, one_way: bool = False) -> Tokens:
     """The shape of a preview; what is given to it may make it shorter."""
-    frames = frame_count(wanted.seconds)
-    return Tokens(frames, frames if wanted.reference else 0, wanted.regenerate is not None, wanted.film, apart)
+    frames = frame_count(spec.seconds)
+    return Tokens(frames, frames if spec.reference else 0, spec.regenerate is not None, spec.film, one_way)
 
 
 def preview_guidance(metadata: Mapping[str, Any], request: TrainRequest) -> Guidance:
@@ -94,8 +94,8 @@ def preview_guidance(metadata: Mapping[str, Any], request: TrainRequest) -> Guid
 
 def training_step(mode: Mode, request: TrainRequest, settings: RunSettings) -> Step:
     """What every step is made of."""
-    tokens = replace(training_tokens(mode, request), apart=settings.video_apart)
-    return Step(mode.lora_targets, request.rank, tokens, settings.batch_size, settings.holding)
+    tokens = replace(training_tokens(mode, request), one_way=settings.one_way_video)
+    return Step(mode.lora_targets, request.rank, tokens, settings.batch_size, settings.policy)
 
 
 def count_needs(
@@ -105,30 +105,30 @@ def count_needs(
 
     Of films that do not hear the audio, the stages count what a step or a preview has copied to the device.
     """
-    kind, dtype, video, apart = device.type, compute_dtype(device), mode.video, settings.video_apart
+    kind, dtype, video, one_way = device.type, compute_dtype(device), mode.video, settings.one_way_video
     what = training_step(mode, request, settings)
     tokens = what.tokens
-    previews = [preview_tokens(wanted, apart=apart) for wanted in mode.previews(request)]
+    previews = [preview_tokens(spec, one_way=one_way) for spec in mode.previews(request)]
     step = step_bytes(shape, what, kind)
     guidance = preview_guidance(shape.metadata, request)
-    held = replace(what.holding, checkpointing=False, streamed=False)  # a preview has no backward pass
-    looks = [look_bytes(shape, tokens, kind, None, held)]  # the fixed grid
+    held = replace(what.policy, checkpointing=False, streamed=False)  # a preview has no backward pass
+    looks = [preview_bytes(shape, tokens, kind, None, held)]  # the fixed grid
     for preview in previews:
-        looks += [look_bytes(shape, preview, kind, guidance, held), decoding_bytes(shape, preview.audio)]
+        looks += [preview_bytes(shape, preview, kind, guidance, held), decoding_bytes(shape, preview.audio)]
 
-    waiting = shape.waiting_bytes(dtype, video=tokens.joint, apart=apart, holding=what.holding)
+    waiting = shape.offloaded_bytes(dtype, video=tokens.joint, one_way=one_way, policy=what.policy)
     codec = {"audio codec and vocoder": shape.codec_bytes()}
     encoders = codec | ({"video encoder": shape.video_encoder_bytes(dtype)} if video else {})
     training = {
         **codec,
-        "transformer": shape.transformer_bytes(dtype, video=tokens.joint, apart=apart, holding=what.holding)
+        "transformer": shape.transformer_bytes(dtype, video=tokens.joint, one_way=one_way, policy=what.policy)
         + (0 if kind == "cuda" else waiting),
         "adapters, gradients and moments": step.held - step.example,
-        "clips": 0 if apart else step.example * clips,
+        "clips": 0 if one_way else step.example * clips,
     }
     watching: list[Stage] = []
-    if apart:
-        films = [watching_bytes(shape, one, kind) for one in (tokens, *previews)]
+    if one_way:
+        films = [video_caching_bytes(shape, one, kind) for one in (tokens, *previews)]
         kept = {name: training[name] for name in (*codec, "transformer")}
         block = {"video stream, a block at a time": films[0][0]}
         watching.append(Stage("watching the films", kept | block, max(working for _, working in films)))
@@ -139,7 +139,7 @@ def count_needs(
         if settings.cuda_graph
         else {}
     )
-    sent = step.example * settings.batch_size if apart else 0  # before they are joined
+    sent = step.example * settings.batch_size if one_way else 0  # before they are joined
     stages = (
         Stage("encoding the clips", encoders, max(encoding_bytes(shape, one, kind) for one in (tokens, *previews))),
         Stage("encoding the texts", encoders, text_bytes(shape, kind, video=video)),
@@ -149,5 +149,5 @@ def count_needs(
     )
     reserve = CUDA_RESERVE if kind == "cuda" else 0
     seen = [tokens] * clips + [preview for preview in previews for _ in ("positive", "negative")]
-    watched = sum(watched_bytes(shape.transformer_config, one.video, dtype) for one in seen) if apart else 0
+    watched = sum(video_kv_bytes(shape.transformer_config, one.video, dtype) for one in seen) if one_way else 0
     return Needs(tokens, shape.text_places, stages, step, reserve, watched, waiting if kind == "cuda" else 0)

@@ -10,7 +10,7 @@ import torch
 
 from sonolora.core.errors import InputError, SonoloraError
 from sonolora.ltx.memory.quantised import FULL, WEIGHTS
-from sonolora.ltx.memory.weight_policy import Holding
+from sonolora.ltx.memory.weight_policy import WeightPolicy
 from sonolora.modes.mode import Mode
 from sonolora.training.noise import DENSITIES
 
@@ -55,12 +55,12 @@ class RunSettings:
                 raise SonoloraError(f"{name} must be at least 1, not {getattr(self, name)}")
 
     @property
-    def holding(self) -> Holding:
+    def policy(self) -> WeightPolicy:
         """How the base is held."""
-        return Holding(self.weights, self.gradient_checkpointing, self.stream_blocks, self.compile)
+        return WeightPolicy(self.weights, self.gradient_checkpointing, self.stream_blocks, self.compile)
 
     @property
-    def video_apart(self) -> bool:
+    def one_way_video(self) -> bool:
         """Whether the video does not hear the audio, so that it is watched once and no longer there in training."""
         return self.v2a_video == FROZEN_CACHED
 

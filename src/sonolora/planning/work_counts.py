@@ -20,8 +20,8 @@ from sonolora.conditioning import Example, Video
 from sonolora.core.frames import encoded_seconds
 from sonolora.ltx.codec.video_encoder import FRAMES_PER_LATENT, PIXELS_PER_LATENT
 from sonolora.ltx.lora.adapters import add_adapters
-from sonolora.ltx.memory.weight_policy import PLAIN, Holding
-from sonolora.ltx.model.transformer import Transformer, Watched
+from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy
+from sonolora.ltx.model.transformer import CachedVideoKV, Transformer
 from sonolora.ltx.text.text_encoder import Tokenizer
 from sonolora.modes.preview_spec import FilmFormat
 from sonolora.planning.allocations import Allocations
@@ -46,12 +46,12 @@ class Tokens:
     reference: int = 0  # latent frames in front of it
     kept: bool = False  # whether parts of the target are given
     film: FilmFormat | None = None
-    apart: bool = False  # whether the film does not hear the audio, and is given as keys and values
+    one_way: bool = False  # whether the film does not hear the audio, and is given as keys and values
 
     @property
     def joint(self) -> bool:
         """Whether the video stream runs beside that of the audio."""
-        return self.film is not None and not self.apart
+        return self.film is not None and not self.one_way
 
     @property
     def video(self) -> int:
@@ -81,7 +81,7 @@ class Step:
     rank: int
     tokens: Tokens
     batch_size: int = 1
-    holding: Holding = PLAIN
+    policy: WeightPolicy = PLAIN
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,12 @@ def make_example(
     def values(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.randn(1, *size, dtype=dtype, device=device)
 
-    def video() -> Video | Watched | None:
+    def video() -> Video | CachedVideoKV | None:
         if tokens.film is None:
             return None
-        if tokens.apart:
+        if tokens.one_way:
             size = layers or config.layers, config.audio.heads, tokens.video, config.audio.head_dim
-            return Watched(values(*size, dtype=dtype), values(*size, dtype=dtype))
+            return CachedVideoKV(values(*size, dtype=dtype), values(*size, dtype=dtype))
         return Video(
             values(tokens.video, config.video.channels),
             values(len(config.video.max_positions), tokens.video),
@@ -127,7 +127,7 @@ def step_bytes(shape: BaseShape, step: Step, device_type: str) -> StepBytes:
     """Of every step after the first."""
 
     def with_layers(layers: int) -> tuple[int, ...]:
-        model = _model(shape, layers, step.tokens, device_type, step.holding)
+        model = _model(shape, layers, step.tokens, device_type, step.policy)
         with kernels_of(device_type), Allocations(META.type) as live:
             trainer, example = _trainer(shape, model, step)
             before, forward, backward, update = marks(trainer, model, lambda: (live.now, live.take_peak()), 1)
@@ -138,7 +138,7 @@ def step_bytes(shape: BaseShape, step: Step, device_type: str) -> StepBytes:
         peak = max(forward[1] + moments, backward[1] + moments, update[1])
         return example, adapters, held, forward[0] - before[0], peak
 
-    return StepBytes(*_extended(with_layers, shape, _FEW_RECOMPUTED if step.holding.recomputed else _FEW))
+    return StepBytes(*_extended(with_layers, shape, _FEW_RECOMPUTED if step.policy.recomputed else _FEW))
 
 
 @lru_cache
@@ -146,7 +146,7 @@ def step_flops(shape: BaseShape, step: Step, device_type: str) -> StepFlops:
     """Of one step."""
 
     def with_layers(layers: int) -> tuple[int, ...]:
-        model = _model(shape, layers, step.tokens, device_type, step.holding)
+        model = _model(shape, layers, step.tokens, device_type, step.policy)
         with kernels_of(device_type), flop_counter() as counter:
             trainer, _ = _trainer(shape, model, step)
             _, forward, _, whole = marks(trainer, model, counter.get_total_flops, 1)
@@ -155,10 +155,12 @@ def step_flops(shape: BaseShape, step: Step, device_type: str) -> StepFlops:
     return StepFlops(*_extended(with_layers, shape, _FEW))
 
 
-def _model(shape: BaseShape, layers: int, tokens: Tokens, device_type: str, holding: Holding = PLAIN) -> Transformer:
+def _model(
+    shape: BaseShape, layers: int, tokens: Tokens, device_type: str, policy: WeightPolicy = PLAIN
+) -> Transformer:
     dtype = compute_dtype(torch.device(device_type))
-    model = shape.transformer(layers, dtype, video=tokens.joint, apart=tokens.apart, holding=holding)
-    for block in model.transformer_blocks if holding.recomputed else ():
+    model = shape.transformer(layers, dtype, video=tokens.joint, one_way=tokens.one_way, policy=policy)
+    for block in model.transformer_blocks if policy.recomputed else ():
         always_as_on(device_type, block)
     return model
 
@@ -179,21 +181,21 @@ def _example(shape: BaseShape, model: Transformer, tokens: Tokens) -> tuple[Exam
 
 
 @lru_cache
-def look_bytes(
-    shape: BaseShape, tokens: Tokens, device_type: str, guidance: Guidance | None, holding: Holding = PLAIN
+def preview_bytes(
+    shape: BaseShape, tokens: Tokens, device_type: str, guidance: Guidance | None, policy: WeightPolicy = PLAIN
 ) -> int:
     """Bytes beside the weights of a step of the sampler with this guidance; without it, of a loss of the fixed grid.
 
     Layers pass their memory on: two of them need what all need.
     """
-    model = _model(shape, 2, tokens, device_type, holding)
+    model = _model(shape, 2, tokens, device_type, policy)
     with Allocations(META.type) as live:
         _look(shape, model, tokens, device_type, guidance)
     return live.peak
 
 
 @lru_cache
-def look_flops(shape: BaseShape, tokens: Tokens, device_type: str, guidance: Guidance | None) -> int:
+def preview_flops(shape: BaseShape, tokens: Tokens, device_type: str, guidance: Guidance | None) -> int:
     """FLOPs of the same."""
 
     def with_layers(layers: int) -> tuple[int, ...]:
@@ -252,14 +254,14 @@ def encoding_bytes(shape: BaseShape, tokens: Tokens, device_type: str) -> int:
 
 
 @lru_cache
-def watching_bytes(shape: BaseShape, tokens: Tokens, device_type: str) -> tuple[int, int]:
+def video_caching_bytes(shape: BaseShape, tokens: Tokens, device_type: str) -> tuple[int, int]:
     """Bytes of what is there of the video's half while a film is watched: its ends and one block; and beside them."""
     dtype = compute_dtype(torch.device(device_type))
-    half = shape.transformer(1, dtype, video=True, apart=True)
-    film = make_example(shape, replace(tokens, apart=False), META, dtype).video
+    half = shape.transformer(1, dtype, video=True, one_way=True)
+    film = make_example(shape, replace(tokens, one_way=False), META, dtype).video
     assert isinstance(film, Video)
     with kernels_of(device_type), torch.no_grad(), Allocations(META.type) as live:
-        half.transformer_blocks[0].pass_apart(*half.enter_apart(film.stream))  # type: ignore[operator]
+        half.transformer_blocks[0].forward_one_way(*half.enter_one_way(film.stream))  # type: ignore[operator]
     return sum(parameter.nbytes for parameter in half.parameters()), live.peak
 
 

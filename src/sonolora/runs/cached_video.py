@@ -1,7 +1,7 @@
-"""Films that do not hear the audio: the examples of a run, or of one sound, with what the audio sees of them.
+"""One-way videos: the examples of a run, or of one sound, with the video's keys and values computed once and cached.
 
-In: examples with a `Video`. Out: the same with `Watched`, and the place where they are: the device when there is room
-for all, else the host's pinned memory, from which each is copied when it is its turn. No GPU has run it yet.
+In: examples with a `Video`. Out: the same with `CachedVideoKV`, and the device that holds them: the run's when there is
+room for all, else pinned host memory, from which each is copied when it is needed. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sonolora.core.errors import InputError
 from sonolora.core.progress import Progress
 from sonolora.data.prepared import Prepared
 from sonolora.ltx.model.config import TransformerConfig
-from sonolora.ltx.model.frozen_video import watch, watched_bytes
+from sonolora.ltx.model.frozen_video import cache_video_kv, video_kv_bytes
 from sonolora.ltx.weights.checkpoint import Checkpoint
 from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.memory_fit import available_bytes
@@ -30,18 +30,20 @@ if TYPE_CHECKING:
 _CPU = torch.device("cpu")
 
 
-def watch_films(run: Run, prepared: Prepared, networks: Networks, progress: Progress) -> tuple[Prepared, torch.device]:
+def cache_videos(run: Run, prepared: Prepared, networks: Networks, progress: Progress) -> tuple[Prepared, torch.device]:
     """All examples and previews of a run, watched; and where they are. Raises `InputError` when there is no room."""
     checkpoint, device, dtype = networks.base.checkpoint, networks.device, networks.dtype
     config = TransformerConfig.from_header(checkpoint.section("transformer"))
     examples = [*prepared.examples, *(one for item in prepared.previews for one in (item.example, item.negative))]
     sizes = [
-        watched_bytes(config, one.video.latents_BNC.shape[1], dtype) for one in examples if isinstance(one.video, Video)
+        video_kv_bytes(config, one.video.latents_BNC.shape[1], dtype)
+        for one in examples
+        if isinstance(one.video, Video)
     ]
     place = _place(run, device, sizes)
     progress.phase("watching the films", config.layers)
     watched = iter(
-        with_films_watched(examples, checkpoint, device=device, dtype=dtype, place=place, advance=progress.advance)
+        with_cached_videos(examples, checkpoint, device=device, dtype=dtype, place=place, advance=progress.advance)
     )
     where = "on the device" if place == device else "in the host's memory"
     what = f"{len(prepared.examples)} films" + (f" and {len(prepared.previews)} previews" if prepared.previews else "")
@@ -56,7 +58,7 @@ def watch_films(run: Run, prepared: Prepared, networks: Networks, progress: Prog
     )
 
 
-def with_films_watched(
+def with_cached_videos(
     examples: Sequence[Example],
     checkpoint: Checkpoint,
     *,
@@ -65,9 +67,9 @@ def with_films_watched(
     place: torch.device,
     advance: Callable[[], object] = lambda: None,
 ) -> list[Example]:
-    """Examples on `place`, with `Watched` for their `Video`. `advance` is called after each block of the network."""
+    """Examples on `place`, their `Video` replaced by its `CachedVideoKV`. `advance` is called after each block."""
     videos = [example.video.stream for example in examples if isinstance(example.video, Video)]
-    seen = watch(checkpoint, videos, device=device, dtype=dtype, park=place, advance=advance)
+    seen = cache_video_kv(checkpoint, videos, device=device, dtype=dtype, park=place, advance=advance)
     placed = [replace(example, video=video).to(place) for example, video in zip(examples, seen, strict=True)]
     if device.type == "cuda" and place.type == "cpu":  # all of it, so that no copy waits
         return [map_tensors(lambda parts: parts[0].pin_memory(), example) for example in placed]

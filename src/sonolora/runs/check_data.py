@@ -15,7 +15,7 @@ from sonolora.core.atomic_files import make_folder, write_json
 from sonolora.core.errors import InputError
 from sonolora.core.progress import Progress
 from sonolora.data.clips import Clip, load_clips
-from sonolora.data.conditioning_inputs import load_given
+from sonolora.data.conditioning_inputs import load_conditioning_input
 from sonolora.data.dataset import open_dataset
 from sonolora.data.report import Report
 from sonolora.ltx.codec.audio_codec import load_audio_codec
@@ -48,8 +48,8 @@ def check(mode: Mode, request: TrainRequest, base: Base, folder: Path, progress:
     make_folder(folder)
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            for wanted in mode.previews(request):
-                load_given(wanted, codec.sample_rate, codec.output_sample_rate, Path(scratch))
+            for spec in mode.previews(request):
+                load_conditioning_input(spec, codec.sample_rate, codec.output_sample_rate, Path(scratch))
             progress.phase("fetching the data", None)
             files = open_dataset(request.training_data_url, Path(scratch))
             progress.phase("reading the clips", len(files.names))

@@ -13,7 +13,7 @@ from typing import Any
 
 from sonolora.core.errors import InputError
 from sonolora.core.progress import Progress
-from sonolora.data.conditioning_inputs import load_given
+from sonolora.data.conditioning_inputs import load_conditioning_input
 from sonolora.data.encode import Encoder
 from sonolora.data.encoding_cache import Cache, default_cache_folder
 from sonolora.ltx.codec.audio_codec import load_audio_codec
@@ -25,7 +25,7 @@ from sonolora.ltx.weights.base import find_base
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import parse
 from sonolora.planning.run_settings import JOINT, RunSettings, compute_dtype, resolve_device
-from sonolora.runs.cached_video import with_films_watched
+from sonolora.runs.cached_video import with_cached_videos
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.preview import render, write_preview
 from sonolora.sampling.sampler import SamplingSettings
@@ -60,45 +60,45 @@ def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, ou
     base = find_base(settings.base)
     lora = open_lora(settings.lora) if settings.lora else None
     said = lora.metadata if lora is not None and lora.metadata.get("mode") == mode.name else {}
-    apart = _video_apart(mode, settings.v2a_video, said)
-    holding = RunSettings(weights=settings.weights, stream_blocks=settings.stream_blocks).holding
-    wanted = parse(mode.generation, {**said, **body}).wanted()
+    one_way = _one_way_video(mode, settings.v2a_video, said)
+    policy = RunSettings(weights=settings.weights, stream_blocks=settings.stream_blocks).policy
+    spec = parse(mode.generation, {**said, **body}).spec()
     codec = load_audio_codec(base.checkpoint, device=device)
     with tempfile.TemporaryDirectory() as scratch:
-        given = load_given(wanted, codec.sample_rate, codec.output_sample_rate, Path(scratch))
-    if max((end for _, end in wanted.regenerate or ()), default=0.0) > given.seconds + _EQUAL_SECONDS:
-        progress.warning(f"{wanted.field} lasts {given.seconds:.2f} s, and the time_ranges end there, too")
+        given = load_conditioning_input(spec, codec.sample_rate, codec.output_sample_rate, Path(scratch))
+    if max((end for _, end in spec.regenerate or ()), default=0.0) > given.seconds + _EQUAL_SECONDS:
+        progress.warning(f"{spec.field} lasts {given.seconds:.2f} s, and the time_ranges end there, too")
     progress.phase("encoding what is given", None)
     item = Encoder(base, codec, Cache(default_cache_folder()), device, dtype, mode.video).prepare_one(
-        given, wanted.negative_prompt, progress.advance
+        given, spec.negative_prompt, progress.advance
     )
-    if apart:
+    if one_way:
         both = [item.example, item.negative]
-        example, negative = with_films_watched(both, base.checkpoint, device=device, dtype=dtype, place=device)
+        example, negative = with_cached_videos(both, base.checkpoint, device=device, dtype=dtype, place=device)
         item = replace(item, example=example, negative=negative)
     model = load_transformer(
-        base.checkpoint, video=mode.video and not apart, apart=apart, device=device, dtype=dtype, holding=holding
+        base.checkpoint, video=mode.video and not one_way, one_way=one_way, device=device, dtype=dtype, policy=policy
     )
     if lora is not None:
         adapters = apply_lora(model, lora, settings.scale)
-        for note in _notes(lora, len(adapters), mode, base.fingerprint, settings.weights, wanted.prompt):
+        for note in _notes(lora, len(adapters), mode, base.fingerprint, settings.weights, spec.prompt):
             progress.message(f"note: {note}")
     guidance = Guidance.of_base(base.checkpoint.metadata, stg=settings.stg_scale, cfg=settings.cfg_scale)
     progress.phase("generating", settings.steps)
     waveform = render(
         model, codec, item, SamplingSettings(settings.steps, guidance), settings.seed, device, progress.advance
     )
-    write_preview(out, waveform, wanted.prompt)
+    write_preview(out, waveform, spec.prompt)
 
 
-def _video_apart(mode: Mode, asked: str | None, said: Mapping[str, Any]) -> bool:
+def _one_way_video(mode: Mode, asked: str | None, said: Mapping[str, Any]) -> bool:
     """Whether the video does not hear the audio: as the LoRA was trained, and without one as asked."""
     trained = said.get("v2a_video", JOINT) if said else None
     settings = RunSettings(v2a_video=asked or trained or JOINT)
     settings.check_mode(mode)
     if asked is not None and trained is not None and asked != trained:
         raise InputError.of("v2a_video", f"this LoRA was trained with {trained}, and is used so; found {asked}")
-    return settings.video_apart
+    return settings.one_way_video
 
 
 def _notes(lora: LoRAFile, used: int, mode: Mode, base_fingerprint: str, weights: str, prompt: str) -> list[str]:

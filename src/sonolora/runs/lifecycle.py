@@ -18,9 +18,9 @@ from typing import Any
 from sonolora import __version__
 from sonolora.core.atomic_files import OutputError, write_json
 from sonolora.core.errors import CheckpointError, SonoloraError
-from sonolora.core.progress import InterruptedRunError, Progress, StopAskedError, Stoppable
+from sonolora.core.progress import InterruptedRunError, Progress, StopAskedError, StoppableProgress
 from sonolora.data.clips import Clip, load_clips
-from sonolora.data.conditioning_inputs import Given, load_given
+from sonolora.data.conditioning_inputs import ConditioningInput, load_conditioning_input
 from sonolora.data.dataset import open_dataset
 from sonolora.data.encode import Encoder
 from sonolora.data.encoding_cache import Cache, default_cache_folder
@@ -71,10 +71,10 @@ def start(
     with alone_in(folder):
         remove_unpacked(folder)
         run = Run(mode, request, settings, folder, networks.base)
-        return _begin(run, networks, sources, Stoppable(progress, stop))
+        return _begin(run, networks, sources, StoppableProgress(progress, stop))
 
 
-def _begin(run: Run, networks: Networks, sources: Sources, stoppable: Stoppable) -> Path:
+def _begin(run: Run, networks: Networks, sources: Sources, stoppable: StoppableProgress) -> Path:
     folder, request = run.folder, run.request
     try:
         with tempfile.TemporaryDirectory(prefix=UNPACKED, dir=folder) as scratch:
@@ -124,31 +124,33 @@ def resume(
         prepared = Prepared.load(folder / PREPARED_FILE)
         if warning := check_fit(mode, run.request, settings, networks.base, networks.device):
             progress.warning(warning)
-        return _finish(run, prepared, networks, Stoppable(progress, stop))
+        return _finish(run, prepared, networks, StoppableProgress(progress, stop))
 
 
 def _networks(settings: RunSettings) -> Networks:
     return Networks(find_base(settings.base), settings.place())
 
 
-def _finish(run: Run, prepared: Prepared, networks: Networks, progress: Stoppable) -> Path:
+def _finish(run: Run, prepared: Prepared, networks: Networks, progress: StoppableProgress) -> Path:
     began = time.monotonic()
     train(run, prepared, networks, progress)
     progress.message(f"trained and written in {time.monotonic() - began:.0f} s")
     return run.lora_path
 
 
-def _given(run: Run, networks: Networks, sources: Sources, scratch: Path, fetched: Fetched) -> list[tuple[Given, str]]:
+def _given(
+    run: Run, networks: Networks, sources: Sources, scratch: Path, fetched: Fetched
+) -> list[tuple[ConditioningInput, str]]:
     """What the previews are given, with their negative prompts; before the data, since it fails sooner."""
     rates = networks.codec.sample_rate, networks.codec.output_sample_rate
     return [
-        (load_given(wanted, *rates, scratch, sources, fetched), wanted.negative_prompt)
-        for wanted in run.mode.previews(run.request)
+        (load_conditioning_input(spec, *rates, scratch, sources, fetched), spec.negative_prompt)
+        for spec in run.mode.previews(run.request)
     ]
 
 
 def _prepare(
-    run: Run, networks: Networks, sources: Sources, scratch: Path, progress: Stoppable
+    run: Run, networks: Networks, sources: Sources, scratch: Path, progress: StoppableProgress
 ) -> tuple[Prepared, list[Clip]]:
     """Fetch, unpack, pair, fit and encode; the report is written whatever comes of it."""
     report, shown = Report(), list[ShownClip]()
@@ -183,7 +185,7 @@ def _prepare(
     return prepared, clips
 
 
-def _tell(report: Report, progress: Stoppable) -> None:
+def _tell(report: Report, progress: StoppableProgress) -> None:
     """What is not simply used; all the rest stands in the report."""
     lines = []
     for entry in report.as_json()["files"]:

@@ -14,7 +14,7 @@ import torch
 
 from sonolora.ltx.codec.audio_codec import AudioCodec, load_audio_codec
 from sonolora.ltx.lora.adapters import remove_adapters
-from sonolora.ltx.memory.weight_policy import PLAIN, Holding
+from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.text.text_encoder import TextEncoder, load_text_encoder
 from sonolora.ltx.weights.base import Base
@@ -32,7 +32,7 @@ class Networks:
         self.device = device
         self.dtype = compute_dtype(device)
         self._transformer: Transformer | None = None
-        self._form: tuple[bool, bool, Holding] | None = None
+        self._form: tuple[bool, bool, WeightPolicy] | None = None
 
     @cached_property
     def codec(self) -> AudioCodec:
@@ -48,16 +48,16 @@ class Networks:
         )
 
     @contextmanager
-    def transformer(self, *, video: bool, apart: bool = False, holding: Holding = PLAIN) -> Iterator[Transformer]:
+    def transformer(self, *, video: bool, one_way: bool = False, policy: WeightPolicy = PLAIN) -> Iterator[Transformer]:
         """The frozen transformer, to be given adapters: they are taken off at the end, also after a failure.
 
-        With `apart` it is the half of `video`, see `Transformer`.
+        With `one_way` it is the half of `video`, see `Transformer`.
         """
-        form = video, apart, holding
+        form = video, one_way, policy
         if self._transformer is None or self._form != form:
             self._transformer = None
             self._transformer = load_transformer(
-                self.base.checkpoint, video=video, apart=apart, device=self.device, dtype=self.dtype, holding=holding
+                self.base.checkpoint, video=video, one_way=one_way, device=self.device, dtype=self.dtype, policy=policy
             )
             self._form = form
         model = self._transformer

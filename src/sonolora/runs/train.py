@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from sonolora.core.errors import SonoloraError
-from sonolora.core.progress import InterruptedRunError, StopAskedError, Stoppable
+from sonolora.core.progress import InterruptedRunError, StopAskedError, StoppableProgress
 from sonolora.data.prepared import Prepared
 from sonolora.ltx.codec.audio_codec import AudioCodec
-from sonolora.ltx.lora.adapters import Adapters, add_adapters, as_saved, save_lora
+from sonolora.ltx.lora.adapters import Adapters, add_adapters, rounded_to_bf16, save_lora
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.ltx.weights.base import Base
 from sonolora.media.audio import Waveform
@@ -30,7 +30,7 @@ from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
 from sonolora.planning.needs import preview_guidance
 from sonolora.planning.run_settings import RunSettings
-from sonolora.runs.cached_video import watch_films
+from sonolora.runs.cached_video import cache_videos
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.lora_metadata import lora_metadata, write_config
 from sonolora.runs.run_folder import LORA_FILE
@@ -39,7 +39,7 @@ from sonolora.sampling.sampler import SamplingSettings
 from sonolora.training.metrics import Metrics, read_metrics
 from sonolora.training.state import load_newest_state, save_state
 from sonolora.training.trainer import Trainer, TrainingConfig
-from sonolora.training.validation import SIGMAS, grid_losses
+from sonolora.training.validation import SIGMAS, eval_losses
 
 LOG_EVERY = 10
 
@@ -78,7 +78,7 @@ class Run:
         }
 
 
-def train(run: Run, prepared: Prepared, networks: Networks, progress: Stoppable) -> None:
+def train(run: Run, prepared: Prepared, networks: Networks, progress: StoppableProgress) -> None:
     """Train to the end, from the newest state if there is one.
 
     Raises `InterruptedRunError` when asked to stop: between two steps, or in the middle of listening. What was not
@@ -94,11 +94,11 @@ def train(run: Run, prepared: Prepared, networks: Networks, progress: Stoppable)
         batch_size=settings.batch_size,
         sigma_density=run.sigma_density,
     )
-    apart = settings.video_apart
-    with networks.transformer(video=run.mode.video and not apart, apart=apart, holding=settings.holding) as model:
+    one_way = settings.one_way_video
+    with networks.transformer(video=run.mode.video and not one_way, one_way=one_way, policy=settings.policy) as model:
         place = device
-        if apart:
-            prepared, place = watch_films(run, prepared, networks, progress.progress)
+        if one_way:
+            prepared, place = cache_videos(run, prepared, networks, progress.progress)
         adapters = add_adapters(model, run.mode.lora_targets, request.rank, settings.seed)
         examples = [example.to(place) for example in prepared.examples]
         trainer = Trainer(model, adapters, examples, config, static=settings.cuda_graph)
@@ -128,7 +128,7 @@ def _steps(
     settings: RunSettings,
     watch: _Watch,
     log: _Log,
-    progress: Stoppable,
+    progress: StoppableProgress,
     save: Callable[[], object],
 ) -> None:
     """All steps that are left, with what is to be saved, logged and heard on the way."""
@@ -186,7 +186,7 @@ def _diverged(run: Run, step: int) -> SonoloraError:
 class _Log:
     """`metrics.jsonl`, and the same to whoever follows the run. `looked`: steps whose fixed grid is in it."""
 
-    def __init__(self, path: Path, step: int, progress: Stoppable) -> None:
+    def __init__(self, path: Path, step: int, progress: StoppableProgress) -> None:
         self._metrics = Metrics(path, step)
         self._progress = progress
         self.looked = {line["step"] for line in read_metrics(path) if "grid_loss" in line}
@@ -206,7 +206,7 @@ class _Watch:
     model: Transformer
     adapters: Adapters
     log: _Log
-    progress: Stoppable
+    progress: StoppableProgress
     device: torch.device
 
     def look(self, step: int) -> list[Waveform]:
@@ -216,8 +216,8 @@ class _Watch:
         previews = self.prepared.previews
         waveforms = []
         self.progress.phase(f"listening at step {step}", len(previews) * settings.steps + 1)
-        with as_saved(self.adapters):
-            grid = grid_losses(self.model, self.prepared.examples, self.device)
+        with rounded_to_bf16(self.adapters):
+            grid = eval_losses(self.model, self.prepared.examples, self.device)
             self.progress.advance()
             for number, item in enumerate(previews, start=1):
                 waveform = render(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sonolora.conditioning import Example, velocity
-from sonolora.cuda_graph import StaticStep
+from sonolora.cuda_graph import CudaGraphStep
 from sonolora.ltx.model.transformer import NO_BLOCKS, Transformer
 from sonolora.sampling.guidance import Guidance, guide, stg_blocks
 from sonolora.sampling.noise_schedule import sampling_sigmas
@@ -76,7 +76,7 @@ class _Passes:
         self._model = model
         self._static = static
         self._pool = torch.cuda.graph_pool_handle() if static and torch.cuda.is_available() else None
-        self._kinds: dict[tuple[frozenset[int], bool], StaticStep] = {}
+        self._kinds: dict[tuple[frozenset[int], bool], CudaGraphStep] = {}
 
     def __call__(self, given: Example, noisy_BTC: Tensor, sigma_B: Tensor, perturbed: frozenset[int]) -> Tensor:
         compute = partial(velocity, self._model, values_only_blocks=perturbed)
@@ -84,7 +84,7 @@ class _Passes:
             return compute(given, noisy_BTC, sigma_B)
         kind = perturbed, given.video is None
         if kind not in self._kinds:
-            self._kinds[kind] = StaticStep(self._pool)
+            self._kinds[kind] = CudaGraphStep(self._pool)
         return self._kinds[kind](compute, given, noisy_BTC, sigma_B)
 
 

@@ -19,7 +19,7 @@ from sonolora.core.randomness import generator
 from sonolora.sampling.noise_schedule import sampling_sigmas
 
 _ANCHORS = ((1024, 0.95), (4096, 2.05))
-_LEAST = 1e-3
+SIGMA_MIN = 1e-3
 _UNIFORM_SHARE = 0.1
 _SAMPLING_STEPS = 30  # of the published pipelines
 # Normal quantiles of 0.5 % and 99.9 %: what lies between them is stretched over [0, 1].
@@ -37,27 +37,27 @@ def _sigmoid(x: float) -> float:
 
 
 def _published(tokens: int, draw: torch.Generator) -> float:
-    return _shifted(shift(tokens), draw)
+    return _shifted_logit_normal(shift(tokens), draw)
 
 
 def _clamped(tokens: int, draw: torch.Generator) -> float:
     (least, _), (most, _) = _ANCHORS
-    return _shifted(shift(min(max(tokens, least), most)), draw)
+    return _shifted_logit_normal(shift(min(max(tokens, least), most)), draw)
 
 
-def _shifted(mean: float, draw: torch.Generator) -> float:
+def _shifted_logit_normal(mean: float, draw: torch.Generator) -> float:
     normal = torch.randn((), generator=draw).item()
     low, high = _sigmoid(mean + _LOW_QUANTILE), _sigmoid(mean + _HIGH_QUANTILE)
     sigma = (_sigmoid(mean + normal) - low) / (high - low)
-    if sigma < _LEAST:
-        sigma = 2 * _LEAST - sigma
+    if sigma < SIGMA_MIN:
+        sigma = 2 * SIGMA_MIN - sigma
     choice, uniform = torch.rand(2, generator=draw).tolist()
     if choice < _UNIFORM_SHARE:
-        return _LEAST + (1 - _LEAST) * float(uniform)
+        return SIGMA_MIN + (1 - SIGMA_MIN) * float(uniform)
     return min(max(sigma, 0.0), 1.0)
 
 
-def _matched(tokens: int, draw: torch.Generator) -> float:  # noqa: ARG001 - one signature for all densities
+def _sampler_matched(tokens: int, draw: torch.Generator) -> float:  # noqa: ARG001 - one signature for all densities
     choice, within = torch.rand(2, generator=draw).tolist()
     levels = _sampling_levels()
     step = int(choice * (len(levels) - 1))
@@ -70,13 +70,13 @@ def _sampling_levels() -> tuple[float, ...]:
 
 
 def _uniform(tokens: int, draw: torch.Generator) -> float:  # noqa: ARG001 - one signature for all densities
-    return _LEAST + (1 - _LEAST) * torch.rand((), generator=draw).item()
+    return SIGMA_MIN + (1 - SIGMA_MIN) * torch.rand((), generator=draw).item()
 
 
 DENSITIES: Mapping[str, Callable[[int, torch.Generator], float]] = {
     "published": _published,
     "clamped": _clamped,
-    "matched": _matched,
+    "matched": _sampler_matched,
     "uniform": _uniform,
 }
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from sonolora.conditioning import Example, collate
 from sonolora.core.errors import CheckpointError
 from sonolora.core.randomness import generator, normal
-from sonolora.cuda_graph import StaticStep
+from sonolora.cuda_graph import CudaGraphStep
 from sonolora.ltx.lora.adapters import Adapters
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.training.loss import flow_losses
@@ -51,9 +51,8 @@ class TrainingConfig:
 class Trainer:
     """Takes optimisation steps. `step_count` is the number of steps done.
 
-    The examples are of one shape and on the adapters' device, or wait in pinned memory for their turn. With `static` a
-    step's inputs always lie in the same memory, and on a GPU its work is captured once and replayed (`StaticStep`; no
-    GPU has run that yet).
+    The examples have one shape and are on the adapters' device, or in pinned memory. With `static` a step's inputs keep
+    their addresses, and on a GPU the step is captured once and replayed (`CudaGraphStep`; not yet run on a GPU).
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class Trainer:
         }
         self._device = next(iter(self._parameters.values())).device
         # Not given its function yet: in a cycle of references a run's memory would outlive the run.
-        self._static = StaticStep() if static else None
+        self._static = CudaGraphStep() if static else None
         # On a card the rate is a tensor, so that a captured update sees it change. Meta has no fused update.
         cuda = self._device.type == "cuda"
         self._optimizer = torch.optim.AdamW(

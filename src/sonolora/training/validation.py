@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sonolora.conditioning import Example
 from sonolora.core.randomness import generator, normal
-from sonolora.ltx.lora.adapters import Adapters, as_saved
+from sonolora.ltx.lora.adapters import Adapters, rounded_to_bf16
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.training.loss import flow_losses
 
@@ -35,11 +35,11 @@ class Difference:
 
 
 @torch.inference_mode()
-def grid_losses(
-    model: Transformer, examples: Sequence[Example], device: torch.device, most_clips: int = MAX_CLIPS
+def eval_losses(
+    model: Transformer, examples: Sequence[Example], device: torch.device, max_clips: int = MAX_CLIPS
 ) -> Tensor:
     """Losses (clips, sigmas) of at most so many clips, evenly spread over `examples`, at four noise levels."""
-    stride = -(-len(examples) // most_clips)
+    stride = -(-len(examples) // max_clips)
     rows = []
     for index, example in enumerate(examples[::stride]):
         example = example.to(device)
@@ -54,19 +54,19 @@ def paired_grids(
     adapters: Adapters,
     examples: Sequence[Example],
     device: torch.device,
-    most_clips: int = MAX_CLIPS,
+    max_clips: int = MAX_CLIPS,
 ) -> tuple[Tensor, Tensor]:
-    """`grid_losses` of the base alone, and with the adapters as the LoRA file will hold them."""
+    """`eval_losses` of the base alone, and with the adapters as the LoRA file will hold them."""
     scales = {name: adapter.scale for name, adapter in adapters.items()}
     try:
         for adapter in adapters.values():
             adapter.scale = 0.0
-        base = grid_losses(model, examples, device, most_clips)
+        base = eval_losses(model, examples, device, max_clips)
     finally:
         for name, adapter in adapters.items():
             adapter.scale = scales[name]
-    with as_saved(adapters):
-        return base, grid_losses(model, examples, device, most_clips)
+    with rounded_to_bf16(adapters):
+        return base, eval_losses(model, examples, device, max_clips)
 
 
 def paired_difference(before: Tensor, after: Tensor) -> Difference:

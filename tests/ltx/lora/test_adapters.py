@@ -11,7 +11,7 @@ from sonolora.core.randomness import normal
 from sonolora.ltx.lora.adapters import (
     add_adapters,
     apply_lora,
-    as_saved,
+    rounded_to_bf16,
     save_lora,
 )
 from sonolora.ltx.lora.lora_file import open_lora
@@ -77,7 +77,7 @@ def test_file_sounds_as_training_heard_it(transformer, checkpoint, cases, tmp_pa
     adapters = add_adapters(transformer, AUDIO_TARGETS, 8, seed=0)
     randomize(adapters)
     exact = adapters["transformer_blocks.0.audio_attn1.to_q"].lora_A.clone()
-    with as_saved(adapters):
+    with rounded_to_bf16(adapters):
         heard, _ = transformer(make_stream(cases))
     assert torch.equal(exact, adapters["transformer_blocks.0.audio_attn1.to_q"].lora_A), "restored afterwards"
     save_lora(tmp_path / "lora.safetensors", adapters, {})

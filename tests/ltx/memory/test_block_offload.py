@@ -14,7 +14,7 @@ from sonolora.ltx.lora.adapters import add_adapters, remove_adapters
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
 from sonolora.ltx.memory import block_offload as streaming
 from sonolora.ltx.memory.block_offload import stream_blocks
-from sonolora.ltx.memory.weight_policy import BLOCKS, PLAIN, Holding
+from sonolora.ltx.memory.weight_policy import BLOCKS, PLAIN, WeightPolicy
 from sonolora.ltx.model.transformer import load_transformer
 from sonolora.planning.allocations import Allocations
 from sonolora.sampling.guidance import Guidance
@@ -22,11 +22,11 @@ from sonolora.sampling.sampler import SamplingSettings, sample
 from sonolora.training.trainer import Trainer, TrainingConfig
 
 CPU = torch.device("cpu")
-HOLDINGS = {"recomputed": Holding(checkpointing=True), "streamed": Holding(streamed=True)}
+HOLDINGS = {"recomputed": WeightPolicy(checkpointing=True), "streamed": WeightPolicy(streamed=True)}
 
 
-def load(checkpoint, holding, video):
-    return load_transformer(checkpoint, video=video, device=CPU, dtype=torch.float32, holding=holding)
+def load(checkpoint, policy, video):
+    return load_transformer(checkpoint, video=video, device=CPU, dtype=torch.float32, policy=policy)
 
 
 def examples(model, video, count=2):
@@ -47,9 +47,9 @@ def examples(model, video, count=2):
     ]
 
 
-def trained(checkpoint, holding, video, steps=2):
+def trained(checkpoint, policy, video, steps=2):
     """Losses of a few steps, the last gradients, the adapters, and a guided sample."""
-    model = load(checkpoint, holding, video)
+    model = load(checkpoint, policy, video)
     adapters = add_adapters(model, AUDIO_TARGETS, 4, 0)
     given = examples(model, video)
     trainer = Trainer(model, adapters, given, TrainingConfig(steps, 1e-2, 0))
@@ -63,16 +63,16 @@ def trained(checkpoint, holding, video, steps=2):
 
 @pytest.mark.parametrize(("video", "weights"), [(False, "full"), (False, "nf4"), (True, "nf4")])
 def test_a_training_and_a_sample_are_the_same(checkpoint, video, weights):
-    plain = trained(checkpoint, Holding(weights), video)
-    for holding in (Holding(weights, checkpointing=True), Holding(weights, streamed=True)):
-        for ours, expected in zip(trained(checkpoint, holding, video), plain, strict=True):
+    plain = trained(checkpoint, WeightPolicy(weights), video)
+    for policy in (WeightPolicy(weights, checkpointing=True), WeightPolicy(weights, streamed=True)):
+        for ours, expected in zip(trained(checkpoint, policy, video), plain, strict=True):
             assert torch.equal(ours, expected)
 
 
 @pytest.mark.parametrize("weights", ["full", "nf4"])
 def test_what_computes_never_reads_the_hosts_memory(checkpoint, monkeypatch, weights):
     """Also not the backward pass: all is the same when what waits there is spoilt as soon as it was copied once."""
-    plain = trained(checkpoint, Holding(weights), True)
+    plain = trained(checkpoint, WeightPolicy(weights), True)
     kept = {}
 
     def copy(targets, sources):
@@ -83,15 +83,15 @@ def test_what_computes_never_reads_the_hosts_memory(checkpoint, monkeypatch, wei
             target.copy_(kept[source.data_ptr()])
 
     monkeypatch.setattr(streaming, "_copy", copy)
-    for ours, expected in zip(trained(checkpoint, Holding(weights, streamed=True), True), plain, strict=True):
+    for ours, expected in zip(trained(checkpoint, WeightPolicy(weights, streamed=True), True), plain, strict=True):
         assert torch.equal(ours, expected)
 
 
 def test_a_pass_leaves_one_input_a_block(checkpoint):
     """Of what it would keep for the backward pass."""
 
-    def kept(holding):
-        model = load(checkpoint, holding, False)
+    def kept(policy):
+        model = load(checkpoint, policy, False)
         adapters = add_adapters(model, AUDIO_TARGETS, 4, 0)
         trainer = Trainer(model, adapters, examples(model, False), TrainingConfig(2, 1e-2, 0))
         found = []
@@ -107,13 +107,13 @@ def test_a_pass_leaves_one_input_a_block(checkpoint):
 def test_blocks_come_in_time_and_each_once(checkpoint, monkeypatch):
     """Going forward and back over 3 blocks with 2 places: what is still there is not copied again."""
     copied = Counter()
-    real = streaming._Streamed.fetch
+    real = streaming._OffloadedBlocks.fetch
 
     def fetch(self, index):
         copied[index] += self.held[index % 2] != index
         real(self, index)
 
-    monkeypatch.setattr(streaming._Streamed, "fetch", fetch)
+    monkeypatch.setattr(streaming._OffloadedBlocks, "fetch", fetch)
     model = load(checkpoint, HOLDINGS["streamed"], False)
     trainer = Trainer(
         model, add_adapters(model, AUDIO_TARGETS, 4, 0), examples(model, False), TrainingConfig(9, 1e-2, 0)
@@ -151,4 +151,4 @@ def test_blocks_that_differ_are_refused():
 
 def test_a_holding_says_what_it_does_not_know():
     with pytest.raises(ValueError, match="'int3' is not one of full, int8, fp8, nf4"):
-        Holding("int3")
+        WeightPolicy("int3")

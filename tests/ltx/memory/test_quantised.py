@@ -12,7 +12,7 @@ from sonolora.core.randomness import normal
 from sonolora.ltx.lora.adapters import add_adapters, remove_adapters
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
 from sonolora.ltx.memory.quantised import WEIGHTS, QuantisedLinear, dequantise, quantise
-from sonolora.ltx.memory.weight_policy import Holding
+from sonolora.ltx.memory.weight_policy import WeightPolicy
 from sonolora.ltx.model.transformer import load_transformer
 from sonolora.planning.allocations import Allocations
 
@@ -111,7 +111,7 @@ def test_a_layer_is_a_linear_layer_on_meta_too():
 
 
 def load(checkpoint, form="full"):
-    return load_transformer(checkpoint, video=True, device=CPU, dtype=torch.float32, holding=Holding(weights=form))
+    return load_transformer(checkpoint, video=True, device=CPU, dtype=torch.float32, policy=WeightPolicy(weights=form))
 
 
 @pytest.mark.parametrize("form", FORMS)

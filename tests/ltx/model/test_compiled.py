@@ -28,8 +28,8 @@ def examples(cases):
     return {False: alone, True: replace(alone, video=film)}
 
 
-def load(checkpoint, video, holding=PLAIN):
-    model = load_transformer(checkpoint, video=video, device=CPU, dtype=torch.float32, holding=holding)
+def load(checkpoint, video, policy=PLAIN):
+    model = load_transformer(checkpoint, video=video, device=CPU, dtype=torch.float32, policy=policy)
     return model, add_adapters(model, (*AUDIO_TARGETS, *(VIDEO_TO_AUDIO_TARGETS if video else ())), 4, seed=0)
 
 

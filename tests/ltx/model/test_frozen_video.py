@@ -15,8 +15,8 @@ from sonolora.core.randomness import normal
 from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
 from sonolora.ltx.model.config import TransformerConfig
-from sonolora.ltx.model.frozen_video import watch, watched_bytes
-from sonolora.ltx.model.transformer import PREFIX, Transformer, Watched, load_transformer
+from sonolora.ltx.model.frozen_video import cache_video_kv, video_kv_bytes
+from sonolora.ltx.model.transformer import PREFIX, CachedVideoKV, Transformer, load_transformer
 from sonolora.ltx.weights.base import find_base
 from sonolora.ltx.weights.checkpoint import Checkpoint
 from sonolora.training.loss import flow_losses
@@ -41,8 +41,8 @@ def deaf(tiny) -> Transformer:
 
 
 @pytest.fixture
-def apart(tiny) -> Transformer:
-    return load_transformer(tiny, video=False, apart=True, device=CPU, dtype=F32)
+def one_way(tiny) -> Transformer:
+    return load_transformer(tiny, video=False, one_way=True, device=CPU, dtype=F32)
 
 
 @pytest.fixture(scope="module")
@@ -76,27 +76,27 @@ def one(example: Example, index: int) -> Example:
 def watched(tiny, example) -> Example:
     """The same with what the audio sees of the films, each of which was watched alone."""
     videos = [one(example, index).video.stream for index in range(2)]
-    seen = watch(tiny, videos, device=CPU, dtype=F32, park=CPU)
+    seen = cache_video_kv(tiny, videos, device=CPU, dtype=F32, park=CPU)
     return collate([replace(one(example, index), video=each) for index, each in enumerate(seen)])
 
 
 @pytest.mark.parametrize("perturbed", [frozenset(), frozenset({3})], ids=["", "perturbed"])
-def test_it_is_the_network_whose_video_is_deaf(deaf, apart, example, watched, perturbed):
+def test_it_is_the_network_whose_video_is_deaf(deaf, one_way, example, watched, perturbed):
     noisy = normal((2, 20, deaf.config.audio.channels), "noisy")
     expected, found = (
         velocity(model, given, noisy, SIGMAS, values_only_blocks=perturbed)
-        for model, given in ((deaf, example), (apart, watched))
+        for model, given in ((deaf, example), (one_way, watched))
     )
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    blind = velocity(apart, replace(watched, video=None), noisy, SIGMAS, values_only_blocks=perturbed)
+    blind = velocity(one_way, replace(watched, video=None), noisy, SIGMAS, values_only_blocks=perturbed)
     torch.testing.assert_close(
         blind, velocity(deaf, replace(example, video=None), noisy, SIGMAS, values_only_blocks=perturbed)
     )
     assert (found - blind).abs().max() > 1e-2, "and the video counts"
 
 
-def test_gradients_are_those_of_the_deaf_network(tiny, deaf, apart, example, watched):
-    adapters = add_adapters(apart, (*AUDIO_TARGETS, *VIDEO_TO_AUDIO_TARGETS), 4, seed=0)
+def test_gradients_are_those_of_the_deaf_network(tiny, deaf, one_way, example, watched):
+    adapters = add_adapters(one_way, (*AUDIO_TARGETS, *VIDEO_TO_AUDIO_TARGETS), 4, seed=0)
     assert not any(name.endswith(("video_to_audio_attn.to_k", "video_to_audio_attn.to_v")) for name in adapters)
     both = load_transformer(tiny, video=True, device=CPU, dtype=F32)
     both.load_state_dict(deaf.state_dict())
@@ -106,7 +106,7 @@ def test_gradients_are_those_of_the_deaf_network(tiny, deaf, apart, example, wat
         for name in adapters:
             adapter_of[name].lora_B.data = 0.02 * normal(tuple(adapters[name].lora_B.shape), "B", name)
     noise = normal(tuple(example.latents_BTC.shape), "noise")
-    losses = [flow_losses(model, given, noise, SIGMAS) for model, given in ((both, example), (apart, watched))]
+    losses = [flow_losses(model, given, noise, SIGMAS) for model, given in ((both, example), (one_way, watched))]
     torch.testing.assert_close(losses[1], losses[0])
     for each in losses:
         each.sum().backward()
@@ -115,22 +115,22 @@ def test_gradients_are_those_of_the_deaf_network(tiny, deaf, apart, example, wat
         torch.testing.assert_close(adapter.lora_B.grad, others[name].lora_B.grad, rtol=1e-3, atol=1e-5)
 
 
-def test_only_the_needed_tensors_are_read(tiny, tmp_path, apart, watched, example):
+def test_only_the_needed_tensors_are_read(tiny, tmp_path, one_way, watched, example):
     """The audio's half and the video's hold together what both streams hold, but for the video's ears."""
     with torch.device("meta"):
-        halves = [Transformer(apart.config, video=video, apart=True).state_dict().keys() for video in (False, True)]
-        both = Transformer(apart.config, video=True).state_dict().keys()
+        halves = [Transformer(one_way.config, video=video, one_way=True).state_dict().keys() for video in (False, True)]
+        both = Transformer(one_way.config, video=True).state_dict().keys()
     assert not halves[0] & halves[1]
     ears = both - halves[0] - halves[1]
     assert ears and all("audio_to_video_attn" in name or "av_ca_a2v_gate" in name for name in ears)
     # Files without the rest load, and files with one tensor less do not.
-    assert load_transformer(only(tiny, halves[0], tmp_path), video=False, apart=True, device=CPU, dtype=F32)
+    assert load_transformer(only(tiny, halves[0], tmp_path), video=False, one_way=True, device=CPU, dtype=F32)
     video_alone = only(tiny, halves[1], tmp_path)
-    (seen,) = watch(video_alone, [one(example, 0).video.stream], device=CPU, dtype=F32, park=CPU)
+    (seen,) = cache_video_kv(video_alone, [one(example, 0).video.stream], device=CPU, dtype=F32, park=CPU)
     assert torch.equal(seen.keys_BLHNK, watched.video.keys_BLHNK[:1])
     missing = "transformer_blocks.2.video_to_audio_attn.to_v.bias"
     with pytest.raises(CheckpointError, match=missing):
-        watch(
+        cache_video_kv(
             only(tiny, halves[1] - {missing}, tmp_path), [one(example, 0).video.stream], device=CPU, dtype=F32, park=CPU
         )
 
@@ -153,13 +153,13 @@ def only(checkpoint: Checkpoint, names, folder) -> Checkpoint:
 
 def test_the_size_is_known_beforehand(tiny, watched):
     config = TransformerConfig.from_header(tiny.section("transformer"))
-    seen: Watched = watched.video
-    assert 2 * watched_bytes(config, 24, F32) == seen.keys_BLHNK.nbytes + seen.values_BLHNK.nbytes
+    seen: CachedVideoKV = watched.video
+    assert 2 * video_kv_bytes(config, 24, F32) == seen.keys_BLHNK.nbytes + seen.values_BLHNK.nbytes
 
 
-def test_a_video_of_the_other_form_is_refused(deaf, apart, example, watched):
+def test_a_video_of_the_other_form_is_refused(deaf, one_way, example, watched):
     noisy = normal(tuple(example.latents_BTC.shape), "noisy")
-    with pytest.raises(ValueError, match="with its video stream, and is given Watched"):
+    with pytest.raises(ValueError, match="with its video stream, and is given CachedVideoKV"):
         velocity(deaf, watched, noisy, SIGMAS)
-    with pytest.raises(ValueError, match="for a video apart, and is given Stream"):
-        velocity(apart, example, noisy, SIGMAS)
+    with pytest.raises(ValueError, match="for a one-way video, and is given Stream"):
+        velocity(one_way, example, noisy, SIGMAS)

@@ -11,7 +11,7 @@ from torch import Tensor
 from diffusers_twin import diffusers_transformer
 from sonolora.core.errors import CheckpointError
 from sonolora.core.randomness import normal
-from sonolora.ltx.lora.adapters import add_adapters, apply_lora, as_saved, save_lora
+from sonolora.ltx.lora.adapters import add_adapters, apply_lora, rounded_to_bf16, save_lora
 from sonolora.ltx.lora.lora_file import open_lora
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
 from sonolora.ltx.model.config import TransformerConfig
@@ -89,7 +89,7 @@ def test_diffusers_loads_our_lora_to_the_same_output(checkpoint, theirs, cases, 
     sigma_B = torch.tensor([0.35, 0.8])
     audio = Stream(cases["audio_latents"], cases["audio_positions_seconds"].mean(-1), sigma_B, cases["audio_context"])
     video = Stream(cases["video_latents"], cases["video_positions"].mean(-1), sigma_B, cases["video_context"])
-    with as_saved(adapters):
+    with rounded_to_bf16(adapters):
         ours, _ = model(audio, video)
     state = LTX2LoraLoaderMixin.lora_state_dict(str(tmp_path / "lora.safetensors"))
     before, _ = run_theirs(theirs, cases, cases["audio_latents"], sigma_B, isolate=False)

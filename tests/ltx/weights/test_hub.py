@@ -256,7 +256,7 @@ def test_an_excerpt_is_a_safetensors_file(checkpoint):
     """The library that defines the format reads it; its header says what it is of."""
     opened = open_golden()
     wanted = needed(opened.tensors, video=False)
-    path = opened.holding(wanted).path
+    path = opened.subset(wanted).path
     stored = load_file(checkpoint.path)
     with safe_open(path, framework="pt") as file:
         assert set(file.keys()) == wanted
@@ -276,7 +276,7 @@ def test_broken_answers_go_on_where_they_broke(site):
     site.asked.clear()
     site.cut = 300_000
     wanted = needed(opened.tensors, video=False)
-    assert opened.holding(wanted).tensors.keys() == wanted
+    assert opened.subset(wanted).tensors.keys() == wanted
     assert len(site.asked) > 10
     asked = sorted(site.asked)
     assert all(start == asked[0][0] or any(start in (s + 300_000, s) for s, _ in site.asked) for start, _ in asked)
@@ -322,14 +322,14 @@ def test_two_at_once_fetch_once(site):
     wanted = needed(opened.tensors, video=False)
     site.asked.clear()
     with ThreadPoolExecutor(3) as pool:
-        for excerpt in pool.map(opened.holding, [wanted] * 3):
+        for excerpt in pool.map(opened.subset, [wanted] * 3):
             assert excerpt.tensors.keys() == wanted
     assert site.asked_bytes() == bytes_of(opened.tensors, wanted)
 
 
 def test_the_token_goes_to_the_hub_alone(site):
     opened = open_golden()
-    opened.holding(needed(opened.tensors, video=False))
+    opened.subset(needed(opened.tensors, video=False))
     assert {token for in_store, token in site.tokens if not in_store} == {f"Bearer {TOKEN}"}
     assert {token for in_store, token in site.tokens if in_store} == {None}
     assert not any(TOKEN.encode() in file.read_bytes() for file in opened.path.parent.iterdir())
@@ -401,7 +401,7 @@ def test_the_file_to_train_is_chosen(site, checkpoint):
 @pytest.mark.usefixtures("site")
 def test_damage_on_the_disk_is_seen():
     opened = open_golden()
-    excerpt = opened.holding(needed(opened.tensors, video=False))
+    excerpt = opened.subset(needed(opened.tensors, video=False))
     name = "vocoder.mel_stft.mel_basis"
     with excerpt.path.open("r+b") as file:
         file.seek(excerpt.tensors[name].start)

@@ -23,7 +23,7 @@ from cryptography import x509
 from sonolora.core.public_addresses import AsyncPublicTransport, PublicTransport
 from sonolora.server.net import certificates
 from sonolora.server.net.certificates import ensure_certificate
-from sonolora.server.net.urls import FACES
+from sonolora.server.net.urls import HOST_ALIASES
 
 NAMES = ["trainer.example", "192.0.2.7", "Büro.example"]
 LOCAL = ["localhost", "127.0.0.1", "::1"]
@@ -99,7 +99,7 @@ def https_server(folder: Path) -> Iterator[int]:
         thread.join()
 
 
-@pytest.mark.parametrize("host", [*LOCAL, *FACES, "trainer.example", "192.0.2.7", "xn--bro-hoa.example"])
+@pytest.mark.parametrize("host", [*LOCAL, *HOST_ALIASES, "trainer.example", "192.0.2.7", "xn--bro-hoa.example"])
 def test_the_certificate_is_good_for_each_name(folder: Path, host: str) -> None:
     shake_hands(folder, trusting(folder / "ca.pem"), host)
 
@@ -204,7 +204,7 @@ def test_the_authority_cannot_vouch_for_anyone_else(tmp_path: Path, monkeypatch:
     """Not even when its key signs, which is what a thief would have it do."""
     ensure_certificate(tmp_path, [])
     monkeypatch.setattr(certificates, "_permitted", lambda _: certificates._subtrees(stolen))
-    stolen = certificates._general_names([*LOCAL, *FACES, "bank.example", "192.0.2.9"])
+    stolen = certificates._general_names([*LOCAL, *HOST_ALIASES, "bank.example", "192.0.2.9"])
     ensure_certificate(tmp_path, ["bank.example", "192.0.2.9"])
     with pytest.raises(ssl.SSLCertVerificationError, match="permitted subtree violation"):
         shake_hands(tmp_path, trusting(tmp_path / "ca.pem"), "bank.example")

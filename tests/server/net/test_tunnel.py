@@ -22,7 +22,7 @@ import pytest
 from sonolora.server.net import tunnel as tunnel_module
 from sonolora.server.net.certificates import ensure_certificate
 from sonolora.server.net.tunnel import tunnel
-from sonolora.server.net.urls import FACES
+from sonolora.server.net.urls import HOST_ALIASES
 
 CONNECT = b"CONNECT queue.fal.run:443 HTTP/1.1\r\nHost: queue.fal.run:443\r\n\r\n"
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
@@ -121,7 +121,7 @@ def test_httpx_reaches_our_tls_port_under_each_published_name(run: Run, tmp_path
         async with upstream(answer, ssl=context, limit=1 << 20) as to, tunnel("127.0.0.1", 0, to) as port:
             trust = ssl.create_default_context(cafile=str(ca))
             async with httpx.AsyncClient(proxy=f"http://127.0.0.1:{port}", verify=trust) as client:
-                for host in FACES:
+                for host in HOST_ALIASES:
                     answered = await client.post(f"https://{host}/a", content=content)
                     assert answered.text == f"Host: {host} {hashlib.sha256(content).hexdigest()}"
                 for url in ("https://example.com/", "https://fal.run:8443/"):

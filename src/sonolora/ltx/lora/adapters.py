@@ -68,7 +68,7 @@ def remove_adapters(model: Transformer) -> None:
 
 
 @contextmanager
-def as_saved(adapters: Adapters) -> Iterator[None]:
+def rounded_to_bf16(adapters: Adapters) -> Iterator[None]:
     """Within it the adapters have the values that the file will hold, so that a preview sounds like the file."""
     parameters = [p for adapter in adapters.values() for p in (adapter.lora_A, adapter.lora_B)]
     exact = [parameter.detach().clone() for parameter in parameters]

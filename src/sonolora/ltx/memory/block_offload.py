@@ -2,7 +2,7 @@
 
 In: the blocks of a frozen network, before adapters are put on them; those are on the device and stay there.
 Out: the same network, to be used as before. In a forward pass the block that comes is the one behind, in a backward
-pass the one in front; there each block is computed again (`Holding.recomputed`), so that no operation refers to a
+pass the one in front; there each block is computed again (`WeightPolicy.recomputed`), so that no operation refers to a
 block's tensors once the next but one is copied over them. Only then they are in the host's memory again: the backward
 pass reads some of them when the block's own call is over.
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sonolora.core.errors import CheckpointError
 
-ROOMS = 2
+DEVICE_SLOTS = 2
 
 
 def stream_blocks(blocks: Sequence[nn.Module], device: torch.device) -> None:
@@ -29,13 +29,13 @@ def stream_blocks(blocks: Sequence[nn.Module], device: torch.device) -> None:
 
     Raises `CheckpointError` when the blocks are not all alike.
     """
-    streamed = _Streamed(blocks, device)
+    streamed = _OffloadedBlocks(blocks, device)
     for index, block in enumerate(blocks):
         block.register_forward_pre_hook(partial(streamed.enter, index))
 
 
-class _Streamed:
-    """`held` says which block's tensors lie in each of the rooms; block i always goes to room i mod 2."""
+class _OffloadedBlocks:
+    """`held` says which block's tensors lie in each of the slots; block i always goes to slot i mod 2."""
 
     def __init__(self, blocks: Sequence[nn.Module], device: torch.device) -> None:
         self.frozen = [[*block.parameters(), *block.buffers()] for block in blocks]
@@ -48,12 +48,12 @@ class _Streamed:
             host = tensor.data.cpu()
             tensor.data = host.pin_memory() if self.cuda else host
         self.host = [[tensor.data for tensor in tensors] for tensors in self.frozen]
-        self.rooms = [[torch.empty_like(tensor, device=device) for tensor in self.host[0]] for _ in range(ROOMS)]
-        self.held: list[int | None] = [None] * ROOMS
+        self.slots = [[torch.empty_like(tensor, device=device) for tensor in self.host[0]] for _ in range(DEVICE_SLOTS)]
+        self.held: list[int | None] = [None] * DEVICE_SLOTS
         self.last = 0
         if self.cuda:
             self.side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            self.ready = [torch.cuda.Event() for _ in range(ROOMS)]  # type: ignore[no-untyped-call]
+            self.ready = [torch.cuda.Event() for _ in range(DEVICE_SLOTS)]  # type: ignore[no-untyped-call]
 
     def enter(self, index: int, *_: Any) -> None:
         """Have a block's tensors on the device, and the next one's on their way."""
@@ -63,25 +63,25 @@ class _Streamed:
         if 0 <= following < len(self.host):
             self.fetch(following)
         if self.cuda:
-            torch.cuda.current_stream(self.device).wait_event(self.ready[index % ROOMS])
-        _point(self.frozen[index], self.rooms[index % ROOMS])
+            torch.cuda.current_stream(self.device).wait_event(self.ready[index % DEVICE_SLOTS])
+        _point(self.frozen[index], self.slots[index % DEVICE_SLOTS])
 
     def fetch(self, index: int) -> None:
-        """Copy a block over the one in its room, whose tensors are those in the host's memory again."""
-        room = index % ROOMS
-        leaving, self.held[room] = self.held[room], index
+        """Copy a block over the one in its slot, whose tensors are those in the host's memory again."""
+        slot = index % DEVICE_SLOTS
+        leaving, self.held[slot] = self.held[slot], index
         if leaving == index:
             return
         if leaving is not None:
             _point(self.frozen[leaving], self.host[leaving])
         if not self.cuda:
-            _copy(self.rooms[room], self.host[index])
+            _copy(self.slots[slot], self.host[index])
             return
-        # All that uses the room's last block has been handed to the device before the call that fetches over it.
+        # All that uses the slot's last block has been handed to the device before the call that fetches over it.
         self.side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.side):
-            _copy(self.rooms[room], self.host[index])
-            self.ready[room].record(self.side)
+            _copy(self.slots[slot], self.host[index])
+            self.ready[slot].record(self.side)
 
 
 def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:

@@ -1,6 +1,6 @@
 """How a frozen transformer is held and run: in which precision, on which side of the bus, compiled or as written.
 
-In: a `Holding`, and the tensors of a transformer as they are read. Out: the same network with its blocks' weights
+In: a `WeightPolicy`, and the tensors of a transformer as they are read. Out: the same network with its blocks' weights
 quantised, or in the host's memory, tensor by tensor, so that more than that is never there.
 """
 
@@ -17,7 +17,7 @@ BLOCKS = "transformer_blocks."
 
 
 @dataclass(frozen=True)
-class Holding:
+class WeightPolicy:
     """Checked when made; raises `ValueError`. Only `weights` changes what the network computes, beyond rounding."""
 
     weights: str = FULL  # of the large linear layers in the blocks: one of `WEIGHTS`
@@ -37,10 +37,10 @@ class Holding:
         return self.checkpointing or self.streamed
 
 
-PLAIN = Holding()
+PLAIN = WeightPolicy()
 
 
-def hold(model: nn.Module, name: str, tensor: Tensor, holding: Holding) -> Tensor | None:
+def place_weight(model: nn.Module, name: str, tensor: Tensor, policy: WeightPolicy) -> Tensor | None:
     """Put away a tensor that was read for `model`; returns what is to be loaded in its place, if anything is.
 
     Outside of the blocks everything stays as it is; within them what is quantised are the weights of linear layers but
@@ -48,13 +48,13 @@ def hold(model: nn.Module, name: str, tensor: Tensor, holding: Holding) -> Tenso
     """
     if not name.startswith(BLOCKS):
         return tensor
-    device = torch.device("cpu") if holding.streamed else tensor.device
+    device = torch.device("cpu") if policy.streamed else tensor.device
     path, _, leaf = name.rpartition(".")
     layer = model.get_submodule(path)
-    if holding.weights == FULL or leaf != "weight" or not isinstance(layer, nn.Linear) or not _is_large(path, layer):
+    if policy.weights == FULL or leaf != "weight" or not isinstance(layer, nn.Linear) or not _is_large(path, layer):
         return tensor.to(device)
     parent, _, leaf = path.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, QuantisedLinear(layer, tensor, holding.weights, device))
+    setattr(model.get_submodule(parent), leaf, QuantisedLinear(layer, tensor, policy.weights, device))
     return None
 
 

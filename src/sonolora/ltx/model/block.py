@@ -1,7 +1,7 @@
 """One block of the transformer: what the tokens of each stream go through, and how the streams read one another.
 
-In: the tokens of the streams that are there, and a `Flow` of each, which is the same for all blocks. Out: the tokens
-after the block. A video that does not hear the audio goes through `pass_apart`, ahead of the audio.
+In: the tokens of each stream that is present, and its `BlockInputs`, which are the same for all blocks. Out: the tokens
+after the block. A one-way video (one that does not attend to the audio) goes through `forward_one_way` beforehand.
 
 B batch, T tokens of either stream, N video tokens, K modulation rows, S text tokens, A audio width, D width of either.
 Source: the published model, reimplemented from its equations.
@@ -27,7 +27,7 @@ def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Flow:
+class BlockInputs:
     """What a block needs of one stream besides its tokens; the same for all blocks."""
 
     rows_BTKD: Tensor  # 9 modulation rows, from the tokens' timesteps
@@ -42,10 +42,10 @@ class Flow:
 class Block(nn.Module):
     """One transformer block, with the streams and cross attentions that `Transformer` says."""
 
-    def __init__(self, config: TransformerConfig, *, video: bool, apart: bool) -> None:
+    def __init__(self, config: TransformerConfig, *, video: bool, one_way: bool) -> None:
         super().__init__()
         self.eps = config.eps
-        audio = not (video and apart)
+        audio = not (video and one_way)
         if audio:
             self._add_stream("audio_", config.audio, config)
         if video:
@@ -54,10 +54,10 @@ class Block(nn.Module):
         attention = partial(Attention, heads=a.heads, head_dim=a.head_dim, gated=config.gated, eps=config.eps)
         if audio and video:
             self.audio_to_video_attn = attention(v.width, a.width)
-        if video or apart:
-            side: Literal["both", "keys", "queries"] = "both" if not apart else "keys" if video else "queries"
+        if video or one_way:
+            side: Literal["both", "keys", "queries"] = "both" if not one_way else "keys" if video else "queries"
             self.video_to_audio_attn = attention(a.width, v.width, side=side)
-        if audio and (video or apart):
+        if audio and (video or one_way):
             self.scale_shift_table_a2v_ca_audio = nn.Parameter(torch.empty(5, a.width))
         if video:
             self.scale_shift_table_a2v_ca_video = nn.Parameter(torch.empty(5, v.width))
@@ -78,85 +78,92 @@ class Block(nn.Module):
         self,
         audio: Tensor,
         video: Tensor | None,
-        audio_flow: Flow,
-        video_flow: Flow | None,
-        seen: KeysValues | None = None,
+        audio_inputs: BlockInputs,
+        video_inputs: BlockInputs | None,
+        video_kv: KeysValues | None = None,
         *,
         values_only: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """One block's update of both token sequences, (B, T, A) and (B, N, D); `seen` stands for a video apart."""
-        if video is None or video_flow is None:
-            audio = self._attend("audio_", audio, audio_flow, values_only=values_only)
-            if seen is not None:
-                audio = self._look(audio, rms(audio, self.eps), audio_flow, seen)
-            return self._feed_forward("audio_", audio, audio_flow), None
-        video = self._attend("", video, video_flow)
-        audio = self._attend("audio_", audio, audio_flow, values_only=values_only)
+        """Update both token sequences, (B, T, A) and (B, N, D); `video_kv` takes the place of a one-way video."""
+        if video is None or video_inputs is None:
+            audio = self._attend("audio_", audio, audio_inputs, values_only=values_only)
+            if video_kv is not None:
+                audio = self._video_to_audio(audio, rms(audio, self.eps), audio_inputs, video_kv)
+            return self._feed_forward("audio_", audio, audio_inputs), None
+        video = self._attend("", video, video_inputs)
+        audio = self._attend("audio_", audio, audio_inputs, values_only=values_only)
         # Each reads the other stream as it was before.
         normed_audio, normed_video = rms(audio, self.eps), rms(video, self.eps)
-        video = self._hear(video, normed_video, normed_audio, video_flow, audio_flow)
-        audio = self._look(audio, normed_audio, audio_flow, self._show(normed_video, video_flow))
-        return self._feed_forward("audio_", audio, audio_flow), self._feed_forward("", video, video_flow)
+        video = self._audio_to_video(video, normed_video, normed_audio, video_inputs, audio_inputs)
+        audio = self._video_to_audio(audio, normed_audio, audio_inputs, self._video_kv(normed_video, video_inputs))
+        return self._feed_forward("audio_", audio, audio_inputs), self._feed_forward("", video, video_inputs)
 
-    def pass_apart(self, video: Tensor, flow: Flow) -> tuple[Tensor, KeysValues]:
-        """One block's update of video tokens (B, N, D) that do not hear the audio, and what the audio looks at."""
-        video = self._attend("", video, flow)
-        return self._feed_forward("", video, flow), self._show(rms(video, self.eps), flow)
+    def forward_one_way(self, video: Tensor, inputs: BlockInputs) -> tuple[Tensor, KeysValues]:
+        """Update the tokens (B, N, D) of a one-way video; also returns its keys and values for the audio."""
+        video = self._attend("", video, inputs)
+        return self._feed_forward("", video, inputs), self._video_kv(rms(video, self.eps), inputs)
 
-    def _attend(self, prefix: str, x: Tensor, flow: Flow, *, values_only: bool = False) -> Tensor:
+    def _attend(self, prefix: str, x: Tensor, inputs: BlockInputs, *, values_only: bool = False) -> Tensor:
         """Self-attention, then attention to the text, which is modulated by the sample's sigma."""
         table = getattr(self, f"{prefix}scale_shift_table")
         shift, scale, gate, q_shift, q_scale, q_gate = (
-            table[row] + flow.rows_BTKD[..., row, :] for row in (0, 1, 2, 6, 7, 8)
+            table[row] + inputs.rows_BTKD[..., row, :] for row in (0, 1, 2, 6, 7, 8)
         )
         normed = modulate(rms(x, self.eps), scale, shift)
-        rotation = flow.self_rotation
+        rotation = inputs.self_rotation
         attended = getattr(self, f"{prefix}attn1")(normed, normed, rotation, rotation, values_only=values_only)
         x = torch.addcmul(x, attended, gate.to(x.dtype))
         prompt_shift, prompt_scale = (
-            getattr(self, f"{prefix}prompt_scale_shift_table") + flow.prompt_rows_BTKD
+            getattr(self, f"{prefix}prompt_scale_shift_table") + inputs.prompt_rows_BTKD
         ).unbind(-2)
         query = modulate(rms(x, self.eps), q_scale, q_shift)
-        context = modulate(flow.context_BSD, prompt_scale, prompt_shift)
+        context = modulate(inputs.context_BSD, prompt_scale, prompt_shift)
         return torch.addcmul(x, getattr(self, f"{prefix}attn2")(query, context), q_gate.to(x.dtype))
 
-    def _feed_forward(self, prefix: str, x: Tensor, flow: Flow) -> Tensor:
+    def _feed_forward(self, prefix: str, x: Tensor, inputs: BlockInputs) -> Tensor:
         table = getattr(self, f"{prefix}scale_shift_table")
-        shift, scale, gate = (table[row] + flow.rows_BTKD[..., row, :] for row in (3, 4, 5))
+        shift, scale, gate = (table[row] + inputs.rows_BTKD[..., row, :] for row in (3, 4, 5))
         normed = modulate(rms(x, self.eps), scale, shift)
         return torch.addcmul(x, getattr(self, f"{prefix}ff")(normed), gate.to(x.dtype))
 
-    def _hear(
-        self, video: Tensor, normed_video: Tensor, normed_audio: Tensor, video_flow: Flow, audio_flow: Flow
+    def _audio_to_video(
+        self,
+        video: Tensor,
+        normed_video: Tensor,
+        normed_audio: Tensor,
+        video_inputs: BlockInputs,
+        audio_inputs: BlockInputs,
     ) -> Tensor:
         """The video attends to the audio."""
-        audio_rows = _cross_rows(self.scale_shift_table_a2v_ca_audio, audio_flow)
-        video_rows = _cross_rows(self.scale_shift_table_a2v_ca_video, video_flow)
-        heard = self.audio_to_video_attn(
+        audio_rows = _cross_rows(self.scale_shift_table_a2v_ca_audio, audio_inputs)
+        video_rows = _cross_rows(self.scale_shift_table_a2v_ca_video, video_inputs)
+        attended = self.audio_to_video_attn(
             modulate(normed_video, video_rows[0], video_rows[1]),
             modulate(normed_audio, audio_rows[0], audio_rows[1]),
-            video_flow.cross_rotation,
-            audio_flow.cross_rotation,
+            video_inputs.cross_rotation,
+            audio_inputs.cross_rotation,
         )
-        return _received(video, heard, self.scale_shift_table_a2v_ca_video, video_flow)
+        return _gated_residual(video, attended, self.scale_shift_table_a2v_ca_video, video_inputs)
 
-    def _show(self, normed_video: Tensor, flow: Flow) -> KeysValues:
-        """What the audio looks at."""
-        rows = _cross_rows(self.scale_shift_table_a2v_ca_video, flow)
-        return self.video_to_audio_attn.keys_values(modulate(normed_video, rows[2], rows[3]), flow.cross_rotation)
+    def _video_kv(self, normed_video: Tensor, inputs: BlockInputs) -> KeysValues:
+        """The keys and values of the video that the audio attends to."""
+        rows = _cross_rows(self.scale_shift_table_a2v_ca_video, inputs)
+        return self.video_to_audio_attn.keys_values(modulate(normed_video, rows[2], rows[3]), inputs.cross_rotation)
 
-    def _look(self, audio: Tensor, normed_audio: Tensor, flow: Flow, seen: KeysValues) -> Tensor:
+    def _video_to_audio(self, audio: Tensor, normed_audio: Tensor, inputs: BlockInputs, video_kv: KeysValues) -> Tensor:
         """The audio attends to the video."""
-        rows = _cross_rows(self.scale_shift_table_a2v_ca_audio, flow)
-        looked = self.video_to_audio_attn.look(modulate(normed_audio, rows[2], rows[3]), seen, flow.cross_rotation)
-        return _received(audio, looked, self.scale_shift_table_a2v_ca_audio, flow)
+        rows = _cross_rows(self.scale_shift_table_a2v_ca_audio, inputs)
+        attended = self.video_to_audio_attn.attend(
+            modulate(normed_audio, rows[2], rows[3]), video_kv, inputs.cross_rotation
+        )
+        return _gated_residual(audio, attended, self.scale_shift_table_a2v_ca_audio, inputs)
 
 
-def _cross_rows(table_5D: Tensor, flow: Flow) -> tuple[Tensor, ...]:
-    assert flow.cross_rows_BTKD is not None
-    return (table_5D[:4] + flow.cross_rows_BTKD).unbind(-2)
+def _cross_rows(table_5D: Tensor, inputs: BlockInputs) -> tuple[Tensor, ...]:
+    assert inputs.cross_rows_BTKD is not None
+    return (table_5D[:4] + inputs.cross_rows_BTKD).unbind(-2)
 
 
-def _received(x: Tensor, from_other: Tensor, table_5D: Tensor, flow: Flow) -> Tensor:
-    assert flow.cross_gate_BTD is not None
-    return torch.addcmul(x, from_other, (table_5D[4] + flow.cross_gate_BTD).to(x.dtype))
+def _gated_residual(x: Tensor, from_other: Tensor, table_5D: Tensor, inputs: BlockInputs) -> Tensor:
+    assert inputs.cross_gate_BTD is not None
+    return torch.addcmul(x, from_other, (table_5D[4] + inputs.cross_gate_BTD).to(x.dtype))

@@ -73,23 +73,23 @@ class Attention(nn.Module):
             return self._leave(x_BTD, self.to_v(context_BSD).unflatten(-1, (self.heads, -1)))
         if context_BSD is x_BTD:
             q, k, v = project(x_BTD, self.to_q, self.to_k, self.to_v)
-            return self._look(x_BTD, q, self._keys_values(k, v, key_rotation), query_rotation)
-        return self.look(x_BTD, self.keys_values(context_BSD, key_rotation), query_rotation)
+            return self._attend(x_BTD, q, self._keys_values(k, v, key_rotation), query_rotation)
+        return self.attend(x_BTD, self.keys_values(context_BSD, key_rotation), query_rotation)
 
     def keys_values(self, context_BSD: Tensor, rotation: Rotation | None = None) -> KeysValues:
         """What `look` looks at: normed and rotated keys, and values, (B, H, S, K) each."""
         k, v = project(context_BSD, self.to_k, self.to_v)
         return self._keys_values(k, v, rotation)
 
-    def look(self, x_BTD: Tensor, keys_values: KeysValues, rotation: Rotation | None = None) -> Tensor:
+    def attend(self, x_BTD: Tensor, keys_values: KeysValues, rotation: Rotation | None = None) -> Tensor:
         """Attend from `x` to keys and values that are there already; (B, T, D)."""
-        return self._look(x_BTD, self.to_q(x_BTD), keys_values, rotation)
+        return self._attend(x_BTD, self.to_q(x_BTD), keys_values, rotation)
 
     def _keys_values(self, k: Tensor, v: Tensor, rotation: Rotation | None) -> KeysValues:
         k = self._by_head(self.k_norm(k))
         return k if rotation is None else rotate(k, rotation), self._by_head(v)
 
-    def _look(self, x_BTD: Tensor, q: Tensor, keys_values: KeysValues, rotation: Rotation | None) -> Tensor:
+    def _attend(self, x_BTD: Tensor, q: Tensor, keys_values: KeysValues, rotation: Rotation | None) -> Tensor:
         q = self._by_head(self.q_norm(q))
         if rotation is not None:
             q = rotate(q, rotation)

@@ -1,7 +1,7 @@
 """The two-stream transformer of LTX-2.3, audio alone or audio with video, under the published parameter names.
 
-In: for each stream its noisy latent tokens, their positions, the noise level and the text context; or, of a video that
-does not hear the audio, the keys and values that `watching` made of it.
+In: for each stream its noisy latent tokens, their positions, the noise level and the text context; or, for a one-way
+video, its cached keys and values (`frozen_video`).
 Out: the velocity (noise - clean) of every token.
 
 B batch, T audio tokens, N video tokens, S text tokens, C latent channels, A audio width, D width of either stream,
@@ -18,12 +18,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as computed_again
+from torch.utils.checkpoint import checkpoint as gradient_checkpoint
 
 from sonolora.core.frames import frame_bounds
 from sonolora.ltx.memory.block_offload import stream_blocks
-from sonolora.ltx.memory.weight_policy import PLAIN, Holding, hold
-from sonolora.ltx.model.block import Block, Flow, modulate
+from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy, place_weight
+from sonolora.ltx.model.block import Block, BlockInputs, modulate
 from sonolora.ltx.model.config import StreamConfig, TransformerConfig
 from sonolora.ltx.model.layers import QUERY_PARTS
 from sonolora.ltx.model.rope import Rotation, rotation
@@ -41,13 +41,16 @@ _AUDIO_STREAM_PARTS = (
     "audio_prompt",
     "audio_scale_shift_table",
 )
-_WATCHING_PARTS = (  # what the audio needs beside, to look at a video
+_VIDEO_READER_PARTS = (  # what the audio stream needs to attend to a video
     *(f"video_to_audio_attn.{part}" for part in QUERY_PARTS),
     "scale_shift_table_a2v_ca_audio",
     "av_ca_audio_scale_shift_adaln_single",
     "av_ca_v2a_gate_adaln_single",
 )
-_HEARING_PARTS = "audio_to_video_attn", "av_ca_a2v_gate_adaln_single"  # what the video needs to hear the audio
+_AUDIO_READER_PARTS = (
+    "audio_to_video_attn",
+    "av_ca_a2v_gate_adaln_single",
+)  # what the video needs to attend to the audio
 NO_BLOCKS: frozenset[int] = frozenset()
 
 
@@ -63,8 +66,8 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class Watched:
-    """A clean video that does not hear the audio, as far as the audio sees it: what every block looks at."""
+class CachedVideoKV:
+    """Keys and values, in every block, of a clean one-way video: all that the audio reads of it."""
 
     keys_BLHNK: Tensor  # normed and rotated
     values_BLHNK: Tensor
@@ -114,30 +117,32 @@ def _sinusoid(timestep: Tensor) -> Tensor:
 class Transformer(nn.Module):
     """The whole network, or as much of it as is used.
 
-    `video=False` builds and needs the audio stream alone, `video=True` both streams, each of which hears the other.
-    With `apart` the video does not hear the audio, so that the two need not run together, and this is the half of one:
-    `video=False` the audio's, which is given its video as `Watched`, and `video=True` the video's, from which
-    `watching` makes these block by block.
+    `video=False` builds the audio stream alone, `video=True` both streams, each of which attends to the other.
+    With `one_way` the video does not attend to the audio, so the two need not run together, and this is one half:
+    `video=False` the audio half, which takes its video as `CachedVideoKV`; `video=True` the video half, from which
+    `frozen_video` computes these block by block.
     """
 
-    def __init__(self, config: TransformerConfig, *, video: bool, apart: bool = False) -> None:
+    def __init__(self, config: TransformerConfig, *, video: bool, one_way: bool = False) -> None:
         super().__init__()
         self.config = config
         self.has_video = video
-        self.apart = apart
-        self.recomputed = False  # whether the backward pass computes every block again
-        audio = not (video and apart)
+        self.one_way = one_way
+        self.recomputed = False  # gradient checkpointing: the backward pass recomputes every block
+        audio = not (video and one_way)
         if audio:
             self._add_stream("audio_", config.audio)
         if video:
             self._add_stream("", config.video)
             self.av_ca_video_scale_shift_adaln_single = AdaLayerNorm(config.video.width, 4)
-        if audio and (video or apart):
+        if audio and (video or one_way):
             self.av_ca_audio_scale_shift_adaln_single = AdaLayerNorm(config.audio.width, 4)
             self.av_ca_v2a_gate_adaln_single = AdaLayerNorm(config.audio.width, 1)
         if audio and video:
             self.av_ca_a2v_gate_adaln_single = AdaLayerNorm(config.video.width, 1)
-        self.transformer_blocks = nn.ModuleList(Block(config, video=video, apart=apart) for _ in range(config.layers))
+        self.transformer_blocks = nn.ModuleList(
+            Block(config, video=video, one_way=one_way) for _ in range(config.layers)
+        )
 
     def _add_stream(self, prefix: str, stream: StreamConfig) -> None:
         self.add_module(f"{prefix}patchify_proj", nn.Linear(stream.channels, stream.width))
@@ -147,31 +152,37 @@ class Transformer(nn.Module):
         self.register_parameter(f"{prefix}scale_shift_table", nn.Parameter(torch.empty(2, stream.width)))
 
     def forward(
-        self, audio: Stream, video: Stream | Watched | None = None, *, values_only_blocks: frozenset[int] = NO_BLOCKS
+        self,
+        audio: Stream,
+        video: Stream | CachedVideoKV | None = None,
+        *,
+        values_only_blocks: frozenset[int] = NO_BLOCKS,
     ) -> tuple[Tensor, Tensor | None]:
         """Velocities of the audio tokens (B, T, C) and of the video tokens (B, N, C), if there are any.
 
         In the blocks named by `values_only_blocks` the audio self-attention passes values through (the perturbed
         prediction of spatio-temporal guidance). Raises `ValueError` for a video that the network was not built for.
         """
-        if video is not None and not isinstance(video, Watched if self.apart else Stream if self.has_video else ()):
+        if video is not None and not isinstance(
+            video, CachedVideoKV if self.one_way else Stream if self.has_video else ()
+        ):
             raise ValueError(f"this transformer was built {self._built}, and is given {type(video).__name__}")
-        x_video = video_flow = video_embedded = seen = other_sigma_B = None
+        x_video = video_inputs = video_embedded = video_kv = other_sigma_B = None
         if isinstance(video, Stream):
-            x_video, video_flow, video_embedded = self._enter("", video, crosses=True, other_sigma_B=audio.sigma_B)
+            x_video, video_inputs, video_embedded = self._enter("", video, crosses=True, other_sigma_B=audio.sigma_B)
             other_sigma_B = video.sigma_B
         elif video is not None:
             other_sigma_B = torch.zeros_like(audio.sigma_B)
-        x_audio, audio_flow, audio_embedded = self._enter(
+        x_audio, audio_inputs, audio_embedded = self._enter(
             "audio_", audio, crosses=video is not None, other_sigma_B=other_sigma_B
         )
         for index, block in enumerate(self.transformer_blocks):
             values_only = index in values_only_blocks
-            if isinstance(video, Watched):
-                seen = video.keys_BLHNK[:, index], video.values_BLHNK[:, index]
-            inputs = x_audio, x_video, audio_flow, video_flow, seen
+            if isinstance(video, CachedVideoKV):
+                video_kv = video.keys_BLHNK[:, index], video.values_BLHNK[:, index]
+            inputs = x_audio, x_video, audio_inputs, video_inputs, video_kv
             if self.recomputed and torch.is_grad_enabled():
-                x_audio, x_video = computed_again(
+                x_audio, x_video = gradient_checkpoint(
                     block, *inputs, values_only=values_only, use_reentrant=False, preserve_rng_state=False
                 )
             else:
@@ -183,18 +194,18 @@ class Transformer(nn.Module):
 
     @property
     def _built(self) -> str:
-        if self.apart:
-            return "for a video apart"
+        if self.one_way:
+            return "for a one-way video"
         return f"{'with' if self.has_video else 'without'} its video stream"
 
-    def enter_apart(self, video: Stream) -> tuple[Tensor, Flow]:
-        """Tokens (B, N, D) of a video that does not hear the audio, and what `Block.pass_apart` needs beside them."""
-        tokens, flow, _ = self._enter("", video, crosses=True)
-        return tokens, flow
+    def enter_one_way(self, video: Stream) -> tuple[Tensor, BlockInputs]:
+        """Tokens (B, N, D) of a one-way video, and the inputs that `Block.forward_one_way` takes with them."""
+        tokens, inputs, _ = self._enter("", video, crosses=True)
+        return tokens, inputs
 
     def _enter(
         self, prefix: str, stream: Stream, *, crosses: bool, other_sigma_B: Tensor | None = None
-    ) -> tuple[Tensor, Flow, Tensor]:
+    ) -> tuple[Tensor, BlockInputs, Tensor]:
         """A stream's tokens, what is the same for all blocks, and its embedded timestep.
 
         `crosses`: whether it looks at the other or is looked at. `other_sigma_B` of the one that it looks at.
@@ -228,7 +239,7 @@ class Transformer(nn.Module):
             cross_rows, _ = rows(getattr(self, f"av_ca_{prefix or 'video_'}scale_shift_adaln_single"), scale)
             latest = max(self.config.audio.max_positions[0], self.config.video.max_positions[0])
             cross_rotation = self._rotation(stream.positions_BXT[:, :1], (latest,), self.config.audio)
-        flow = Flow(
+        block_inputs = BlockInputs(
             modulations,
             prompt_rows,
             stream.context_BSD.to(dtype),
@@ -237,7 +248,7 @@ class Transformer(nn.Module):
             cross_gate,
             cross_rotation,
         )
-        return getattr(self, f"{prefix}patchify_proj")(stream.latents_BTC.to(dtype)), flow, embedded
+        return getattr(self, f"{prefix}patchify_proj")(stream.latents_BTC.to(dtype)), block_inputs, embedded
 
     def _rotation(self, positions: Tensor, max_positions: tuple[float, ...], like: StreamConfig) -> Rotation:
         return rotation(
@@ -266,47 +277,47 @@ def load_transformer(
     checkpoint: Checkpoint,
     *,
     video: bool,
-    apart: bool = False,
+    one_way: bool = False,
     device: torch.device,
     dtype: torch.dtype,
-    holding: Holding = PLAIN,
+    policy: WeightPolicy = PLAIN,
 ) -> Transformer:
     """Read the transformer from a checkpoint; with `video=False` only the 35 % of its tensors that audio needs.
 
-    What `holding` keeps in less memory is never there in full.
+    What `policy` keeps in less memory is never there in full.
     """
     config = TransformerConfig.from_header(checkpoint.section("transformer"))
     with torch.device("meta"):
-        model = Transformer(config, video=video, apart=apart)
+        model = Transformer(config, video=video, one_way=one_way)
     load_module(
         model,
         checkpoint,
         file_name=lambda name: PREFIX + name,
-        claims=[name for name in checkpoint.names(PREFIX) if belongs(name, video=video, apart=apart)],
+        claims=[name for name in checkpoint.names(PREFIX) if belongs(name, video=video, one_way=one_way)],
         device=device,
         dtype=dtype,
-        hold=lambda name, tensor: hold(model, name, tensor, holding),
+        hold=lambda name, tensor: place_weight(model, name, tensor, policy),
     )
-    run_as_held(model, holding, device)
+    apply_policy(model, policy, device)
     return model
 
 
-def run_as_held(model: Transformer, holding: Holding, device: torch.device) -> None:
-    """Let a model whose weights are where they belong run as `holding` says."""
+def apply_policy(model: Transformer, policy: WeightPolicy, device: torch.device) -> None:
+    """Let a model whose weights are where they belong run as `policy` says."""
     blocks = list(model.transformer_blocks)
-    model.recomputed = holding.recomputed
-    if holding.streamed:
+    model.recomputed = policy.recomputed
+    if policy.streamed:
         stream_blocks(blocks, device)
-    if holding.compiled:
+    if policy.compiled:
         for block in blocks:  # all by the same code, which is compiled once
             block.compile()
 
 
-def belongs(name: str, *, video: bool, apart: bool = False) -> bool:
+def belongs(name: str, *, video: bool, one_way: bool = False) -> bool:
     """Whether a name in the file under `PREFIX` is of a `Transformer` so built."""
     if "embeddings_connector" in name:
         return False
-    if video and not apart:
+    if video and not one_way:
         return True
-    audio = any(part in name for part in (*_AUDIO_STREAM_PARTS, *(_WATCHING_PARTS if apart else ())))
-    return not audio and not any(part in name for part in _HEARING_PARTS) if video else audio
+    audio = any(part in name for part in (*_AUDIO_STREAM_PARTS, *(_VIDEO_READER_PARTS if one_way else ())))
+    return not audio and not any(part in name for part in _AUDIO_READER_PARTS) if video else audio

@@ -90,7 +90,7 @@ class Checkpoint:
         """The full names of all tensors under a prefix."""
         return {name for name in self.tensors if name.startswith(prefix)}
 
-    def holding(self, names: Collection[str]) -> Checkpoint:  # noqa: ARG002 - for those that are not all here
+    def subset(self, names: Collection[str]) -> Checkpoint:  # noqa: ARG002 - for those that are not all here
         """A file on this disk to read these tensors from: this one. A checkpoint on a hub fetches what it lacks."""
         return self
 
@@ -240,7 +240,7 @@ def read_tensors(
             info = checkpoint.tensors[name]
             yield name, torch.empty(info.shape, dtype=_as_held(info, dtype), device="meta")
         return
-    checkpoint = checkpoint.holding(names)
+    checkpoint = checkpoint.subset(names)
     piece = torch.empty(_PIECE_BYTES, dtype=torch.uint8)
     try:
         with checkpoint.path.open("rb") as file:

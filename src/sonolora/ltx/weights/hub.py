@@ -88,7 +88,7 @@ class HubCheckpoint(Checkpoint):
     def fingerprint(self) -> str:
         return self.source.fingerprint
 
-    def holding(self, names: Collection[str]) -> Checkpoint:
+    def subset(self, names: Collection[str]) -> Checkpoint:
         """The excerpt. What it lacks is fetched, and at once all that a mode needs which needs these tensors."""
         excerpt = held(self.path)
         if excerpt is None or not excerpt.tensors.keys() >= set(names):

@@ -41,7 +41,7 @@ def measure_pace(shape: BaseShape, step: Step, device: torch.device) -> Pace:
     dtype, layers = compute_dtype(device), shape.transformer_config.layers
     flops = step_flops(shape, step, device.type)
     speed = machine_limits(device, dtype).flops_per_second
-    held = shape.transformer_bytes(dtype, video=step.tokens.joint, apart=step.tokens.apart)
+    held = shape.transformer_bytes(dtype, video=step.tokens.joint, one_way=step.tokens.one_way)
     large = held > _SMALL_BYTES and layers > max(_FEW)
     few = _FEW if large else (layers,)
     expected = (_WARM_UP + _STEPS) * flops.whole * sum(few) / layers / (speed * _EAGER_SHARE)

@@ -151,7 +151,7 @@ def measure_step(
     phases[WHOLE] = _phase([sum(each) for each in times], sum(flops), sum(moved), sum(floors))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     tokens = step.tokens
-    weights = shape.transformer_bytes(dtype, video=tokens.joint, apart=tokens.apart, holding=step.holding)
+    weights = shape.transformer_bytes(dtype, video=tokens.joint, one_way=tokens.one_way, policy=step.policy)
     counted = step_bytes(shape, step, device.type)
     return Measurement(
         mode=mode.name,

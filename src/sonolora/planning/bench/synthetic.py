@@ -10,7 +10,7 @@ from torch import nn
 
 from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.ltx.memory.quantised import QuantisedLinear, quantise
-from sonolora.ltx.model.transformer import Transformer, run_as_held
+from sonolora.ltx.model.transformer import Transformer, apply_policy
 from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.run_settings import compute_dtype
 from sonolora.planning.work_counts import Step, make_example
@@ -26,14 +26,14 @@ def synthetic_model(shape: BaseShape, layers: int, step: Step, device: torch.dev
     """The first so many layers of the transformer of that shape, as a run holds it, with random weights."""
     tokens = step.tokens
     model = shape.transformer(
-        layers, compute_dtype(device), video=tokens.joint, apart=tokens.apart, holding=step.holding
+        layers, compute_dtype(device), video=tokens.joint, one_way=tokens.one_way, policy=step.policy
     )
     blocks, model.transformer_blocks = model.transformer_blocks, nn.ModuleList()
-    _fill(model, device, step.holding.weights)
+    _fill(model, device, step.policy.weights)
     for block in blocks:  # what is streamed is never there as a whole
-        _fill(block, device, step.holding.weights).to("cpu" if step.holding.streamed else device)
+        _fill(block, device, step.policy.weights).to("cpu" if step.policy.streamed else device)
     model.transformer_blocks = blocks
-    run_as_held(model, step.holding, device)
+    apply_policy(model, step.policy, device)
     return model
 
 

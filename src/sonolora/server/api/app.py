@@ -24,7 +24,7 @@ from sonolora import __version__
 from sonolora.core.errors import ErrorItem, InputError
 from sonolora.server.api import storage_api
 from sonolora.server.api.answers import Answer, RefusedError, faults, refusal
-from sonolora.server.api.host_routing import Faces
+from sonolora.server.api.host_routing import HostAliases
 from sonolora.server.api.openapi import describe
 from sonolora.server.api.queue_api import Queue
 from sonolora.server.files.storage import Storage
@@ -111,7 +111,7 @@ def build_app(services: Services) -> ASGIApp:
     )
     app.router.redirect_slashes = False
     cors = CORSMiddleware(
-        Faces(app),
+        HostAliases(app),
         allow_origins=["*"],
         allow_methods=_METHODS,
         allow_headers=["*"],  # each preflight gets back what it asked for; a literal * would leave out Authorization
@@ -158,7 +158,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _as_sent(request: Request) -> str:
-    """Its path, without the prefix that `Faces` has put in front."""
+    """Its path, without the prefix that `HostAliases` has put in front."""
     path: str = request.url.path
     raw: bytes = request.scope.get("raw_path", b"")
     return path if raw.startswith((b"/queue", b"/run")) else path.removeprefix("/queue").removeprefix("/run")

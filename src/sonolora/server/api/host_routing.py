@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sonolora.server.api.answers import refusal
-from sonolora.server.net.urls import FACES
+from sonolora.server.net.urls import HOST_ALIASES
 
 TARGET_HEADER = "x-fal-target-url"
 # First parts of our own paths; whatever else a path begins with is the owner of an app, at the face of the queue.
@@ -27,7 +27,7 @@ _QUEUE_OR_RUN = re.compile(r"/(queue|run)(/|$)")
 def canonical_path(host: str, path: str) -> str:
     """Our own path for a path at a host name, ours or a published one."""
     first = path.lstrip("/").partition("/")[0]
-    face = FACES.get(host.partition(":")[0].lower())
+    face = HOST_ALIASES.get(host.partition(":")[0].lower())
     # Our CDN's own paths begin with files/, too.
     if face is not None and (first not in _SHARED or (face == "/cdn" and first == "files")):
         path = face + "/" + path.lstrip("/")
@@ -37,7 +37,7 @@ def canonical_path(host: str, path: str) -> str:
     return re.sub("/+", "/", path).rstrip("/") or "/" if _QUEUE_OR_RUN.match(path) else path
 
 
-class Faces:
+class HostAliases:
     """ASGI middleware: `app` sees our own paths alone."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -55,8 +55,8 @@ class Faces:
                 await refusal(400, f"Missing the {TARGET_HEADER} header")(scope, receive, send)
                 return
             host, path, query = _taken_apart(target)
-            if host not in FACES:
-                await refusal(412, f"Invalid {TARGET_HEADER} header: it must lead to one of {', '.join(FACES)}")(
+            if host not in HOST_ALIASES:
+                await refusal(412, f"Invalid {TARGET_HEADER} header: it must lead to one of {', '.join(HOST_ALIASES)}")(
                     scope, receive, send
                 )
                 return

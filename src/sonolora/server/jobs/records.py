@@ -25,7 +25,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
+class RequestOptions:
     """What is asked for, but for the body, which may be large and is not needed to tell how the request fares."""
 
     endpoint: str  # the path below the app: "t2a" ... "ic-lora/a2a"
@@ -39,7 +39,7 @@ class Terms:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewRequest(Terms):
+class NewRequest(RequestOptions):
     body: dict[str, Any]
 
 
@@ -64,7 +64,7 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(Terms):
+class Request(RequestOptions):
     id: str
     state: State
     created: float

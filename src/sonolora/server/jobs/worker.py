@@ -51,7 +51,7 @@ _PROGRESS_SECONDS = 0.1
 _LAST_SECONDS = 30.0  # for saving, when the server is gone; then the process ends however it stands
 
 
-class Orders:
+class CommandReader:
     """What the server wants: the jobs, and which of them is to stop. Read in a thread of its own."""
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ class Events:
         self.tell("metrics", step=step, values=values)
 
 
-def work(networks: Networks, job: Mapping[str, Any], orders: Orders, events: Events) -> bool:
+def work(networks: Networks, job: Mapping[str, Any], orders: CommandReader, events: Events) -> bool:
     """Carry out one job and tell how it ended. False: the process may be harmed and should end.
 
     A fault that nobody foresaw, such as one of the device, may come again with the next job in this process.
@@ -146,7 +146,7 @@ def work(networks: Networks, job: Mapping[str, Any], orders: Orders, events: Eve
     return True
 
 
-def _run(networks: Networks, job: Mapping[str, Any], orders: Orders, events: Events) -> None:
+def _run(networks: Networks, job: Mapping[str, Any], orders: CommandReader, events: Events) -> None:
     folder = Path(job["folder"])
 
     def stop() -> bool:
@@ -178,7 +178,7 @@ def main() -> int:
     events = Events(os.fdopen(os.dup(1), "w", encoding="ascii"))
     os.dup2(2, 1)
     faulthandler.enable()
-    orders = Orders()
+    orders = CommandReader()
     signal.signal(signal.SIGTERM, lambda *_: orders.close())
     threading.Thread(target=orders.read, args=(sys.stdin,), daemon=True).start()
     try:

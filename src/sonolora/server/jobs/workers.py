@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Going:
+class ActiveJob:
     """A request that a worker has in hand."""
 
     request: Request
@@ -58,7 +58,7 @@ class Workers:
     ) -> None:
         self._settings, self._store, self._storage, self._changed = settings, store, storage, changed
         self._woken = asyncio.Event()
-        self._going: dict[str, _Going] = {}
+        self._going: dict[str, ActiveJob] = {}
 
     def wake(self) -> None:
         """There is a request more, or one is to be cancelled. Called in the event loop."""
@@ -124,7 +124,7 @@ class Workers:
         """Have the worker do it, and note what becomes of it."""
         body = await asyncio.to_thread(self._store.body, request.id) or {}
         journal = Journal(self._store, request.id, self._changed)
-        going = _Going(request, body, self._settings.run_folder(request.id), worker, journal)
+        going = ActiveJob(request, body, self._settings.run_folder(request.id), worker, journal)
         self._going[request.id] = going
         self._changed(request.id)
         logger.info("request %s: started", request.id)
@@ -151,7 +151,7 @@ class Workers:
             await self._finish(request, result)
         self._changed(request.id)
 
-    async def _follow(self, going: _Going) -> dict[str, Any] | None:
+    async def _follow(self, going: ActiveJob) -> dict[str, Any] | None:
         """Give the job and listen; returns the event that says how it ended, None when the worker has died."""
         await going.worker.order(await asyncio.to_thread(self._job, going))
         while event := await going.worker.event():
@@ -166,7 +166,7 @@ class Workers:
                     going.journal.take(event)
         return None
 
-    def _job(self, going: _Going) -> dict[str, Any]:
+    def _job(self, going: ActiveJob) -> dict[str, Any]:
         known = {
             url: path and str(path)
             for url in _addresses(going.body)
@@ -185,7 +185,7 @@ class Workers:
             "settings": self._settings.run_settings(going.request.mode),
         }
 
-    def _result(self, going: _Going, last: dict[str, Any] | None, how: str) -> Result | None:
+    def _result(self, going: ActiveJob, last: dict[str, Any] | None, how: str) -> Result | None:
         """From the last event, or from how the worker died; None when the request is back in the queue."""
         request = going.request
         if last is not None and last["event"] == "done":
@@ -234,7 +234,7 @@ class Workers:
         self._changed(request.id)
 
 
-async def _cancel(going: _Going) -> None:
+async def _cancel(going: ActiveJob) -> None:
     """Stop the run when that is asked for; one that does not stop in time loses its worker."""
     await going.cancelled.wait()
     await going.worker.order({"stop": going.request.id})

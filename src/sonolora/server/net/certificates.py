@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sonolora.core.atomic_files import atomic_write
-from sonolora.server.net.urls import FACES
+from sonolora.server.net.urls import HOST_ALIASES
 
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 DAY = datetime.timedelta(days=1)
@@ -48,7 +48,7 @@ def ensure_certificate(folder: Path, names: Sequence[str]) -> tuple[Path, Path, 
     SSL_CERT_FILE. Keys are readable by their owner alone. ValueError for a name that cannot stand in a certificate.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = _general_names([*THIS_MACHINE, *FACES, *names])
+    wanted = _general_names([*THIS_MACHINE, *HOST_ALIASES, *names])
     ca_path, ca_key_path = folder / "ca.pem", folder / "ca_key.pem"
     path, key_path = folder / "server.pem", folder / "server_key.pem"
 

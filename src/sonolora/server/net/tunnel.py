@@ -13,7 +13,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from sonolora.server.net.urls import FACES
+from sonolora.server.net.urls import HOST_ALIASES
 
 MAX_HEADER = 1 << 16  # bytes; also what is read ahead of a slower receiver, about
 HEADER_SECONDS = 10.0
@@ -80,9 +80,9 @@ async def _refusal(reader: asyncio.StreamReader) -> bytes:
     except asyncio.LimitOverrunError:
         return _answer("431 Request Header Fields Too Large", "The header is too long.")
     request = re.match(rb"CONNECT ([A-Za-z0-9.-]+):443 HTTP/1\.[01]\r\n", header)
-    if request and request[1].decode("ascii").lower() in FACES:
+    if request and request[1].decode("ascii").lower() in HOST_ALIASES:
         return b""
-    return _answer("403 Forbidden", f"This proxy answers CONNECT to port 443 of {', '.join(FACES)} alone.")
+    return _answer("403 Forbidden", f"This proxy answers CONNECT to port 443 of {', '.join(HOST_ALIASES)} alone.")
 
 
 def _answer(status: str, why: str) -> bytes:

@@ -21,7 +21,7 @@ APP = "fal-ai/ltx23-trainer-v2"
 ENDPOINTS: Mapping[str, str] = {**{name: name for name in MODES}, "ic-lora/a2a": "a2a"}
 ENDPOINT_PATHS = ", ".join(f"/{APP}/{endpoint}" for endpoint in ENDPOINTS)  # for people
 # A published host name and the face that it shows: the first part of our own paths.
-FACES = {
+HOST_ALIASES = {
     "queue.fal.run": "/queue",
     "fal.run": "/run",
     "rest.fal.ai": "/rest",
@@ -70,7 +70,7 @@ def base_url(request: Request, settings: ServerSettings) -> str:
     if (
         settings.public_url
         or not _HOST.fullmatch(host)
-        or (settings.on_loopback and host.split(":")[0].lower() in FACES)
+        or (settings.on_loopback and host.split(":")[0].lower() in HOST_ALIASES)
     ):
         return own_address(settings)
     return f"{request.scope['scheme']}://{host}"
