@@ -70,6 +70,12 @@ def serve(
         bool | None, typer.Option("--allow-private-webhooks", help="Send results there, too.")
     ] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between saved states. [default: 250]")] = None,
+    accept_database: Annotated[
+        bool,
+        typer.Option(
+            "--accept-database", help="Start also where the database is new or another than the folder had before."
+        ),
+    ] = False,
 ) -> None:
     """Serve the six trainings over fal's queue protocol. Options can stand in FOLDER/server.toml, too."""
     import logging
@@ -93,7 +99,7 @@ def serve(
         checkpoint_every=checkpoint_every,
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    run_server(settings)
+    run_server(settings, accept_database=accept_database)
 
 
 @keys_app.command("add")

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
@@ -24,7 +25,7 @@ from sonolora.core.errors import SonoloraError
 from sonolora.server import clock
 from sonolora.server.api.app import Services, build_app
 from sonolora.server.banner import banner
-from sonolora.server.database.database import Database
+from sonolora.server.database.database import MAX_LOG_BYTES, Database
 from sonolora.server.database.deadlines import shift_deadlines
 from sonolora.server.files.storage import Storage
 from sonolora.server.folder_lock import single_instance
@@ -45,13 +46,18 @@ from sonolora.server.webhooks import Deliverer, jwks, load_signing_key
 CLEANING_SECONDS = 600.0
 RESTART_SECONDS = 1.0
 CLOCK_SECONDS = 1.0
+CHECKPOINT_SECONDS = 120.0
+IDENTITY_SECONDS = 2.0
 _OPEN_FILES = 65536
 
 logger = logging.getLogger(__name__)
 
 
-def serve(settings: ServerSettings) -> None:
-    """Run until a signal. Raises `SonoloraError` when it cannot start or is ended at once, by a second signal."""
+def serve(settings: ServerSettings, *, accept_database: bool = False) -> None:
+    """Run until a signal. Raises `SonoloraError` when it cannot start or is ended at once, by a second signal.
+
+    `accept_database`: start also with a new or another database than the one that belongs to the folder.
+    """
     if sys.platform == "win32":
         raise SonoloraError("the server does not run on Windows; run it in WSL")
     import resource
@@ -63,12 +69,17 @@ def serve(settings: ServerSettings) -> None:
     # Every waiting client is an open file, and the usual limit is low.
     hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard_limit, _OPEN_FILES), hard_limit))
-    with single_instance(settings.folder), closing(Database(settings.database)) as database:
+    with (
+        single_instance(settings.folder),
+        closing(Database(settings.database, accept=accept_database, thorough=True)) as database,
+    ):
+        database.checkpoint()
         _check_base(settings.base)
         try:
             uvloop.run(_serve(settings, database))
         except KeyboardInterrupt:
             raise SonoloraError("stopped at once; the workers save what they can by themselves") from None
+        database.note_identity()
 
 
 def _check_base(base: str) -> None:
@@ -146,6 +157,7 @@ async def _serve(settings: ServerSettings, database: Database) -> None:
                 deliverer.run,
                 lambda: _clean(settings, store, storage, retrying),
                 lambda: _watch_clock(database, retrying),
+                lambda: _keep_database(database, retrying),
             )
         ]
         print(banner(settings, first_key, _valid_keys(keys)), flush=True)
@@ -187,6 +199,16 @@ async def _kept_up(work: Callable[[], Awaitable[None]]) -> None:
         except Exception:
             logger.exception("a part of the server failed and is started again")
         await asyncio.sleep(RESTART_SECONDS)
+
+
+async def _keep_database(database: Database, retrying: Retrying) -> None:
+    """Checkpoint now and then, and keep the identity beside the database up to date."""
+    while True:
+        checkpoint_at = time.monotonic() + CHECKPOINT_SECONDS
+        while time.monotonic() < checkpoint_at and database.log_bytes < MAX_LOG_BYTES:
+            await asyncio.sleep(IDENTITY_SECONDS)
+            await retrying(database.note_identity)
+        await retrying(database.checkpoint)
 
 
 async def _watch_clock(database: Database, retrying: Retrying) -> None:

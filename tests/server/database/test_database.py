@@ -13,9 +13,10 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sonolora.core.errors import SonoloraError
 from sonolora.server.database import database as module
 from sonolora.server.database import faults
-from sonolora.server.database.database import Database
+from sonolora.server.database.database import MIGRATIONS, Database
 from sonolora.server.database.faults import StoreError
-from sonolora.server.database.tables import keys, logs
+from sonolora.server.database.identity import identity_file, read_identity
+from sonolora.server.database.tables import files, keys, logs
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.records import NewRequest
 from sonolora.server.jobs.store import Store
@@ -44,7 +45,7 @@ def test_settings_of_each_connection(tmp_path: Path) -> None:
         database.write(insert(logs), {"request_id": "?", "time": 1.0, "level": "INFO", "message": "m"})
     with database._reader.connect() as connection, pytest.raises(StoreError, match="not writable"):
         connection.execute(insert(keys), KEY)
-    for file in path.parent.iterdir():
+    for file in path.parent.glob("server.db*"):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
     database.close()
 
@@ -75,7 +76,7 @@ def test_a_newer_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as plain:
         plain.execute("PRAGMA user_version = 99")
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"server\.db: it was written by a newer Sonolora \(.* 99, .* 1\)\. Update"):
+    with pytest.raises(StoreError, match=r"server\.db: it was written by a newer Sonolora \(.* 99, .* 2\)\. Update"):
         Database(path)
     assert path.read_bytes() == before
 
@@ -95,7 +96,7 @@ def test_an_older_file_is_brought_up_to_date_or_not_touched(tmp_path: Path, monk
     path = tmp_path / "server.db"
     make(path)
     added = "ALTER TABLE keys ADD COLUMN colour TEXT DEFAULT 'red'"
-    monkeypatch.setattr(module, "MIGRATIONS", ((added, "UPDATE nowhere SET a = 1"),))
+    monkeypatch.setattr(module, "MIGRATIONS", (*MIGRATIONS, (added, "UPDATE nowhere SET a = 1")))
     with pytest.raises(OperationalError, match="no such table: nowhere"):
         Database(path)
 
@@ -104,14 +105,29 @@ def test_an_older_file_is_brought_up_to_date_or_not_touched(tmp_path: Path, monk
             return [row[1] for row in plain.execute("PRAGMA table_info(keys)")]
 
     assert "colour" not in columns()
-    monkeypatch.setattr(module, "MIGRATIONS", ((added,), ("ALTER TABLE keys RENAME COLUMN colour TO color",)))
+    renamed = "ALTER TABLE keys RENAME COLUMN colour TO color"
+    monkeypatch.setattr(module, "MIGRATIONS", (*MIGRATIONS, (added,), (renamed,)))
     for _ in range(2):  # the second time there is nothing to do
         with closing(Database(path)) as database:
             assert names(database) == ["n" * 2000]
     assert "color" in columns()
-    monkeypatch.setattr(module, "MIGRATIONS", ())
+    monkeypatch.setattr(module, "MIGRATIONS", MIGRATIONS)
     with pytest.raises(StoreError, match="newer"):
         Database(path)
+
+
+def test_a_database_of_version_1_is_migrated(tmp_path: Path) -> None:
+    path = tmp_path / "server.db"
+    make(path)
+    with closing(sqlite3.connect(path)) as plain:
+        plain.executescript("DROP TABLE store; ALTER TABLE files DROP COLUMN mtime_ns; PRAGMA user_version = 1")
+    identity_file(path).unlink()
+    with closing(Database(path)) as database:
+        assert names(database) == ["n" * 2000]
+        ((id,),) = database.fetch("SELECT id FROM store")
+        database.read(select(files))
+    identity = read_identity(path)
+    assert identity and (identity.store, identity.keys) == (id, 1)
 
 
 def test_files_that_are_no_database(tmp_path: Path) -> None:
@@ -120,9 +136,9 @@ def test_files_that_are_no_database(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"text\.db: it is not a database\. Restore a backup"):
         Database(text)
     assert text.read_text().startswith("not a database")
-    with pytest.raises(StoreError, match="cannot be opened"):
+    with pytest.raises(StoreError, match="is not a file"):
         Database(tmp_path)
-    with pytest.raises(StoreError, match="cannot be created"):
+    with pytest.raises(StoreError, match="cannot be used: Not a directory"):
         Database(text / "server.db")
     assert issubclass(StoreError, SonoloraError)
 

@@ -1,4 +1,4 @@
-"""The database file: opened, checked, migrated to this version's tables, and the transactions on it.
+"""The database file: checked, opened, migrated to this version's tables, and the transactions on it.
 
 In: a path. Out: a `Database`, the only owner of connections to the file. Several processes may have it open at the
 same time, so that commands work beside a running server.
@@ -8,23 +8,38 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Executable, Select, create_engine, event
+from sqlalchemy import Connection, Engine, Executable, Select, create_engine, event, update
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.pool import QueuePool
 
 from sonolora.server.database import faults
 from sonolora.server.database.faults import StoreError, faults_in_words, in_words
-from sonolora.server.database.tables import metadata
+from sonolora.server.database.identity import (
+    WAL,
+    Identity,
+    check_identity,
+    open_read_only,
+    read_identity,
+    set_log_aside,
+    write_identity,
+)
+from sonolora.server.database.tables import metadata, store
 
 # Each entry migrates from one version to the next: the first from 1 to 2. A new file gets the tables of `tables`.
-MIGRATIONS: tuple[tuple[str, ...], ...] = ()
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        "CREATE TABLE store (id TEXT NOT NULL PRIMARY KEY, checkpoints INTEGER NOT NULL)",
+        "ALTER TABLE files ADD COLUMN mtime_ns INTEGER",
+    ),
+)
 
 _APPLICATION_ID = int.from_bytes(b"Sono", "big")  # marks the file as ours
-_MAX_WAL_BYTES = 64 << 20  # the log of a large transaction is cut back to this
+MAX_LOG_BYTES = 64 << 20  # of the write-ahead log; the log of a large transaction is cut back to this
+_CHECKPOINT_WAIT = 2000  # milliseconds
 
 
 class Database:
@@ -32,27 +47,76 @@ class Database:
 
     A write is on the disk when it returns. Writes take the file's lock at their start, and threads queue up for it:
     a second write inside a first would wait for itself. A read sees what was committed before it began.
-    Raises `StoreError` when the file cannot be used.
+    Raises `StoreError` when the file cannot be used. With `accept` also a new or another database is taken than the
+    one that belongs to the folder; with `thorough` all of it is checked for damage.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, accept: bool = False, thorough: bool = False) -> None:
         self.path = path
         try:
+            is_new = not path.exists() or path.stat().st_size == 0
+            if path.exists() and not path.is_file():
+                raise StoreError(path, "it is not a file", "Choose another folder for the server")
+            # Before anything, such as the journal's mode, is changed in what may be another program's file.
+            version = 0 if is_new else _check(path, thorough=thorough)
+            if not accept:
+                check_identity(path)
             path.parent.mkdir(parents=True, exist_ok=True)
+            if is_new and accept:
+                set_log_aside(path)
             path.touch(mode=0o600)
         except OSError as error:
-            raise StoreError(path, f"it cannot be created: {error.strerror}") from error
-        # Before anything, such as the journal's mode, is changed in what may be another program's file.
-        with faults_in_words(path), closing(sqlite3.connect(path, timeout=faults.BUSY_SECONDS)) as connection:
-            version = _version(connection, path)
+            raise StoreError(path, f"it cannot be used: {error.strerror}") from error
         self._writer, self._reader = _engine(path, write=True), _engine(path, write=False)
         if version <= len(MIGRATIONS):
             with self.transaction() as transaction:
                 _migrate(transaction, path)
+        self._noted = None if accept else read_identity(path)
+        if self._noted is None:
+            self.note_identity()
 
     def close(self) -> None:
         self._writer.dispose()
         self._reader.dispose()
+
+    def checkpoint(self) -> None:
+        """Bring all changes from the write-ahead log into the database file, and note the identity.
+
+        When other processes read for long, as much as is possible now.
+        """
+        connection = self._writer.raw_connection()
+        try:
+            with faults_in_words(self.path):
+                cursor = connection.cursor()
+                cursor.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT}")
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                cursor.execute(f"PRAGMA busy_timeout = {round(1000 * faults.BUSY_SECONDS)}")
+        finally:
+            connection.close()
+        # So every log holds this row, and a log of another database, or the lack of one, is noticed.
+        self.write(update(store).values(checkpoints=store.c.checkpoints + 1))
+        self.note_identity()
+
+    def note_identity(self) -> None:
+        """Write down beside the database how far it has come, if that has changed."""
+        connection = self._reader.raw_connection()
+        try:
+            with faults_in_words(self.path):
+                driver = connection.driver_connection
+                assert isinstance(driver, sqlite3.Connection)
+                identity = Identity.of(driver)
+        finally:
+            connection.close()
+        if identity is not None and identity != self._noted:
+            write_identity(self.path, identity)
+            self._noted = identity
+
+    @property
+    def log_bytes(self) -> int:
+        """The size of the write-ahead log."""
+        with suppress(OSError):
+            return self.path.with_name(self.path.name + WAL).stat().st_size
+        return 0
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -93,7 +157,8 @@ def _engine(path: Path, *, write: bool) -> Engine:
                 "journal_mode = WAL",
                 "synchronous = FULL",
                 "foreign_keys = ON",
-                f"journal_size_limit = {_MAX_WAL_BYTES}",
+                "wal_autocheckpoint = 0",  # the server does it, in a way that notices a lost log
+                f"journal_size_limit = {MAX_LOG_BYTES}",
                 f"query_only = {int(not write)}",
             ):
                 connection.execute(f"PRAGMA {setting}")
@@ -116,6 +181,16 @@ def _engine(path: Path, *, write: bool) -> Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _check(path: Path, *, thorough: bool) -> int:
+    """The file's version, 0 for an empty one. Raises `StoreError`, also for damage when `thorough`."""
+    with faults_in_words(path), closing(open_read_only(path)) as connection:
+        version = _version(connection, path)
+        ((found,),) = connection.execute("PRAGMA quick_check(1)") if thorough else [("ok",)]
+    if found != "ok":
+        raise StoreError(path, f"it is damaged ({' '.join(found.split())})", *faults.DAMAGED)
+    return version
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
@@ -147,5 +222,7 @@ def _migrate(transaction: Connection, path: Path) -> None:
         for statements in MIGRATIONS[version - 1 :]:
             for statement in statements:
                 transaction.exec_driver_sql(statement)
+    if version < 2:
+        transaction.exec_driver_sql("INSERT INTO store SELECT lower(hex(randomblob(16))), 0")
     transaction.exec_driver_sql(f"PRAGMA application_id = {_APPLICATION_ID}")
     transaction.exec_driver_sql(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")

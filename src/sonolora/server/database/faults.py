@@ -11,16 +11,12 @@ from sonolora.core.errors import SonoloraError
 
 BUSY_SECONDS = 60.0  # how long a connection waits for another process's lock
 
+# What to do about a damaged database.
+DAMAGED = ("Restore a backup (sonolora restore), or move it away and start with --accept-database",)
 # Reason, which clients may see; advice, which is for whoever runs the server.
 _FAULTS = {
-    sqlite3.SQLITE_CORRUPT: (
-        "it is damaged",
-        "Restore a backup (sonolora restore), or move it away and start with --accept-database",
-    ),
-    sqlite3.SQLITE_NOTADB: (
-        "it is not a database",
-        "Restore a backup (sonolora restore), or move it away and start with --accept-database",
-    ),
+    sqlite3.SQLITE_CORRUPT: ("it is damaged", *DAMAGED),
+    sqlite3.SQLITE_NOTADB: ("it is not a database", *DAMAGED),
     sqlite3.SQLITE_FULL: ("the disk is full", "Free some space"),
     sqlite3.SQLITE_IOERR: ("the disk reports an error", "Check the disk and the system log"),
     sqlite3.SQLITE_READONLY: ("it is not writable", "Check the permissions of the file and of its folder"),
@@ -34,10 +30,10 @@ _FAULTS = {
 class StoreError(SonoloraError):
     """The database cannot be used. `public` says so without its path, for clients."""
 
-    def __init__(self, path: Path, reason: str, advice: str = "") -> None:
+    def __init__(self, path: Path, reason: str, *advice: str) -> None:
         self.path = path
         self.public = f"the server's database cannot be used: {reason}"
-        super().__init__(f"{path}: {reason}." + (f" {advice}." if advice else ""))
+        super().__init__(" ".join([f"{path}: {reason}.", *(f"{sentence}." for sentence in advice)]))
 
 
 @contextmanager

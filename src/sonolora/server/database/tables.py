@@ -41,6 +41,14 @@ class AnyText(TypeDecorator[str]):
 
 metadata = MetaData()
 
+# One row. See `identity`.
+store = Table(
+    "store",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("checkpoints", Integer, nullable=False),  # of the write-ahead log, by the server
+)
+
 requests = Table(
     "requests",
     metadata,
@@ -144,6 +152,7 @@ files = Table(
     Column("content_type", AnyText, nullable=False),
     Column("size", Integer, nullable=False),
     Column("sha256", Text),
+    Column("mtime_ns", Integer),  # of the content when it was hashed, as the file system gives it
     Column("created", Float, nullable=False),
     Column("expires", Float),
     Column("request_id", AnyText),  # whose output it is
