@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sonolora.cli.backup import backup, restore
 from sonolora.core.errors import SonoloraError
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def add_server_commands(app: typer.Typer) -> None:
     """Make these commands of `sonolora`."""
     app.command()(serve)
     app.command()(ledger)
+    app.command()(backup)
+    app.command()(restore)
     app.add_typer(keys_app, name="keys")
     app.add_typer(requests_app, name="requests")
 

@@ -33,6 +33,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from sonolora.core.atomic_files import atomic_write
+from sonolora.core.errors import SonoloraError
 from sonolora.modes.request import Body, parse
 from sonolora.server.api.answers import Answer, RefusedError, refusal
 from sonolora.server.api.file_lifetime import read_lifetime
@@ -46,6 +47,7 @@ from sonolora.server.jobs.records import Key
 TOKEN_SECONDS = 3600  # clients get a new one by themselves
 UPLOAD_SECONDS = 86_400
 IDLE_SECONDS = 60.0  # between two pieces of a body
+_SECRET_BYTES = 32
 _LARGEST_LIST = 4 << 20  # bytes; 10,000 parts take a quarter of it
 # What a browser may show where it stands; anything else, which may carry a program, it can only save. No '+': to a
 # browser whatever ends in +xml is a page.
@@ -286,13 +288,19 @@ def _refusing() -> Iterator[None]:
 
 
 def _secret(path: Path) -> bytes:
-    """The server's own, made at first start; only its user can read it."""
+    """The server's own, made at first start; only its user can read it. Raises `SonoloraError`."""
     if not path.exists():
         with atomic_write(path) as temporary:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(32))
-    return path.read_bytes()
+                file.write(secrets.token_bytes(_SECRET_BYTES))
+    try:
+        secret = path.read_bytes()
+    except OSError as error:
+        raise SonoloraError(f"{path} cannot be read: {error.strerror}") from error
+    if len(secret) < _SECRET_BYTES:
+        raise SonoloraError(f"{path} is damaged: move it away, and a new one is created; uploads under way start anew")
+    return secret
 
 
 def _text(header: str) -> str:
