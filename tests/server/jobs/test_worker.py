@@ -38,24 +38,27 @@ LAST = f"at step {STEPS}"
 # Imports everything once; then a line with two named pipes makes a worker that has them as its input and output.
 # The least number of steps is a rule of the wire: a few of them show that a run is wired right.
 FORKS = """
-import os, signal, sys
+import os, sys
 from annotated_types import Ge
 from sonolora.modes.request import AudioRequest, TrainRequest
 from sonolora.server.jobs import worker
 for request in (TrainRequest, AudioRequest, *AudioRequest.__subclasses__()):
     request.model_fields["number_of_steps"].metadata = [Ge(1)]
     request.model_rebuild(force=True)
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in iter(sys.stdin.readline, ""):
     commands, events = line.split()
     child = os.fork()
     if child == 0:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.dup2(os.open(commands, os.O_RDONLY), 0)
         os.dup2(os.open(events, os.O_WRONLY), 1)
         sys.argv, sys.stdin = ["worker", "--device", "cpu"], open(0)
         os._exit(worker.main())
     print(child, flush=True)
+try:
+    while True:
+        os.wait()
+except ChildProcessError:
+    pass
 """
 
 

@@ -163,7 +163,11 @@ class Workers:
         try:
             await job.worker.send(await self._retrying(job.command, self._settings, self._storage))
             ending = await job.follow(lambda kind: self._retrying(self._store.add_event, job.request.id, kind))
-            return ending, "" if ending else await job.worker.end()
+            if ending is None:
+                return None, await job.worker.end()
+            if ending.get("disk_full"):  # a run that is too large for the disk has left room again
+                ending["disk_full"] = not self._has_space()
+            return ending, ""
         except Exception:  # a bug, which would come again with this request: fail it
             logger.exception("request %s failed unexpectedly", job.request.id)
             await job.worker.kill()
@@ -181,11 +185,11 @@ class Workers:
                 return await self._crash(job, how)
             case {"event": "input_error", "detail": detail}:
                 return refused(detail, job.seconds)
-            case {"event": "failed", "disk_full": True} if not self._has_space():
+            case {"event": "failed", "disk_full": True}:
                 line = (time.time(), "WARN", "the server's disk is full; the run goes on when there is space")
                 await self._retrying(self._store.add_logs, request.id, [line])
             case {"event": "failed", "message": message, "traceback": trace}:
-                logger.error("request %s failed: %s\n%s", request.id, message, trace or "")
+                logger.error("request %s failed: %s", request.id, "\n".join(filter(None, [message, trace])))
                 return failed(message, job.seconds)
         await self._retrying(self._store.requeue, request.id, crashed=False)  # or the worker was stopped from outside
         return None
