@@ -45,8 +45,8 @@ from sonolora.training.trainer import Trainer, TrainingConfig
 from sonolora.training.validation import eval_losses
 
 TELL_EVERY = 100  # steps
-# What of the package an outcome depends on, beside what the digest of the data has seen.
-_CODE = ("ltx", "data", "sampling", "training", "conditioning.py", "frames.py", "randomness.py")
+# The code that an outcome depends on, besides what the digest of the data covers.
+_CODE = ("ltx", "data", "sampling", "training", "conditioning.py", "core/frames.py", "core/randomness.py")
 
 
 @dataclass(frozen=True)
