@@ -243,7 +243,8 @@ def _same_caption(files: Sequence[str], captions: int) -> str:
             f"all {captions} captions are the same, so the LoRA cannot tell the sounds apart by words. Say in each "
             "what is particular to it."
         )
-    return f"has the same caption as {first_few(files[1:], _SHOWN)}: words will not tell them apart. Say what is particular to each."
+    others = first_few(files[1:], _SHOWN)
+    return f"has the same caption as {others}: words will not tell them apart. Say what is particular to each."
 
 
 def _forgotten_trigger(captions: Sequence[tuple[str, str]]) -> Warnings:

@@ -12,7 +12,7 @@ from sonolora.media.video import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, frame_size
 from sonolora.modes.generate_request import GenerateRequest
 from sonolora.modes.mode import Mode, Pairing, regenerates_all
 from sonolora.modes.pairing import extension, pair_clips
-from sonolora.modes.preview_spec import FilmFormat, PreviewSpec
+from sonolora.modes.preview_spec import PreviewSpec, VideoFormat
 from sonolora.modes.request import Aspect, Size, TrainRequest, ValidationEntry
 
 _SHOWN = 5
@@ -48,14 +48,14 @@ def pair(names: Sequence[str]) -> Pairing:
 def previews(request: V2ARequest) -> list[PreviewSpec]:
     """One for each validation entry."""
     width, height = frame_size(request.validation_resolution, request.validation_aspect_ratio)
-    film = FilmFormat(request.validation_number_of_frames, request.validation_frame_rate, width, height)
+    video_format = VideoFormat(request.validation_number_of_frames, request.validation_frame_rate, width, height)
     return [
         PreviewSpec(
             entry.prompt,
             request.validation_negative_prompt,
             request.preview_seconds,
             video=entry.video_url,
-            film=film,
+            video_format=video_format,
             field=f"validation.{index}.video_url",
         )
         for index, entry in enumerate(request.validation)
@@ -73,8 +73,10 @@ class V2AGenerate(GenerateRequest):
 
     def spec(self) -> PreviewSpec:
         width, height = frame_size(self.resolution, self.aspect_ratio)
-        film = FilmFormat(round(self.seconds * self.frame_rate), self.frame_rate, width, height)
-        return PreviewSpec(self.prompt, self.negative_prompt, self.seconds, video=self.video, film=film, field="video")
+        video_format = VideoFormat(round(self.seconds * self.frame_rate), self.frame_rate, width, height)
+        return PreviewSpec(
+            self.prompt, self.negative_prompt, self.seconds, video=self.video, video_format=video_format, field="video"
+        )
 
 
 V2A = Mode(

@@ -38,7 +38,7 @@ from sonolora.planning.run_settings import RunSettings
 from sonolora.runs.check_data import in_words, shown_on, write_report
 from sonolora.runs.debug_archive import write_debug_dataset
 from sonolora.runs.loaded_networks import Networks
-from sonolora.runs.report_page import ShownClip
+from sonolora.runs.report_html import ShownClip
 from sonolora.runs.run_folder import RUN_FILE, UNPACKED, alone_in, read_run, refuse_taken, remove_unpacked
 from sonolora.runs.train import Run, train
 
@@ -189,8 +189,8 @@ def _tell(report: Report, progress: StoppableProgress) -> None:
     """What is not simply used; all the rest stands in the report."""
     lines = []
     for entry in report.as_json()["files"]:
-        if entry["status"] in ("left out", "ignored"):
-            tell = progress.warning if entry["status"] == "left out" else progress.message
+        if entry["status"] in ("skipped", "ignored"):
+            tell = progress.warning if entry["status"] == "skipped" else progress.message
             lines.append((tell, f"{entry['status']}: {entry['file']}: {entry['detail']}"))
         lines += [(progress.warning, f"{entry['file']}: {text}") for text in entry["warnings"]]
     for tell, line in lines[:_TOLD]:
