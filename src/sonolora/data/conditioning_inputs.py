@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from sonolora.core.download import Progress as DownloadProgress
 from sonolora.core.errors import InputError, MediaError
 from sonolora.core.frames import Span
 from sonolora.data.clips import Clip
-from sonolora.data.fetch import ANYWHERE, Fetched, Sources, fetch
+from sonolora.data.fetch import ANYWHERE, Sources, fetch
 from sonolora.media.audio import Waveform, decode_audio, peak, peak_normalized, resample, to_stereo
 from sonolora.media.video import decode_frames, probe_video
-from sonolora.modes.preview_spec import MIN_SECONDS, FilmFormat, PreviewSpec
+from sonolora.modes.preview_spec import MIN_SECONDS, PreviewSpec, VideoFormat
 
 _EQUAL_SECONDS = 0.02  # by which a given clip may miss its length: encoder padding
 
@@ -42,7 +43,7 @@ def load_conditioning_input(
     output_sample_rate: int,
     into: Path,
     sources: Sources = ANYWHERE,
-    progress: Fetched | None = None,
+    progress: DownloadProgress | None = None,
 ) -> ConditioningInput:
     """Fetch, of which `progress` is told, and fit.
 
@@ -53,8 +54,8 @@ def load_conditioning_input(
         return fetch(address, into, field=wanted.field, sources=sources, progress=progress)
 
     clip = Clip("preview", wanted.prompt, _silence(wanted.seconds, sample_rate), regenerate=wanted.regenerate)
-    if wanted.video is not None and wanted.film is not None:
-        return _with_film(clip, fetched(wanted.video), wanted.film, wanted, sample_rate)
+    if wanted.video is not None and wanted.video_format is not None:
+        return _with_film(clip, fetched(wanted.video), wanted.video_format, wanted, sample_rate)
     if wanted.reference is not None:
         sound = _stereo(fetched(wanted.reference), wanted)
         seconds = min(wanted.seconds, sound.seconds)
@@ -102,7 +103,7 @@ def _with_source(
     )
 
 
-def _with_film(clip: Clip, path: Path, film: FilmFormat, wanted: PreviewSpec, sample_rate: int) -> ConditioningInput:
+def _with_film(clip: Clip, path: Path, film: VideoFormat, wanted: PreviewSpec, sample_rate: int) -> ConditioningInput:
     try:
         has = probe_video(path).seconds
         # Half a frame of tolerance: the last frame of a film is shown for a whole one.
@@ -114,7 +115,7 @@ def _with_film(clip: Clip, path: Path, film: FilmFormat, wanted: PreviewSpec, sa
         raise InputError.of(wanted.field, str(error)) from error
     seconds = frames / film.frame_rate
     return ConditioningInput(
-        replace(clip, audio=_silence(seconds, sample_rate), film=pictures, frame_rate=film.frame_rate), seconds
+        replace(clip, audio=_silence(seconds, sample_rate), frames=pictures, frame_rate=film.frame_rate), seconds
     )
 
 
