@@ -24,10 +24,10 @@ from sonolora.core.frames import frame_bounds
 from sonolora.ltx.memory.block_offload import stream_blocks
 from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy, place_weight
 from sonolora.ltx.model.block import Block, BlockInputs, modulate
-from sonolora.ltx.model.config import StreamConfig, TransformerConfig
 from sonolora.ltx.model.layers import QUERY_PARTS
 from sonolora.ltx.model.rope import Rotation, rotation
 from sonolora.ltx.weights.checkpoint import Checkpoint, load_module
+from sonolora.ltx.weights.transformer_config import StreamConfig, TransformerConfig
 
 PREFIX = "model.diffusion_model."
 _SINUSOID_CHANNELS = 256
