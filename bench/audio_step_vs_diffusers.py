@@ -40,7 +40,7 @@ from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.text.text_encoder import PUBLISHED_TOKENS, load_tokenizer
 from sonolora.ltx.weights.base import find_base
-from sonolora.ltx.weights.tensor_table import LTX23_CONFIG
+from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG
 from sonolora.ltx.weights.transformer_config import TransformerConfig
 from sonolora.planning.bench.machine_limits import device_name
 from sonolora.planning.run_settings import compute_dtype, resolve_device

@@ -27,9 +27,8 @@ from sonolora.ltx.text.text_encoder import PUBLISHED_TOKENS, TextEncoder, Tokeni
 from sonolora.ltx.text.text_projector import empty_projectors
 from sonolora.ltx.weights.base import Base, find_base
 from sonolora.ltx.weights.checkpoint import Outline, TensorInfo
+from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG, LTX23_TEXT_STATES
 from sonolora.ltx.weights.tensor_table import (
-    LTX23_CONFIG,
-    LTX23_TEXT_STATES,
     PublishedTensor,
     needed,
     published_tensors,
