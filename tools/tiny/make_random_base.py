@@ -36,9 +36,9 @@ from sonolora.ltx.codec.audio_codec import (
 )
 from sonolora.ltx.codec.log_mel import mel_filterbank
 from sonolora.ltx.codec.video_encoder import VideoEncoder
-from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.model.transformer import PREFIX, Transformer
 from sonolora.ltx.text.text_projector import TextProjector, projector_file_name
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 
 LICENSE = "Apache-2.0. Random weights, made by Sonolora's tools/tiny/make_random_base.py; not derived from LTX-2.3."
 TEXT_TOKENS = 128

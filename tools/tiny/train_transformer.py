@@ -38,10 +38,10 @@ from sonolora.core.frames import FRAME_SECONDS
 from sonolora.core.randomness import generator
 from sonolora.ltx.codec.audio_codec import AudioCodec, build_log_mel, build_vocoder
 from sonolora.ltx.codec.video_encoder import FRAMES_PER_LATENT, VideoEncoder, video_token_middles
-from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.ltx.text.text_encoder import Tokenizer
 from sonolora.ltx.text.text_projector import TextProjector
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 from sonolora.modes.request import NEGATIVE_PROMPT
 from sonolora.training.loss import flow_losses
 

@@ -23,19 +23,18 @@ from sonolora.ltx.codec.audio_codec import AudioCodec, build_log_mel, build_vae,
 from sonolora.ltx.codec.video_encoder import VideoEncoder
 from sonolora.ltx.memory.block_offload import DEVICE_SLOTS
 from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy, place_weight
-from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.model.transformer import PREFIX, Transformer
 from sonolora.ltx.text.text_encoder import PUBLISHED_TOKENS, TextEncoder, Tokenizer, load_tokenizer
 from sonolora.ltx.text.text_projector import empty_projectors
 from sonolora.ltx.weights.base import Base, find_base
 from sonolora.ltx.weights.checkpoint import Outline
+from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG, LTX23_TEXT_STATES
 from sonolora.ltx.weights.tensor_table import (
-    LTX23_CONFIG,
-    LTX23_TEXT_STATES,
     PublishedTensor,
     needed,
     published_tensors,
 )
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 
 PUBLISHED_NAME = "ltx-2.3"
 META = torch.device("meta")

@@ -16,9 +16,9 @@ from sonolora.conditioning import Example, Video, map_tensors
 from sonolora.core.errors import InputError
 from sonolora.core.progress import Progress
 from sonolora.data.prepared import Prepared
-from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.model.frozen_video import cache_video_kv, video_kv_bytes
 from sonolora.ltx.weights.checkpoint import Checkpoint
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.memory_fit import available_bytes
 from sonolora.planning.needs import count_needs

@@ -14,11 +14,11 @@ from sonolora.core.errors import CheckpointError
 from sonolora.core.randomness import normal
 from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
-from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.model.frozen_video import cache_video_kv, video_kv_bytes
 from sonolora.ltx.model.transformer import PREFIX, CachedVideoKV, Transformer, load_transformer
 from sonolora.ltx.weights.base import find_base
 from sonolora.ltx.weights.checkpoint import Checkpoint
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 from sonolora.training.loss import flow_losses
 
 CPU, F32 = torch.device("cpu"), torch.float32

@@ -14,9 +14,9 @@ from sonolora.core.randomness import normal
 from sonolora.ltx.lora.adapters import add_adapters, apply_lora, rounded_to_bf16, save_lora
 from sonolora.ltx.lora.lora_file import open_lora
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
-from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.model.transformer import Stream, Transformer, load_transformer
 from sonolora.ltx.weights.checkpoint import Checkpoint
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 
 CPU = torch.device("cpu")
 PUBLISHED = {  # sizes of the published model; everything else as in the golden one

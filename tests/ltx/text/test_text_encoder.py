@@ -22,10 +22,10 @@ from transformers import (
 )
 
 from sonolora.core.errors import CheckpointError
-from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.text.text_encoder import load_text_encoder
 from sonolora.ltx.text.text_projector import TextProjector, projector_file_name
 from sonolora.ltx.weights.checkpoint import load_module
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 
 CPU = torch.device("cpu")
 F32 = torch.float32

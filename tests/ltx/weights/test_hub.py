@@ -39,9 +39,10 @@ from sonolora.ltx.weights import partial_checkpoint as excerpt_module
 from sonolora.ltx.weights.base import find_base
 from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint, read_tensors
 from sonolora.ltx.weights.hub import HubCheckpoint, HubId, fetch_text_encoder, open_from_hub, open_local
+from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG
 from sonolora.ltx.weights.partial_checkpoint import Span, damaged, held, layout, spans
 from sonolora.ltx.weights.registry import registered
-from sonolora.ltx.weights.tensor_table import LTX23_CONFIG, needed, published_tensors
+from sonolora.ltx.weights.tensor_table import needed, published_tensors
 from sonolora.ltx.weights.verify import verify
 
 CPU = torch.device("cpu")

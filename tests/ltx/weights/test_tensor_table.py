@@ -9,11 +9,12 @@ from torch import nn
 
 from sonolora.ltx.codec.audio_codec import build_vae, build_vocoder, vae_file_name, vocoder_file_name
 from sonolora.ltx.codec.video_encoder import VideoEncoder
-from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.model.transformer import PREFIX, Transformer
 from sonolora.ltx.text.text_projector import TextProjector, projector_file_name
 from sonolora.ltx.weights.base import find_base
-from sonolora.ltx.weights.tensor_table import LTX23_CONFIG, needed, published_tensors
+from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG
+from sonolora.ltx.weights.tensor_table import needed, published_tensors
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 from sonolora.ltx.weights.verify import text_encoder_sizes
 
 TABLE = published_tensors()

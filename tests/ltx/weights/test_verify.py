@@ -17,7 +17,8 @@ from sonolora.core.errors import CheckpointError
 from sonolora.core.tensor_file import TensorInfo
 from sonolora.ltx.weights.base import find_base
 from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint
-from sonolora.ltx.weights.tensor_table import LTX23_CONFIG, needed, published_tensors
+from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG
+from sonolora.ltx.weights.tensor_table import needed, published_tensors
 from sonolora.ltx.weights.verify import open_checkpoint, text_encoder_sizes, verify, verify_text_encoder
 
 PREFIX = "model.diffusion_model."

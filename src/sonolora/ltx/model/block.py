@@ -16,9 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sonolora.ltx.model.config import StreamConfig, TransformerConfig
 from sonolora.ltx.model.layers import Attention, FeedForward, KeysValues, rms
 from sonolora.ltx.model.rope import Rotation
+from sonolora.ltx.weights.transformer_config import StreamConfig, TransformerConfig
 
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
-from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.model.transformer import PREFIX, CachedVideoKV, Stream, Transformer, belongs
 from sonolora.ltx.weights.checkpoint import Checkpoint, load_module
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 
 _BLOCKS = "transformer_blocks."
 

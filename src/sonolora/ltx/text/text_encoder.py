@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from sonolora.core.errors import CheckpointError
-from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.text.text_projector import (
     Stream,
     TextProjector,
@@ -29,6 +28,7 @@ from sonolora.ltx.text.text_projector import (
     projector_names,
 )
 from sonolora.ltx.weights.checkpoint import Checkpoint, check_module, let_go_after, load_module
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 
 if TYPE_CHECKING:
     from sonolora.ltx.text.language_model import LanguageModel

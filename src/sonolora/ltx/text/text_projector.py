@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sonolora.ltx.model.config import ConnectorConfig, TransformerConfig
 from sonolora.ltx.model.layers import Attention, FeedForward, rms
 from sonolora.ltx.model.rope import Rotation, rotation
 from sonolora.ltx.weights.checkpoint import Checkpoint, load_module
+from sonolora.ltx.weights.transformer_config import ConnectorConfig, TransformerConfig
 
 _STATES_EPS = 1e-6
 _PROJECTOR_PARTS = {

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from sonolora.core.errors import CheckpointError
-from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint
-from sonolora.ltx.weights.tensor_table import LTX23_CONFIG, LTX23_TEXT_STATES, LTX23_VERSION, needed, published_tensors
+from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG, LTX23_TEXT_STATES, LTX23_VERSION
+from sonolora.ltx.weights.tensor_table import needed, published_tensors
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 
 WANTED = "Sonolora needs ltx-2.3-22b-dev.safetensors (46 GB, huggingface.co/Lightricks/LTX-2.3)"
 WANTED_TEXT_ENCODER = "LTX-2.3 needs the folder of google/gemma-3-12b-it-qat-q4_0-unquantized"
