@@ -1,7 +1,8 @@
-"""The Euler loop from noise to clean latents, with guidance.
+"""The Euler sampler: from noise to clean latents, with guidance.
 
-In: a model, an `Example` that says what is given, the same with the negative prompt's contexts, and noise.
-Out: the target's clean latents (B, T, C). B batch, T frames, C channels.
+In: a model, an `Example` with the conditioning, the same example with the negative prompt's contexts, and noise.
+Out: the target's clean latents (B, T, C). B batch, T target frames, C latent channels.
+Source: the published Euler step, x0-prediction and masking of clean tokens.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from sonolora.sampling.noise_schedule import sampling_sigmas
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How to sample; the published defaults."""
+    """How to sample; the defaults are the published values."""
 
     steps: int = 30
     guidance: Guidance = field(default_factory=Guidance)
-    static: bool = False  # passes on static inputs, and on a GPU as CUDA graphs; no GPU has run that yet
+    static: bool = False  # forward passes read static inputs, on a GPU as CUDA graphs; not yet run on a GPU
 
 
 @torch.inference_mode()
@@ -39,20 +40,20 @@ def sample(
     settings: SamplingSettings,
     on_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Clean latents (B, T, C), float32. Kept frames come out exactly as the example has them."""
+    """Clean latents (B, T, C), float32, from noise of the same shape. Kept frames are those of the example, exactly."""
     guidance = settings.guidance
     blocks = stg_blocks(model.config.layers)
     x = _with_kept(noise_BTC, example)
     sigmas = sampling_sigmas(settings.steps).tolist()
     passes = _Passes(model, static=settings.static)
-    for sigma, following in pairwise(sigmas):
+    for sigma, next_sigma in pairwise(sigmas):
         sigma_B = torch.full_like(x[:, 0, 0], sigma)
 
         def clean(
-            given: Example, perturbed: frozenset[int] = NO_BLOCKS, x: Tensor = x, sigma_B: Tensor = sigma_B
+            one: Example, perturbed: frozenset[int] = NO_BLOCKS, x: Tensor = x, sigma_B: Tensor = sigma_B
         ) -> Tensor:
-            predicted = x - sigma_B[:, None, None] * passes(given, x, sigma_B, perturbed)
-            return _with_kept(predicted, given)
+            predicted = x - sigma_B[:, None, None] * passes(one, x, sigma_B, perturbed)
+            return _with_kept(predicted, one)
 
         guided = guide(
             clean(example),
@@ -64,13 +65,13 @@ def sample(
             else None,
         )
         guided = _with_kept(guided, example)
-        x = guided + (following / sigma) * (x - guided)
+        x = guided + (next_sigma / sigma) * (x - guided)
         on_step()
     return x
 
 
 class _Passes:
-    """The model's velocity for what it is given, if wanted from static inputs, for each kind of pass its own."""
+    """The model's velocity; with `static` each kind of pass has static inputs of its own."""
 
     def __init__(self, model: Transformer, *, static: bool) -> None:
         self._model = model
@@ -78,14 +79,14 @@ class _Passes:
         self._pool = torch.cuda.graph_pool_handle() if static and torch.cuda.is_available() else None
         self._kinds: dict[tuple[frozenset[int], bool], CudaGraphStep] = {}
 
-    def __call__(self, given: Example, noisy_BTC: Tensor, sigma_B: Tensor, perturbed: frozenset[int]) -> Tensor:
+    def __call__(self, example: Example, noisy_BTC: Tensor, sigma_B: Tensor, perturbed: frozenset[int]) -> Tensor:
         compute = partial(velocity, self._model, values_only_blocks=perturbed)
         if not self._static:
-            return compute(given, noisy_BTC, sigma_B)
-        kind = perturbed, given.video is None
+            return compute(example, noisy_BTC, sigma_B)
+        kind = perturbed, example.video is None
         if kind not in self._kinds:
             self._kinds[kind] = CudaGraphStep(self._pool)
-        return self._kinds[kind](compute, given, noisy_BTC, sigma_B)
+        return self._kinds[kind](compute, example, noisy_BTC, sigma_B)
 
 
 def _with_kept(x: Tensor, example: Example) -> Tensor:
