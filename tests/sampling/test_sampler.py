@@ -33,7 +33,8 @@ def example(cases):
 def test_follows_an_exact_velocity_to_the_clean_latents(transformer, example, steps):
     clean = normal(tuple(example.latents_BTC.shape), "clean")
     noise = normal(tuple(clean.shape), "noise")
-    latents = sample(ExactModel(transformer, clean), example, example, noise, SamplingSettings(steps, PLAIN))
+    model = ExactModel(transformer, clean)
+    latents = sample(model, example, example.context_BSD, noise, SamplingSettings(steps, PLAIN))
     torch.testing.assert_close(latents, clean, atol=1e-5, rtol=1e-5)
 
 
@@ -43,7 +44,7 @@ def test_kept_frames_come_out_untouched(transformer, example, cases):
     latents = sample(
         transformer,
         example,
-        replace(example, context_BSD=torch.zeros_like(example.context_BSD)),
+        torch.zeros_like(example.context_BSD),
         noise,
         SamplingSettings(3),
     )
@@ -57,14 +58,14 @@ def test_passes_on_static_inputs_are_bit_identical(checkpoint, cases):
     model = load_transformer(checkpoint, video=True, device=torch.device("cpu"), dtype=torch.float32)
     video = Video(cases["video_latents"], cases["video_positions"].mean(-1), cases["video_context"])
     example = Example(cases["audio_latents"], cases["audio_context"], cases["keep"].bool(), video=video)
-    negative = replace(example, context_BSD=0.5 * example.context_BSD)
+    negative_context = 0.5 * example.context_BSD
     noise = normal(tuple(example.latents_BTC.shape), "noise")
     eager, static = (
-        sample(model, example, negative, noise, SamplingSettings(3, Guidance(modality=2.0), static=static))
+        sample(model, example, negative_context, noise, SamplingSettings(3, Guidance(modality=2.0), static=static))
         for static in (False, True)
     )
     assert torch.equal(eager, static)
-    without_negative = sample(model, example, example, noise, SamplingSettings(3, Guidance(modality=2.0)))
+    without_negative = sample(model, example, example.context_BSD, noise, SamplingSettings(3, Guidance(modality=2.0)))
     assert not torch.equal(eager, without_negative), "the negative prompt has an effect"
 
 
@@ -82,5 +83,5 @@ def test_guidance_that_is_off_costs_no_pass(transformer, example):
     noise = normal(tuple(example.latents_BTC.shape), "noise")
     for guidance, expected in ((PLAIN, 1), (Guidance(stg=0), 2), (Guidance(), 3)):
         passes.clear()
-        sample(Counted(), example, example, noise, SamplingSettings(1, guidance))
+        sample(Counted(), example, example.context_BSD, noise, SamplingSettings(1, guidance))
         assert len(passes) == expected

@@ -3,9 +3,10 @@
 p = c + (cfg - 1)(c - u) + stg (c - s) + (modality - 1)(c - m), then p is scaled towards the standard deviation of c:
 p * (rescale std(c) / std(p) + 1 - rescale). c is the conditional prediction, u the one with the negative prompt, s the
 one with the self-attention of one block perturbed (spatio-temporal guidance, STG), m the one without the video.
+The standard deviations run over all tokens of the audio stream, those of a reference included.
 Source: the published guider, in float32, one sample at a time.
 
-B batch, T target frames, C latent channels.
+B batch, T target frames, R reference frames, C latent channels.
 """
 
 from __future__ import annotations
@@ -57,8 +58,13 @@ def guide(
     unconditional: Tensor | None = None,
     perturbed: Tensor | None = None,
     isolated: Tensor | None = None,
+    reference_BRC: Tensor | None = None,
 ) -> Tensor:
-    """The guided clean latents (B, T, C) from predictions of the same shape; a missing prediction has no effect."""
+    """The guided clean latents (B, T, C) from predictions of the same shape; a missing prediction has no effect.
+
+    `reference_BRC`: the clean frames beside the target. All predictions agree on them, so they count in the standard
+    deviations alone.
+    """
     guided = conditional
     if unconditional is not None:
         guided = guided + (guidance.cfg - 1) * (conditional - unconditional)
@@ -66,5 +72,11 @@ def guide(
         guided = guided + guidance.stg * (conditional - perturbed)
     if isolated is not None:
         guided = guided + (guidance.modality - 1) * (conditional - isolated)
-    ratio = conditional.std(dim=(1, 2), keepdim=True) / guided.std(dim=(1, 2), keepdim=True)
+    ratio = _std(conditional, reference_BRC) / _std(guided, reference_BRC)
     return guided * torch.lerp(torch.ones_like(ratio), ratio, guidance.rescale)
+
+
+def _std(target_BTC: Tensor, reference_BRC: Tensor | None) -> Tensor:
+    """(B, 1, 1)."""
+    tokens = target_BTC if reference_BRC is None else torch.cat([reference_BRC, target_BTC], dim=1)
+    return tokens.std(dim=(1, 2), keepdim=True)

@@ -41,7 +41,7 @@ def render(
     """
     example = item.example.to(device)
     noise = normal(tuple(example.latents_BTC.shape), seed, "sampling").to(device)
-    latents = sample(model, example, item.negative.to(device), noise, settings, on_step)
+    latents = sample(model, example, item.negative_context_BSD.to(device), noise, settings, on_step)
     sample_rate = codec.output_sample_rate
     samples = codec.decode(latents)[0, :, : round(item.seconds * sample_rate)].cpu().numpy()
     generated = Waveform(np.ascontiguousarray(samples / np.float32(item.gain)), sample_rate)

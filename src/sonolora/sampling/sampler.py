@@ -1,7 +1,8 @@
 """The Euler sampler: from noise to clean latents, with guidance.
 
-In: a model, an `Example` with the conditioning, the same example with the negative prompt's contexts, and noise.
-Out: the target's clean latents (B, T, C). B batch, T target frames, C latent channels.
+In: a model, an `Example` with the conditioning, the negative prompt's context for the audio stream, and noise.
+Out: the target's clean latents (B, T, C). B batch, T target frames, S text tokens, D width of
+the audio context, C latent channels.
 Source: the published Euler step, x0-prediction and masking of clean tokens.
 """
 
@@ -35,14 +36,18 @@ class SamplingSettings:
 def sample(
     model: Transformer,
     example: Example,
-    negative: Example,
+    negative_context_BSD: Tensor,
     noise_BTC: Tensor,
     settings: SamplingSettings,
     on_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Clean latents (B, T, C), float32, from noise of the same shape. Kept frames are those of the example, exactly."""
+    """Clean latents (B, T, C), float32, from noise of the same shape. Kept frames are those of the example, exactly.
+
+    The negative pass replaces the audio stream's context alone: a video keeps its own, as published.
+    """
     guidance = settings.guidance
     blocks = stg_blocks(model.config.layers)
+    negative = replace(example, context_BSD=negative_context_BSD)
     x = _with_kept(noise_BTC, example)
     sigmas = sampling_sigmas(settings.steps).tolist()
     passes = _Passes(model, static=settings.static)
@@ -63,6 +68,7 @@ def sample(
             isolated=clean(replace(example, video=None))
             if example.video is not None and guidance.modality != 1
             else None,
+            reference_BRC=example.reference_BRC,
         )
         guided = _with_kept(guided, example)
         x = guided + (next_sigma / sigma) * (x - guided)
