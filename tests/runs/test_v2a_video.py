@@ -150,7 +150,7 @@ def test_another_word_is_refused(tmp_path):
 
 def test_films_that_fit_nowhere_are_refused(body, tmp_path, monkeypatch):
     monkeypatch.setattr(films, "available_bytes", lambda device: 1)  # noqa: ARG005
-    with pytest.raises(InputError, match=r"5 films takes .*--v2a-video joint"):
+    with pytest.raises(InputError, match=r"4 films takes .*--v2a-video joint"):
         start(V2A, parse(V2A.request, body), SETTINGS, tmp_path / "out", Silent())
 
 

@@ -175,7 +175,7 @@ class Encoder:
             given.clip.caption,
             given.seconds,
             self._with_text(example, context),
-            self._with_text(example, negative),
+            negative.audio,
             given.clip.regenerate or (),
             given.gain,
             None if given.kept is None else torch.from_numpy(given.kept.samples),

@@ -148,6 +148,6 @@ def count_needs(
         Stage("listening", training | inputs | captured | {"adapters, exact": step.adapters}, max(looks)),
     )
     reserve = CUDA_RESERVE if kind == "cuda" else 0
-    seen = [tokens] * clips + [preview for preview in previews for _ in ("positive", "negative")]
+    seen = [tokens] * clips + previews
     watched = sum(video_kv_bytes(shape.transformer_config, one.video, dtype) for one in seen) if one_way else 0
     return Needs(tokens, shape.text_places, stages, step, reserve, watched, waiting if kind == "cuda" else 0)

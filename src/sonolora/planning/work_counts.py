@@ -214,8 +214,8 @@ def _look(shape: BaseShape, model: Transformer, tokens: Tokens, device_type: str
         if guidance is None:
             flow_losses(model, example, noise, noise[:, 0, 0])
         else:
-            negative, _ = _example(shape, model, tokens)
-            sample(model, example, negative, noise, SamplingSettings(1, guidance))
+            negative_context = torch.empty_like(example.context_BSD)
+            sample(model, example, negative_context, noise, SamplingSettings(1, guidance))
 
 
 def _extended(count: Callable[[int], tuple[int, ...]], shape: BaseShape, numbers: tuple[int, int]) -> tuple[int, ...]:

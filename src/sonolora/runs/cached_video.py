@@ -34,7 +34,7 @@ def cache_videos(run: Run, prepared: Prepared, networks: Networks, progress: Pro
     """All examples and previews of a run, watched; and where they are. Raises `InputError` when there is no room."""
     checkpoint, device, dtype = networks.base.checkpoint, networks.device, networks.dtype
     config = TransformerConfig.from_header(checkpoint.section("transformer"))
-    examples = [*prepared.examples, *(one for item in prepared.previews for one in (item.example, item.negative))]
+    examples = [*prepared.examples, *(item.example for item in prepared.previews)]
     sizes = [
         video_kv_bytes(config, one.video.latents_BNC.shape[1], dtype)
         for one in examples
@@ -52,7 +52,7 @@ def cache_videos(run: Run, prepared: Prepared, networks: Networks, progress: Pro
         replace(
             prepared,
             examples=tuple(next(watched) for _ in prepared.examples),
-            previews=tuple(replace(item, example=next(watched), negative=next(watched)) for item in prepared.previews),
+            previews=tuple(replace(item, example=next(watched)) for item in prepared.previews),
         ),
         place,
     )

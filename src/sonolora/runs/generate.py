@@ -73,9 +73,8 @@ def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, ou
         given, spec.negative_prompt, progress.advance
     )
     if one_way:
-        both = [item.example, item.negative]
-        example, negative = with_cached_videos(both, base.checkpoint, device=device, dtype=dtype, place=device)
-        item = replace(item, example=example, negative=negative)
+        (example,) = with_cached_videos([item.example], base.checkpoint, device=device, dtype=dtype, place=device)
+        item = replace(item, example=example)
     model = load_transformer(
         base.checkpoint, video=mode.video and not one_way, one_way=one_way, device=device, dtype=dtype, policy=policy
     )
