@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from sonolora.cli import server as cli_server
 from sonolora.cli.main import app
 from sonolora.core.errors import SonoloraError
+from sonolora.planning.prices import PUBLISHED_PRICES
 from sonolora.server import client_examples as examples
 from sonolora.server.banner import banner
 from sonolora.server.folder_lock import alone
@@ -30,7 +31,7 @@ from sonolora.server.jobs.records import NewRequest, Result, State
 from sonolora.server.jobs.results import CANCELLED
 from sonolora.server.jobs.store import Store
 from sonolora.server.net.urls import own_address
-from sonolora.server.settings import PUBLISHED_PRICES, ServerSettings, load_settings
+from sonolora.server.settings import ServerSettings, load_settings
 
 FILE = {"url": "/files/abc/lora.safetensors", "content_type": None, "file_name": "lora", "file_size": 3}
 DONE = Result(status=200, body={"lora_file": FILE, "config_file": FILE, "audio": None}, billable_units=100)

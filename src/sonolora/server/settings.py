@@ -12,28 +12,16 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from sonolora.core.errors import SonoloraError
 from sonolora.modes import MODES
+from sonolora.planning.prices import PUBLISHED_PRICES
 
 CONFIGURATION = "server.toml"
 EMBEDDED_BASE = "tiny"  # the one that comes with the program
-_LEAST_BILLED = 100  # steps
-# Dollars a training step. Source: the published pages of the endpoints.
-PUBLISHED_PRICES: Mapping[str, float] = MappingProxyType(
-    {
-        "t2a": 0.0022,
-        "a2a": 0.0023,
-        "v2a": 0.0049,
-        "audio-inpaint": 0.0023,
-        "audio-extend-suffix": 0.0023,
-        "audio-extend-prefix": 0.0022,
-    }
-)
 
 
 def default_folder() -> Path:
@@ -41,11 +29,6 @@ def default_folder() -> Path:
     if folder := os.environ.get("SONOLORA_SERVER"):
         return Path(folder)
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "sonolora" / "server"
-
-
-def billed_steps(steps: int) -> int:
-    """The billing units of a run that succeeded."""
-    return max(_LEAST_BILLED, steps)
 
 
 @dataclass(frozen=True)
