@@ -14,10 +14,10 @@ from dataclasses import replace
 import pytest
 import uvloop
 
+from sonolora.server.database.database import StoreError
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs import worker_process as process
 from sonolora.server.jobs import workers
-from sonolora.server.jobs.database import StoreError
 from sonolora.server.jobs.records import NewRequest, State
 from sonolora.server.jobs.store import Store
 from sonolora.server.jobs.workers import Workers

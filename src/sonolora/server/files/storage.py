@@ -33,8 +33,8 @@ from sqlalchemy import Row, delete, insert, select
 from starlette.concurrency import run_in_threadpool
 
 from sonolora.core.errors import SonoloraError, first_few
+from sonolora.server.database.tables import files
 from sonolora.server.jobs.store import Store
-from sonolora.server.jobs.tables import files
 
 ABANDONED = 86_400.0  # seconds without a new part after which an upload is given up
 LONGEST_NAME = 160  # bytes

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from sonolora.server.jobs.tables import requests
+from sonolora.server.database.tables import requests
 
 
 class State(StrEnum):

@@ -33,10 +33,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects import sqlite
 
 from sonolora.core.errors import SonoloraError
-from sonolora.server.jobs import tables
-from sonolora.server.jobs.database import faults_in_words, open_database
+from sonolora.server.database import tables
+from sonolora.server.database.database import faults_in_words, open_database
+from sonolora.server.database.tables import requests, spelt_out
 from sonolora.server.jobs.records import Delivery, Event, Key, LogLine, NewRequest, Request, Result, State
-from sonolora.server.jobs.tables import requests, spelt_out
 
 
 class QueueFullError(SonoloraError):

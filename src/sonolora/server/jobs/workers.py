@@ -19,8 +19,8 @@ from sonolora.core.errors import SonoloraError
 from sonolora.modes import find_mode
 from sonolora.modes.request import parse
 from sonolora.runs.run_folder import remove_unpacked
+from sonolora.server.database.database import StoreError
 from sonolora.server.files.storage import Storage, file_id
-from sonolora.server.jobs.database import StoreError
 from sonolora.server.jobs.journal import Journal
 from sonolora.server.jobs.notifier import wait
 from sonolora.server.jobs.records import Request, Result, State

@@ -11,11 +11,11 @@ from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from sonolora.core.errors import SonoloraError
-from sonolora.server.jobs import database
-from sonolora.server.jobs.database import StoreError, open_database
+from sonolora.server.database import database
+from sonolora.server.database.database import StoreError, open_database
+from sonolora.server.database.tables import keys, logs
 from sonolora.server.jobs.records import NewRequest
 from sonolora.server.jobs.store import Store
-from sonolora.server.jobs.tables import keys, logs
 
 KEY = {"id": "a", "name": "laptop", "sha256": "0", "created": 1.0}
 

@@ -15,7 +15,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.pool import QueuePool
 
 from sonolora.core.errors import SonoloraError
-from sonolora.server.jobs.tables import metadata
+from sonolora.server.database.tables import metadata
 
 # Each entry leads one version on: the first from version 1 to 2. A new file gets the tables as `tables` has them.
 MIGRATIONS: tuple[tuple[str, ...], ...] = ()
