@@ -24,6 +24,7 @@ from sonolora import __version__
 from sonolora.core.atomic_files import writing
 from sonolora.core.errors import InputError
 from sonolora.core.public_addresses import PrivateAddressError, PublicTransport
+from sonolora.core.web_address import AddressError, parse_web_address
 
 Fetched = Callable[[int, int | None], None]
 
@@ -114,10 +115,10 @@ def without_secrets(source: str) -> str:
     if source.lower().startswith("data:"):
         return source.partition(",")[0]
     try:
-        url = httpx.URL(source)
-    except httpx.InvalidURL:
-        return ""
-    return str(url.copy_with(username=None, password=None, query=None, fragment=None)) if url.host else source
+        url = parse_web_address(source)
+    except AddressError:
+        return "" if "://" in source else source
+    return str(url.copy_with(username=None, password=None, query=None, fragment=None))
 
 
 def _local(source: str, field: str, sources: Sources) -> Path:
@@ -166,11 +167,10 @@ def _remote(
     source: str, into: Path, field: str, sources: Sources, limits: FetchLimits, progress: Fetched | None
 ) -> Path:
     try:
-        url = httpx.URL(source)
-    except httpx.InvalidURL:  # its message may quote a password
-        url = httpx.URL()
-    if not url.host or (url.port or 0) > 65535:
-        raise InputError.of(field, "this is not a valid URL. One looks like https://host/path/clips.zip.")
+        url = parse_web_address(source)
+    except AddressError as error:
+        msg = f"this is not a valid URL: {error}. One looks like https://host/path/clips.zip."
+        raise InputError.of(field, msg) from None
     file = into / _stable_name(url)
     if file.is_file():
         return file
@@ -224,7 +224,7 @@ class _Download:
                 except httpx.TooManyRedirects:
                     reason = f"it redirects more than {limits.redirects} times"
                     break
-                except httpx.InvalidURL:  # its message may quote a password
+                except (httpx.InvalidURL, ValueError):  # the message may quote a password
                     reason = "it redirects to something that is not a URL"
                     break
                 except PrivateAddressError as error:
@@ -318,7 +318,7 @@ def _length_of(answer: httpx.Response) -> int | None:
 
 def _content_range(answer: httpx.Response) -> tuple[int, int | None]:
     """(first byte, bytes of the whole file) of a 206 answer; first byte -1 when it does not say."""
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("content-range", ""))
+    found = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", answer.headers.get("content-range", ""))
     if not found:
         return -1, None
     return int(found[1]), None if found[2] == "*" else int(found[2])
