@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sonolora.ltx.model.transformer import audio_token_middles
+from sonolora.ltx.model.transformer import audio_token_midpoints
 from sonolora.runs.selftest import Check, run_checks
 
 CHECKS = 29
@@ -67,7 +67,7 @@ def test_kept_tokens_have_timestep_zero(cases):
 
 def test_audio_positions(cases):
     expected = cases["audio_positions_seconds"].mean(-1)[0, 0]
-    torch.testing.assert_close(audio_token_middles(len(expected)), expected)
+    torch.testing.assert_close(audio_token_midpoints(len(expected)), expected)
 
 
 def test_results_are_json_safe(golden):

@@ -62,11 +62,11 @@ def merge(
     from sonolora.ltx.lora.lora_file import open_lora
     from sonolora.ltx.lora.merge import merge as bake
     from sonolora.ltx.weights.base import find_base
-    from sonolora.ltx.weights.hub import say_progress
+    from sonolora.ltx.weights.hub import log_progress
 
     loras = list(zip(map(open_lora, lora), strengths, strict=True))
     found = find_base(base)
-    merged = bake(found.checkpoint, loras, out, overwrite=overwrite, progress=say_progress(out.name))
+    merged = bake(found.checkpoint, loras, out, overwrite=overwrite, progress=log_progress(out.name))
     print(f"merged:   {out}: {merged.layers} layers changed, by {_percent(merged.change)} of their weights")
     print(
         f"rounding: {_percent(merged.rounding)} of these weights, {_percent(merged.rounding_of_change)} of the change"

@@ -69,7 +69,7 @@ def with_cached_videos(
 ) -> list[Example]:
     """Examples on `place`, their `Video` replaced by its `CachedVideoKV`. `advance` is called after each block."""
     videos = [example.video.stream for example in examples if isinstance(example.video, Video)]
-    seen = cache_video_kv(checkpoint, videos, device=device, dtype=dtype, park=place, advance=advance)
+    seen = cache_video_kv(checkpoint, videos, device=device, dtype=dtype, storage_device=place, advance=advance)
     placed = [replace(example, video=video).to(place) for example, video in zip(examples, seen, strict=True)]
     if device.type == "cuda" and place.type == "cpu":  # all of it, so that no copy waits
         return [map_tensors(lambda parts: parts[0].pin_memory(), example) for example in placed]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from sonolora.core.randomness import normal
 from sonolora.ltx.lora.lora_file import linear_layers, open_lora
 from sonolora.ltx.lora.lora_strength import AUDIO_KINDS, KINDS, VIDEO_KINDS, kind, strengths, together
-from sonolora.ltx.model.transformer import PREFIX, belongs
+from sonolora.ltx.model.transformer import PREFIX, is_transformer_tensor
 
 LAYERS = (
     "transformer_blocks.0.audio_attn1.to_q",
@@ -67,6 +67,6 @@ def test_every_layer_has_a_kind_and_the_audio_ones_are_those_of_sound_alone(chec
     kinds = {layer: kind(layer) for layer in linear_layers(checkpoint)}
     assert set(kinds.values()) == set(KINDS) - {"other"}
     for layer, found in kinds.items():
-        assert (found in AUDIO_KINDS) == belongs(f"{PREFIX}{layer}.weight", video=False), layer
+        assert (found in AUDIO_KINDS) == is_transformer_tensor(f"{PREFIX}{layer}.weight", video=False), layer
         assert (found in VIDEO_KINDS) == ("embeddings_connector" not in layer and found not in AUDIO_KINDS)
     assert kind("lora_te_1") == "other"

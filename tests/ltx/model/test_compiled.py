@@ -67,7 +67,7 @@ def test_a_block_is_one_graph(checkpoint, cases, video, weights):
 def test_a_compiled_training_follows_that_as_written(checkpoint, cases):
     losses = []
     for compiled in (False, True):
-        model, adapters = load(checkpoint, True, replace(PLAIN, checkpointing=True, compiled=compiled))
+        model, adapters = load(checkpoint, True, replace(PLAIN, gradient_checkpointing=True, compiled=compiled))
         trainer = Trainer(model, adapters, [examples(cases)[True]], TrainingConfig(10, 1e-3, 0))
         losses.append(torch.cat([trainer.step() for _ in range(10)]))
     torch.testing.assert_close(losses[1], losses[0], atol=1e-4, rtol=1e-4)

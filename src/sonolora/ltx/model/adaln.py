@@ -1,4 +1,4 @@
-"""Adaptive layer norm: from the timesteps of tokens to the vectors that modulate their stream.
+"""Adaptive layer norm: computes modulation vectors from timesteps.
 
 B batch, T tokens, D width. Source: the published model, reimplemented from its equations.
 """

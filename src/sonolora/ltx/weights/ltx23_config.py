@@ -1,4 +1,4 @@
-"""What the published LTX-2.3 says of itself: the header config of `ltx-2.3-22b-dev.safetensors`, and its version."""
+"""The header config and version of the published LTX-2.3, `ltx-2.3-22b-dev.safetensors`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-LTX23_VERSION = "2.3"  # what the header's `model_version` starts with
-LTX23_TEXT_STATES = 49  # of Gemma 3 12B: its embeddings and 48 layers
+LTX23_VERSION = "2.3"  # prefix of the header's `model_version`
+LTX23_TEXT_STATES = 49  # hidden states of Gemma 3 12B: the embeddings and 48 layers
 
-# What the header of ltx-2.3-22b-dev.safetensors carries, by independent copies of it that agree.
+# From independent copies of the header, which agree.
 LTX23_CONFIG: Mapping[str, Any] = json.loads("""
 {"transformer": {
   "_class_name": "AVTransformer3DModel", "activation_fn": "gelu-approximate", "attention_bias": true,
