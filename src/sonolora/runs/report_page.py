@@ -1,20 +1,20 @@
 """The report on a dataset as a page for the browser, with every clip to be heard and seen as it is trained.
 
 In: fitted clips, one at a time, and the finished report. Out: an HTML file that needs no network, and beside it a
-folder of the same name with the sounds, films and spectrograms. What the page looks like is in `page.html`.
+folder with the sounds, videos and spectrograms. What the page looks like is in `report_page.html`.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from pathlib import Path, PurePosixPath
 from string import Template
 from typing import Any, get_args
-from urllib.parse import quote
 
 import matplotlib.image
 
@@ -22,10 +22,12 @@ from sonolora.analysis.spectrogram import DBFS, mel_dbfs
 from sonolora.core.atomic_files import atomic_write
 from sonolora.core.frames import Span
 from sonolora.data.clips import Clip
-from sonolora.data.report import Status
+from sonolora.data.report import Report, Status
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
 from sonolora.media.write_video import write_video
+from sonolora.modes.mode import Mode
+from sonolora.runs.artifacts import REPORT, REPORT_MEDIA, REPORT_PAGE, RunArtifacts
 
 _TEMPLATE = Path(__file__).with_name("report_page.html")
 _TICK_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -58,23 +60,35 @@ class ShownClip:
     regenerate: tuple[Span, ...] | None
 
 
-def write_clip(page: Path, number: int, clip: Clip) -> ShownClip:
-    """Write the sounds and pictures of clip number `number` for the page at `page`."""
-    page.with_suffix("").mkdir(parents=True, exist_ok=True)
-    sounds = [_write_sound(page, f"{number:04d}", "sound as trained" if clip.reference is None else "target", clip)]
+def clips_for_page(artifacts: RunArtifacts, clips: Iterable[Clip], shown: list[ShownClip]) -> Iterator[Clip]:
+    """The clips as they pass, with their sounds and pictures put among the artifacts and added to `shown`."""
+    for number, clip in enumerate(clips, start=1):
+        shown.append(put_clip(artifacts, number, clip))
+        yield clip
+
+
+def put_clip(artifacts: RunArtifacts, number: int, clip: Clip) -> ShownClip:
+    """Put the sounds and pictures of clip number `number`, from 1, where the page expects them."""
+    sounds = [_put_sound(artifacts, f"{number:04d}", "sound as trained" if clip.reference is None else "target", clip)]
     if clip.reference is not None:
         reference = Clip(clip.name, clip.caption, clip.reference)
-        sounds.insert(0, _write_sound(page, f"{number:04d}-reference", "reference", reference))
+        sounds.insert(0, _put_sound(artifacts, f"{number:04d}-reference", "reference", reference))
     return ShownClip(clip.name, clip.caption, tuple(sounds), clip.regenerate)
 
 
-def film_of(page: Path, number: int) -> Path:
-    """The film, with its sound, that `write_clip` makes of clip number `number` where it has a picture."""
-    return page.with_suffix("") / f"{number:04d}.mp4"
+def video_of(number: int) -> str:
+    """The artifact with the video, and its sound, of clip number `number`; only where the clip has a picture."""
+    return f"{REPORT_MEDIA}/{number:04d}.mp4"
 
 
-def write_page(page: Path, report: Mapping[str, Any], clips: Sequence[ShownClip], title: str) -> None:
-    """Write the page. `report` is that of `Report.as_json`."""
+def write_report(artifacts: RunArtifacts, report: Report, shown: Sequence[ShownClip], mode: Mode) -> None:
+    """Put the report as JSON, and as a page with the clips that were put before."""
+    artifacts.put_json(REPORT, report.as_json())
+    put_page(artifacts, report.as_json(), shown, f"Data for {mode.name}")
+
+
+def put_page(artifacts: RunArtifacts, report: Mapping[str, Any], clips: Sequence[ShownClip], title: str) -> None:
+    """Put the page. `report` is that of `Report.as_json`."""
     entries: Sequence[Mapping[str, Any]] = report["files"]
     figures = list(dict.fromkeys(name for entry in entries for name in entry["facts"]))
     heads = ["file", "verdict", "detail and warnings", *(name.replace("_", " ") for name in figures)]
@@ -99,8 +113,12 @@ def write_page(page: Path, report: Mapping[str, Any], clips: Sequence[ShownClip]
             for number, clip in enumerate(clips, start=1)
         ),
     )
-    with atomic_write(page) as temporary:
-        # A file name that is not valid Unicode holds lone surrogates, which UTF-8 cannot say.
+    artifacts.put(REPORT_PAGE, partial(_write_html, html=html))
+
+
+def _write_html(path: Path, html: str) -> None:
+    with atomic_write(path) as temporary:
+        # A file name that is not valid Unicode holds lone surrogates, which UTF-8 cannot encode.
         temporary.write_bytes(html.encode("utf-8", "backslashreplace"))
 
 
@@ -110,19 +128,17 @@ def _owner(file: str, numbers: Mapping[str, int]) -> int | None:
     return numbers.get(stem) or numbers.get(_ROLE.sub("", stem))
 
 
-def _write_sound(page: Path, stem: str, what: str, clip: Clip) -> ShownSound:
-    folder = page.with_suffix("")
-    media = folder / f"{stem}.{'wav' if clip.film is None else 'mp4'}"
+def _put_sound(artifacts: RunArtifacts, stem: str, what: str, clip: Clip) -> ShownSound:
     if clip.film is None:
-        write_wav(media, clip.audio)
+        media = f"{REPORT_MEDIA}/{stem}.wav"
+        artifacts.put(media, partial(write_wav, waveform=clip.audio))
     else:
-        write_video(media, clip.film[:, ::_SMALLER, ::_SMALLER], clip.frame_rate, clip.audio)
-    picture = folder / f"{stem}.png"
-    _write_spectrogram(picture, clip.audio)
-    address = quote(folder.name)
-    return ShownSound(
-        what, f"{address}/{media.name}", f"{address}/{picture.name}", clip.audio.seconds, clip.audio.sample_rate / 2
-    )
+        media = f"{REPORT_MEDIA}/{stem}.mp4"
+        small = clip.film[:, ::_SMALLER, ::_SMALLER]
+        artifacts.put(media, lambda path: write_video(path, small, clip.frame_rate, clip.audio))
+    picture = f"{REPORT_MEDIA}/{stem}.png"
+    artifacts.put(picture, partial(_write_spectrogram, waveform=clip.audio))
+    return ShownSound(what, media, picture, clip.audio.seconds, clip.audio.sample_rate / 2)
 
 
 def _write_spectrogram(path: Path, waveform: Waveform) -> None:
