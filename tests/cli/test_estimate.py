@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from run_support import Silent
 from typer.testing import CliRunner
 
 from sonolora.cli.main import app
 from sonolora.core.errors import InputError, SonoloraError
 from sonolora.core.frames import frame_count
-from sonolora.core.progress import Silent
 from sonolora.ltx.weights.base import find_base
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_audio

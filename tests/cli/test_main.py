@@ -79,7 +79,8 @@ def test_resuming_with_a_mode_or_what_is_finished_says_so_at_once(tmp_path):
     done = light("train", "t2a", "--resume", tmp_path)
     assert (done.returncode, done.stderr) == (2, f"resume: a run knows its mode: sonolora train --resume {tmp_path}\n")
     request = {"number_of_steps": 100, "validation": [{"prompt": "a bell"}]}
-    (tmp_path / "run.json").write_text(json.dumps({"request": request}))
+    record = {"sonolora_version": "0.1.0", "mode": "t2a", "request": request, "settings": {}, "base_fingerprint": "0"}
+    (tmp_path / "run.json").write_text(json.dumps(record))
     (tmp_path / "lora.safetensors").touch()
     assert light("train", "--resume", tmp_path).returncode != 0, "not measured to the end"
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "grid_loss": 1.5}\n{"step": 100, "grid_loss": 1.0}\n')

@@ -12,9 +12,9 @@ import zipfile
 
 import numpy as np
 import pytest
+from run_support import Silent
 from safetensors import safe_open
 
-from sonolora.core.progress import Silent
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
 from sonolora.media.write_video import write_video

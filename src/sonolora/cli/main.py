@@ -132,17 +132,17 @@ def train(
         return
     if resume is None:
         raise InputError.of("mode", f"say a mode ({', '.join(MODES)}) or --resume DIR")
-    from sonolora.runs.run_folder import LORA_FILE, is_finished
+    from sonolora.runs.artifacts import RunArtifacts
 
-    if is_finished(resume):
+    if RunArtifacts(resume).is_finished():
         print("this run is already finished")
-        _say_where(resume / LORA_FILE)
+        _say_where(resume)
         return
-    from sonolora.runs.lifecycle import resume as resume_run
+    from sonolora.runs.resume import resume as resume_run
 
     with StopSignal().installed() as stop, TerminalProgress() as progress:
-        lora = resume_run(resume, progress, stop, **given)
-    _say_where(lora)
+        resume_run(resume, progress, stop, **given)
+    _say_where(resume)
 
 
 def _refuse_resume(folder: Path | None) -> None:
@@ -178,11 +178,11 @@ def _add_training_command(mode: Mode) -> None:
         from sonolora.runs.run_folder import refuse_taken
 
         refuse_taken(own_options["out"])
-        from sonolora.runs.lifecycle import start
+        from sonolora.runs.start import start
 
         with StopSignal().installed() as stop, TerminalProgress() as progress:
-            lora = start(mode, request, settings_from(own_options), own_options["out"], progress, stop)
-        _say_where(lora)
+            start(mode, request, settings_from(own_options), own_options["out"], progress, stop)
+        _say_where(own_options["out"])
 
     give_options(command, own, mode.request)
     train_app.command(mode.name, help=f"Train a LoRA for {mode.summary}.")(command)
@@ -206,17 +206,20 @@ def _add_check_command(mode: Mode) -> None:
         own_options = {name: options.pop(name) for name in own}
         request = _read_request(mode, request_body(options, own_options["data"], [], own_options["request"]))
         from sonolora.ltx.weights.base import find_base
-        from sonolora.runs.check_data import check, in_words
+        from sonolora.runs.artifacts import REPORT, REPORT_PAGE, RunArtifacts
+        from sonolora.runs.check_data import check
+        from sonolora.runs.prepare import describe_clips
         from sonolora.runs.report_table import show_report
 
         with TerminalProgress() as progress:
             checked = check(mode, request, find_base(own_options["base"]), own_options["out"], progress)
         show_report(checked.report)
         if checked.report["files"]:
-            print(f"report: {own_options['out'] / 'report.json'}\npage:   {own_options['out'] / 'report.html'}")
+            artifacts = RunArtifacts(own_options["out"])
+            print(f"report: {artifacts.path(REPORT)}\npage:   {artifacts.path(REPORT_PAGE)}")
         if checked.error is not None:
             raise checked.error
-        print(f"{in_words(len(checked.clips), request)} would be trained on.")
+        print(f"{describe_clips(len(checked.clips), request)} would be trained on.")
 
     give_options(command, own, mode.request)
     check_app.command(mode.name, help=f"Check data for {mode.summary}.")(command)
@@ -227,13 +230,15 @@ for _mode in MODES.values():
     _add_check_command(_mode)
 
 
-def _say_where(lora: Path) -> None:
-    print(f"LoRA:     {lora}")
-    preview = lora.with_name("preview.wav")
-    if preview.exists():
-        print(f"preview:  {preview}")
-        print(f"pictures: {lora.with_name('previews')}")
-    print(f"report:   {lora.with_name('report.json')}")
+def _say_where(folder: Path) -> None:
+    from sonolora.runs.artifacts import LORA, PREVIEW, PREVIEWS, REPORT, RunArtifacts
+
+    artifacts = RunArtifacts(folder)
+    print(f"LoRA:     {artifacts.path(LORA)}")
+    if PREVIEW in artifacts:
+        print(f"preview:  {artifacts.path(PREVIEW)}")
+        print(f"pictures: {artifacts.path(PREVIEWS)}")
+    print(f"report:   {artifacts.path(REPORT)}")
 
 
 def _add_generate_command(mode: Mode) -> None:
@@ -332,7 +337,7 @@ def demo(
     with StopSignal().installed() as stop, TerminalProgress() as progress:
         made = run_demo(out, progress, stop)
     print(f"\nDone in {time.monotonic() - began:.0f} seconds.")
-    _say_where(made.lora)
+    _say_where(made.run)
     print(f"\nlisten:   {out / 'before.wav'}, {out / 'after.wav'}, {out / 'real.wav'}\nlook:     {made.picture}")
     print(f"\nThe LoRA moved the base's sounds {made.moved:.0%} of the way to the real thing. Next:")
     # As it was called, so that the lines can be pasted.

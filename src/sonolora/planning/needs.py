@@ -32,6 +32,9 @@ from sonolora.planning.work_counts import (
     video_caching_bytes,
 )
 from sonolora.sampling.guidance import Guidance
+from sonolora.sampling.sampler import SamplingSettings
+
+PREVIEW_STEPS = SamplingSettings().steps  # as published
 
 # An assumption, not a measurement: code of the kernels that CUDA loads when they are first used, workspaces of matrix
 # products and convolutions, and what the allocator loses to rounding and gaps.
@@ -90,6 +93,11 @@ def preview_tokens(spec: PreviewSpec, *, one_way: bool = False) -> Tokens:
 def preview_guidance(metadata: Mapping[str, Any], request: TrainRequest) -> Guidance:
     """How previews are guided: as the request says, else as the metadata of the base's checkpoint does."""
     return Guidance.of_base(metadata, stg=request.asked_stg_scale)
+
+
+def preview_sampling(metadata: Mapping[str, Any], request: TrainRequest, settings: RunSettings) -> SamplingSettings:
+    """How previews are sampled."""
+    return SamplingSettings(PREVIEW_STEPS, preview_guidance(metadata, request), static=settings.cuda_graph)
 
 
 def training_step(mode: Mode, request: TrainRequest, settings: RunSettings) -> Step:

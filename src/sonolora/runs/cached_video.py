@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,9 +22,7 @@ from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.memory_fit import available_bytes
 from sonolora.planning.needs import count_needs
 from sonolora.runs.loaded_networks import Networks
-
-if TYPE_CHECKING:
-    from sonolora.runs.train import Run
+from sonolora.runs.run import Run
 
 _CPU = torch.device("cpu")
 

@@ -24,7 +24,8 @@ from sonolora.media.write_audio import write_audio, write_wav
 from sonolora.modes.request import parse
 from sonolora.modes.t2a import T2A
 from sonolora.planning.run_settings import RunSettings
-from sonolora.runs.lifecycle import start
+from sonolora.runs.artifacts import RunArtifacts
+from sonolora.runs.start import start
 from sonolora.sampling.preview import joined
 
 CLIPS = 16
@@ -47,6 +48,7 @@ _COUNTS = ("one shot", "two shots", "three shots", "four shots")
 class Demo:
     """What was made. `moved`: how much of the way from the base's sounds to the real ones the LoRA's are."""
 
+    run: Path
     lora: Path
     moved: float
     picture: Path
@@ -114,9 +116,10 @@ def run_demo(folder: Path, progress: Progress, stop: Callable[[], bool]) -> Demo
 
 
 def _compare(folder: Path, run: Path, lora: Path) -> Demo:
+    artifacts = RunArtifacts(run)
     before, after = (
-        [decode_audio(path).waveform for path in sorted((run / "previews").glob(f"step-{step:06d}-*.wav"))]
-        for step in (0, REQUEST["number_of_steps"])
+        [decode_audio(artifacts.path(one.sound)).waveform for one in artifacts.previews() if one.kind == kind]
+        for kind in ("base", "lora")
     )
     new = [clip(CLIPS + index) for index in range(REAL)]
     real = [next(waveform for waveform, caption in new if caption == prompt) for prompt in PROMPTS]
@@ -132,4 +135,4 @@ def _compare(folder: Path, run: Path, lora: Path) -> Demo:
     draw_mels(picture, {titles[name]: waveform for name, waveform in sounds.items()})
     true = descriptions([waveform for waveform, caption in new if caption in PROMPTS])
     distances = [energy_distance(descriptions(made), true) for made in (before, after)]
-    return Demo(lora, 1 - distances[1] / distances[0], picture)
+    return Demo(run, lora, 1 - distances[1] / distances[0], picture)

@@ -17,8 +17,8 @@ from sonolora.ltx.lora.adapters import remove_adapters
 from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.text.text_encoder import TextEncoder, load_text_encoder
-from sonolora.ltx.weights.base import Base
-from sonolora.planning.run_settings import compute_dtype
+from sonolora.ltx.weights.base import Base, find_base
+from sonolora.planning.run_settings import RunSettings, compute_dtype
 
 
 class Networks:
@@ -33,6 +33,11 @@ class Networks:
         self.dtype = compute_dtype(device)
         self._transformer: Transformer | None = None
         self._form: tuple[bool, bool, WeightPolicy] | None = None
+
+    @classmethod
+    def of(cls, settings: RunSettings) -> Networks:
+        """Those of the settings' base on their device. Raises `SonoloraError` when one of them is not there."""
+        return cls(find_base(settings.base), settings.place())
 
     @cached_property
     def codec(self) -> AudioCodec:

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sonolora.runs.artifacts import RunArtifacts
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.records import NewRequest, State
 from sonolora.server.jobs.store import Store
 from sonolora.server.jobs.workers import Workers
 from sonolora.server.settings import ServerSettings
-from sonolora.training.metrics import read_metrics
 
 pytestmark = pytest.mark.xdist_group("worker")  # they share an undisturbed run
 LIMIT = 300  # seconds for anything to happen, on a busy machine
@@ -177,7 +177,7 @@ def same_as(undisturbed, folder):
     assert previews == {path.name: path.read_bytes() for path in (undisturbed[0] / "previews").glob("*.wav")}
     assert len(previews) == 3
     grids = [
-        {line["step"]: line["grid_loss"] for line in read_metrics(path / "metrics.jsonl") if "grid_loss" in line}
+        {line["step"]: line["train_eval_loss"] for line in RunArtifacts(path).metrics() if "train_eval_loss" in line}
         for path in (folder, undisturbed[0])
     ]
     assert grids[0] == grids[1]
@@ -193,17 +193,17 @@ def test_what_it_tells(undisturbed):
         "fetching the data",
         "reading and encoding the clips",
         "writing the debug archive",
-        "listening at step 0",
+        "validating at step 0",
         "training",
-        "listening at step 50",
+        "validating at step 50",
         "training",
-        "listening at step 100",
+        "validating at step 100",
     ]
     steps = [event["step"] for event in events if event["event"] == "progress" and event["total"] == 100]
     assert steps == sorted(steps)
     assert steps[-1] == 100
     told = [{"step": event["step"], **event["values"]} for event in events if event["event"] == "metrics"]
-    assert told == read_metrics(folder / "metrics.jsonl")
+    assert told == RunArtifacts(folder).metrics()
     assert "training on 2 clips of 0.5 s" in [event["text"] for event in events if event["event"] == "message"]
 
 
@@ -220,7 +220,7 @@ def test_killed_or_stopped_in_every_phase_and_gone_on_with_gives_the_same_files(
 
     for name in ("fetching the data", "reading and encoding the clips", "writing the debug archive"):
         until("phase", False, name=name).kill()
-    until("phase", False, name="listening at step 0").kill()
+    until("phase", False, name="validating at step 0").kill()
     until("progress", True, step=20, total=100).kill()
 
     one = until("progress", True, step=30, total=100)  # the server dies
@@ -228,12 +228,12 @@ def test_killed_or_stopped_in_every_phase_and_gone_on_with_gives_the_same_files(
     (stopped,) = [event for event in one.end() if event["event"] == "stopped"]
     assert (checkpoints / f"step-{stopped['step']:06d}.safetensors").exists()
 
-    until("phase", True, name="listening at step 50").kill()
+    until("phase", True, name="validating at step 50").kill()
     one = until("progress", True, step=60, total=100)
     one.kill(signal.SIGTERM)
     assert [event["event"] for event in one.end()][-1] == "stopped"
 
-    one = until("phase", True, name="listening at step 100")
+    one = until("phase", True, name="validating at step 100")
     assert (folder / "lora.safetensors").exists(), "in the middle of writing the outputs"
     one.kill()
     one = until("done", True)
@@ -261,7 +261,7 @@ def test_a_stop_is_quick_and_saved_and_the_worker_stays(body, worker, tmp_path):
     assert one.event() == {"event": "ready"}
     one.job(tmp_path / "run", body, id="second")
     assert one.event() == {"event": "begun", "resumed": True}
-    assert one.until("message")[-1]["text"] == f"going on from step {stopped['step']}"
+    assert one.until("message")[-1]["text"] == f"continuing from step {stopped['step']}"
     one.tell({"stop": "second"})
     one.until("ready")
 
@@ -357,7 +357,7 @@ def test_addresses_that_are_known_need_no_network(body, clips, worker, tmp_path)
     one = worker()
     sources = {"local": False, "private": False, "known": {url: str(clips)}}
     one.job(tmp_path / "run", {**body, "training_data_url": url}, sources=sources)
-    one.until("phase", name="listening at step 0")
+    one.until("phase", name="validating at step 0")
     one.tell({"stop": "job"})
     one.until("stopped")
 
@@ -370,7 +370,7 @@ def test_a_fault_that_can_be_explained(undisturbed, body, worker, tmp_path):
     one = worker()
     one.job(tmp_path / "run", body)
     failed = one.until("failed")[-1]
-    assert "the base tiny is not the one" in failed["message"]
+    assert "this run was started with another base than tiny" in failed["message"]
     assert failed["traceback"] is None
     one.until("ready")
 
@@ -436,6 +436,6 @@ def test_from_an_upload_to_the_same_lora_though_the_worker_is_killed(undisturbed
     assert done.result.body["debug_dataset"]["content_type"] == "application/zip"
     assert [event.kind for event in store.events(done.id)] == ["started", "crashed", "resumed", "finished"]
     lines = [line.message for line in store.logs(done.id)]
-    assert any(line.startswith("going on from step") for line in lines)
+    assert any(line.startswith("continuing from step") for line in lines)
     assert any(line.startswith("step 100 of 100: loss") for line in lines)
     store.close()

@@ -35,16 +35,18 @@ from typing import Any, TextIO
 
 import torch
 
+from sonolora.core.cancellation import InterruptedRunError
 from sonolora.core.errors import OUT_OF_MEMORY, InputError, SonoloraError
-from sonolora.core.progress import InterruptedRunError
 from sonolora.data.fetch import Sources
 from sonolora.ltx.weights.base import find_base
 from sonolora.modes import find_mode
 from sonolora.modes.request import parse
 from sonolora.planning.run_settings import RunSettings, resolve_device
-from sonolora.runs.lifecycle import resume, start
+from sonolora.runs.artifacts import RECORD, RunArtifacts
 from sonolora.runs.loaded_networks import Networks
-from sonolora.runs.run_folder import RUN_FILE, alone_in
+from sonolora.runs.resume import resume
+from sonolora.runs.run_folder import exclusive_use
+from sonolora.runs.start import start
 from sonolora.server.api.answers import detail_of
 
 _PROGRESS_SECONDS = 0.1
@@ -153,8 +155,8 @@ def _run(networks: Networks, job: Mapping[str, Any], orders: CommandReader, even
         return orders.stops(job["id"])
 
     folder.mkdir(parents=True, exist_ok=True)
-    with alone_in(folder, wait=True):  # such as with a worker that a killed server has left behind
-        resumed = (folder / RUN_FILE).exists()
+    with exclusive_use(folder, wait=True):  # such as with a worker that a killed server has left behind
+        resumed = RECORD in RunArtifacts(folder)
         events.tell("begun", resumed=resumed)
         if resumed:
             resume(folder, events, stop, networks=networks)

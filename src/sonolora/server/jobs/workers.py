@@ -18,7 +18,8 @@ from typing import Any
 from sonolora.core.errors import SonoloraError
 from sonolora.modes import find_mode
 from sonolora.modes.request import parse
-from sonolora.runs.run_folder import remove_unpacked
+from sonolora.runs.artifacts import RunArtifacts
+from sonolora.runs.run_folder import remove_scratch
 from sonolora.server.database.database import StoreError
 from sonolora.server.files.storage import Storage, file_id
 from sonolora.server.jobs.journal import Journal
@@ -29,7 +30,6 @@ from sonolora.server.jobs.store import Store
 from sonolora.server.jobs.worker_process import WorkerDiedError, WorkerProcess
 from sonolora.server.net.urls import leads_here
 from sonolora.server.settings import ServerSettings
-from sonolora.training.metrics import read_metrics
 
 STOP_SECONDS = 20.0  # for a run to save its state; then its worker is killed
 _LOOK_SECONDS = 1.0  # between looks for what other processes, such as a command in a terminal, have changed
@@ -192,7 +192,7 @@ class Workers:
             steps = parse(find_mode(request.mode).request, going.body).number_of_steps
             try:
                 # What a killed server was told and had not written yet is in the run's own file.
-                self._store.add_metrics(request.id, _metrics(going.folder / "metrics.jsonl"))
+                self._store.add_metrics(request.id, _metrics(going.folder))
                 return finished(request, steps, going.folder, self._storage)
             except StoreError:  # not the request's fault: it goes on from its newest state
                 raise
@@ -224,7 +224,7 @@ class Workers:
 
     async def _finish(self, request: Request, result: Result) -> None:
         def write() -> None:
-            remove_unpacked(self._settings.run_folder(request.id))  # what a killed worker left
+            remove_scratch(self._settings.run_folder(request.id))  # what a killed worker left
             if result.status >= 400:
                 self._store.add_logs(request.id, [(time.time(), "ERROR", result.error or "")])
             self._store.finish(request.id, result)
@@ -242,10 +242,10 @@ async def _cancel(going: ActiveJob) -> None:
     await going.worker.kill()
 
 
-def _metrics(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def _metrics(folder: Path) -> list[tuple[int, dict[str, Any]]]:
     """Those of a run by step; none of one that kept none."""
     rows: dict[int, dict[str, Any]] = {}
-    for line in read_metrics(path) if path.exists() else ():
+    for line in RunArtifacts(folder).metrics():
         rows.setdefault(line.pop("step"), {}).update(line)
     return list(rows.items())
 
