@@ -6,9 +6,10 @@ network, and beside it a folder with the sounds, videos and spectrograms.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 
@@ -51,8 +52,12 @@ def write_report(artifacts: RunArtifacts, report: Report, shown: Sequence[ShownC
     """Put the report as JSON, and as a page with the clips that were put before."""
     data = report.as_json()
     artifacts.put_json(REPORT, data)
-    html = render_page(data, shown, f"Data for {mode.name}")
-    artifacts.put(REPORT_PAGE, partial(_write_html, html=html))
+    put_page(artifacts, data, shown, f"Data for {mode.name}")
+
+
+def put_page(artifacts: RunArtifacts, report: Mapping[str, Any], clips: Sequence[ShownClip], title: str) -> None:
+    """Put the page. `report` is that of `Report.as_json`."""
+    artifacts.put(REPORT_PAGE, partial(_write_html, html=render_page(report, clips, title)))
 
 
 def _write_html(path: Path, html: str) -> None:
