@@ -70,19 +70,19 @@ workspaces and gaps, which is an assumption.
 HOLDINGS: tuple[dict[str, Any], ...] = (
     {},
     {"gradient_checkpointing": True},
-    {"stream_blocks": True},
+    {"block_offload": True},
     {"weights": "int8"},
     {"weights": "int8", "gradient_checkpointing": True},
-    {"weights": "int8", "stream_blocks": True},
+    {"weights": "int8", "block_offload": True},
     {"weights": "nf4"},
     {"weights": "nf4", "gradient_checkpointing": True},
-    {"weights": "nf4", "stream_blocks": True},
+    {"weights": "nf4", "block_offload": True},
 )
 CARDS = (8, 12, 16, 24)  # GB that are free
 SMALL_CARDS = f"""
 ## On small cards
 
-Peak of the run at rank {DEFAULT_RANK}, by the options of `sonolora train`; fp8 takes what int8 takes. `--stream-blocks`
+Peak of the run at rank {DEFAULT_RANK}, by the options of `sonolora train`; fp8 takes what int8 takes. `--block-offload`
 keeps the blocks in the host's memory, which is the last column of each: full, int8 and nf4. It and
 `--gradient-checkpointing` change no number; see `docs/small-cards.md` for what int8 and nf4 change.
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from sonolora.core.devices import compute_dtype
 from sonolora.core.errors import SonoloraError
 from sonolora.core.progress import Progress
 from sonolora.data.clips import load_clips
@@ -29,10 +30,10 @@ from sonolora.planning.base_shape import PUBLISHED_NAME, BaseShape
 from sonolora.planning.bench.pace import Pace, measure_pace
 from sonolora.planning.memory_fit import available_bytes, does_not_fit
 from sonolora.planning.needs import Needs, count_needs, preview_guidance, preview_tokens, training_step
-from sonolora.planning.run_settings import RunSettings, compute_dtype
+from sonolora.planning.prices import PUBLISHED_PRICES, billed_steps
+from sonolora.planning.run_settings import RunSettings
 from sonolora.planning.work_counts import Step, preview_flops, step_flops
 from sonolora.sampling.sampler import SamplingSettings
-from sonolora.server.settings import PUBLISHED_PRICES, billed_steps
 from sonolora.training.validation import MAX_CLIPS, SIGMAS
 
 _WAV_BYTES = 48000 * 2 * 2  # a second: two channels of 16 bits

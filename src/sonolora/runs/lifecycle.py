@@ -33,7 +33,7 @@ from sonolora.modes import find_mode
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest, parse
 from sonolora.planning.memory_fit import check_fit
-from sonolora.planning.run_settings import RunSettings
+from sonolora.planning.run_settings import RunSettings, UnknownSettingError, read_settings
 from sonolora.runs.check_data import in_words, shown_on, write_report
 from sonolora.runs.debug_archive import write_debug_dataset
 from sonolora.runs.loaded_networks import Networks
@@ -100,7 +100,7 @@ def resume(
 ) -> Path:
     """Continue a run from its newest state, to the result that it would have had; raises as `start` does.
 
-    `changed`: settings other than before, which may be `base`, `device`, `gradient_checkpointing` and `stream_blocks`.
+    `changed`: settings other than before, which may be `base`, `device`, `gradient_checkpointing` and `block_offload`.
     The last two change no number; between a card and a CPU the result differs by their precision.
     """
     said = read_run(folder)
@@ -108,11 +108,11 @@ def resume(
     # A captured step is bound to its device and to what it holds there; uncaptured it is the same step.
     uncaptured = {"cuda_graph": False} if changed else {}
     try:
-        settings = RunSettings(**said["settings"] | uncaptured | changed)
-    except TypeError as error:
+        settings = read_settings(said["settings"], **uncaptured | changed)
+    except UnknownSettingError as error:
         raise SonoloraError(
-            f"{folder} was started by Sonolora {said['sonolora_version']} with settings that {__version__} does not "
-            f"have ({error}): go on with that version"
+            f"{folder / RUN_FILE}: {error}. Sonolora {said['sonolora_version']} has written it and this is "
+            f"{__version__}: resume it with that version"
         ) from error
     networks = networks or _networks(settings)
     if networks.base.fingerprint != said["base_fingerprint"]:

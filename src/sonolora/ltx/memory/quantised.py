@@ -22,8 +22,6 @@ from torch import Tensor, nn
 
 from sonolora.ltx.memory.device_constants import on_device
 
-FULL = "full"
-WEIGHTS = (FULL, "int8", "fp8", "nf4")  # from the least error to the largest
 NEIGHBOURS = 64
 _LARGEST = {"int8": 127.0, "fp8": 448.0}
 _NF4 = (

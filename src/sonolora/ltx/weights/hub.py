@@ -29,6 +29,7 @@ import httpx
 from sonolora import __version__
 from sonolora.core.atomic_files import atomic_write, write_json
 from sonolora.core.errors import CheckpointError
+from sonolora.core.user_folders import data_folder
 from sonolora.ltx.weights.checkpoint import (
     EXCERPT_OF,
     MAX_HEADER_BYTES,
@@ -188,9 +189,7 @@ def fetch_text_encoder(hub_id: HubId) -> Path:
 
 def models_folder() -> Path:
     """`$SONOLORA_MODELS`, else `sonolora/models` in the user's data folder."""
-    if folder := os.environ.get("SONOLORA_MODELS"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "sonolora" / "models"
+    return Path(os.environ.get("SONOLORA_MODELS") or data_folder() / "models")
 
 
 def say_progress(what: str) -> Progress:

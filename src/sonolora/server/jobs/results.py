@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sonolora.planning.prices import billed_steps
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.records import Request, Result
-from sonolora.server.settings import billed_steps
 
 # Field of the output, file of the run, media type.
 _OUTPUTS = (
