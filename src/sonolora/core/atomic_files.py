@@ -49,16 +49,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{uuid.uuid4().hex[:12]}.part{path.suffix}")
     try:
         yield temporary
-        _sync(temporary)
+        with temporary.open("rb+") as file:  # Windows syncs only what is open for writing
+            os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         raise OutputError(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-    # The file is in place now, and some network file systems cannot sync a folder.
-    with contextlib.suppress(OSError):
-        _sync(path.parent)
+    sync_folder(path.parent)
 
 
 @contextmanager
@@ -84,9 +83,11 @@ def write_json(path: Path, data: Any) -> None:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder outlast a power cut, where the system can: Windows and some network disks cannot."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ RUN_FILE = "run.json"
 LORA_FILE = "lora.safetensors"
 UNPACKED = ".data-"  # begins the name of the folder for what is fetched and unpacked
 _OURS: set[Path] = set()  # folders that this process is at work in
+_CAN_LOCK = find_spec("fcntl") is not None  # Windows cannot lock a folder
 
 
 def refuse_taken(folder: Path) -> None:
@@ -38,7 +39,7 @@ def alone_in(folder: Path, *, wait: bool = False) -> Iterator[None]:
     Raises `SonoloraError` when another is at work there; with `wait`, waits until it is not.
     """
     place = folder.resolve()
-    if place in _OURS or sys.platform == "win32":  # which cannot lock a folder
+    if place in _OURS or not _CAN_LOCK:
         yield
         return
     descriptor = os.open(place, os.O_RDONLY)
@@ -52,7 +53,7 @@ def alone_in(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def _lock(descriptor: int, folder: Path, wait: bool) -> None:
-    import fcntl
+    import fcntl  # not on Windows
 
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
