@@ -22,6 +22,7 @@ from torch import Tensor
 
 import sonolora
 from sonolora.conditioning import Example
+from sonolora.core.devices import compute_dtype
 from sonolora.data.clips import Clip, load_clips
 from sonolora.data.conditioning_inputs import ConditioningInput, load_conditioning_input
 from sonolora.data.dataset_files import discover
@@ -37,7 +38,6 @@ from sonolora.ltx.weights.base import Base
 from sonolora.media.audio import Waveform, peak, peak_normalized, resample
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import NEGATIVE_PROMPT, parse
-from sonolora.planning.run_settings import compute_dtype
 from sonolora.sampling.paste_kept import paste_kept
 from sonolora.sampling.preview import render
 from sonolora.sampling.sampler import SamplingSettings

@@ -176,9 +176,10 @@ class TestSettings:
             ("port = 70000", "port must be 0 to 65535, not 70000"),
             ('port = "x"', "server.toml: port: .*valid integer"),
             ('devices = "cpu"', "devices"),
-            ("speed = 3", "server.toml says speed"),
+            ("speed = 3", "server.toml: unknown settings speed; known are "),
             ("port =", "server.toml cannot be read"),
-            ("queue_limit = 0", "queue_limit must be greater than 0"),
+            ("queue_limit = 0", "server.toml: queue_limit: must be at least 1, not 0"),
+            ('weights = "int4"', "server.toml: weights: 'int4' is not one of full, int8, fp8, nf4"),
             ("proxy_port = 3", "proxy_port needs tls_port"),
             ('certificate = "a.pem"', "certificate and private_key go together"),
             ('public_url = "example.com"', "public_url must start with"),
@@ -252,7 +253,7 @@ class TestCommands:
         store.add_event(first, "started")
         listed = run("requests", "list").splitlines()
         assert [line.split()[0] for line in listed] == [second, first]
-        assert listed[1].endswith("running, training 7/100 (no server is up; start it: sonolora serve)")
+        assert listed[1].endswith("running, training 7/100 (no server is running; start it with `sonolora serve`)")
         with alone(store.path.parent):
             assert run("requests", "list").splitlines()[1].endswith("running, training 7/100")
         assert run("requests", "list", "--state", "queued").split()[0] == second
@@ -266,11 +267,11 @@ class TestCommands:
         today = datetime.now().strftime("%Y-%m-%d ")
         assert shown["created"].startswith(today) and shown["events"][0]["time"].startswith(today)
         assert run("requests", "logs", first).endswith("INFO   hello\n")
-        assert "stopped" in run("requests", "cancel", second)
+        assert "will be cancelled" in run("requests", "cancel", second)
         assert [request.id for request in store.cancels()] == [second]
         store.finish(second, Result(status=422, body={}, error="no clips"))
         assert "failed with 422: no clips" in run("requests", "list")
-        assert "over already" in run("requests", "cancel", second, code=1)
+        assert "already done" in run("requests", "cancel", second, code=1)
         store.finish(first, CANCELLED)
         assert run("requests", "list").splitlines()[1].endswith("t2a                  cancelled")
         over = json.loads(run("requests", "show", first))

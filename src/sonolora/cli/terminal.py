@@ -19,7 +19,7 @@ from rich.progress import (
 
 
 class TerminalProgress:
-    """Implements the `Progress` protocol of runs on standard error; use it as a context manager."""
+    """Implements the `Progress` protocol of runs on standard error; a context manager."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -67,4 +67,4 @@ class TerminalProgress:
         self.message(f"warning: {text}")
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
-        """Not shown: `metrics.jsonl` has them."""
+        """Not shown: they are in `metrics.jsonl`."""

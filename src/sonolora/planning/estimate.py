@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from sonolora.core.devices import compute_dtype
 from sonolora.core.errors import SonoloraError
 from sonolora.core.progress import Progress
 from sonolora.data.clips import load_clips
@@ -28,9 +29,15 @@ from sonolora.modes.request import TrainRequest
 from sonolora.planning.base_shape import PUBLISHED_NAME, BaseShape
 from sonolora.planning.bench.pace import Pace, measure_pace
 from sonolora.planning.memory_fit import available_bytes, does_not_fit
-from sonolora.planning.needs import Needs, count_needs, preview_sampling, preview_tokens, training_step
+from sonolora.planning.needs import (
+    Needs,
+    count_needs,
+    preview_sampling,
+    preview_tokens,
+    training_step,
+)
 from sonolora.planning.prices import PUBLISHED_PRICES, billed_steps
-from sonolora.planning.run_settings import RunSettings, compute_dtype
+from sonolora.planning.run_settings import RunSettings
 from sonolora.planning.work_counts import preview_flops, step_flops
 from sonolora.training.validation import MAX_CLIPS, SIGMAS
 

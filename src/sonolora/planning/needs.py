@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sonolora.core.devices import compute_dtype
 from sonolora.core.frames import frame_count
 from sonolora.ltx.model.frozen_video import video_kv_bytes
 from sonolora.media.video import frame_size
@@ -19,7 +20,7 @@ from sonolora.modes.mode import Mode
 from sonolora.modes.preview_spec import PreviewSpec, VideoFormat
 from sonolora.modes.request import TrainRequest
 from sonolora.planning.base_shape import BaseShape
-from sonolora.planning.run_settings import RunSettings, compute_dtype
+from sonolora.planning.run_settings import RunSettings
 from sonolora.planning.work_counts import (
     Step,
     StepBytes,

@@ -1,12 +1,12 @@
-"""What the hosted endpoints charge for a training run."""
+"""What the published endpoints charge for a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
-_MIN_BILLED_STEPS = 100
-# Dollars a training step. Source: the published pages of the endpoints.
+MIN_BILLED_STEPS = 100
+# Dollars a training step, by mode. Source: the published pages of the endpoints.
 PUBLISHED_PRICES: Mapping[str, float] = MappingProxyType(
     {
         "t2a": 0.0022,
@@ -20,5 +20,5 @@ PUBLISHED_PRICES: Mapping[str, float] = MappingProxyType(
 
 
 def billed_steps(steps: int) -> int:
-    """The steps that a successful run of `steps` is billed for."""
-    return max(_MIN_BILLED_STEPS, steps)
+    """The billing units of a successful run."""
+    return max(MIN_BILLED_STEPS, steps)

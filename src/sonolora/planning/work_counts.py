@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sonolora.conditioning import Example, Video
+from sonolora.core.devices import compute_dtype
 from sonolora.core.frames import encoded_seconds
 from sonolora.ltx.codec.video_encoder import FRAMES_PER_LATENT, PIXELS_PER_LATENT
 from sonolora.ltx.lora.adapters import add_adapters
@@ -27,7 +28,6 @@ from sonolora.modes.preview_spec import VideoFormat
 from sonolora.planning.allocations import Allocations
 from sonolora.planning.base_shape import META, BaseShape
 from sonolora.planning.meta_kernels import always_as_on, kernels_of
-from sonolora.planning.run_settings import compute_dtype
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.sampler import SamplingSettings, sample
 from sonolora.training.loss import flow_losses

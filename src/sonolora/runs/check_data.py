@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sonolora.core.atomic_files import make_folder
+from sonolora.core.devices import resolve_device
 from sonolora.core.errors import InputError
 from sonolora.core.progress import Progress
 from sonolora.data.clips import Clip, load_clips
@@ -22,7 +23,6 @@ from sonolora.ltx.text.text_encoder import load_tokenizer
 from sonolora.ltx.weights.base import Base
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
-from sonolora.planning.run_settings import resolve_device
 from sonolora.runs.artifacts import RunArtifacts
 from sonolora.runs.report_html import ShownClip
 from sonolora.runs.report_page import clips_for_page, write_report

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sonolora.core.devices import compute_dtype, resolve_device
 from sonolora.core.errors import InputError
 from sonolora.core.progress import Progress
 from sonolora.data.conditioning_inputs import load_conditioning_input
@@ -19,35 +20,19 @@ from sonolora.data.encoding_cache import Cache, default_cache_folder
 from sonolora.ltx.codec.audio_codec import load_audio_codec
 from sonolora.ltx.lora.adapters import apply_lora
 from sonolora.ltx.lora.lora_file import LoRAFile, open_lora
-from sonolora.ltx.memory.quantised import FULL
+from sonolora.ltx.memory.weight_forms import FULL
 from sonolora.ltx.model.transformer import load_transformer
 from sonolora.ltx.weights.base import find_base
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import parse
-from sonolora.planning.run_settings import JOINT, RunSettings, compute_dtype, resolve_device
+from sonolora.planning.generate_settings import GenerateSettings
+from sonolora.planning.run_settings import JOINT, RunSettings
 from sonolora.runs.cached_video import with_cached_videos
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.preview import render, write_preview
 from sonolora.sampling.sampler import SamplingSettings
 
 _EQUAL_SECONDS = 0.02  # by which a given clip may miss its length: encoder padding
-
-
-@dataclass(frozen=True)
-class GenerateSettings:
-    """How to generate; without a LoRA the base alone is heard."""
-
-    lora: Path | None = None
-    scale: float = 1.0
-    seed: int = 42
-    base: str = "tiny"
-    device: str = "auto"
-    steps: int = 30
-    stg_scale: float | None = None  # None: as the base wants it, as with
-    cfg_scale: float | None = None
-    v2a_video: str | None = None  # None: as the LoRA was trained
-    weights: str = FULL  # of the base
-    stream_blocks: bool = False
 
 
 def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, out: Path, progress: Progress) -> None:
@@ -61,7 +46,7 @@ def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, ou
     lora = open_lora(settings.lora) if settings.lora else None
     said = lora.metadata if lora is not None and lora.metadata.get("mode") == mode.name else {}
     one_way = _one_way_video(mode, settings.v2a_video, said)
-    policy = RunSettings(weights=settings.weights, stream_blocks=settings.stream_blocks).policy
+    policy = RunSettings(weights=settings.weights, block_offload=settings.block_offload).policy
     spec = parse(mode.generation, {**said, **body}).spec()
     codec = load_audio_codec(base.checkpoint, device=device)
     with tempfile.TemporaryDirectory() as scratch:

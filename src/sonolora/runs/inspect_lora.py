@@ -23,7 +23,7 @@ from sonolora.ltx.lora.lora_strength import (
     strengths,
     together,
 )
-from sonolora.ltx.memory.quantised import FULL
+from sonolora.ltx.memory.weight_forms import FULL
 from sonolora.ltx.weights.base import Base
 from sonolora.modes import MODES
 from sonolora.planning.run_settings import JOINT

@@ -12,13 +12,14 @@ from functools import cached_property
 
 import torch
 
+from sonolora.core.devices import compute_dtype
 from sonolora.ltx.codec.audio_codec import AudioCodec, load_audio_codec
 from sonolora.ltx.lora.adapters import remove_adapters
 from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.text.text_encoder import TextEncoder, load_text_encoder
 from sonolora.ltx.weights.base import Base, find_base
-from sonolora.planning.run_settings import RunSettings, compute_dtype
+from sonolora.planning.run_settings import RunSettings
 
 
 class Networks:

@@ -15,7 +15,7 @@ from sonolora.data.prepared import Prepared
 from sonolora.modes import find_mode
 from sonolora.modes.request import parse
 from sonolora.planning.memory_fit import check_fit
-from sonolora.planning.run_settings import RunSettings
+from sonolora.planning.run_settings import RunSettings, UnknownSettingError, read_settings
 from sonolora.runs.artifacts import PREPARED, RunArtifacts
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.run import Run
@@ -34,8 +34,8 @@ def resume(
 ) -> Path:
     """Continue a run from its newest state, to the result that it would have had; raises as `start` does.
 
-    `changed`: settings other than before, which may be `base`, `device`, `gradient_checkpointing` and `stream_blocks`.
-    The last two change no number; between a GPU and a CPU the result differs by their precision.
+    `changed`: settings other than before, which may be `base`, `device`, `gradient_checkpointing` and `block_offload`.
+    The last two do not change the result; between a GPU and a CPU it differs by their precision.
     """
     artifacts = RunArtifacts(folder)
     record = artifacts.record()
@@ -56,8 +56,8 @@ def _settings(record: RunRecord, folder: Path, changed: dict[str, Any]) -> RunSe
     # A captured step is bound to its device and to its memory there; uncaptured it is the same step.
     uncaptured = {"cuda_graph": False} if changed else {}
     try:
-        return RunSettings(**record.settings | uncaptured | changed)
-    except TypeError as error:
+        return read_settings(record.settings, **uncaptured | changed)
+    except UnknownSettingError as error:
         raise SonoloraError(
             f"{folder} was started by Sonolora {record.sonolora_version} with settings that {__version__} does not "
             f"have ({error}): continue it with that version"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,8 @@ _LOCK = "server.lock"
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Be the server in the folder. Raises `SonoloraError` when there is one."""
+    import fcntl  # not on Windows, where no server runs
+
     with (folder / _LOCK).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -25,6 +26,10 @@ def alone(folder: Path) -> Iterator[None]:
 
 def is_served(folder: Path) -> bool:
     """Whether a server works in the folder now."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
     try:
         with (folder / _LOCK).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

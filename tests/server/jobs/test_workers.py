@@ -241,7 +241,7 @@ def test_what_the_worker_is_given(served):
             "checkpoint_every": 250,
             "weights": "full",
             "gradient_checkpointing": False,
-            "stream_blocks": False,
+            "block_offload": False,
         },
     }
 

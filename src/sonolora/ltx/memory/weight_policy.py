@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sonolora.ltx.memory.quantised import FULL, GROUP_SIZE, WEIGHTS, QuantisedLinear
+from sonolora.ltx.memory.quantised import GROUP_SIZE, QuantisedLinear
+from sonolora.ltx.memory.weight_forms import FULL, WEIGHTS
 
 BLOCKS = "transformer_blocks."
 

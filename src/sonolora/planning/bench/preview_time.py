@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import torch
 
+from sonolora.core.devices import compute_dtype
 from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
@@ -19,7 +20,7 @@ from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.bench.machine_limits import device_name
 from sonolora.planning.bench.synthetic import synthetic_model
 from sonolora.planning.needs import preview_guidance, training_step
-from sonolora.planning.run_settings import RunSettings, compute_dtype
+from sonolora.planning.run_settings import RunSettings
 from sonolora.planning.work_counts import make_example
 from sonolora.sampling.sampler import SamplingSettings, sample
 from sonolora.training.step_phases import clock

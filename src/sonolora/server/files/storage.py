@@ -22,7 +22,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +32,7 @@ from weakref import WeakValueDictionary
 from sqlalchemy import Row, delete, insert, select
 from starlette.concurrency import run_in_threadpool
 
+from sonolora.core.atomic_files import sync_folder
 from sonolora.core.errors import SonoloraError, first_few
 from sonolora.server.database.tables import files
 from sonolora.server.jobs.store import Store
@@ -287,8 +288,8 @@ class Storage:
         with self._publishing:
             file.path.parent.mkdir(mode=0o700, exist_ok=True)
             temporary.replace(file.path)
-            _settle_folder(file.path.parent)
-            _settle_folder(self._content)
+            sync_folder(file.path.parent)
+            sync_folder(self._content)
             self._save(file)
         return file
 
@@ -345,15 +346,6 @@ def _settle(content: IO[bytes]) -> None:
     """Return when all of it is on the disk."""
     content.flush()
     os.fsync(content.fileno())
-
-
-def _settle_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network file systems cannot
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def file_id(url: str) -> str | None:

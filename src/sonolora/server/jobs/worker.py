@@ -36,12 +36,13 @@ from typing import Any, TextIO
 import torch
 
 from sonolora.core.cancellation import InterruptedRunError
+from sonolora.core.devices import resolve_device
 from sonolora.core.errors import OUT_OF_MEMORY, InputError, SonoloraError
 from sonolora.data.fetch import Sources
 from sonolora.ltx.weights.base import find_base
 from sonolora.modes import find_mode
 from sonolora.modes.request import parse
-from sonolora.planning.run_settings import RunSettings, resolve_device
+from sonolora.planning.run_settings import RunSettings
 from sonolora.runs.artifacts import RECORD, RunArtifacts
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.resume import resume
