@@ -27,13 +27,17 @@ from sonolora.server.api.answers import Answer, RefusedError, faults, refusal
 from sonolora.server.api.host_routing import HostAliases
 from sonolora.server.api.openapi import describe
 from sonolora.server.api.queue_api import Queue
+from sonolora.server.database.faults import StoreError
 from sonolora.server.files.storage import Storage
-from sonolora.server.jobs.notifier import Changes
+from sonolora.server.jobs.keys import Keys
+from sonolora.server.jobs.notifier import Notifier
 from sonolora.server.jobs.records import Key
+from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.net.urls import APP, ENDPOINT_PATHS, ENDPOINTS, base_url
 from sonolora.server.settings import ServerSettings
 
+_RETRY_SECONDS = 30
 _METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
 _EXPOSED = (
     "x-fal-request-id", "x-fal-billable-units", "x-fal-error-type", "x-fal-needs-retry", "x-fal-request-timeout-type",
@@ -47,8 +51,10 @@ class Services:
 
     settings: ServerSettings
     store: Store
+    keys: Keys
     storage: Storage
-    changes: Changes
+    notifier: Notifier
+    retrying: Retrying
     wake: Callable[[], None]
     jwks: dict[str, Any]
 
@@ -59,7 +65,7 @@ def build_app(services: Services) -> ASGIApp:
 
     def authorise(request: Request) -> Key:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-        key = services.store.check_key(secret.strip()) if scheme.lower() in ("key", "bearer") else None
+        key = services.keys.check(secret.strip()) if scheme.lower() in ("key", "bearer") else None
         if key is None:
             detail = "No valid key: send the header 'Authorization: Key <your key>'."
             raise RefusedError(refusal(401, detail, headers={"www-authenticate": "Key"}))
@@ -84,16 +90,23 @@ def build_app(services: Services) -> ASGIApp:
         return Answer({"sonolora": __version__, "openapi": [f"{base}/{APP}/{one}/openapi.json" for one in ENDPOINTS]})
 
     async def health(request: Request) -> Response:  # noqa: ARG001 - the signature of a handler
-        return Answer({"status": "ok"})
+        reason = services.retrying.health.waiting_for
+        return Answer({"status": "ok"}) if reason is None else Answer({"status": "waiting", "waiting_for": reason}, 503)
 
     async def jwks(request: Request) -> Response:  # noqa: ARG001
         return Answer(services.jwks, headers={"cache-control": "max-age=3600"})
 
-    queue = Queue(settings, services.store, services.changes, services.wake, authorise)
+    async def store_fault(request: Request, error: Exception) -> Response:  # noqa: ARG001
+        """The database cannot be used now, such as when the disk is full. The same request may succeed later."""
+        assert isinstance(error, StoreError)
+        services.retrying.health.log(error.public, str(error))
+        return refusal(503, f"Try again later: {error.public}.", headers={"retry-after": str(_RETRY_SECONDS)})
+
+    queue = Queue(settings, services.store, services.notifier, services.retrying, services.wake, authorise)
     app = Starlette(
         routes=[
             *queue.routes(),
-            *storage_api.routes(services.storage, authorise, own_base),
+            *storage_api.routes(services.storage, services.keys, authorise, own_base),
             Route("/.well-known/jwks.json", jwks),
             Route("/rest/.well-known/jwks.json", jwks),
             Route("/openapi.json", openapi),
@@ -104,6 +117,7 @@ def build_app(services: Services) -> ASGIApp:
         exception_handlers={
             InputError: _input_error,
             RefusedError: _refused,
+            StoreError: store_fault,
             HTTPException: _http_error,
             ClientDisconnect: _disconnected,
             Exception: _bug,

@@ -14,7 +14,8 @@ from typing import Any
 
 from starlette.responses import StreamingResponse
 
-from sonolora.server.jobs.notifier import Changes, wait
+from sonolora.server.database.faults import StoreError
+from sonolora.server.jobs.notifier import Notifier, wait
 from sonolora.server.jobs.records import LogLine, Request, State
 from sonolora.server.jobs.store import Store
 
@@ -33,17 +34,21 @@ class View:
     lines: list[LogLine]
 
 
-async def follow(store: Store, changes: Changes, id: str, *, logs: bool = True) -> AsyncIterator[View | None]:
+async def follow(store: Store, notifier: Notifier, id: str, *, logs: bool = True) -> AsyncIterator[View | None]:
     """Yield at once and whenever the request has changed, until it is done or the server stops; None in silence."""
     now = asyncio.get_running_loop().time
     shown: tuple[Request, int] | None = None
     last_line, last_sent = 0, now()
-    while not changes.closed:
-        event = changes.watch(id)
-        if (request := store.request(id)) is None:
-            return
-        position = store.queue_position(id) if request.state == State.QUEUED else 0
-        lines = store.logs(id, last_line) if logs else []
+    while not notifier.closed:
+        event = notifier.watch(id)
+        try:
+            if (request := store.request(id)) is None:
+                return
+            position = store.queue_position(id) if request.state == State.QUEUED else 0
+            lines = store.logs(id, last_line) if logs else []
+        except StoreError:  # the stream outlasts it
+            await wait(event, LOOK_SECONDS)
+            continue
         if lines or (request, position) != shown:
             yield View(request, position, lines)
             if request.state == State.DONE:
@@ -57,10 +62,10 @@ async def follow(store: Store, changes: Changes, id: str, *, logs: bool = True) 
         await wait(event, LOOK_SECONDS)
 
 
-async def end_of(store: Store, changes: Changes, id: str) -> Request | None:
+async def end_of(store: Store, notifier: Notifier, id: str) -> Request | None:
     """The request when it is done; None when the server stops before, or does not know it."""
     last = None
-    async for view in follow(store, changes, id, logs=False):
+    async for view in follow(store, notifier, id, logs=False):
         last = view.request if view else last
     return last if last and last.state == State.DONE else None
 

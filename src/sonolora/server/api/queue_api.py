@@ -23,8 +23,9 @@ from sonolora.server.api.event_stream import PING, end_of, event_stream, follow,
 from sonolora.server.api.serializers import result_answer, status_body
 from sonolora.server.api.submission import read_queue_limit, read_submission
 from sonolora.server.jobs import records
-from sonolora.server.jobs.notifier import Changes
+from sonolora.server.jobs.notifier import Notifier
 from sonolora.server.jobs.records import Key, State
+from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import QueueFullError, Store
 from sonolora.server.net.urls import APP, ENDPOINT_PATHS, ENDPOINTS, absolute, base_url
 from sonolora.server.settings import ServerSettings
@@ -32,6 +33,8 @@ from sonolora.server.settings import ServerSettings
 _APPS = frozenset({APP, *(f"{APP}/{endpoint}" for endpoint in ENDPOINTS)})
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 _STOPPED = "The server was stopped. The request goes on when it is started again; its id is {id}."
+
+_background: set[asyncio.Task[object]] = set()  # tasks that nobody awaits, which must be referenced somewhere
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +45,8 @@ class Queue:
 
     settings: ServerSettings
     store: Store
-    changes: Changes
+    notifier: Notifier
+    retrying: Retrying
     wake: Callable[[], None]
     authorise: Callable[[Request], Key]
 
@@ -77,11 +81,12 @@ class Queue:
         found, logs, base = self._find(request), _wants_logs(request), base_url(request, self.settings)
 
         async def frames() -> AsyncIterator[str]:
-            async for view in follow(self.store, self.changes, found.id, logs=logs):
+            async for view in follow(self.store, self.notifier, found.id, logs=logs):
                 if view is None:
                     yield PING
                 else:
-                    yield frame(status_body(view.request, view.position, base, view.lines if logs else None))
+                    lines = view.lines if logs else None
+                    yield frame(status_body(view.request, view.position, base, lines, self._waiting_for))
 
         return event_stream(frames(), found.id)
 
@@ -93,7 +98,7 @@ class Queue:
         """Ask for its end; it comes within seconds. A body is not looked at: a client says JSON and sends none."""
         found = self._find(request)
         headers = {"x-fal-request-id": found.id}
-        if await asyncio.to_thread(self.store.ask_cancel, found.id) == State.DONE:
+        if await asyncio.to_thread(self.store.request_cancel, found.id) == State.DONE:
             return Answer({"status": "ALREADY_COMPLETED"}, 400, {**failure_headers(400), **headers})
         self.wake()
         return Answer({"status": "CANCELLATION_REQUESTED"}, 202, headers)
@@ -101,7 +106,7 @@ class Queue:
     async def run(self, request: Request) -> Response:
         """Submit, wait, answer with the result. A client that goes away cancels: it alone knew of the request."""
         queued = await self._enqueue(request)
-        end = asyncio.create_task(end_of(self.store, self.changes, queued.id))
+        end = asyncio.create_task(end_of(self.store, self.notifier, queued.id))
         gone = asyncio.create_task(_disconnected(request))
         try:
             await asyncio.wait((end, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -119,11 +124,11 @@ class Queue:
 
         async def frames() -> AsyncIterator[str]:
             try:
-                async for view in follow(self.store, self.changes, queued.id):
+                async for view in follow(self.store, self.notifier, queued.id):
                     if view is None:
                         yield PING
                     elif (result := view.request.result) is None:
-                        yield frame(status_body(view.request, view.position, base, view.lines))
+                        yield frame(status_body(view.request, view.position, base, view.lines, self._waiting_for))
                     else:
                         yield frame(absolute(result.body, base), "error" if result.status >= 400 else None)
                         return
@@ -136,10 +141,15 @@ class Queue:
     def _give_up(self, id: str) -> None:
         """What nobody waits for any more is cancelled; what is done stays as it is, what the server stops goes on."""
         found = self.store.request(id)
-        if found and found.state != State.DONE and not self.changes.closed:
-            # In a thread, and not waited for: this may be the end of a task that is cancelled itself.
-            cancelling = asyncio.get_running_loop().run_in_executor(None, self.store.ask_cancel, id)
-            cancelling.add_done_callback(lambda _: self.wake())
+        if found and found.state != State.DONE and not self.notifier.closed:
+            # Not awaited: this may be the end of a task that is cancelled itself.
+            cancelling = asyncio.create_task(self._cancel(id))
+            _background.add(cancelling)
+            cancelling.add_done_callback(_background.discard)
+
+    async def _cancel(self, id: str) -> None:
+        await self.retrying(self.store.request_cancel, id)
+        self.wake()
 
     async def _enqueue(self, request: Request) -> records.Request:
         key = self.authorise(request)
@@ -148,13 +158,11 @@ class Queue:
             raise RefusedError(refusal(404, f"Path /{endpoint} not found. There are: {ENDPOINT_PATHS}"))
         new = await read_submission(request, endpoint, key, self.settings)
         limit = read_queue_limit(request, self.settings)
+        warnings = unknown_fields(MODES[new.mode].request, new.body)
         try:
-            queued = await asyncio.to_thread(self.store.add_request, new, queue_limit=limit)
+            queued = await asyncio.to_thread(self.store.add_request, new, queue_limit=limit, warnings=warnings)
         except QueueFullError as error:
             raise RefusedError(refusal(429, f"{error}.", "concurrent_requests_limit")) from error
-        if unknown := unknown_fields(MODES[new.mode].request, new.body):
-            lines = [(queued.created, "WARN", text) for text in unknown]
-            await asyncio.to_thread(self.store.add_logs, queued.id, lines)
         logger.info("request %s: submitted, %s", queued.id, queued.endpoint)
         self.wake()
         return queued
@@ -166,11 +174,15 @@ class Queue:
             raise RefusedError(Answer({"status": "NOT_FOUND"}, 404, failure_headers(404)))
         return found
 
+    @property
+    def _waiting_for(self) -> str | None:
+        return self.retrying.health.waiting_for
+
     def _status(
         self, request: records.Request, asked: Request, lines: list[records.LogLine] | None = None
     ) -> dict[str, object]:
         position = self.store.queue_position(request.id) if request.state == State.QUEUED else 0
-        return status_body(request, position, base_url(asked, self.settings), lines)
+        return status_body(request, position, base_url(asked, self.settings), lines, self._waiting_for)
 
 
 async def _disconnected(request: Request) -> None:

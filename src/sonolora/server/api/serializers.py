@@ -17,8 +17,11 @@ from sonolora.server.net.urls import absolute, request_urls
 _STATUS = {State.QUEUED: "IN_QUEUE", State.RUNNING: "IN_PROGRESS", State.DONE: "COMPLETED"}
 
 
-def status_body(request: Request, position: int, base: str, logs: Sequence[LogLine] | None) -> dict[str, Any]:
-    """`position`: how many are in front of a queued one; `logs`: None when they were not asked for.
+def status_body(
+    request: Request, position: int, base: str, logs: Sequence[LogLine] | None, waiting_for: str | None = None
+) -> dict[str, Any]:
+    """`position`: how many are in front of a queued one; `logs`: None when they were not asked for;
+    `waiting_for`: what keeps the server from working, such as a full disk.
 
     What failed or was cancelled is COMPLETED as well, with an `error`. The key `logs` is always there: a client fails
     without it.
@@ -34,6 +37,8 @@ def status_body(request: Request, position: int, base: str, logs: Sequence[LogLi
         body["queue_position"] = position
     if request.state == State.RUNNING:
         body["progress"] = request.progress
+    if request.state != State.DONE and waiting_for is not None:
+        body["waiting_for"] = waiting_for
     if (result := request.result) is not None:
         if result.inference_time is not None:
             body["metrics"] = {"inference_time": result.inference_time}

@@ -37,7 +37,10 @@ from sonolora.modes.request import Body, parse
 from sonolora.server.api.answers import Answer, RefusedError, refusal
 from sonolora.server.api.file_lifetime import read_lifetime
 from sonolora.server.api.submission import read_body, read_object
-from sonolora.server.files.storage import Storage, StoredFile, UploadError
+from sonolora.server.files.incoming import UploadError
+from sonolora.server.files.records import StoredFile
+from sonolora.server.files.storage import Storage
+from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.records import Key
 
 TOKEN_SECONDS = 3600  # clients get a new one by themselves
@@ -64,13 +67,15 @@ class _Complete(Body):
     parts: list[_Part] = Field(min_length=1)
 
 
-def routes(storage: Storage, authorise: Callable[[Request], Key], base_url: Callable[[Request], str]) -> list[Route]:
+def routes(
+    storage: Storage, keys: Keys, authorise: Callable[[Request], Key], base_url: Callable[[Request], str]
+) -> list[Route]:
     """The routes of the rest and cdn faces and of /files.
 
     `authorise` raises for a request without a valid key; `base_url` gives what addresses in an answer start with.
     The application turns `RefusedError` and `InputError` into answers.
     """
-    api = _StorageApi(storage, authorise, base_url, _secret(storage.folder / "secret"))
+    api = _StorageApi(storage, keys, authorise, base_url, _secret(storage.folder / "secret"))
     rest = "/rest/storage"
     made = [
         Route(f"{rest}/auth/token", api.token, methods=["POST"]),
@@ -93,6 +98,7 @@ def routes(storage: Storage, authorise: Callable[[Request], Key], base_url: Call
 @dataclass(frozen=True)
 class _StorageApi:
     storage: Storage
+    keys: Keys
     authorise: Callable[[Request], Key]
     base_url: Callable[[Request], str]
     secret: bytes
@@ -199,6 +205,8 @@ class _StorageApi:
         file = await run_in_threadpool(self.storage.begun, id)
         if file is None or owner not in (None, file.key_id) or request.path_params.get("upload", id) != id:
             raise RefusedError(refusal(404, "there is no such upload (any more)"))
+        if not self.keys.is_valid(file.key_id or ""):
+            raise RefusedError(refusal(403, "the key that started this upload has been revoked"))
         return file
 
     def _uploader(self, request: Request) -> str:
@@ -207,6 +215,8 @@ class _StorageApi:
         key_id, _, rest = token.strip().partition(".")
         expires, _, signature = rest.partition(".")
         if scheme.lower() == "bearer" and self._is_signed(signature, "token", key_id, expires):
+            if not self.keys.is_valid(key_id):
+                raise RefusedError(refusal(401, "the key behind this token has been revoked"))
             return key_id
         return self.authorise(request).id
 

@@ -10,7 +10,6 @@ import asyncio
 import json
 import math
 import re
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,13 +17,16 @@ from pydantic import BaseModel
 from starlette.requests import Request
 
 from sonolora.core.errors import ErrorItem, InputError
+from sonolora.core.public_addresses import PrivateAddressError
 from sonolora.modes import MODES
 from sonolora.modes.request import parse
+from sonolora.server import clock
 from sonolora.server.api.answers import RefusedError, refusal
 from sonolora.server.api.file_lifetime import read_lifetime
 from sonolora.server.jobs.records import Key, NewRequest
 from sonolora.server.net.urls import ENDPOINTS, is_http_url, is_url
 from sonolora.server.settings import ServerSettings
+from sonolora.server.webhooks import WebhookError, check_webhook
 
 _IDLE_SECONDS = 30.0  # between two pieces of a body
 _BODY_SECONDS = 900.0  # for the whole of it
@@ -48,8 +50,8 @@ async def read_submission(request: Request, endpoint: str, key: Key, settings: S
         body=body,
         key_id=key.id,
         priority=1 if headers.get("x-fal-queue-priority", "").strip().lower() == "low" else 0,
-        start_deadline=None if timeout is None else time.time() + timeout,
-        webhook=_webhook(request.query_params.get("fal_webhook")),
+        start_deadline=None if timeout is None else clock.now() + timeout,
+        webhook=_webhook(request.query_params.get("fal_webhook"), settings),
         lifetime=read_lifetime(headers),
         no_retry=headers.get("x-fal-no-retry", "").strip().lower() in ("1", "true", "yes"),
     )
@@ -149,7 +151,15 @@ def _start_timeout(headers: Mapping[str, str]) -> float | None:
     return seconds
 
 
-def _webhook(said: str | None) -> str | None:
-    if said is not None and not is_http_url(said):
-        raise InputError([ErrorItem(("query", "fal_webhook"), "value must be a valid URL", input=said)])
-    return said
+def _webhook(url: str | None, settings: ServerSettings) -> str | None:
+    """Refuses what could never be delivered."""
+    if url is None:
+        return None
+    loc = ("query", "fal_webhook")
+    if not is_http_url(url):
+        raise InputError([ErrorItem(loc, "value must be a valid URL", input=url)])
+    try:
+        check_webhook(url, allow_private=settings.allow_private_webhooks)
+    except (PrivateAddressError, WebhookError) as error:
+        raise InputError([ErrorItem(loc, str(error), input=url)]) from error
+    return url
