@@ -490,14 +490,14 @@ print(count, status("rchar", "/proc/self/io") - read_before, 1024 * (status("VmH
 def test_whole_model_is_read_by_tensor(whole):
     """What stays is on the device (here: nowhere); the host holds a piece at a time and reads nothing else."""
     checkpoint = Checkpoint.open(whole)
-    part = r"text_embedding_projection|transformer_blocks\.4\d"
+    part = r"text_embedding_projection|transformer_blocks\.47"
     names = [name for name in needed(checkpoint.tensors, video=False) if re.search(part, name)]
     command = [sys.executable, "-c", READ_ALL, str(whole), part]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     count, read, peak = map(int, output.split())
     size = bytes_of(checkpoint.tensors, names)
     assert count == len(names)
-    assert 1_800_000_000 < size <= read < size + 1_000_000
+    assert 900_000_000 < size <= read < size + 1_000_000
     assert peak < 150_000_000
 
 
