@@ -189,3 +189,12 @@ def test_cut_off_film_is_warned_of(tmp_path: Path, film) -> None:
     (tmp_path / "cut.mkv").write_bytes(content[: len(content) * 6 // 10])
     fitted = _fit(tmp_path / "cut.mkv", 24, 24)
     assert "cut short: its header says 3.00 s" in fitted.warnings[0]
+
+
+def test_what_would_be_played_a_hundred_times_faster_is_refused(tmp_path: Path, film) -> None:
+    film(tmp_path / "a.mp4", times=[0.0, 660.0], sound_seconds=1.0)
+    with pytest.raises(
+        MediaError, match="its 660 s would be played 323 times faster: cut it, or turn auto_scale_input"
+    ):
+        _fit(tmp_path / "a.mp4", 49, 24, auto_scale=True)
+    assert _fit(tmp_path / "a.mp4", 49, 24).how == "trimmed"

@@ -211,6 +211,14 @@ def test_what_ends_too_early_is_refused(tmp_path: Path, film, numbers, name: str
         _decoded_numbers(tmp_path / name, numbers, frames=2, start=2.0)
 
 
+@pytest.mark.parametrize("name", [f"a{extension}" for extension in VIDEO_EXTENSIONS])
+def test_the_last_frame_can_stay(tmp_path: Path, film, numbers, name: str) -> None:
+    film(tmp_path / name, frames=24, codecs=None if name != "a.avi" else ("mpeg4", None))
+    assert _decoded_numbers(tmp_path / name, numbers, frames=33, repeat_last=True) == [*range(24), *[23] * 9]
+    assert _decoded_numbers(tmp_path / name, numbers, frames=3, start=2.0, repeat_last=True) == [23] * 3
+    assert _decoded_numbers(tmp_path / name, numbers, frames=9, repeat_last=True) == list(range(9))
+
+
 def _noisy(path: Path, codec: str) -> None:
     """A film of noise, whose bytes are spread evenly over its three seconds."""
     noise = np.random.default_rng(0).integers(0, 256, (72, 64, 96, 3), dtype=np.uint8)

@@ -101,6 +101,8 @@ def decode_audio(path: Path, start: float = 0.0, seconds: float | None = None, *
         for _, block in track.blocks():
             begin = round(start * track.sample_rate)
             stop = None if seconds is None else begin + round(seconds * track.sample_rate)
+            if seconds is None and length is not None:
+                _check_size(track, round(length * track.sample_rate) - begin)
             kept.append(block)
             position += len(block)
             while kept and first + len(kept[0]) <= begin:

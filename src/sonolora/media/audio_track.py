@@ -21,6 +21,7 @@ from sonolora.media.iso_boxes import audio_codecs
 from sonolora.media.pcm_headers import pcm_codec, sample_bytes
 
 SAMPLE_RATES = 1_000, 768_000  # Hz: beyond these a header is damaged or forged
+MAX_CHANNELS = 64  # FFmpeg converts no more
 
 Block = tuple[float | None, NDArray[Any]]  # seconds by the clock of the file, samples (samples, channels)
 
@@ -72,8 +73,8 @@ class AudioTrack:
 
         Packets that cannot be decoded are counted in `broken_packets`.
 
-        MediaError: a sample rate or channel layout that changes midway, a sample rate outside `SAMPLE_RATES`, or the
-        deadline of the file.
+        MediaError: a sample rate or channel layout that changes midway, a sample rate outside `SAMPLE_RATES`, more
+        than `MAX_CHANNELS`, or the deadline of the file.
         """
         # Interleaved, because PyAV 18 crashes on planar frames of more than seven channels.
         converter = av.AudioResampler(format=sample_format)
@@ -81,7 +82,7 @@ class AudioTrack:
             names = tuple(channel.name for channel in frame.layout.channels)
             speakers = () if "NONE" in names else names
             if not self.channels:
-                self._check_sample_rate(frame.sample_rate)
+                self._check_format(frame.sample_rate, len(names))
                 self.sample_rate, self.channels, self.speakers = frame.sample_rate, len(names), speakers
             if (frame.sample_rate, len(names), speakers) != (self.sample_rate, self.channels, self.speakers):
                 raise MediaError(self.path, "its sample rate or channel layout changes midway")
@@ -124,11 +125,13 @@ class AudioTrack:
 
         return decode
 
-    def _check_sample_rate(self, sample_rate: int) -> None:
+    def _check_format(self, sample_rate: int, channels: int) -> None:
         lowest, highest = SAMPLE_RATES
         if not lowest <= sample_rate <= highest:
             reason = f"its header says {sample_rate} samples a second; {lowest} to {highest} are possible"
             raise MediaError(self.path, reason)
+        if channels > MAX_CHANNELS:
+            raise MediaError(self.path, f"it has {channels} channels; at most {MAX_CHANNELS} can be read")
 
 
 @contextmanager

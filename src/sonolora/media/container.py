@@ -33,7 +33,8 @@ _OPTIONS = {
 # Seconds to read a file: enough for a busy machine, and far less than a small file can be made to take.
 _BASE_SECONDS, _SECONDS_PER_MEGABYTE = 20.0, 5.0
 
-_KINDS = {
+# By their first bytes.
+_UNSUPPORTED = {
     b"MThd": "MIDI (notes, not sound)",
     b"\x30\x26\xb2\x75": "Windows Media (WMA, WMV, ASF)",
     b"#!AMR": "AMR",
@@ -44,6 +45,8 @@ _KINDS = {
     b".snd": "Sun/NeXT AU",
     b"FLV\x01": "Flash video",
     b"\x00\x00\x01\xba": "an MPEG program stream",
+}
+_FOREIGN = {
     b"PK\x03\x04": "a zip archive",
     b"%PDF": "a PDF",
     b"\x89PNG": "a PNG picture",
@@ -52,7 +55,7 @@ _KINDS = {
     b"version https://git-lfs": "a Git LFS pointer: the content was not downloaded",
 }
 _CHUNKED = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM")
-_OWN = {
+_SUPPORTED = {
     b"fLaC": "FLAC",
     b"OggS": "Ogg",
     b"caff": "CAF",
@@ -92,6 +95,7 @@ def open_media(path: Path) -> Iterator[MediaFile]:
         size = path.stat().st_size
         if size == 0:
             raise MediaError(path, "the file is empty (0 bytes)")
+        _check_kind(path)
         check_declared_samples(path)
         deadline = time.monotonic() + _BASE_SECONDS + _SECONDS_PER_MEGABYTE * size / 1e6
         # "file:" allows a colon in the name; tags in a legacy encoding are no reason to refuse the sound.
@@ -107,23 +111,31 @@ def open_media(path: Path) -> Iterator[MediaFile]:
         yield MediaFile(path, container, deadline)
 
 
-def _why_unreadable(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(512)
-    for magic, kind in _KINDS.items():
+def _check_kind(path: Path) -> None:
+    """Raise `MediaError` for what another kind of file begins like: by its extension, FFmpeg may take it for sound."""
+    head = _head(path)
+    for magic, kind in _FOREIGN.items():
         if head.startswith(magic):
-            return f"this is not audio or video but {kind}" if kind.startswith("a") else _unsupported(kind)
+            raise MediaError(path, f"this is not audio or video but {kind}")
+    for magic, kind in _UNSUPPORTED.items():
+        if head.startswith(magic):
+            raise MediaError(path, f"this is {kind}, which is not supported: convert it to WAV or FLAC")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return "this is not audio or video but a web page: download the file itself"
-    kind = next((kind for magic, kind in _OWN.items() if head.startswith(magic)), "")
+        raise MediaError(path, "this is not audio or video but a web page: download the file itself")
+
+
+def _why_unreadable(path: Path) -> str:
+    head = _head(path)
+    kind = next((kind for magic, kind in _SUPPORTED.items() if head.startswith(magic)), "")
     if head.startswith(_CHUNKED):
         kind = "/".join(part.decode("latin-1").strip() for part in (head[:4], head[8:12]))
     elif head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide"):
         kind = "MP4 or QuickTime"
     if kind:
-        return f"this is {kind}, but cannot be read: damaged, cut short, or of another kind than this begins like"
+        return f"this is {kind}, but cannot be read: it is damaged or cut short"
     return "this is not audio or video that can be read: another kind of file, damaged, or cut short"
 
 
-def _unsupported(kind: str) -> str:
-    return f"this is {kind}, which is not supported: convert it to WAV or FLAC"
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(512)
