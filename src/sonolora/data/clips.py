@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sonolora.analysis.measure import Measured, measure
-from sonolora.core.errors import ErrorItem, InputError, MediaError
+from sonolora.core.errors import ErrorItem, InputError, MediaError, first_few
 from sonolora.core.frames import Span
 from sonolora.data.captions import MAX_BYTES, read_caption
 from sonolora.data.checks import (
@@ -253,13 +253,11 @@ def _read_masks(samples: Sequence[SampleFiles], files: Files, seconds: float) ->
 def _nothing_found(files: Files, extensions: Sequence[str], left_out: Mapping[str, str]) -> InputError:
     unpaired = [f"{name}: {why}" for name, why in left_out.items() if extension(name) in extensions]
     if unpaired:
-        more = f"; and {len(unpaired) - _SHOWN} more" if len(unpaired) > _SHOWN else ""
-        return InputError.in_dataset(f"no pairs found: {'; '.join(unpaired[:_SHOWN])}{more}")
-    found = ", ".join(files.names[:_SHOWN]) or "no files"
-    more = f" and {len(files.names) - _SHOWN} more" if len(files.names) > _SHOWN else ""
+        return InputError.in_dataset(f"no pairs found: {first_few(unpaired, _SHOWN, '; ')}")
+    found = first_few(files.names, _SHOWN) or "no files"
     kind = "videos" if extensions == VIDEO_EXTENSIONS else "audio clips"
     return InputError.in_dataset(
-        f"no {kind} found (found {found}{more}). Supported formats are {', '.join(extensions)}.",
+        f"no {kind} found (found {found}). Supported formats are {', '.join(extensions)}.",
         "unsupported_video_format" if kind == "videos" else "unsupported_audio_format",
         supported_formats=list(extensions),
     )
@@ -271,22 +269,21 @@ def _none_left(report: Report, request: TrainRequest, extensions: Sequence[str])
         for entry in report.as_json()["files"]
         if entry["status"] == "left out" and extension(entry["file"]) in extensions
     ]
-    reasons = "; ".join(f"{entry['file']}: {entry['detail']}" for entry in verdicts[:_SHOWN])
-    more = f"; and {len(verdicts) - _SHOWN} more" if len(verdicts) > _SHOWN else ""
+    reasons = first_few([f"{entry['file']}: {entry['detail']}" for entry in verdicts], _SHOWN, "; ")
     lengths = [entry["facts"]["seconds"] for entry in verdicts if entry["file"] in report.too_short]
     if not lengths:
-        return InputError.in_dataset(f"none of the {len(verdicts)} clips can be used: {reasons}{more}")
+        return InputError.in_dataset(f"none of the {len(verdicts)} clips can be used: {reasons}")
     context = {"min_duration": request.clip_seconds, "provided_duration": max(lengths)}
     if extensions == VIDEO_EXTENSIONS:
         return InputError.in_dataset(
-            f"All training videos are too short to be trainable: {reasons}{more}. Lower number_of_frames (now "
+            f"All training videos are too short to be trainable: {reasons}. Lower number_of_frames (now "
             f"{request.number_of_frames}), or turn auto_scale_input on.",
             "video_duration_too_short",
             **context,
         )
     return InputError.in_dataset(
         f"no clip can be used: the longest has {max(lengths):.2f} s, so lower audio_duration_seconds (now "
-        f"{request.clip_seconds:g}) or give longer clips. {reasons}{more}",
+        f"{request.clip_seconds:g}) or give longer clips. {reasons}",
         "audio_duration_too_short",
         **context,
     )

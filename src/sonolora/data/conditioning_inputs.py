@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from sonolora.core.download import Progress as DownloadProgress
 from sonolora.core.errors import InputError, MediaError
 from sonolora.core.frames import Span
 from sonolora.data.clips import Clip
-from sonolora.data.fetch import ANYWHERE, Fetched, Sources, fetch
+from sonolora.data.fetch import ANYWHERE, Sources, fetch
 from sonolora.media.audio import Waveform, decode_audio, peak, peak_normalized, resample, to_stereo
 from sonolora.media.video import decode_frames, probe_video
 from sonolora.modes.preview_spec import MIN_SECONDS, FilmFormat, PreviewSpec
@@ -42,7 +43,7 @@ def load_conditioning_input(
     output_sample_rate: int,
     into: Path,
     sources: Sources = ANYWHERE,
-    progress: Fetched | None = None,
+    progress: DownloadProgress | None = None,
 ) -> ConditioningInput:
     """Fetch, of which `progress` is told, and fit.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from sonolora.core.errors import InputError
+from sonolora.core.errors import InputError, first_few
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
 from sonolora.media.video import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, frame_size
 from sonolora.modes.generate_request import GenerateRequest
@@ -38,10 +38,9 @@ def pair(names: Sequence[str]) -> Pairing:
     pairing = pair_clips(names, VIDEO_EXTENSIONS)
     images = [name for name in names if extension(name) in IMAGE_EXTENSIONS]
     if images and not pairing.samples:
-        more = f" and {len(images) - _SHOWN} more" if len(images) > _SHOWN else ""
         raise InputError.in_dataset(
             f"these are images, and v2a needs videos with sound ({', '.join(VIDEO_EXTENSIONS)}): "
-            f"{', '.join(images[:_SHOWN])}{more}"
+            f"{first_few(images, _SHOWN)}"
         )
     return pairing
 

@@ -158,7 +158,7 @@ def test_metadata_stays_text(opened):
         (pair(down=torch.zeros(8, 64, 1)), r"lora_A \(8, 64, 1\), lora_B \(64, 8\) \(expected matrices\)"),
         (pair(down=torch.zeros(0, 64), up=torch.zeros(64, 0)), "expected matrices"),
         (pair(**{f"{KEY}.dora_scale": torch.zeros(63)}), r"a magnitude has shape \(63,\)"),
-        (pair(down=DOWN.to(torch.int8)), "stored as I8; supported are F64, F32"),
+        (pair(down=DOWN.to(torch.int8)), "stored as I8; supported are BF16, F16"),
         (pair(**{f"{KEY}.alpha": torch.ones(2)}), r"\.alpha has shape \(2,\); expected one number"),
         (pair(**{f"{KEY}.alpha": torch.tensor(float("nan"))}), "expected a finite one"),
         (pair(**{f"{LAYER}.lora_A.weight": DOWN, f"{LAYER}.lora_B.weight": UP}), "to_q occurs twice"),

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from sonolora.core.errors import CheckpointError
+from sonolora.core.tensor_file import DTYPES, TensorInfo
 from sonolora.ltx.lora.lora_names import published_name
 from sonolora.ltx.lora.peft_settings import peft_scale, peft_settings
 from sonolora.ltx.lora.weight_update import (
@@ -36,7 +37,7 @@ from sonolora.ltx.lora.weight_update import (
     update_shape,
 )
 from sonolora.ltx.model.transformer import PREFIX
-from sonolora.ltx.weights.checkpoint import Checkpoint, TensorInfo
+from sonolora.ltx.weights.checkpoint import Checkpoint
 
 _KEY = re.compile(
     r"(?P<layer>.+?)\.(?P<part>lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up|hada_w[12]_[ab]|lokr_w[12](?:_[ab])?|diff"
@@ -62,15 +63,8 @@ _UNSUPPORTED = {
 }
 _NO_ADAPTER = "not a key of an adapter"
 _EXPECTED = "a LoRA has keys *.lora_A/lora_B.weight or *.lora_down/lora_up.weight, and possibly *.alpha"
-_FLOATS = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
-_NUMBERS = {**_FLOATS, "I64": torch.int64, "I32": torch.int32}  # an alpha may be an integer
+_FLOATS = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_point}
+_NUMBERS = {name: DTYPES[name] for name in (*_FLOATS, "I64", "I32")}  # an alpha may be an integer
 
 
 @dataclass(frozen=True)

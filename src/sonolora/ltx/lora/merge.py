@@ -25,16 +25,16 @@ from torch import Tensor
 from sonolora import __version__
 from sonolora.core.atomic_files import atomic_write
 from sonolora.core.errors import CheckpointError, InputError
+from sonolora.core.tensor_file import FLOAT_DTYPES, LENGTH_BYTES, TensorInfo, data_start, encode_header
 from sonolora.ltx.lora.lora_file import LoRAFile
 from sonolora.ltx.lora.lora_fit import linear_layers, require_any, unused_layers
 from sonolora.ltx.lora.lora_names import weight_name
-from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint, TensorInfo
+from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint
 from sonolora.ltx.weights.partial_checkpoint import Progress
 from sonolora.ltx.weights.tensor_table import published_tensors
 
 RECORD = "merged_loras"  # in the metadata: a JSON list, the oldest first
 _RECORDED = ("mode", "trigger_phrase", "base", "base_fingerprint", "license")  # metadata of a LoRA in the record
-_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 _DOWNLOAD = (
     "A merge needs the whole file: download it, and register it with `sonolora base add NAME --checkpoint FILE ...`"
 )
@@ -132,10 +132,10 @@ def _terms(
         require_any(lora, reasons)
         for layer in (layer for layer in lora.layers if layer not in reasons):
             name = weight_name(layer)
-            if source.tensors[name].dtype not in _DTYPES:
+            if source.tensors[name].dtype not in FLOAT_DTYPES:
                 raise CheckpointError(
                     f"{source.path}: {layer} is stored as {source.tensors[name].dtype}; a LoRA can be merged into "
-                    f"{', '.join(_DTYPES)}"
+                    f"{', '.join(FLOAT_DTYPES)}"
                 )
             if strength and _changes(lora, layer):
                 terms.setdefault(name, []).append((layer, Term(lora, strength)))
@@ -172,16 +172,14 @@ def _require_writable(out: Path, base: Path, loras: Sequence[Path], *, overwrite
 def _header(source: Checkpoint, loras: Sequence[tuple[LoRAFile, float]]) -> tuple[bytes, int]:
     """The header bytes of the new file, and the offset of the data in the old one. The tensors keep their order."""
     with _opened(source.path) as file:
-        length = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(length))
+        start = data_start(file.read(LENGTH_BYTES), source.path.stat().st_size)
+        header: dict[str, Any] = json.loads(file.read(start - LENGTH_BYTES))
     metadata = dict(header.get("__metadata__", {}))
     metadata.pop(EXCERPT_OF, None)
     earlier = source.metadata.get(RECORD)
     record = [*(earlier if isinstance(earlier, list) else []), *(_entry(lora, strength) for lora, strength in loras)]
     header["__metadata__"] = {**metadata, RECORD: json.dumps(record, ensure_ascii=False)}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, 8 + length
+    return encode_header(header), start
 
 
 def _entry(lora: LoRAFile, strength: float) -> Mapping[str, object]:
@@ -212,7 +210,7 @@ def _merged_rows(
     file: BufferedReader, info: TensorInfo, terms: Sequence[tuple[str, Term]], report: MergeReport
 ) -> Iterator[memoryview]:
     """A layer's new weights as stored, some rows at a time; adds to the report's sums."""
-    dtype = _DTYPES[info.dtype]
+    dtype = FLOAT_DTYPES[info.dtype]
     exact = torch.promote_types(dtype, torch.float32)
     height, width = info.shape
     rows, row_bytes = max(1, _VALUES_AT_ONCE // width), width * dtype.itemsize

@@ -27,16 +27,18 @@ from urllib.parse import quote
 import httpx
 
 from sonolora import __version__
-from sonolora.core.atomic_files import atomic_write, write_json
-from sonolora.core.errors import CheckpointError
-from sonolora.ltx.weights.checkpoint import (
-    EXCERPT_OF,
-    MAX_HEADER_BYTES,
-    Checkpoint,
-    fingerprint,
-    parse_header,
-    sampled,
+from sonolora.core.atomic_files import PartialFile, atomic_write, write_json
+from sonolora.core.download import (
+    DownloadError,
+    NoRangesError,
+    RetriesExhaustedError,
+    RetryPolicy,
+    StatusError,
+    read_range,
 )
+from sonolora.core.errors import CheckpointError
+from sonolora.core.tensor_file import LENGTH_BYTES, data_start, parse_header
+from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint, fingerprint, sampled
 from sonolora.ltx.weights.partial_checkpoint import WORKERS, Progress, extend, open_excerpt, sidecar
 from sonolora.ltx.weights.tensor_table import needed
 
@@ -44,10 +46,7 @@ TEXT_ENCODER = "google/gemma-3-12b-it-qat-q4_0-unquantized"
 _TEXT_ENCODER_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:/([\w./-]+\.safetensors))?(?:@([\w.-]+))?")
 _HEADER_GUESS = 2 << 20  # the header of LTX-2.3 has 0.9 MB
-_TRIES = 6  # in a row without receiving a byte
-_BACKOFF_SECONDS = 1.0
-_LONGEST_WAIT = 300
-_RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_RETRY_POLICY = RetryPolicy(retries=5)
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class HubCheckpoint(Checkpoint):
 
     def fetch(self, names: Collection[str], progress: Progress | None = None) -> None:
         """Download what the partial checkpoint lacks of these tensors; progress goes to standard error by default."""
-        header = json.loads(sidecar(self.path, "header").read_bytes()[8:])
+        header = json.loads(sidecar(self.path, "header").read_bytes()[LENGTH_BYTES:])
         metadata = {**header.get("__metadata__", {}), EXCERPT_OF: json.dumps(asdict(self.source))}
         with _Hub() as hub:
             progress = progress or log_progress(self.source.file)
@@ -135,7 +134,7 @@ def open_local(path: Path) -> Checkpoint:
     try:
         source = Source(**json.loads(sidecar(path, "source.json").read_bytes()))
         header = sidecar(path, "header").read_bytes()
-        metadata, tensors = parse_header(header[8:])
+        metadata, tensors = parse_header(header[LENGTH_BYTES:])
     except FileNotFoundError:
         return Checkpoint.open(path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -145,6 +144,7 @@ def open_local(path: Path) -> Checkpoint:
 
 def forget(path: Path) -> None:
     """Delete a partial checkpoint and its sidecar files."""
+    PartialFile(path).discard()
     for file in path.parent.glob(f"{path.name}*"):
         file.unlink()
     with suppress(OSError):  # a folder that holds other files
@@ -210,14 +210,6 @@ def log_progress(what: str) -> Progress:
     return report
 
 
-class _TryAgainError(Exception):
-    """A transient failure; the next try should wait `wait` seconds."""
-
-    def __init__(self, reason: str, wait: str = "") -> None:
-        super().__init__(reason)
-        self.wait = min(int(wait), _LONGEST_WAIT) if wait.isdecimal() else 0
-
-
 class _Hub:
     """Requests to the hub. The token is sent to the hub only: not to redirect targets, and not into any message."""
 
@@ -266,50 +258,34 @@ class _Hub:
         return headers["x-repo-commit"], int(size), digest if re.fullmatch("[0-9a-f]{64}", digest) else ""
 
     def read(self, source: Source, start: int, end: int) -> Iterator[bytes]:
-        """The bytes [start, end) of a file. A response that breaks off is resumed at the byte where it broke."""
+        """The bytes [start, end) of a file. Raises `CheckpointError`."""
         url = _address(source.repository, source.revision, source.file)
-        what, tries = f"{source.repository}/{source.file}", 0
-        while start < end:
-            tries += 1
-            try:
-                with self._request(what, "GET", url, start=start, end=end, size=source.size) as response:
-                    for block in response.iter_raw():
-                        if start + len(block) > end:
-                            raise _TryAgainError("the response is longer than the requested range")
-                        start, tries = start + len(block), 0
-                        yield block
-                if start < end:
-                    raise _TryAgainError("the response broke off")
-            except (httpx.TransportError, _TryAgainError) as error:
-                if tries >= _TRIES:
-                    raise CheckpointError(
-                        f"{what}: could not be downloaded from {_host()} ({tries} tries): "
-                        f"{str(error).rstrip('.') or type(error).__name__}. The bytes received are kept: "
-                        "start again to resume"
-                    ) from None
-                time.sleep(max(_BACKOFF_SECONDS * 2**tries, getattr(error, "wait", 0)))
+        what = f"{source.repository}/{source.file}"
+        try:
+            yield from read_range(self._client, url, start, end, source.size, _RETRY_POLICY)
+        except StatusError as error:
+            raise _refusal(what, error.status) from None
+        except NoRangesError as error:
+            raise CheckpointError(f"{what}: {_host()} cannot be used: {error}") from None
+        except RetriesExhaustedError as error:
+            raise CheckpointError(
+                f"{what}: could not be downloaded from {_host()} ({error.tries} tries): {str(error).rstrip('.')}. The "
+                "bytes received are kept: start again to resume"
+            ) from None
+        except DownloadError as error:
+            raise CheckpointError(f"{what}: {_host()} redirects to an invalid address: {error}") from None
 
     @contextmanager
-    def _request(self, what: str, method: str, url: httpx.URL | str, **span: int) -> Iterator[httpx.Response]:
-        """A successful response; `span` (start, end, size) requests bytes. Raises `CheckpointError` if refused."""
-        headers = {"Range": f"bytes={span['start']}-{span['end'] - 1}"} if span else {}
+    def _request(self, what: str, method: str, url: httpx.URL | str) -> Iterator[httpx.Response]:
+        """A successful response. Raises `CheckpointError`."""
         try:
-            request = self._client.stream(method, url, headers=headers, follow_redirects=method != "HEAD")
-            with request as response:
-                status = response.status_code
-                if span and status in _RETRIED_STATUS:
-                    raise _TryAgainError(f"status {status}", response.headers.get("retry-after", ""))
-                if status >= 400:
-                    raise _refusal(what, status)
-                expected = f"bytes {span['start']}-{span['end'] - 1}/{span['size']}" if span else None
-                if span and (status != 206 or response.headers.get("content-range") != expected):
-                    raise CheckpointError(f"{what}: {_host()} does not support range requests, which are needed here")
+            with self._client.stream(method, url, follow_redirects=method != "HEAD") as response:
+                if response.status_code >= 400:
+                    raise _refusal(what, response.status_code)
                 yield response
         except (httpx.InvalidURL, httpx.TooManyRedirects, httpx.UnsupportedProtocol) as error:
             raise CheckpointError(f"{what}: {_host()} redirects to an invalid address: {error}") from None
         except httpx.TransportError as error:
-            if span:
-                raise
             raise CheckpointError(f"{what}: {_host()} cannot be reached: {error}") from None
 
 
@@ -350,12 +326,10 @@ def _read_header(hub: _Hub, source: Source) -> tuple[bytes, Source]:
 
     what = f"{source.repository}/{source.file}"
     start = read(0, min(source.size, _HEADER_GUESS))
-    length = 8 + int.from_bytes(start[:8], "little")
-    if not 10 <= length <= min(MAX_HEADER_BYTES, source.size):
-        raise CheckpointError(f"{what}: not a safetensors file")
-    header = start[:length] + read(len(start), length)
     try:
-        metadata, tensors = parse_header(header[8:])
+        length = data_start(start, source.size)
+        header = start[:length] + read(len(start), length)
+        metadata, tensors = parse_header(header[LENGTH_BYTES:])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{what}: not a safetensors file") from error
     if max((info.end for info in tensors.values()), default=length) != source.size:

@@ -4,8 +4,8 @@ In: the tensor table of the whole file, and a function that reads its bytes from
 any safetensors reader accepts; only the bytes of its tensors were transferred. An unfinished transfer never appears
 under the file's own name, and resumes where it stopped.
 
-Sidecar files of FILE: FILE.sha256 (the checksum of each tensor as received) and FILE.lock; during a transfer also
-FILE.part and FILE.part.done (the ranges that are complete).
+Sidecar files of FILE: FILE.sha256 (the checksum of each tensor as received) and FILE.lock; during a transfer also a
+`PartialFile`, whose journal lists the completed ranges.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from sonolora.core.atomic_files import write_json
+from sonolora.core.atomic_files import PartialFile, write_json
 from sonolora.core.errors import CheckpointError
-from sonolora.ltx.weights.checkpoint import Checkpoint, TensorInfo
+from sonolora.core.tensor_file import TensorInfo, lay_out
+from sonolora.ltx.weights.checkpoint import Checkpoint
 
 Progress = Callable[[int, int], None]  # bytes so far, bytes in total
 Read = Callable[[int, int], Iterator[bytes]]  # the bytes [start, end) in blocks
@@ -79,8 +80,9 @@ def extend(
             work: list[tuple[Span, Read]] = []
             work += [(span, partial(_read_file, path)) for span in spans(old.tensors if old else {}, have)]
             work += [(span, read) for span in spans(whole, lack)]
-            _Transfer(sidecar(path, "part"), header, work, progress).run()
-            _seal(path, sidecar(path, "part"))
+            partial_file = PartialFile(path)
+            _Transfer(partial_file, header, work, progress).run()
+            _seal(partial_file)
 
 
 def layout(
@@ -90,15 +92,9 @@ def layout(
 
     Tensors keep the order of the source, float32 first, so contiguous ranges there stay contiguous here.
     """
-    table: dict[str, object] = {"__metadata__": dict(metadata)}
-    offsets, at = {}, 0
-    for name in sorted(names, key=lambda name: (whole[name].dtype != "F32", whole[name].start)):
-        info = whole[name]
-        offsets[name], at = at, at + info.end - info.start
-        table[name] = {"dtype": info.dtype, "shape": info.shape, "data_offsets": [offsets[name], at]}
-    text = json.dumps(table, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, {name: 8 + len(text) + offset for name, offset in offsets.items()}
+    order = sorted(names, key=lambda name: (whole[name].dtype != "F32", whole[name].start))
+    infos = ((name, whole[name]) for name in order)
+    return lay_out(((name, info.dtype, info.shape, info.end - info.start) for name, info in infos), metadata)
 
 
 def spans(source: Mapping[str, TensorInfo], offsets: Mapping[str, int], max_bytes: int = _SPAN_BYTES) -> list[Span]:
@@ -128,9 +124,9 @@ class _Transfer:
     """Fills a file with several threads; after a failure, the next run skips the completed spans."""
 
     def __init__(
-        self, part: Path, header: bytes, work: Collection[tuple[Span, Read]], progress: Progress | None
+        self, file: PartialFile, header: bytes, work: Collection[tuple[Span, Read]], progress: Progress | None
     ) -> None:
-        self.part, self.done, self.header = part, sidecar(part, "done"), header
+        self.file, self.header = file, header
         self.work, self.progress = work, progress
         self.total = sum(span.end - span.start for span, _ in work)
         self.size = len(header) + self.total
@@ -154,25 +150,24 @@ class _Transfer:
 
     def _filled(self, mark: str) -> set[int]:
         """The spans that earlier runs completed, if they were filling this same file."""
-        if not self.part.exists() or not self.done.exists() or self.part.stat().st_size != self.size:
-            return set()
-        first, *places = self.done.read_text("ascii").splitlines() or [""]
-        return {int(place) for place in places} if first == mark else set()
+        identity, offsets = self.file.resume()
+        return {int(offset) for offset in offsets} if identity == mark and self.file.size == self.size else set()
 
     def _begin(self, mark: str) -> None:
-        self.part.unlink(missing_ok=True)
-        if (free := shutil.disk_usage(self.part.parent).free) < self.size:
+        folder = self.file.path.parent
+        self.file.discard()
+        if (free := shutil.disk_usage(folder).free) < self.size:
             raise CheckpointError(
-                f"{self.part.parent}: {self.size / 1e9:.1f} GB are needed here, {free / 1e9:.1f} GB are free. "
+                f"{folder}: {self.size / 1e9:.1f} GB are needed here, {free / 1e9:.1f} GB are free. "
                 "Free some space, or set SONOLORA_MODELS to a folder on another disk"
             )
-        self.done.write_text(f"{mark}\n", "ascii")
-        with self.part.open("wb") as file:
+        self.file.begin(mark)
+        with self.file.part.open("wb") as file:
             file.write(self.header)
             file.truncate(self.size)
 
     def _fill(self, span: Span, read: Read) -> None:
-        with self.part.open("r+b") as file:
+        with self.file.part.open("r+b") as file:
             file.seek(span.to)
             for block in read(span.start, span.end):
                 if self._stop.is_set():
@@ -181,8 +176,8 @@ class _Transfer:
                 self._advance(len(block))
             file.flush()
             os.fsync(file.fileno())  # a span marked as done must survive a power failure
-        with self._lock, self.done.open("a", encoding="ascii") as done:
-            done.write(f"{span.to}\n")
+        with self._lock:
+            self.file.note(str(span.to))
 
     def _advance(self, count: int) -> None:
         with self._lock:
@@ -191,17 +186,18 @@ class _Transfer:
                 self.progress(self._bytes, self.total)
 
 
-def _seal(path: Path, part: Path) -> None:
+def _seal(file: PartialFile) -> None:
     """Check the copied tensors against their checksums, store all checksums, and move the file into place."""
-    before, sums = _kept_sums(path) if path.exists() else {}, _sums(Checkpoint.open(part))
+    path = file.path
+    before, sums = _kept_sums(path) if path.exists() else {}, _sums(Checkpoint.open(file.part))
     # A crash between the last two lines leaves checksums of tensors that are not in the file.
     if wrong := [name for name, digest in before.items() if sums.get(name, digest) != digest]:
-        for file in (path, part, sidecar(part, "done"), sidecar(path, "sha256")):
-            file.unlink()
+        file.discard()
+        for damaged_file in (path, sidecar(path, "sha256")):
+            damaged_file.unlink()
         raise CheckpointError(f"{path}: its tensor {wrong[0]} was corrupt on disk. The file is removed; start again")
     write_json(sidecar(path, "sha256"), sums)
-    part.replace(path)
-    sidecar(part, "done").unlink()  # last: if the process is killed above, the next run keeps all that was received
+    file.finish()
 
 
 def _kept_sums(path: Path) -> dict[str, str]:
