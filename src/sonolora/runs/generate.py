@@ -20,6 +20,7 @@ from sonolora.data.encoding_cache import Cache, default_cache_folder
 from sonolora.ltx.codec.audio_codec import load_audio_codec
 from sonolora.ltx.lora.adapters import apply_lora
 from sonolora.ltx.lora.lora_file import LoRAFile, open_lora
+from sonolora.ltx.lora.lora_fit import summarise
 from sonolora.ltx.memory.weight_forms import FULL
 from sonolora.ltx.model.transformer import load_transformer
 from sonolora.ltx.weights.base import find_base
@@ -64,8 +65,10 @@ def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, ou
         base.checkpoint, video=mode.video and not one_way, one_way=one_way, device=device, dtype=dtype, policy=policy
     )
     if lora is not None:
-        adapters = apply_lora(model, lora, settings.scale)
-        for note in _notes(lora, len(adapters), mode, base.fingerprint, settings.weights, spec.prompt):
+        applied = apply_lora(model, lora, settings.scale)
+        for line in summarise(applied.unused):
+            progress.warning(f"not used of this LoRA: {line}")
+        for note in _notes(lora, mode, base.fingerprint, settings.weights, spec.prompt):
             progress.message(f"note: {note}")
     guidance = Guidance.of_base(base.checkpoint.metadata, stg=settings.stg_scale, cfg=settings.cfg_scale)
     progress.phase("generating", settings.steps)
@@ -85,13 +88,9 @@ def _one_way_video(mode: Mode, asked: str | None, said: Mapping[str, Any]) -> bo
     return settings.one_way_video
 
 
-def _notes(lora: LoRAFile, used: int, mode: Mode, base_fingerprint: str, weights: str, prompt: str) -> list[str]:
+def _notes(lora: LoRAFile, mode: Mode, base_fingerprint: str, weights: str, prompt: str) -> list[str]:
     said = lora.metadata
-    notes = []
-    if used < len(lora.pairs):
-        notes.append(
-            f"{len(lora.pairs) - used} of this LoRA's {len(lora.pairs)} layers are of the video stream, left out"
-        )
+    notes = [*lora.warnings]
     if said.get("base_fingerprint", base_fingerprint) != base_fingerprint:
         notes.append(f"this LoRA was trained on another base ({said.get('base', 'unknown')})")
     if (trained := said.get("base_weights", FULL)) != weights:

@@ -1,6 +1,6 @@
-"""A linear layer with a LoRA adapter, and several such layers applied to one input.
+"""Linear layers with an adapter, and several of them applied to one input.
 
-An adapted layer computes W x + b + scale * B (A x), A (rank, in), B (out, rank).
+A LoRA layer computes W x + b + scale * B (A x), A (rank, in), B (out, rank).
 """
 
 from __future__ import annotations
@@ -47,3 +47,24 @@ def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     stacked = torch.cat([layer.lora_A for layer in adapted]).to(x.dtype)
     downs = iter(torch.split(F.linear(x, stacked), [len(layer.lora_A) for layer in adapted], dim=-1))
     return tuple(layer.add_update(x, next(downs)) if isinstance(layer, LoRALinear) else layer(x) for layer in layers)
+
+
+class UpdatedLinear(nn.Module):
+    """A frozen linear layer with W + strength * update(W) as its weight, which is computed at every call.
+
+    For adapters that are not of low rank: no second full-size weight is kept, and the base may be quantised.
+    """
+
+    def __init__(self, base: nn.Linear, update: nn.Module, strength: float) -> None:
+        super().__init__()
+        self.base, self.update, self.strength = base, update, strength
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen layer's weight; the network reads its dtype."""
+        return self.base.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        update: Tensor = self.update(self.base.weight)
+        added: Tensor = self.base(x) + F.linear(x, (self.strength * update).to(x.dtype))
+        return added

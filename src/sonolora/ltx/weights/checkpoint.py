@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from sonolora.core.errors import CheckpointError, first_few
 from sonolora.core.tensor_file import FLOAT_DTYPES, LENGTH_BYTES, TensorInfo, data_start, parse_header
 
-EXCERPT_OF = "excerpt_of"  # metadata of a partial file: the file its tensors come from
+EXCERPT_OF = "excerpt_of"  # metadata of a partial file: which whole file its tensors come from
 _SAMPLED_TENSORS = 64
 _SAMPLED_BYTES = 4096
 _SHOWN_NAMES = 8
@@ -49,7 +49,7 @@ class Checkpoint:
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CheckpointError(f"{path}: not a safetensors file (the header is not a table of tensors)") from error
+            raise CheckpointError(f"{path}: not a safetensors file (its header is not a table of tensors)") from error
         end = max((info.end for info in tensors.values()), default=start)
         if end != size:
             raise CheckpointError(

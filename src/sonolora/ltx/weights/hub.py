@@ -257,7 +257,7 @@ class _Hub:
         return headers["x-repo-commit"], int(size), digest if re.fullmatch("[0-9a-f]{64}", digest) else ""
 
     def read(self, source: Source, start: int, end: int) -> Iterator[bytes]:
-        """The bytes [start, end) of a file. A response that breaks off is resumed. Raises `CheckpointError`."""
+        """The bytes [start, end) of a file. Raises `CheckpointError`."""
         url = _address(source.repository, source.revision, source.file)
         what = f"{source.repository}/{source.file}"
         try:
@@ -268,15 +268,15 @@ class _Hub:
             raise CheckpointError(f"{what}: {_host()} cannot be used: {error}") from None
         except RetriesExhaustedError as error:
             raise CheckpointError(
-                f"{what}: could not be downloaded from {_host()} (tries: {error.tries}): {error}. "
-                "The bytes received are kept: start again to resume"
+                f"{what}: could not be downloaded from {_host()} ({error.tries} tries): {str(error).rstrip('.')}. The "
+                "bytes received are kept: start again to resume"
             ) from None
         except DownloadError as error:
             raise CheckpointError(f"{what}: {_host()} redirects to an invalid address: {error}") from None
 
     @contextmanager
     def _request(self, what: str, method: str, url: httpx.URL | str) -> Iterator[httpx.Response]:
-        """A successful response. Raises `CheckpointError` if refused."""
+        """A successful response. Raises `CheckpointError`."""
         try:
             with self._client.stream(method, url, follow_redirects=method != "HEAD") as response:
                 if response.status_code >= 400:

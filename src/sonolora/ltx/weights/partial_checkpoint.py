@@ -5,7 +5,7 @@ any safetensors reader accepts; only the bytes of its tensors were transferred. 
 under the file's own name, and resumes where it stopped.
 
 Sidecar files of FILE: FILE.sha256 (the checksum of each tensor as received) and FILE.lock; during a transfer also a
-`PartialFile`, whose journal lists the ranges that are complete.
+`PartialFile`, whose journal lists the completed ranges.
 """
 
 from __future__ import annotations
@@ -150,8 +150,8 @@ class _Transfer:
 
     def _filled(self, mark: str) -> set[int]:
         """The spans that earlier runs completed, if they were filling this same file."""
-        identity, places = self.file.resume()
-        return {int(place) for place in places} if identity == mark and self.file.size == self.size else set()
+        identity, offsets = self.file.resume()
+        return {int(offset) for offset in offsets} if identity == mark and self.file.size == self.size else set()
 
     def _begin(self, mark: str) -> None:
         folder = self.file.path.parent

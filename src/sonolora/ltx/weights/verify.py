@@ -30,7 +30,7 @@ _PARTS = {
     "the vocoder": "vocoder.",
     "the video VAE": "vae.",
 }
-_LORA_ENDINGS = (".lora_A.weight", ".lora_B.weight", ".lora_down.weight", ".lora_up.weight", ".lora_A", ".lora_B")
+_LORA_PARTS = (".lora_A", ".lora_B", ".lora_down", ".lora_up", ".lora.down", ".lora.up", ".lokr_w", ".hada_w")
 _QUANTISED_ENDINGS = (".weight_scale", ".scale_weight", ".input_scale", ".scale_input", ".comfy_quant", ".absmax")
 _QUANTISED_DTYPES = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "U8", "I8", "F4")
 _BEGINNINGS = {
@@ -119,7 +119,7 @@ def identify(checkpoint: Checkpoint) -> str | None:
     def any_name_has(*parts: str) -> bool:
         return any(part in name for name in names for part in parts)
 
-    if any(name.endswith(_LORA_ENDINGS) for name in names):
+    if any_name_has(*_LORA_PARTS):
         return "a LoRA, not a base; use it with `--lora`"
     if any(name.endswith(_QUANTISED_ENDINGS) for name in names) or any(
         info.dtype in _QUANTISED_DTYPES for info in checkpoint.tensors.values()
