@@ -156,7 +156,7 @@ async def _serve(settings: ServerSettings, database: Database) -> None:
                 workers.run,
                 deliverer.run,
                 lambda: _clean(settings, store, storage, retrying),
-                lambda: _watch_clock(database, retrying),
+                lambda: _watch_clock(database, storage, retrying),
                 lambda: _keep_database(database, retrying),
             )
         ]
@@ -211,9 +211,15 @@ async def _keep_database(database: Database, retrying: Retrying) -> None:
         await retrying(database.checkpoint)
 
 
-async def _watch_clock(database: Database, retrying: Retrying) -> None:
+async def _watch_clock(database: Database, storage: Storage, retrying: Retrying) -> None:
+    """When the system's clock is set, what waits is left as much time as it had."""
+
+    def shift(jump: float, now: float) -> None:
+        storage.restart_waiting(now)  # first: it does no harm twice, should the other fail
+        shift_deadlines(database, jump, now)
+
     while True:
-        await retrying(clock.adjust, lambda jump, now: shift_deadlines(database, jump, now))
+        await retrying(clock.adjust, shift)
         await asyncio.sleep(CLOCK_SECONDS)
 
 

@@ -10,8 +10,11 @@ import random
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest import mock
 
 import pytest
 
@@ -56,7 +59,7 @@ def parts_of(storage: Storage, file: StoredFile, contents: Iterable[tuple[int, b
 
 
 def on_disk(storage: Storage) -> set[str]:
-    """All files, and all folders but the three that are always there."""
+    """All files, and all folders but those that are always there."""
     return {str(path.relative_to(storage.folder)) for path in storage.folder.glob("*/**/*")}
 
 
@@ -377,23 +380,104 @@ def test_clean_gives_up_uploads_after_a_day_without_a_part(storage: Storage) -> 
     assert refused.value.status == 404
 
 
-def test_clean_removes_what_does_not_belong_together(storage: Storage) -> None:
-    kept, lost, complete = received(storage), received(storage), received(storage)
-    lost.path.unlink()
-    for orphan in (
-        f"content/{'x' * 32}/a.zip",
-        f"parts/{'x' * 32}/1-abc",
-        f"parts/{complete.id}/9-late",
-        "incoming/half",
-    ):
-        path = storage.folder / orphan
+def test_clean_removes_what_a_killed_server_was_writing(storage: Storage) -> None:
+    kept = received(storage)
+    late, half = storage.folder / "parts" / kept.id / "9-late", storage.folder / "incoming" / "half"
+    for path in (late, half):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"left")
-    assert storage.clean(time.time()) == 5
-    assert storage.begun(lost.id) is None
+    assert storage.clean(time.time()) == 2
+    assert on_disk(storage) == {f"content/{kept.id}", f"content/{kept.id}/a.zip"}
+
+
+def test_content_without_a_record_is_kept_for_weeks(storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
+    """As when the database was lost and a new one taken: nothing of what it knew may be deleted at once."""
+    now, id = time.time(), "x" * 32
+    for folder in ("content", "parts"):
+        (storage.folder / folder / id).mkdir()
+        (storage.folder / folder / id / "a.zip").write_bytes(folder.encode())
+    assert storage.clean(now) == 0
     assert on_disk(storage) == {
-        f"content/{file.id}{end}" for file in (kept, complete) for end in ("", "/a.zip")
-    }  # fmt: skip
+        f"unknown/{folder}-{id}{end}" for folder in ("content", "parts") for end in ("", "/a.zip")
+    }
+    assert caplog.text.count("is in no record of the database") == 2
+    assert storage.clean(now + 29 * DAY) == 0
+    assert storage.clean(now + 31 * DAY) == 2
+    assert on_disk(storage) == set()
+
+
+def test_content_returns_when_the_database_that_knows_it_is_back(
+    tmp_path: Path, storage: Storage, database: Database
+) -> None:
+    whole, parted = received(storage), begun(storage)
+    etags = parts_of(storage, parted, [(1, b"one")])
+    before = on_disk(storage)
+    with closing(Database(tmp_path / "new" / "server.db")) as other:
+        Storage(storage.folder, other, 1000).clean(time.time())
+        assert not any(path.startswith(("content", "parts")) for path in on_disk(storage))
+        Storage(storage.folder, other, 1000).clean(time.time())
+    restarted = Storage(storage.folder, database, 1000)
+    restarted.clean(time.time())
+    assert on_disk(storage) == before
+    assert restarted.find(whole.id) == whole
+    assert asyncio.run(restarted.complete(parted, etags)).path.read_bytes() == b"one"
+
+
+def test_two_that_are_set_aside_from_one_place(storage: Storage) -> None:
+    for _ in range(2):
+        (storage.folder / "content" / "x").mkdir()
+        storage.clean(time.time())
+    assert on_disk(storage) == {"unknown/content-x", "unknown/content-x.2"}
+
+
+def test_a_clock_that_is_set_does_not_delete_what_was_set_aside(storage: Storage) -> None:
+    (storage.folder / "content" / "x").mkdir()
+    storage.clean(time.time())
+    later = time.time() + 365 * DAY
+    storage.restart_waiting(later)
+    assert storage.clean(later) == 0
+    assert on_disk(storage) == {"unknown/content-x"}
+
+
+def test_a_record_without_its_content_stays_until_it_expires(storage: Storage) -> None:
+    """The disk with the content may not be mounted."""
+    lost = received(storage, lifetime=100)
+    away = storage.folder / "away"
+    lost.path.rename(away)
+    assert storage.clean(time.time()) == 0
+    assert storage.find(lost.id) is None
+    away.rename(lost.path)
+    assert storage.find(lost.id) == lost
+    assert storage.clean(time.time() + 101) == 1
+
+
+@pytest.mark.parametrize("change", ["same size", "other size", "same time"])
+def test_content_that_was_changed_on_the_disk_is_not_given_out(
+    storage: Storage, caplog: pytest.LogCaptureFixture, change: str
+) -> None:
+    stored, other = received(storage, b"content"), received(storage, b"content")
+    stat = stored.path.stat()
+    stored.path.write_bytes(b"CONTENT" if change == "same size" else b"cut")
+    if change == "same time":
+        os.utime(stored.path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert storage.local(f"http://here{stored.address}") is None
+    assert storage.find(stored.id) is None and storage.begun(stored.id) is None
+    assert storage.find(other.id) == other
+    assert f"unknown/content-{stored.id}/a.zip" in on_disk(storage), "whoever runs the server may want it"
+    assert caplog.text.count("was changed on the disk") == 1
+
+
+def test_content_that_was_only_touched_is_given_out(storage: Storage) -> None:
+    """Such as when it was put back from a copy; a record of an older version has no time at all."""
+    touched, old = received(storage), received(storage)
+    os.utime(touched.path)
+    storage._records.save(replace(old, mtime_ns=None))
+    for file in (touched, old):
+        found = storage.find(file.id)
+        assert found == replace(file, mtime_ns=file.path.stat().st_mtime_ns)
+        with mock.patch("hashlib.file_digest") as hashing:
+            assert storage.find(file.id) == found
+        assert not hashing.called, "hashed once"
 
 
 def test_clean_leaves_alone_what_is_being_written(storage: Storage) -> None:
@@ -493,6 +577,7 @@ def test_killed_at_any_moment(tmp_path: Path, database: Database, monkeypatch: p
                 killed = True
         restarted = Storage(folder, database, max_bytes=1000)
         restarted.clean(time.time())
+        shutil.rmtree(folder / "unknown" / f"content-{file.id}", ignore_errors=True)  # moved, not recorded yet
         rows = database.fetch("SELECT id, complete FROM files")
         for id, complete in rows:
             found = restarted.find(id)
@@ -502,7 +587,7 @@ def test_killed_at_any_moment(tmp_path: Path, database: Database, monkeypatch: p
         assert {path.name for path in (folder / "content").iterdir()} <= {id for id, _ in rows}
         stored = work(restarted)
         assert stored.path.read_bytes() == b"content"
-        restarted.clean(time.time() + 2 * DAY)
+        restarted.clean(time.time() + 32 * DAY)
         assert restarted.find(stored.id) == stored
         assert on_disk(restarted) == {f"content/{stored.id}", f"content/{stored.id}/a.zip"}
         restarted._discard(stored.id)

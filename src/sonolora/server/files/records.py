@@ -30,6 +30,7 @@ class StoredFile:
     request_id: str | None = None  # the request whose output it is
     size: int = 0  # bytes
     sha256: str | None = None  # hexadecimal
+    mtime_ns: int | None = None  # of the content when it was hashed; None: not recorded
     complete: bool = False
 
     @property

@@ -6,6 +6,7 @@ A file's address holds 192 random bits: whoever knows it may read the file.
     content/<id>/<name>           complete files; replaced as a whole, never changed
     parts/<id>/<number>-<sha256>  parts of uploads that are not complete
     incoming/                     what is being written; moved to one of the above once all of it is on the disk
+    unknown/                      content without a record, or other than its record says
 
 One process writes here. It may be killed at any moment: `clean` removes what it leaves behind.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import shutil
 import threading
 from collections.abc import AsyncIterable, Mapping
@@ -23,18 +25,23 @@ from weakref import WeakValueDictionary
 
 from starlette.concurrency import run_in_threadpool
 
+from sonolora.core.atomic_files import writing
 from sonolora.server import clock
 from sonolora.server.database.database import Database
 from sonolora.server.files.incoming import Incoming, UploadError, Written, sync, sync_folder
 from sonolora.server.files.multipart import Parts
 from sonolora.server.files.names import file_id
 from sonolora.server.files.records import FileRecords, StoredFile
+from sonolora.server.files.unknown import Unknown
 
 ABANDONED_SECONDS = 86_400.0  # without a new part before an upload is given up
 
 
 class Storage:
-    """The files of one server. `max_bytes` is the largest size of an upload."""
+    """The files of one server. `max_bytes` is the largest size of an upload.
+
+    Raises `OutputError` when the folder cannot be written.
+    """
 
     def __init__(self, folder: Path, database: Database, max_bytes: int) -> None:
         self.folder = folder
@@ -42,9 +49,11 @@ class Storage:
         self._records = FileRecords(database, self._content)
         self._incoming = Incoming(folder / "incoming", max_bytes)
         self._parts = Parts(folder / "parts", self._incoming)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for subfolder in (self._content, self._parts.folder, self._incoming.folder):
-            subfolder.mkdir(mode=0o700, exist_ok=True)
+        self._unknown = Unknown(folder / "unknown")
+        with writing(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for subfolder in (self._content, self._parts.folder, self._incoming.folder, self._unknown.folder):
+                subfolder.mkdir(mode=0o700, exist_ok=True)
         self._publishing = threading.Lock()
         self._completing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -68,7 +77,31 @@ class Storage:
         return self._records.find(id)
 
     def find(self, id: str) -> StoredFile | None:
-        """The complete file; None when there is none (any more)."""
+        """The complete file; None when there is none (any more).
+
+        Hashes content whose size or time is not as recorded. If it has changed, it is set aside: nobody gets it under
+        the checksum of what was stored.
+        """
+        file = self._valid(id)
+        if file is None or _is_as_recorded(file):
+            return file
+        with self._publishing:  # which replaces content and record
+            file = self._valid(id)
+            if file is None or _is_as_recorded(file):
+                return file
+            with file.path.open("rb") as content:
+                mtime_ns = os.fstat(content.fileno()).st_mtime_ns
+                sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+            if sha256 == file.sha256:  # touched, or put back from a copy
+                file = replace(file, mtime_ns=mtime_ns)
+                self._records.save(file)
+                return file
+            self._unknown.set_aside(file.path.parent, clock.now(), "was changed on the disk and is not served any more")
+            self._records.delete(id)
+            return None
+
+    def _valid(self, id: str) -> StoredFile | None:
+        """The complete file with content that has not expired."""
         file = self.begun(id)
         if file is None or not file.complete or (file.expires is not None and file.expires <= clock.now()):
             return None
@@ -122,7 +155,8 @@ class Storage:
     def clean(self, now: float) -> int:
         """Remove what is of no use any more and return how many things that was.
 
-        That is expired files, uploads abandoned for a day, files without a row and rows without a file.
+        That is expired files, uploads abandoned for a day, and what was being written when a server was killed. What
+        has no record is set aside. A record without its content stays until it expires: a disk may be missing.
         """
         # In this order: what is on the disk is then either being written or has its row.
         on_disk = [path for folder in (self._content, self._parts.folder) for path in folder.iterdir()]
@@ -133,25 +167,32 @@ class Storage:
         with self._publishing:  # what is old cannot become new meanwhile
             known = self._records.all()
             for file in known.values():
+                self._unknown.put_back(file.path.parent if file.complete else self._parts.folder / file.id)
                 if file.id not in busy and self._is_useless(file, now):
                     self._discard(file.id)
                     removed += 1
             for path in on_disk:
                 owner = known.get(path.name)
-                # Also parts that arrived after the file was joined.
-                is_late = path.parent == self._parts.folder and owner is not None and owner.complete
-                if path.name not in busy and (owner is None or is_late) and path.exists():
+                if path.name in busy or not path.exists():
+                    continue
+                if owner is None:
+                    self._unknown.set_aside(path, now, "is in no record of the database")
+                elif owner.complete and path.parent == self._parts.folder:  # arrived after the file was joined
                     shutil.rmtree(path, ignore_errors=True)
                     removed += 1
             for path in incoming:
                 if path not in writing and path.exists():
                     path.unlink(missing_ok=True)
                     removed += 1
-        return removed
+        return removed + self._unknown.clean(now)
+
+    def restart_waiting(self, now: float) -> None:
+        """Count from now what waits to be deleted, after the system's clock was set."""
+        self._unknown.restart(now)
 
     def _is_useless(self, file: StoredFile, now: float) -> bool:
         if file.complete:
-            return (file.expires is not None and file.expires <= now) or not file.path.exists()
+            return file.expires is not None and file.expires <= now
         return max(file.created, self._parts.last_change(file.id)) < now - ABANDONED_SECONDS
 
     def _join(self, id: str, etags: Mapping[int, str]) -> StoredFile:
@@ -167,7 +208,8 @@ class Storage:
 
     def _publish(self, file: StoredFile, written: Written) -> StoredFile:
         """Move the content to its place and record it."""
-        file = replace(file, size=written.size, sha256=written.sha256, complete=True)
+        mtime_ns = written.path.stat().st_mtime_ns
+        file = replace(file, size=written.size, sha256=written.sha256, mtime_ns=mtime_ns, complete=True)
         # Of two that write the same file at once, the same one wins on disk and in the database.
         with self._publishing:
             file.path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -181,6 +223,12 @@ class Storage:
         self._records.delete(id)
         shutil.rmtree(self._content / id, ignore_errors=True)
         self._parts.discard(id)
+
+
+def _is_as_recorded(file: StoredFile) -> bool:
+    """Whether the content has the size and the time of change that it had when it was hashed."""
+    stat = file.path.stat()
+    return (stat.st_size, stat.st_mtime_ns) == (file.size, file.mtime_ns)
 
 
 def _restarted(file: StoredFile) -> StoredFile:
