@@ -45,7 +45,6 @@ from sonolora.planning.run_settings import RunSettings, resolve_device
 from sonolora.runs.lifecycle import resume, start
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.run_folder import RUN_FILE, alone_in
-from sonolora.server.api.answers import detail_of
 
 _PROGRESS_SECONDS = 0.1
 _LAST_SECONDS = 30.0  # for saving, when the server is gone; then the process ends however it stands
@@ -131,7 +130,7 @@ def work(networks: Networks, job: Mapping[str, Any], orders: CommandReader, even
     except InterruptedRunError as error:
         events.tell("stopped", step=error.step)
     except InputError as error:
-        events.tell("input_error", detail=detail_of(error))
+        events.tell("input_error", detail=error.detail())
     except SonoloraError as error:
         # Where the server keeps things is not for its clients to know.
         events.tell("failed", message=str(error).replace(f"{job['folder']}/", ""), traceback=None)

@@ -27,7 +27,7 @@ from sonolora.server.jobs.records import Request, Result, State
 from sonolora.server.jobs.results import CANCELLED, OVERDUE, crashed, failed, finished, refused
 from sonolora.server.jobs.store import Store
 from sonolora.server.jobs.worker_process import WorkerDiedError, WorkerProcess
-from sonolora.server.net.urls import leads_here
+from sonolora.server.net.urls import is_own_url
 from sonolora.server.settings import ServerSettings
 from sonolora.training.metrics import read_metrics
 
@@ -170,7 +170,7 @@ class Workers:
         known = {
             url: path and str(path)
             for url in _addresses(going.body)
-            if (path := self._storage.local(url)) or (file_id(url) and leads_here(url, self._settings))
+            if (path := self._storage.local(url)) or (file_id(url) and is_own_url(url, self._settings))
         }
         return {
             "id": going.request.id,
