@@ -24,6 +24,7 @@ import httpx
 import pytest
 
 from sonolora.server.api import storage_api
+from sonolora.server.database.database import Database
 from sonolora.server.jobs.store import Store
 from sonolora.server.net import protocol
 
@@ -97,11 +98,12 @@ class House:
         head = {"Authorization": "Key " + re.search(r"^key: +(\S+)", said, re.MULTILINE)[1]}
         address = re.search(r"serves at (\S+)", said)[1]
         self.http = httpx.Client(base_url=address, headers=head, timeout=60, trust_env=False, verify=False)
-        self.store = Store(folder / "server" / "server.db")
+        self.database = Database(folder / "server" / "server.db")
+        self.store = Store(self.database)
 
     def end(self):
         self.http.close()
-        self.store.close()
+        self.database.close()
         self.process.terminate()
         try:
             assert self.process.wait(60) == 0

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +26,9 @@ from sonolora.cli.main import app
 from sonolora.core.errors import SonoloraError
 from sonolora.server import client_examples as examples
 from sonolora.server.banner import banner
-from sonolora.server.folder_lock import alone
+from sonolora.server.database.database import Database
+from sonolora.server.folder_lock import single_instance
+from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.records import NewRequest, Result, State
 from sonolora.server.jobs.results import CANCELLED
 from sonolora.server.jobs.store import Store
@@ -83,11 +86,8 @@ def start():
 
 def keys(folder: Path) -> list[object]:
     """All that were made."""
-    store = Store(folder / "server.db")
-    try:
-        return list(store.keys())
-    finally:
-        store.close()
+    with closing(Database(folder / "server.db")) as database:
+        return list(Keys(database).all())
 
 
 def refused(*arguments: object) -> str:
@@ -117,9 +117,8 @@ def test_first_and_second_start(start, tmp_path):
     assert all(" INFO request " in line for line in errors.splitlines()), errors
     assert time.monotonic() - began < 30
     assert key not in "".join(path.read_text("latin-1") for path in tmp_path.rglob("*") if path.is_file())
-    store = Store(tmp_path / "server.db")
-    assert store.request(answer.json()["request_id"]).state == State.QUEUED
-    store.close()
+    with closing(Database(tmp_path / "server.db")) as database:
+        assert Store(database).request(answer.json()["request_id"]).state == State.QUEUED
 
     second = start(tmp_path)
     second.until(r"keys: +1; see")
@@ -131,7 +130,9 @@ def test_first_and_second_start(start, tmp_path):
 
 def test_two_servers_in_one_folder(start, tmp_path):
     start(tmp_path).until("serves at")
-    assert refused("--folder", tmp_path) == f"another server works in {tmp_path}: stop it, or give another folder"
+    assert (
+        refused("--folder", tmp_path) == f"another server is running in {tmp_path}: stop it, or choose another folder"
+    )
 
 
 def test_what_cannot_start_says_why(tmp_path):
@@ -223,40 +224,45 @@ class TestCommands:
         return run
 
     @pytest.fixture
-    def store(self, tmp_path):
-        store = Store(tmp_path / "server.db")
-        yield store
-        store.close()
+    def database(self, tmp_path):
+        database = Database(tmp_path / "server.db")
+        yield database
+        database.close()
+
+    @pytest.fixture
+    def store(self, database):
+        return Store(database)
 
     @staticmethod
     def add(store, **more):
         return store.add_request(NewRequest(endpoint="t2a", mode="t2a", body={"rank": 8}, key_id="k", **more)).id
 
-    def test_keys(self, run, store):
+    def test_keys(self, run, database):
+        keys = Keys(database)
         secret = run("keys", "add", "Jo's laptop").strip()
-        assert store.check_key(secret).name == "Jo's laptop"
+        assert keys.check(secret).name == "Jo's laptop"
         id = secret.partition(":")[0]
         listed = run("keys", "list")
         assert id in listed and "valid" in listed and secret not in listed
         run("keys", "revoke", id)
-        assert store.check_key(secret) is None
+        assert keys.check(secret) is None
         assert "revoked" in run("keys", "list")
         assert "no valid key" in run("keys", "revoke", secret, code=1)
 
-    def test_requests(self, run, store):
+    def test_requests(self, run, store, tmp_path):
         first, second = self.add(store), self.add(store, webhook="https://x/y")
         store.claim()
-        store.set_progress(first, {"phase": "training", "step": 7, "steps": 100})
+        store.record(first, progress={"phase": "training", "step": 7, "steps": 100})
         store.add_logs(first, [(0.0, "INFO", "hello")])
         store.add_event(first, "started")
         listed = run("requests", "list").splitlines()
         assert [line.split()[0] for line in listed] == [second, first]
         assert listed[1].endswith("running, training 7/100 (no server is up; start it: sonolora serve)")
-        with alone(store.path.parent):
+        with single_instance(tmp_path):
             assert run("requests", "list").splitlines()[1].endswith("running, training 7/100")
         assert run("requests", "list", "--state", "queued").split()[0] == second
         assert json.loads(run("requests", "show", first))["folder"] is None
-        folder = store.path.parent / "runs" / first
+        folder = tmp_path / "runs" / first
         folder.mkdir(parents=True)
         shown = json.loads(run("requests", "show", first[:13]))
         assert (shown["id"], shown["folder"]) == (first, str(folder))
@@ -266,7 +272,7 @@ class TestCommands:
         assert shown["created"].startswith(today) and shown["events"][0]["time"].startswith(today)
         assert run("requests", "logs", first).endswith("INFO   hello\n")
         assert "stopped" in run("requests", "cancel", second)
-        assert [request.id for request in store.cancels()] == [second]
+        assert [request.id for request in store.to_cancel()] == [second]
         store.finish(second, Result(status=422, body={}, error="no clips"))
         assert "failed with 422: no clips" in run("requests", "list")
         assert "over already" in run("requests", "cancel", second, code=1)

@@ -21,6 +21,7 @@ import typer
 from sonolora.core.errors import SonoloraError
 
 if TYPE_CHECKING:
+    from sonolora.server.database.database import Database
     from sonolora.server.jobs.records import Request
     from sonolora.server.jobs.store import Store
 
@@ -69,6 +70,12 @@ def serve(
         bool | None, typer.Option("--allow-private-webhooks", help="Send results there, too.")
     ] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between saved states. [default: 250]")] = None,
+    accept_database: Annotated[
+        bool,
+        typer.Option(
+            "--accept-database", help="Start also where the database is new or another than the folder had before."
+        ),
+    ] = False,
 ) -> None:
     """Serve the six trainings over fal's queue protocol. Options can stand in FOLDER/server.toml, too."""
     import logging
@@ -92,21 +99,25 @@ def serve(
         checkpoint_every=checkpoint_every,
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    run_server(settings)
+    run_server(settings, accept_database=accept_database)
 
 
 @keys_app.command("add")
 def add_key(name: Annotated[str, typer.Argument(help="Whose it is.")], folder: Folder = None) -> None:
     """Make a key and print it. It is not kept, so it cannot be shown again."""
-    with _store(folder, new=True) as store:
-        print(store.add_key(name)[1])
+    from sonolora.server.jobs.keys import Keys
+
+    with _database(folder, new=True) as database:
+        print(Keys(database).add(name)[1])
 
 
 @keys_app.command("list")
 def list_keys(folder: Folder = None) -> None:
     """The keys' ids and names."""
-    with _store(folder) as store:
-        keys = store.keys()
+    from sonolora.server.jobs.keys import Keys
+
+    with _database(folder) as database:
+        keys = Keys(database).all()
     for key in keys:
         print(f"{key.id}  {_when(key.created)}  {'revoked' if key.revoked else 'valid  '}  {key.name}")
 
@@ -117,9 +128,11 @@ def revoke_key(
     folder: Folder = None,
 ) -> None:
     """Make a key invalid, at once."""
+    from sonolora.server.jobs.keys import Keys
+
     id = id.partition(":")[0]  # a whole key in place of its id is an easy mistake
-    with _store(folder) as store:
-        if not store.revoke_key(id):
+    with _database(folder) as database:
+        if not Keys(database).revoke(id):
             raise SonoloraError(f"there is no valid key with the id {id!r}; see: sonolora keys list")
 
 
@@ -132,12 +145,13 @@ def list_requests(
     """The requests and how they stand."""
     from sonolora.server.folder_lock import is_served
     from sonolora.server.jobs.records import State
+    from sonolora.server.settings import default_folder
 
     if state is not None and state not in tuple(State):
         raise SonoloraError(f"--state {state!r} is not one of {', '.join(State)}")
     with _store(folder) as store:
         found = store.requests(state=State(state) if state else None, limit=limit)
-        served = is_served(store.path.parent)
+        served = is_served(folder or default_folder())
     for request in found:
         line = f"{request.id}  {_when(request.created)}  {request.endpoint:<19}  {_standing(request, served)}"
         print(line[: _width()])
@@ -155,7 +169,7 @@ def show_request(id: Id, folder: Folder = None) -> None:
         run_folder = load_settings(folder or default_folder()).run_folder(request.id)
         about: dict[str, Any] = {
             **_with_times(request),
-            "standing": _standing(request, is_served(store.path.parent)),
+            "standing": _standing(request, is_served(folder or default_folder())),
             "folder": str(run_folder) if run_folder.exists() else None,
             "attempts": request.attempts + (request.state != State.QUEUED and request.started is not None),
             "progress": _with_times(request.progress) if request.state == State.RUNNING else None,
@@ -194,7 +208,7 @@ def cancel_request(id: Id, folder: Folder = None) -> None:
 
     with _store(folder) as store:
         request = _known(store, id)
-        if request.state == State.DONE or store.ask_cancel(request.id) == State.DONE:
+        if request.state == State.DONE or store.request_cancel(request.id) == State.DONE:
             raise SonoloraError(f"request {request.id} is over already")
     print("it will be stopped")
 
@@ -215,16 +229,25 @@ def ledger(folder: Folder = None) -> None:
 
 
 @contextmanager
-def _store(folder: Path | None, *, new: bool = False) -> Iterator[Store]:
-    """The job store of the server in the folder; a new one where that makes sense."""
-    from sonolora.server.jobs.store import Store
+def _database(folder: Path | None, *, new: bool = False) -> Iterator[Database]:
+    """The database of the server in the folder; `new`: created if there is none."""
+    from sonolora.server.database.database import Database
     from sonolora.server.settings import default_folder, load_settings
 
     settings = load_settings(folder or default_folder())
     if not new and not settings.database.exists():
         raise SonoloraError(f"there is no server in {settings.folder}; say --folder, or start one: sonolora serve")
-    with closing(Store(settings.database)) as store:
-        yield store
+    with closing(Database(settings.database)) as database:
+        yield database
+
+
+@contextmanager
+def _store(folder: Path | None) -> Iterator[Store]:
+    """Its job store."""
+    from sonolora.server.jobs.store import Store
+
+    with _database(folder) as database:
+        yield Store(database)
 
 
 def _known(store: Store, id: str) -> Request:
@@ -244,7 +267,7 @@ def _standing(request: Request, served: bool) -> str:
     result, progress = request.result, request.progress
     if result is not None:
         why = " ".join((result.error or result.error_type or "").split())
-        return f"{result.standing}: {why}" if result.standing.startswith("failed") else result.standing
+        return f"{result.outcome}: {why}" if result.outcome.startswith("failed") else result.outcome
     standing = str(request.state)
     if request.started is not None and "steps" in progress:
         standing += f", {progress.get('phase', '')} {progress.get('step', 0)}/{progress['steps']}"

@@ -24,18 +24,23 @@ import fal_client.client as fal
 import httpx
 import pytest
 import uvicorn
+from sqlalchemy import insert
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message
 
 from sonolora.core.errors import InputError
+from sonolora.server import clock
 from sonolora.server.api import storage_api
 from sonolora.server.api.request_body import BodyMemory
 from sonolora.server.api.responses import RejectedError, error_response, input_error_response
-from sonolora.server.files.storage import Storage, UploadError
+from sonolora.server.database.database import Database
+from sonolora.server.database.tables import keys
+from sonolora.server.files.incoming import UploadError
+from sonolora.server.files.storage import Storage
+from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.records import Key
-from sonolora.server.jobs.store import Store
 
 MIB = 1 << 20
 KEYS = {"Key id:secret": Key("k1", "one", 0.0, None), "Key other": Key("k2", "two", 0.0, None)}
@@ -44,15 +49,18 @@ OTHER = {"Authorization": "Key other"}
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "server.db")
-    yield store
-    store.close()
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(tmp_path / "server.db")
+    with database.transaction() as transaction:
+        for key in KEYS.values():
+            transaction.execute(insert(keys), {**vars(key), "sha256": ""})
+    yield database
+    database.close()
 
 
 @pytest.fixture
-def storage(tmp_path: Path, store: Store) -> Storage:
-    return Storage(tmp_path / "files", store, max_bytes=200 * MIB)
+def storage(tmp_path: Path, database: Database) -> Storage:
+    return Storage(tmp_path / "files", database, max_bytes=200 * MIB)
 
 
 def authorise(request: Request) -> Key:
@@ -82,7 +90,9 @@ async def _gone(_: Request, __: Exception) -> Response:
 
 
 def app_of(storage: Storage) -> ASGIApp:
-    routes = storage_api.routes(storage, BodyMemory(), authorise, lambda request: str(request.base_url).rstrip("/"))
+    keys = Keys(storage._records._database)
+    base = lambda request: str(request.base_url).rstrip("/")  # noqa: E731
+    routes = storage_api.routes(storage, keys, BodyMemory(), authorise, base)
     return Starlette(
         routes=routes,
         exception_handlers={
@@ -410,13 +420,13 @@ def test_uploads_of_others(client: Client, storage: Storage) -> None:
     assert is_error(client("PUT", file.address, headers=AUTH, content=b"x"), 404)
 
 
-def test_secret_is_kept_and_private(storage: Storage, store: Store) -> None:
+def test_secret_is_kept_and_private(storage: Storage, database: Database) -> None:
     client = Client(storage)
     url = initiate(client, "initiate")["upload_url"]
     secret = storage.folder / "secret"
     assert secret.stat().st_mode & 0o777 == 0o600
     assert len(secret.read_bytes()) == 32
-    restarted = Client(Storage(storage.folder, store, 1000))
+    restarted = Client(Storage(storage.folder, database, 1000))
     assert restarted("PUT", url, content=b"x").status_code == 200
     assert storage.clean(time.time()) == 0
     assert secret.exists()
@@ -425,8 +435,9 @@ def test_secret_is_kept_and_private(storage: Storage, store: Store) -> None:
 # What is refused.
 
 
-def test_too_large(storage: Storage, client: Client) -> None:
-    storage.max_bytes = 1000
+def test_too_large(storage: Storage, database: Database) -> None:
+    storage = Storage(storage.folder, database, max_bytes=1000)
+    client = Client(storage)
     url = initiate(client, "initiate")["upload_url"]
     begun = client("POST", "/cdn/files/upload/multipart", headers=AUTH).json()
     part = f"{begun['access_url']}/multipart/{begun['uploadId']}/1"
@@ -688,7 +699,7 @@ def test_no_such_file(client: Client, storage: Storage, monkeypatch: pytest.Monk
             assert answer.status_code == 404, path
             assert answer.headers["content-type"] == "application/json" or answer.status_code == 404
     later = time.time() + 61
-    monkeypatch.setattr(time, "time", lambda: later)
+    monkeypatch.setattr(clock, "now", lambda: later)
     assert is_error(client("GET", url), 404)
     assert storage.clean(later) == 1
     assert is_error(client("GET", url), 404)

@@ -28,13 +28,18 @@ from sonolora.server.api.openapi import describe
 from sonolora.server.api.queue_api import QueueApi
 from sonolora.server.api.request_body import BodyMemory
 from sonolora.server.api.responses import JsonResponse, RejectedError, error_response, input_error_response
-from sonolora.server.files.storage import Storage, UploadError
-from sonolora.server.jobs.notifier import Changes
+from sonolora.server.database.faults import StoreError
+from sonolora.server.files.incoming import UploadError
+from sonolora.server.files.storage import Storage
+from sonolora.server.jobs.keys import Keys
+from sonolora.server.jobs.notifier import Notifier
 from sonolora.server.jobs.records import Key
+from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.net.urls import APP, ENDPOINT_PATHS, ENDPOINTS, base_url
 from sonolora.server.settings import ServerSettings
 
+_RETRY_SECONDS = 30
 _METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
 _EXPOSED = (
     "x-fal-request-id", "x-fal-billable-units", "x-fal-error-type", "x-fal-needs-retry", "x-fal-request-timeout-type",
@@ -48,8 +53,10 @@ class Services:
 
     settings: ServerSettings
     store: Store
+    keys: Keys
     storage: Storage
-    changes: Changes
+    notifier: Notifier
+    retrying: Retrying
     wake: Callable[[], None]
     jwks: dict[str, Any]
 
@@ -61,7 +68,7 @@ def build_app(services: Services) -> ASGIApp:
 
     def authorise(request: Request) -> Key:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-        key = services.store.check_key(secret.strip()) if scheme.lower() in ("key", "bearer") else None
+        key = services.keys.check(secret.strip()) if scheme.lower() in ("key", "bearer") else None
         if key is None:
             detail = "No valid key: send the header 'Authorization: Key <your key>'."
             raise RejectedError(error_response(401, detail, headers={"www-authenticate": "Key"}))
@@ -86,16 +93,34 @@ def build_app(services: Services) -> ASGIApp:
         return JsonResponse({"sonolora": __version__, "openapi": urls})
 
     async def health(request: Request) -> Response:  # noqa: ARG001 - the signature of a handler
+        reason = services.retrying.health.waiting_for
+        if reason is not None:
+            return JsonResponse({"status": "waiting", "waiting_for": reason}, 503)
         return JsonResponse({"status": "ok"})
 
     async def jwks(request: Request) -> Response:  # noqa: ARG001
         return JsonResponse(services.jwks, headers={"cache-control": "max-age=3600"})
 
-    queue = QueueApi(settings, services.store, services.storage, memory, services.changes, services.wake, authorise)
+    async def store_fault(request: Request, error: Exception) -> Response:  # noqa: ARG001
+        """The database cannot be used now, such as when the disk is full. The same request may succeed later."""
+        assert isinstance(error, StoreError)
+        services.retrying.health.log(error.public, str(error))
+        return error_response(503, f"Try again later: {error.public}.", headers={"retry-after": str(_RETRY_SECONDS)})
+
+    queue = QueueApi(
+        settings,
+        services.store,
+        services.storage,
+        memory,
+        services.notifier,
+        services.retrying,
+        services.wake,
+        authorise,
+    )
     app = Starlette(
         routes=[
             *queue.routes(),
-            *storage_api.routes(services.storage, memory, authorise, base_of),
+            *storage_api.routes(services.storage, services.keys, memory, authorise, base_of),
             Route("/.well-known/jwks.json", jwks),
             Route("/rest/.well-known/jwks.json", jwks),
             Route("/openapi.json", openapi),
@@ -107,6 +132,7 @@ def build_app(services: Services) -> ASGIApp:
             InputError: _input_error,
             RejectedError: _rejected,
             UploadError: _upload_error,
+            StoreError: store_fault,
             HTTPException: _http_error,
             ClientDisconnect: _disconnected,
             Exception: _unexpected,

@@ -14,7 +14,8 @@ from typing import Any
 
 from starlette.responses import StreamingResponse
 
-from sonolora.server.jobs.notifier import Changes, wait
+from sonolora.server.database.faults import StoreError
+from sonolora.server.jobs.notifier import Notifier, wait
 from sonolora.server.jobs.records import LogLine, Request, State
 from sonolora.server.jobs.store import Store
 
@@ -33,17 +34,21 @@ class Update:
     lines: list[LogLine]
 
 
-async def follow(store: Store, changes: Changes, id: str, *, logs: bool = True) -> AsyncIterator[Update | None]:
+async def follow(store: Store, notifier: Notifier, id: str, *, logs: bool = True) -> AsyncIterator[Update | None]:
     """Yield at once, and whenever the request changes, until it is done or the server stops; None for a ping."""
     now = asyncio.get_running_loop().time
     sent: tuple[Request, int] | None = None
     last_line, last_sent = 0, now()
-    while not changes.closed:
-        event = changes.watch(id)
-        if (request := store.request(id)) is None:
-            return
-        position = store.queue_position(id) if request.state == State.QUEUED else 0
-        lines = store.logs(id, last_line) if logs else []
+    while not notifier.closed:
+        event = notifier.watch(id)
+        try:
+            if (request := store.request(id)) is None:
+                return
+            position = store.queue_position(id) if request.state == State.QUEUED else 0
+            lines = store.logs(id, last_line) if logs else []
+        except StoreError:  # the stream outlasts it
+            await wait(event, POLL_SECONDS)
+            continue
         if lines or (request, position) != sent:
             yield Update(request, position, lines)
             if request.state == State.DONE:
@@ -57,10 +62,10 @@ async def follow(store: Store, changes: Changes, id: str, *, logs: bool = True) 
         await wait(event, POLL_SECONDS)
 
 
-async def wait_until_done(store: Store, changes: Changes, id: str) -> Request | None:
+async def wait_until_done(store: Store, notifier: Notifier, id: str) -> Request | None:
     """The request when it is done; None if the server stops before that, or does not know it."""
     last = None
-    async for update in follow(store, changes, id, logs=False):
+    async for update in follow(store, notifier, id, logs=False):
         last = update.request if update else last
     return last if last and last.state == State.DONE else None
 

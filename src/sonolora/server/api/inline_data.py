@@ -11,16 +11,17 @@ import json
 import mimetypes
 import re
 import secrets
-import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from sonolora.core.errors import ErrorItem, InputError
+from sonolora.server import clock
 from sonolora.server.api.request_body import Account, parse_object
 from sonolora.server.api.responses import RejectedError, error_response
-from sonolora.server.files.storage import Storage, StoredFile
+from sonolora.server.files.records import StoredFile
+from sonolora.server.files.storage import Storage
 
 MAX_TEXT_BYTES = 256 << 10  # of a body without the content of its long data: URIs
 _LONG = 16 << 10  # characters of a string from which on a data: URI is stored
@@ -76,7 +77,7 @@ class InlineData:
     def accepted(self) -> None:
         """Keep the stored files: the request is in the queue."""
         for file in self._files.values():
-            self._storage.begin(replace(file, expires=time.time() + KEPT_SECONDS))
+            self._storage.begin(replace(file, expires=clock.now() + KEPT_SECONDS))
 
     async def _more(self) -> bool:
         chunk = await anext(self._chunks, b"")

@@ -27,8 +27,9 @@ from sonolora.server.api.serializers import result_response, status_body
 from sonolora.server.api.submission import read_queue_limit, read_submission
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs import records
-from sonolora.server.jobs.notifier import Changes
+from sonolora.server.jobs.notifier import Notifier
 from sonolora.server.jobs.records import Key, State
+from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import QueueFullError, Store
 from sonolora.server.net.urls import APP, ENDPOINT_PATHS, ENDPOINTS, absolute_urls, base_url
 from sonolora.server.settings import ServerSettings
@@ -36,6 +37,8 @@ from sonolora.server.settings import ServerSettings
 _APPS = frozenset({APP, *(f"{APP}/{endpoint}" for endpoint in ENDPOINTS)})
 _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 _STOPPED = "The server was stopped. The request continues when it is started again; its id is {id}."
+
+_background: set[asyncio.Task[object]] = set()  # tasks that nobody awaits, which must be referenced somewhere
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,8 @@ class QueueApi:
     store: Store
     storage: Storage
     memory: BodyMemory
-    changes: Changes
+    notifier: Notifier
+    retrying: Retrying
     wake: Callable[[], None]
     authorise: Callable[[Request], Key]
 
@@ -83,12 +87,12 @@ class QueueApi:
         queued, logs, base = self._find(request), _wants_logs(request), base_url(request, self.settings)
 
         async def frames() -> AsyncIterator[str]:
-            async for update in follow(self.store, self.changes, queued.id, logs=logs):
+            async for update in follow(self.store, self.notifier, queued.id, logs=logs):
                 if update is None:
                     yield PING
                 else:
                     lines = update.lines if logs else None
-                    yield frame(status_body(update.request, update.position, base, lines))
+                    yield frame(status_body(update.request, update.position, base, lines, self._waiting_for))
 
         return event_stream(frames(), queued.id)
 
@@ -100,7 +104,7 @@ class QueueApi:
         """Request its end, which follows within seconds. The body is ignored: a client sends an empty one as JSON."""
         queued = self._find(request)
         headers = {"x-fal-request-id": queued.id}
-        if await asyncio.to_thread(self.store.ask_cancel, queued.id) == State.DONE:
+        if await asyncio.to_thread(self.store.request_cancel, queued.id) == State.DONE:
             return JsonResponse({"status": "ALREADY_COMPLETED"}, 400, {**error_headers(400), **headers})
         self.wake()
         return JsonResponse({"status": "CANCELLATION_REQUESTED"}, 202, headers)
@@ -108,7 +112,7 @@ class QueueApi:
     async def run(self, request: Request) -> Response:
         """Submit, wait and return the result. A client that disconnects cancels: nobody else knows the request."""
         queued = await self._enqueue(request)
-        done = asyncio.create_task(wait_until_done(self.store, self.changes, queued.id))
+        done = asyncio.create_task(wait_until_done(self.store, self.notifier, queued.id))
         disconnected = asyncio.create_task(_wait_for_disconnect(request))
         try:
             await asyncio.wait((done, disconnected), return_when=asyncio.FIRST_COMPLETED)
@@ -126,11 +130,12 @@ class QueueApi:
 
         async def frames() -> AsyncIterator[str]:
             try:
-                async for update in follow(self.store, self.changes, queued.id):
+                async for update in follow(self.store, self.notifier, queued.id):
                     if update is None:
                         yield PING
                     elif (result := update.request.result) is None:
-                        yield frame(status_body(update.request, update.position, base, update.lines))
+                        status = status_body(update.request, update.position, base, update.lines, self._waiting_for)
+                        yield frame(status)
                     else:
                         yield frame(absolute_urls(result.body, base), "error" if result.status >= 400 else None)
                         return
@@ -143,10 +148,15 @@ class QueueApi:
     def _cancel_unless_done(self, id: str) -> None:
         """Its client has gone. A request whose server stops is not cancelled: it continues later."""
         request = self.store.request(id)
-        if request and request.state != State.DONE and not self.changes.closed:
-            # In a thread, and not awaited: this may be the end of a task that is cancelled itself.
-            cancelling = asyncio.get_running_loop().run_in_executor(None, self.store.ask_cancel, id)
-            cancelling.add_done_callback(lambda _: self.wake())
+        if request and request.state != State.DONE and not self.notifier.closed:
+            # Not awaited: this may be the end of a task that is cancelled itself.
+            cancelling = asyncio.create_task(self._cancel(id))
+            _background.add(cancelling)
+            cancelling.add_done_callback(_background.discard)
+
+    async def _cancel(self, id: str) -> None:
+        await self.retrying(self.store.request_cancel, id)
+        self.wake()
 
     async def _enqueue(self, request: Request) -> records.Request:
         key = self.authorise(request)
@@ -157,14 +167,12 @@ class QueueApi:
             inline = InlineData(self.storage, key.id, base_url(request, self.settings), account)
             new = await read_submission(request, endpoint, key, self.settings, inline)
             limit = read_queue_limit(request, self.settings)
+            warnings = unknown_fields(MODES[new.mode].request, new.body)
             try:
-                queued = await asyncio.to_thread(self.store.add_request, new, queue_limit=limit)
+                queued = await asyncio.to_thread(self.store.add_request, new, queue_limit=limit, warnings=warnings)
             except QueueFullError as error:
                 raise RejectedError(error_response(429, f"{error}.", "concurrent_requests_limit")) from error
             await asyncio.to_thread(inline.accepted)
-        if unknown := unknown_fields(MODES[new.mode].request, new.body):
-            lines = [(queued.created, "WARN", text) for text in unknown]
-            await asyncio.to_thread(self.store.add_logs, queued.id, lines)
         logger.info("request %s: submitted, %s", queued.id, queued.endpoint)
         self.wake()
         return queued
@@ -177,11 +185,15 @@ class QueueApi:
             raise RejectedError(JsonResponse({"status": "NOT_FOUND"}, 404, error_headers(404)))
         return queued
 
+    @property
+    def _waiting_for(self) -> str | None:
+        return self.retrying.health.waiting_for
+
     def _status(
         self, queued: records.Request, request: Request, lines: list[records.LogLine] | None = None
     ) -> dict[str, object]:
         position = self.store.queue_position(queued.id) if queued.state == State.QUEUED else 0
-        return status_body(queued, position, base_url(request, self.settings), lines)
+        return status_body(queued, position, base_url(request, self.settings), lines, self._waiting_for)
 
 
 async def _wait_for_disconnect(request: Request) -> None:

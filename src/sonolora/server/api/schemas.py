@@ -43,6 +43,9 @@ class QueueStatus(BaseModel):
     progress: dict[str, Any] | None = Field(
         default=None, description="While it runs: phase, step, steps, steps_per_second, estimated_end (unix seconds)."
     )
+    waiting_for: str | None = Field(
+        default=None, description="What keeps the server from working, such as a full disk."
+    )
     error: str | None = Field(default=None, description="What went wrong, if it failed.")
     error_type: str | None = None
     gateway_request_id: str | None = None

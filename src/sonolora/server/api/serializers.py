@@ -18,8 +18,14 @@ from sonolora.server.net.urls import absolute_urls, request_urls
 _STATUS = {State.QUEUED: "IN_QUEUE", State.RUNNING: "IN_PROGRESS", State.DONE: "COMPLETED"}
 
 
-def status_body(request: Request, position: int, base: str, logs: Sequence[LogLine] | None) -> dict[str, Any]:
-    """A `QueueStatus`. `position`: requests ahead of a queued one; `logs`: None if they were not requested."""
+def status_body(
+    request: Request, position: int, base: str, logs: Sequence[LogLine] | None, waiting_for: str | None = None
+) -> dict[str, Any]:
+    """A `QueueStatus`.
+
+    `position`: requests ahead of a queued one; `logs`: None if they were not requested; `waiting_for`: what keeps the
+    server from working, such as a full disk.
+    """
     result = request.result
     status: dict[str, Any] = {
         "status": _STATUS[request.state],
@@ -32,6 +38,8 @@ def status_body(request: Request, position: int, base: str, logs: Sequence[LogLi
         status["queue_position"] = position
     if request.state == State.RUNNING:
         status["progress"] = request.progress
+    if request.state != State.DONE and waiting_for is not None:
+        status["waiting_for"] = waiting_for
     if result is not None and result.inference_time is not None:
         status["metrics"] = {"inference_time": result.inference_time}
     if result is not None and result.status >= 400:

@@ -35,7 +35,9 @@ from sonolora.server.api.byte_ranges import byte_ranges
 from sonolora.server.api.file_lifetime import read_lifetime
 from sonolora.server.api.request_body import BodyMemory, chunks, in_parser_thread, read_object
 from sonolora.server.api.responses import JsonResponse, RejectedError, error_response
-from sonolora.server.files.storage import Storage, StoredFile
+from sonolora.server.files.records import StoredFile
+from sonolora.server.files.storage import Storage
+from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.records import Key
 
 TOKEN_SECONDS = 3600  # clients get a new one by themselves
@@ -65,14 +67,18 @@ class _Complete(Body):
 
 
 def routes(
-    storage: Storage, memory: BodyMemory, authorise: Callable[[Request], Key], base_url: Callable[[Request], str]
+    storage: Storage,
+    keys: Keys,
+    memory: BodyMemory,
+    authorise: Callable[[Request], Key],
+    base_url: Callable[[Request], str],
 ) -> list[Route]:
     """The routes below /rest, /cdn and /files.
 
     `authorise` raises for a request without a valid key; `base_url` is the beginning of URLs in a response. The
     application turns `RejectedError`, `InputError` and `UploadError` into responses.
     """
-    api = _StorageApi(storage, memory, authorise, base_url, _secret(storage.folder / "secret"))
+    api = _StorageApi(storage, keys, memory, authorise, base_url, _secret(storage.folder / "secret"))
     rest = "/rest/storage"
     routes = [
         Route(f"{rest}/auth/token", api.token, methods=["POST"]),
@@ -95,6 +101,7 @@ def routes(
 @dataclass(frozen=True)
 class _StorageApi:
     storage: Storage
+    keys: Keys
     memory: BodyMemory
     authorise: Callable[[Request], Key]
     base_url: Callable[[Request], str]
@@ -206,6 +213,8 @@ class _StorageApi:
         file = await run_in_threadpool(self.storage.begun, id)
         if file is None or owner not in (None, file.key_id) or request.path_params.get("upload", id) != id:
             raise RejectedError(error_response(404, "there is no such upload (any more)"))
+        if not self.keys.is_valid(file.key_id or ""):
+            raise RejectedError(error_response(403, "the key that started this upload has been revoked"))
         return file
 
     def _uploader(self, request: Request) -> str:
@@ -214,6 +223,8 @@ class _StorageApi:
         key_id, _, rest = token.strip().partition(".")
         expires, _, signature = rest.partition(".")
         if scheme.lower() == "bearer" and self._is_signed(signature, "token", key_id, expires):
+            if not self.keys.is_valid(key_id):
+                raise RejectedError(error_response(401, "the key behind this token has been revoked"))
             return key_id
         return self.authorise(request).id
 

@@ -7,7 +7,6 @@ unreadable header `RejectedError` (400).
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,15 +14,18 @@ from pydantic import BaseModel
 from starlette.requests import Request
 
 from sonolora.core.errors import ErrorItem, InputError
+from sonolora.core.public_addresses import PrivateAddressError
 from sonolora.modes import MODES
 from sonolora.modes.request import parse
+from sonolora.server import clock
 from sonolora.server.api.file_lifetime import read_lifetime
 from sonolora.server.api.inline_data import InlineData
 from sonolora.server.api.request_body import in_parser_thread, json_chunks
 from sonolora.server.api.responses import RejectedError, error_response
 from sonolora.server.jobs.records import Key, NewRequest
-from sonolora.server.net.urls import ENDPOINTS, data_url_fault, webhook_url_fault
+from sonolora.server.net.urls import ENDPOINTS, data_url_fault
 from sonolora.server.settings import ServerSettings
+from sonolora.server.webhooks import WebhookError, check_webhook
 
 _MIN_TIMEOUT = 0.1  # seconds
 _TRUE = ("1", "true", "yes")
@@ -44,8 +46,8 @@ async def read_submission(
         body=body,
         key_id=key.id,
         priority=1 if headers.get("x-fal-queue-priority", "").strip().lower() == "low" else 0,
-        start_deadline=None if timeout is None else time.time() + timeout,
-        webhook=_webhook(request.query_params.get("fal_webhook")),
+        start_deadline=None if timeout is None else clock.now() + timeout,
+        webhook=_webhook(request.query_params.get("fal_webhook"), settings),
         lifetime=read_lifetime(headers),
         no_retry=headers.get("x-fal-no-retry", "").strip().lower() in _TRUE,
     )
@@ -97,7 +99,11 @@ def _start_timeout(headers: Mapping[str, str]) -> float | None:
     return seconds
 
 
-def _webhook(url: str | None) -> str | None:
-    if url is not None and (fault := webhook_url_fault(url)):
-        raise InputError([ErrorItem(("query", "fal_webhook"), fault, input=url)])
+def _webhook(url: str | None, settings: ServerSettings) -> str | None:
+    """Reject what could never be delivered."""
+    if url is not None:
+        try:
+            check_webhook(url, allow_private=settings.allow_private_webhooks)
+        except (PrivateAddressError, WebhookError) as error:
+            raise InputError([ErrorItem(("query", "fal_webhook"), str(error), input=url)]) from error
     return url

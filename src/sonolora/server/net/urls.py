@@ -97,15 +97,10 @@ def absolute_urls(body: Any, base: str) -> Any:
 def data_url_fault(value: str) -> str | None:
     """What is wrong with a URL to fetch data from."""
     scheme = value.partition(":")[0].lower()
-    if scheme in ("http", "https"):
-        return webhook_url_fault(value)
-    if scheme != "data":
+    if scheme == "data":
+        return None if "," in value else f"{_INVALID}: a data: URI needs a comma before its content"
+    if scheme not in ("http", "https"):
         return f"{_INVALID}: it must begin with http://, https:// or data:"
-    return None if "," in value else f"{_INVALID}: a data: URI needs a comma before its content"
-
-
-def webhook_url_fault(value: str) -> str | None:
-    """What is wrong with a URL to send a result to."""
     try:
         parse_web_address(value)
     except AddressError as error:

@@ -11,67 +11,63 @@ from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from sonolora.core.errors import SonoloraError
-from sonolora.server.jobs import database
-from sonolora.server.jobs.database import StoreError, open_database
+from sonolora.server.database import database as module
+from sonolora.server.database import faults
+from sonolora.server.database.database import MIGRATIONS, Database
+from sonolora.server.database.faults import StoreError
+from sonolora.server.database.identity import identity_file, read_identity
+from sonolora.server.database.tables import files, keys, logs
+from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.records import NewRequest
 from sonolora.server.jobs.store import Store
-from sonolora.server.jobs.tables import keys, logs
 
 KEY = {"id": "a", "name": "laptop", "sha256": "0", "created": 1.0}
 
 
 def make(path: Path, *, rows: int = 1) -> None:
-    writer, reader = open_database(path)
-    with writer.begin() as transaction:
-        transaction.execute(insert(keys), [KEY | {"id": str(row), "name": "n" * 2000} for row in range(rows)])
-    writer.dispose()
-    reader.dispose()
+    with closing(Database(path)) as database:
+        database.write(insert(keys), [KEY | {"id": str(row), "name": "n" * 2000} for row in range(rows)])
+
+
+def names(database: Database) -> list[str]:
+    return [row.name for row in database.read(select(keys.c.name))]
 
 
 def test_settings_of_each_connection(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "server.db"
-    engines = open_database(path)
-    for engine in engines:
+    database = Database(path)
+    for engine in (database._writer, database._reader):
         with engine.connect() as connection:
             for name, value in {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}.items():
                 assert connection.exec_driver_sql(f"PRAGMA {name}").scalar() == value
             assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 60_000
-    writer, reader = engines
-    with writer.begin() as transaction, pytest.raises(IntegrityError, match="FOREIGN KEY"):
-        transaction.execute(insert(logs), {"request_id": "?", "time": 1.0, "level": "INFO", "message": "m"})
-    with reader.connect() as connection, pytest.raises(StoreError, match="may not be written"):
+    with pytest.raises(IntegrityError, match="FOREIGN KEY"):
+        database.write(insert(logs), {"request_id": "?", "time": 1.0, "level": "INFO", "message": "m"})
+    with database._reader.connect() as connection, pytest.raises(StoreError, match="not writable"):
         connection.execute(insert(keys), KEY)
-    for file in path.parent.iterdir():
+    for file in path.parent.glob("server.db*"):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
-    for engine in engines:
-        engine.dispose()
+    database.close()
 
 
 def test_a_transaction_that_fails_leaves_nothing_and_readers_see_what_is_committed(tmp_path: Path) -> None:
-    writer, reader = open_database(tmp_path / "server.db")
-
-    def names() -> list[str]:
-        with reader.connect() as connection:
-            return list(connection.scalars(select(keys.c.name)))
-
-    with pytest.raises(IntegrityError, match="UNIQUE"), writer.begin() as transaction:
-        transaction.execute(insert(keys), [KEY, KEY])
-    with writer.begin() as transaction:
-        transaction.execute(insert(keys), KEY)
-        assert names() == []
-    assert names() == ["laptop"]
-    writer.dispose()
-    reader.dispose()
+    with closing(Database(tmp_path / "server.db")) as database:
+        with pytest.raises(IntegrityError, match="UNIQUE"), database.transaction() as transaction:
+            transaction.execute(insert(keys), [KEY, KEY])
+        with database.transaction() as transaction:
+            transaction.execute(insert(keys), KEY)
+            assert names(database) == []
+        assert names(database) == ["laptop"]
 
 
 @pytest.mark.parametrize("attempt", range(3))
 def test_many_may_open_a_new_file_at_once(tmp_path: Path, attempt: int) -> None:
     with ThreadPoolExecutor(8) as threads:
-        stores = list(threads.map(lambda _: Store(tmp_path / f"{attempt}.db"), range(8)))
-    stores[0].add_key("laptop")
-    for store in stores:
-        assert len(store.keys()) == 1
-        store.close()
+        databases = list(threads.map(lambda _: Database(tmp_path / f"{attempt}.db"), range(8)))
+    databases[0].write(insert(keys), KEY)
+    for database in databases:
+        assert names(database) == ["laptop"]
+        database.close()
 
 
 def test_a_newer_file_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -80,8 +76,8 @@ def test_a_newer_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as plain:
         plain.execute("PRAGMA user_version = 99")
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"server\.db: it was written by a newer Sonolora \(.* 99, .* 1\)\. Update"):
-        Store(path)
+    with pytest.raises(StoreError, match=r"server\.db: it was written by a newer Sonolora \(.* 99, .* 2\)\. Update"):
+        Database(path)
     assert path.read_bytes() == before
 
 
@@ -91,7 +87,7 @@ def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> 
         plain.execute("CREATE TABLE moz_places (id INTEGER)")
     before = path.read_bytes()
     with pytest.raises(StoreError, match="another program"):
-        Store(path)
+        Database(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -100,37 +96,50 @@ def test_an_older_file_is_brought_up_to_date_or_not_touched(tmp_path: Path, monk
     path = tmp_path / "server.db"
     make(path)
     added = "ALTER TABLE keys ADD COLUMN colour TEXT DEFAULT 'red'"
-    monkeypatch.setattr(database, "MIGRATIONS", ((added, "UPDATE nowhere SET a = 1"),))
+    monkeypatch.setattr(module, "MIGRATIONS", (*MIGRATIONS, (added, "UPDATE nowhere SET a = 1")))
     with pytest.raises(OperationalError, match="no such table: nowhere"):
-        open_database(path)
+        Database(path)
 
     def columns() -> list[str]:
         with closing(sqlite3.connect(path)) as plain:
             return [row[1] for row in plain.execute("PRAGMA table_info(keys)")]
 
     assert "colour" not in columns()
-    monkeypatch.setattr(database, "MIGRATIONS", ((added,), ("ALTER TABLE keys RENAME COLUMN colour TO color",)))
+    renamed = "ALTER TABLE keys RENAME COLUMN colour TO color"
+    monkeypatch.setattr(module, "MIGRATIONS", (*MIGRATIONS, (added,), (renamed,)))
     for _ in range(2):  # the second time there is nothing to do
-        store = Store(path)
-        (key,) = store.keys()
-        assert key.id == "0"
-        store.close()
+        with closing(Database(path)) as database:
+            assert names(database) == ["n" * 2000]
     assert "color" in columns()
-    monkeypatch.setattr(database, "MIGRATIONS", ())
+    monkeypatch.setattr(module, "MIGRATIONS", MIGRATIONS)
     with pytest.raises(StoreError, match="newer"):
-        Store(path)
+        Database(path)
+
+
+def test_a_database_of_version_1_is_migrated(tmp_path: Path) -> None:
+    path = tmp_path / "server.db"
+    make(path)
+    with closing(sqlite3.connect(path)) as plain:
+        plain.executescript("DROP TABLE store; ALTER TABLE files DROP COLUMN mtime_ns; PRAGMA user_version = 1")
+    identity_file(path).unlink()
+    with closing(Database(path)) as database:
+        assert names(database) == ["n" * 2000]
+        ((id,),) = database.fetch("SELECT id FROM store")
+        database.read(select(files))
+    identity = read_identity(path)
+    assert identity and (identity.store, identity.keys) == (id, 1)
 
 
 def test_files_that_are_no_database(tmp_path: Path) -> None:
     text = tmp_path / "text.db"
     text.write_text("not a database " * 100)
-    with pytest.raises(StoreError, match=r"text\.db: it is not a database\. Move it away"):
-        Store(text)
+    with pytest.raises(StoreError, match=r"text\.db: it is not a database\. Restore a backup"):
+        Database(text)
     assert text.read_text().startswith("not a database")
-    with pytest.raises(StoreError, match="cannot be opened"):
-        Store(tmp_path)
-    with pytest.raises(StoreError, match="cannot be made"):
-        Store(text / "server.db")
+    with pytest.raises(StoreError, match="is not a file"):
+        Database(tmp_path)
+    with pytest.raises(StoreError, match="cannot be used: Not a directory"):
+        Database(text / "server.db")
     assert issubclass(StoreError, SonoloraError)
 
 
@@ -146,39 +155,33 @@ def test_a_damaged_file_says_so(tmp_path: Path, damage: str) -> None:
             file.seek(4096)
             file.write(b"\xa5" * (size - 4096))
 
-    def use() -> None:
-        store = Store(path)
-        try:
-            store.check_key("7:0")
-            store.keys()
-        finally:
-            store.close()
-
-    with pytest.raises(StoreError, match=r"damaged\. Put back a copy"):
-        use()
+    with pytest.raises(StoreError, match=r"damaged\. Restore a backup"), closing(Database(path)) as database:
+        names(database)
 
 
-def test_a_damaged_page_is_told_by_either_way_of_reading(tmp_path: Path) -> None:
+def test_a_damaged_page_is_reported_by_both_ways_of_reading(tmp_path: Path) -> None:
     path = tmp_path / "server.db"
     make(path, rows=400)
-    store = Store(path)
+    database = Database(path)
     with closing(sqlite3.connect(path)) as plain:
         roots = dict(plain.execute("SELECT name, rootpage FROM sqlite_master"))
     with path.open("r+b") as file:
         for root in (roots["keys"], roots["sqlite_autoindex_keys_1"]):
             file.seek((root - 1) * 4096)
             file.write(b"\xa5" * 4096)
-    for read in (lambda: store.check_key("7:0"), store.keys):
-        with pytest.raises(StoreError, match="damaged"):
+    for read in (lambda: Keys(database).check("7:0"), lambda: names(database)):
+        with pytest.raises(StoreError, match="damaged") as caught:
             read()
-    store.close()
+        assert caught.value.public.endswith("it is damaged"), "without a path: clients may see it"
+    database.close()
 
 
 def test_a_full_disk_loses_nothing_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
-    store = Store(tmp_path / "server.db")
+    database = Database(tmp_path / "server.db")
+    store = Store(database)
 
     def pages(most: int) -> None:
-        with store.engine.connect() as connection:  # the only one that writes
+        with database._writer.connect() as connection:  # the only one that writes
             connection.exec_driver_sql(f"PRAGMA max_page_count = {most}")
 
     new = NewRequest(endpoint="t2a", mode="t2a", key_id="k", body={"prompt": "p" * 100_000})
@@ -190,30 +193,29 @@ def test_a_full_disk_loses_nothing_and_goes_on_when_there_is_room(tmp_path: Path
     pages(1000)
     second = store.add_request(new)
     assert store.requests() == [second, first]
-    store.close()
+    database.close()
 
 
 def test_a_writer_waits_for_another_process_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "server.db"
     make(path)
     with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
-        store = Store(path)
+        database = Database(path)
         other.execute("BEGIN IMMEDIATE")
         with ThreadPoolExecutor(1) as thread:
-            adding = thread.submit(store.add_key, "patient")
+            adding = thread.submit(Keys(database).add, "patient")
             with pytest.raises(TimeoutError):
                 adding.result(0.2)
-            assert len(store.keys()) == 1  # reading goes on
+            assert len(names(database)) == 1  # reading goes on
             other.execute("COMMIT")
             adding.result(10)
-        store.close()
-        monkeypatch.setattr(database, "_PATIENCE", 0.05)
-        store = Store(path)
+        database.close()
+        monkeypatch.setattr(faults, "BUSY_SECONDS", 0.05)
+        database = Database(path)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError, match="another process has kept it locked"):
-            store.add_key("impatient")
+            Keys(database).add("impatient")
         other.execute("ROLLBACK")
-        store.add_key("later")
-        listed = store.keys()
-        assert [key.name for key in listed[1:]] == ["patient", "later"]
-        store.close()
+        Keys(database).add("later")
+        assert names(database)[1:] == ["patient", "later"]
+        database.close()
