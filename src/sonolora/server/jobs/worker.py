@@ -49,7 +49,6 @@ from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.resume import resume
 from sonolora.runs.run_folder import exclusive_use
 from sonolora.runs.start import start
-from sonolora.server.api.answers import detail_of
 from sonolora.server.jobs.hidden_paths import HiddenPaths
 from sonolora.server.jobs.retrying import is_disk_full
 
@@ -142,7 +141,7 @@ def work(networks: Networks, job: Mapping[str, Any], commands: CommandReader, ev
     except InterruptedRunError as error:
         events.send("stopped", step=error.step)
     except InputError as error:
-        events.send("input_error", detail=detail_of(error))
+        events.send("input_error", detail=error.detail())
     except SonoloraError as error:
         events.send("failed", message=str(error), traceback=None, disk_full=is_disk_full(error))
     except torch.OutOfMemoryError:
