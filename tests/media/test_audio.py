@@ -12,6 +12,7 @@ import pytest
 from sonolora.core.errors import MediaError
 from sonolora.media import audio
 from sonolora.media.audio import Waveform, decode_audio, peak, peak_normalized, resample, to_stereo
+from sonolora.media.source_format import probe_audio
 from sonolora.media.write_audio import write_audio, write_wav
 
 
@@ -304,8 +305,9 @@ def test_sample_rates_that_no_sound_has(tmp_path: Path, rate: int) -> None:
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:
         file.setparams((1, 2, rate, 0, "NONE", ""))
         file.writeframes(bytes(4000))
-    with pytest.raises(MediaError, match=f"says {rate} samples a second"):
-        decode_audio(tmp_path / "a.wav")
+    for read in (decode_audio, probe_audio):
+        with pytest.raises(MediaError, match=f"says {rate} samples a second"):
+            read(tmp_path / "a.wav")
 
 
 def test_a_small_file_cannot_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,4 +205,4 @@ def test_a_file_that_is_cut_short_yields_its_beginning_and_a_warning(tmp_path: P
     assert decoded.warning == "damaged or cut short: its header says 2.08 s, 1.04 s could be decoded"
     np.testing.assert_array_equal(decoded.waveform.samples[:, -COUNT:].T, INTEGERS[16] / 2**15)
     part = decode_audio(tmp_path / name, seconds=0.5)
-    assert (part.waveform.seconds, part.warning) == (0.5, None)
+    assert (part.waveform.seconds, part.warning) == (0.5, decoded.warning)

@@ -67,7 +67,7 @@ def test_colours_come_back(tmp_path: Path, extension: str, height: int) -> None:
     assert np.abs(middles - patches).max() <= (0 if extension == ".mkv" else 6)
 
 
-def test_silent_film(tmp_path: Path) -> None:
+def test_silent_video(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", _frames(3), 24, None)
     assert not probe_video(tmp_path / "a.mp4").has_audio
 

@@ -227,7 +227,7 @@ def loudness(waveform: Waveform) -> float:
     lufs = _METER_FLOOR
     with suppress(av.EOFError):
         while True:
-            lufs = float(sink.pull().metadata.get("lavfi.r128.I", lufs))  # a last part of a step has none
+            lufs = float(sink.pull().metadata.get("lavfi.r128.I", lufs))  # a partial last step has none
     return lufs if lufs > _METER_FLOOR else float("-inf")
 
 

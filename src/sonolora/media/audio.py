@@ -27,8 +27,8 @@ SILENCE_DBFS = -80.0  # a clip with a lower peak is silent: normalising it would
 MAX_DECODED_BYTES = 2 << 30  # of decoded samples: an hour and a half of stereo at 48 kHz
 
 _ENCODER_PADDING = 2048  # samples of one HE-AAC frame
-_SEEK_LEAD = 3.0  # seconds that are decoded before what is needed: codecs lean on what came before
-_COUNTED_BYTES = 64_000_000  # a file of no more is read to its end, without decoding it, to see whether it is whole
+_SEEK_LEAD = 3.0  # seconds decoded before the span: codecs depend on preceding packets
+_COUNTED_BYTES = 64_000_000  # files up to this size are read to the end, without decoding, to detect truncation
 _MISSING_SECONDS = 0.05  # by which the decoded length may fall short of the declared one: less than a FLAC frame
 
 # Gains of each loudspeaker on the left and on the right; the sub-bass channel is dropped.
@@ -67,9 +67,9 @@ class Waveform:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What was decoded of a file. `seconds` is the length of the whole recording, however much of it was decoded.
+    """The decoded part of a file. `seconds`: the length of the whole recording, however much of it was decoded.
 
-    `warning` says which part of the file could not be read; None if it is intact as far as it was read.
+    `warning` says which part could not be read; None if there is no damage in what was read.
     """
 
     waveform: Waveform
@@ -81,14 +81,17 @@ def decode_audio(path: Path, start: float = 0.0, seconds: float | None = None, *
     """Decode a file, or a span of it, at its own sample rate and channels.
 
     The span begins at `start` and lasts `seconds`, or to the end if that is None; with `at_end` it is the last
-    `seconds` of the recording. It is shorter if the recording ends before. Memory is needed for the span alone, and
-    nothing behind it is decoded. Integers are scaled so that full scale is 1; floats may go beyond.
+    `seconds` of the recording. It is shorter if the recording ends earlier. Only the span is held in memory, and
+    nothing after it is decoded. Integers are scaled so that full scale is 1; floats may exceed it.
+
+    The end of a long file is found by seeking. The samples are the same as in the whole file, except in AAC, whose
+    decoders fill some bands with random noise.
 
     MediaError: not media, no audio track, no samples, nothing that decodes, values that are not finite, a format that
-    changes midway, a sample rate out of range, more than `MAX_DECODED_BYTES` in the span, or a `start` behind the
-    end. A file that is cut short or damaged in places yields what can be decoded, and a warning; damage behind the
-    span is not noticed. Raw AAC, MP3 without a Xing header and Ogg declare no length: if they are cut between two
-    packets, that cannot be told.
+    changes midway, a sample rate out of range, more than `MAX_DECODED_BYTES` in the span, or a `start` after the end.
+    A file that is cut short or damaged in places yields what can be decoded, and a warning; damaged packets after the
+    span go unnoticed. Raw AAC, MP3 without a Xing header and Ogg declare no length: truncation between two packets
+    cannot be detected there.
     """
     if at_end and seconds is not None:
         return _decode_end(path, seconds, seek=True) or _decode_end(path, seconds, seek=False) or decode_audio(path)
@@ -122,13 +125,13 @@ def decode_audio(path: Path, start: float = 0.0, seconds: float | None = None, *
         else:
             decoded = length
     if begin >= position:
-        raise MediaError(path, f"it lasts {length:.2f} s, and nothing of it is behind {start:.2f} s")
+        raise MediaError(path, f"it lasts {length:.2f} s, so there is nothing after {start:.2f} s")
     samples = _joined(track, kept, first, begin, position if stop is None else min(stop, position))
     return Decoded(samples, _warning(track, declared, decoded), length)
 
 
 def _decode_end(path: Path, seconds: float, *, seek: bool) -> Decoded | None:
-    """The last seconds; None if seeking did not lead to enough of them, or where it would not pay."""
+    """The last seconds; None if seeking yields too few of them, or is not worthwhile."""
     with open_audio(path) as track:
         declared, length = declared_seconds(track)
         target = (length or 0) - seconds - _SEEK_LEAD
@@ -140,10 +143,10 @@ def _decode_end(path: Path, seconds: float, *, seek: bool) -> Decoded | None:
             if not span:
                 span = round(seconds * track.sample_rate)
                 first = position = round(((time or 0.0) - track.start) * track.sample_rate) if seek else 0
-                track.broken_packets = 0 if seek else track.broken_packets  # those that lean on what was skipped
+                track.broken_packets = 0 if seek else track.broken_packets  # those that depend on skipped packets
             kept.append(block)
             position += len(block)
-            # The padding of an encoder is still to be cut off.
+            # Encoder padding is still to be removed.
             while first + len(kept[0]) <= position - span - _ENCODER_PADDING:
                 first += len(kept.popleft())
             _check_size(track, position - first)
@@ -170,7 +173,7 @@ def _check_decoded(track: AudioTrack, samples: int) -> None:
 
 
 def _padding(track: AudioTrack, samples: int, declared: float | None) -> int:
-    """How many samples an AAC encoder has filled its last frame with; not every version of FFmpeg cuts them off."""
+    """How many samples of padding an AAC encoder has left in the last frame; not every FFmpeg removes them."""
     if not declared or not track.container.startswith("mov"):
         return 0
     excess = samples - round(declared * track.sample_rate)
@@ -200,7 +203,7 @@ def _joined(track: AudioTrack, blocks: deque[NDArray[np.float32]], first: int, b
 
 
 def declared_seconds(track: AudioTrack) -> tuple[float | None, float | None]:
-    """(the length that a file claims, the length that it has by what is known without reading it); None if unknown."""
+    """(the length that the file declares, its length as far as it is known without reading it); None if unknown."""
     stream, container = track.stream, track.container
     # FFmpeg guesses the length of raw AAC and of MP3 without a Xing header (it then knows no encoder delay, which
     # shows as a start at 0) from the bit rate.
@@ -212,11 +215,13 @@ def declared_seconds(track: AudioTrack) -> tuple[float | None, float | None]:
     sizes = wav_data_bytes(track.path) if container == "wav" else None
     if sizes is None:
         return length, length
-    # Here FFmpeg goes by the size of the file, and by the bits that are used in a sample.
+    # For WAV, FFmpeg goes by the size of the file, and by the significant bits of a sample.
     declared, present = sizes
     if track.codec.startswith("pcm_"):
         context = track.stream.codec_context
         byte_rate = sample_bytes(track.codec) * context.layout.nb_channels * context.sample_rate
+        if not byte_rate:
+            return None, None  # refused when it is decoded
         length = min(declared or present, present) / byte_rate
     return declared and length * max(1.0, declared / max(1, present)), length
 

@@ -28,7 +28,7 @@ Block = tuple[float | None, NDArray[Any]]  # seconds by the clock of the file, s
 
 @dataclass
 class AudioTrack:
-    """One audio track. What it holds is known once the first block has been decoded.
+    """One audio track. Its format is known once the first block has been decoded.
 
     `speakers` names the loudspeaker of each channel as FFmpeg does ("FL", "LFE"); empty where the file names none.
     """
@@ -69,7 +69,7 @@ class AudioTrack:
         return False
 
     def blocks(self, sample_format: Literal["flt", "dbl"] = "flt") -> Iterator[Block]:
-        """Decode all of it in file order. Integers are scaled so that full scale is 1; floats may go beyond.
+        """Decode the track in file order. Integers are scaled so that full scale is 1; floats may exceed it.
 
         Packets that cannot be decoded are counted in `broken_packets`.
 
@@ -82,7 +82,7 @@ class AudioTrack:
             names = tuple(channel.name for channel in frame.layout.channels)
             speakers = () if "NONE" in names else names
             if not self.channels:
-                self._check_format(frame.sample_rate, len(names))
+                self.check_format(frame.sample_rate, len(names))
                 self.sample_rate, self.channels, self.speakers = frame.sample_rate, len(names), speakers
             if (frame.sample_rate, len(names), speakers) != (self.sample_rate, self.channels, self.speakers):
                 raise MediaError(self.path, "its sample rate or channel layout changes midway")
@@ -116,7 +116,7 @@ class AudioTrack:
         rest = bytearray()
 
         def decode(packet: Packet[Any]) -> list[AudioFrame]:
-            """FFmpeg has cut the packets for samples of another size."""
+            """FFmpeg has split the packets for samples of another size: collect whole ones."""
             rest.extend(bytes(packet))
             whole = len(rest) // frame_bytes * frame_bytes
             content = bytes(rest[:whole])
@@ -125,7 +125,8 @@ class AudioTrack:
 
         return decode
 
-    def _check_format(self, sample_rate: int, channels: int) -> None:
+    def check_format(self, sample_rate: int, channels: int) -> None:
+        """Raise `MediaError` for a sample rate outside `SAMPLE_RATES` or more than `MAX_CHANNELS`."""
         lowest, highest = SAMPLE_RATES
         if not lowest <= sample_rate <= highest:
             reason = f"its header says {sample_rate} samples a second; {lowest} to {highest} are possible"
@@ -136,7 +137,7 @@ class AudioTrack:
 
 @contextmanager
 def open_audio(path: Path, *, default: bool = False) -> Iterator[AudioTrack]:
-    """The first audio track that can be decoded; with `default` that which players choose comes before all others.
+    """The first audio track that can be decoded; with `default`, the one that players select is tried first.
 
     MediaError: see `open_media`; no audio track, or none with a known codec.
     """
@@ -148,7 +149,7 @@ def open_audio(path: Path, *, default: bool = False) -> Iterator[AudioTrack]:
 
 
 def audio_streams(media: MediaFile, *, default: bool = False) -> list[AudioStream]:
-    """The audio streams whose codec is known, in file order; with `default` that which players choose comes first.
+    """The audio streams whose codec is known, in file order; with `default`, the one that players select comes first.
 
     MediaError if there is none, with the names of unknown codecs.
     """
@@ -173,4 +174,4 @@ def _sounds(path: Path, index: int) -> bool:
         try:
             return any(True for _ in AudioTrack(media, stream).blocks())
         except MediaError:
-            return True  # it is decoded, and its fault is told later
+            return True  # it decodes, and raises the same error when it is read

@@ -1,7 +1,7 @@
 """Opening a media file of unknown origin. In: a path. Out: an open file, or a `MediaError` that names what it is.
 
-A file may be made to be expensive: every read is bounded by limits on what a header declares, and by a deadline that
-grows with the size of the file.
+A forged file can be small and expensive to read: reading is bounded by limits on what headers declare, and by a
+deadline that grows with the size of the file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OPTIONS = {
     "max_pixels": str(MAX_PIXELS),
 }
 
-# Seconds to read a file: enough for a busy machine, and far less than a small file can be made to take.
+# Seconds to read a file: plenty on a busy machine, and far less than a small forged file can take.
 _BASE_SECONDS, _SECONDS_PER_MEGABYTE = 20.0, 5.0
 
 # By their first bytes.
@@ -80,11 +80,8 @@ class MediaFile:
         """
         for packet in self.container.demux(*streams):
             if time.monotonic() > self.deadline:
-                raise MediaError(
-                    self.path,
-                    f"it takes too long to read for its {self.path.stat().st_size:,} bytes: damaged, or not what it "
-                    "seems to be. Export it again",
-                )
+                size = self.path.stat().st_size
+                raise MediaError(self.path, f"it takes too long to read for its {size:,} bytes: damaged or forged")
             yield packet
 
 
@@ -112,7 +109,7 @@ def open_media(path: Path) -> Iterator[MediaFile]:
 
 
 def _check_kind(path: Path) -> None:
-    """Raise `MediaError` for what another kind of file begins like: by its extension, FFmpeg may take it for sound."""
+    """Raise `MediaError` for the first bytes of another kind of file: FFmpeg might trust the extension instead."""
     head = _head(path)
     for magic, kind in _FOREIGN.items():
         if head.startswith(magic):

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from sonolora.core.errors import MediaError
 from sonolora.media.audio import Waveform, resample, to_stereo
 from sonolora.media.fit_audio import cut_or_padded, stretched
-from sonolora.media.soundtrack import decode_soundtrack
+from sonolora.media.soundtrack import MAX_SECONDS, decode_soundtrack
 from sonolora.media.video import decode_frames, probe_video
 
 _SAME_RATE = 0.01  # of the frame rate: 23.976 counts as 24
 _CLEAN_STRETCH = 2.0  # times faster or slower; beyond, short sounds smear and move by more than a frame
-_MAX_SOUND_SECONDS = 600.0  # of sound that is stretched at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +36,9 @@ class FittedVideo:
 
 @dataclass(frozen=True)
 class TooShort:
-    """The video is shorter than what is needed; `seconds`: its length, `detail`: a sentence for the report."""
+    """The video has `frames`, fewer than needed; `detail` is a sentence for the report."""
 
-    seconds: float
+    frames: int
     detail: str
 
 
@@ -57,8 +56,10 @@ def fit_video(
 ) -> FittedVideo | TooShort:
     """Fit a video, or the scene from `start` to `end` seconds, to number_of_frames / frame_rate seconds.
 
-    With `auto_scale` all of it is played faster or slower to that length, the sound at its pitch. Otherwise its
-    beginning is taken at its own speed. A difference of less than half a frame is ignored.
+    A video needs `number_of_frames` frames of its own, as the published page says. Its beginning is taken at its own
+    speed; if its frame rate is so high that they last less than the target, it is slowed down to it, the sound at its
+    pitch. With `auto_scale` all of a video is played faster or slower to the target, however many frames it has. A
+    difference of less than half a frame is ignored.
 
     MediaError: see `decode_frames` and `decode_soundtrack`; no audio track; too long to be sped up.
     """
@@ -67,18 +68,19 @@ def fit_video(
     target = number_of_frames / frame_rate
     surplus = seconds - target
     half_a_frame = 0.5 / frame_rate
+    frames_present = info.frames if start == 0 and end is None else round(seconds * info.fps)
     actual = f"{seconds:.2f} s at {info.fps:.3g} fps"
     wanted = f"{target:.2f} s at {frame_rate:g} fps ({number_of_frames} frames)"
 
     how: Literal["exact", "resampled", "trimmed", "retimed"]
     speed = 1.0
-    if auto_scale and abs(surplus) >= half_a_frame:
+    if frames_present < number_of_frames and not auto_scale:
+        needed = f"it has {frames_present} frames, and {number_of_frames} are needed"
+        return TooShort(frames_present, f"too short: {needed}; auto_scale_input would slow it down")
+    if surplus < -half_a_frame or (auto_scale and surplus >= half_a_frame):
         speed = seconds / target
         how = "retimed"
         detail = f"{'sped up' if surplus > 0 else 'slowed down'} from {actual} to {wanted}, the sound at its pitch"
-    elif surplus < -half_a_frame:
-        detail = f"too short: it has {actual}, and {wanted} are needed; auto_scale_input would slow it down"
-        return TooShort(seconds, detail)
     elif surplus >= half_a_frame:
         how, detail = "trimmed", f"trimmed from {actual} to {wanted}"
     elif abs(info.fps / frame_rate - 1) > _SAME_RATE or info.variable_frame_rate:
@@ -86,7 +88,7 @@ def fit_video(
     else:
         how, detail = "exact", f"{actual}, as needed"
 
-    if speed * target > max(target, _MAX_SOUND_SECONDS):
+    if speed * target > max(target, MAX_SECONDS):
         reason = f"its {seconds:.0f} s would be played {speed:.0f} times faster: cut it, or turn auto_scale_input off"
         raise MediaError(path, reason)
     decoded = decode_soundtrack(path, start, speed * target)

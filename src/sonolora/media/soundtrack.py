@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sonolora.core.errors import MediaError
-from sonolora.media.audio import MAX_DECODED_BYTES, Decoded, Waveform
+from sonolora.media.audio import Decoded, Waveform
 from sonolora.media.audio_track import open_audio
 from sonolora.media.timeline import time_zero, video_stream
+
+MAX_SECONDS = 600.0  # of sound that is held at once
 
 _JITTER = 0.04  # seconds: where timestamps jump by less, it is rounding or jitter, and the samples stay joined
 _SILENT_SECONDS = 0.1  # of a span may lack sound without a warning
@@ -23,8 +25,10 @@ def decode_soundtrack(path: Path, start: float, seconds: float) -> Decoded:
     is none. The warning says how much of that there is, and how many packets are damaged.
 
     MediaError: no audio track, nothing in it that decodes, values that are not finite, a format that changes midway,
-    or a sample rate or length beyond those of `decode_audio`.
+    a sample rate out of range, or more than `MAX_SECONDS`.
     """
+    if seconds > MAX_SECONDS:
+        raise MediaError(path, f"too long: {seconds:.0f} s of its sound; at most {MAX_SECONDS:.0f} s are read at once")
     samples: NDArray[np.float32] | None = None  # (channels, samples)
     position = filled = 0
     with open_audio(path, default=True) as track:
@@ -36,8 +40,6 @@ def decode_soundtrack(path: Path, start: float, seconds: float) -> Decoded:
                 if samples is None or abs(stamp - position) > _JITTER * sample_rate:
                     position = stamp
             if samples is None:
-                if seconds * sample_rate * track.channels * 4 > MAX_DECODED_BYTES:
-                    raise MediaError(path, f"too long: {seconds:.0f} s of such sound are more than can be read")
                 samples = np.zeros((track.channels, round(seconds * sample_rate)), np.float32)
             low, high = max(position, 0), min(position + len(block), samples.shape[1])
             if low < high:

@@ -55,6 +55,7 @@ def probe_audio(path: Path) -> SourceFormat:
     with open_audio(path) as track:
         context, container = track.stream.codec_context, track.container.split(",")[0]
         bits, is_float = _bits(track.codec, context.extradata or b"")
+        track.check_format(context.sample_rate, context.layout.nb_channels)
         _, seconds = declared_seconds(track)
         return SourceFormat(
             path=path,

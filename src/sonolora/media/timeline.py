@@ -34,7 +34,7 @@ class ShownFrame:
 
 
 def video_stream(media: MediaFile) -> VideoStream:
-    """The video stream that players choose.
+    """The video stream that players select.
 
     MediaError if there is none, if it is only cover art, if its codec is unknown or its picture too large.
     """

@@ -137,7 +137,7 @@ def decode_frames(
     """RGB frames (frames, height, width, 3), the i-th as shown at second start + i * speed / frame_rate.
 
     Scaled (bicubic) to fill the size at their aspect ratio, and cropped about the centre. High dynamic range is not
-    tone-mapped. With `repeat_last` the last frame stays for times behind the end.
+    tone-mapped. With `repeat_last`, the last frame is repeated for times after the end.
 
     MediaError: no video, damaged in the part that is read, or over before the last of these times.
     """

@@ -24,11 +24,11 @@ _CODECS = {
 }
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 _COMMON_RATE = 48_000  # every lossy codec here supports it
-_MIN_BIT_RATE = 96_000  # of a channel that goes through a lossy codec once more
+_MIN_BIT_RATE = 96_000  # per channel: the sound may have been through a lossy codec before
 
 _WIDTHS = 8, 16, 24, 32  # of integers; FLAC and ALAC have none of 8 bits
 _FLOAT_FORMATS = (".wav", ".aif", ".aiff", ".aifc", ".caf")
-_FLOAT32_BITS = 24  # integers of more bits do not fit into a float of 32
+_FLOAT32_BITS = 24  # a 32-bit float does not hold integers of more bits
 
 
 def write_wav(path: Path, waveform: Waveform) -> None:
@@ -61,10 +61,10 @@ def write_audio(path: Path, waveform: Waveform) -> None:
 def write_audio_like(path: Path, waveform: Waveform, source: SourceFormat, *, offset: int = 0) -> None:
     """Write sound in the sample format, channels and bit rate of a source; the extension names the container.
 
-    A sample that was decoded from a lossless source is written with the very value that it has there; `offset` is
-    where the waveform has the first sample of the source. Sound in stereo becomes mono if the source is mono. A
-    container that lacks the sample format gets the next wider one, or 24 bits for floats; sound of a lossy codec gets
-    16 bits in a lossless container. .ogg is written as Opus, which has no 44.1 kHz.
+    Samples that were decoded from a lossless source get bit-identical values; `offset` is the position of the
+    source's first sample in the waveform. Stereo becomes mono if the source is mono. If the container lacks the
+    sample format, the next wider one is used, or 24 bits for floats; sound from a lossy source gets 16 bits in a
+    lossless container. .ogg is written as Opus, which does not support 44.1 kHz.
 
     ValueError: another sample rate than that of the source, values that are not finite, an unknown extension.
     """
@@ -105,7 +105,7 @@ def _check_finite(path: Path, waveform: Waveform) -> None:
 
 
 def _integers(samples: NDArray[np.floating], bits: int) -> NDArray[np.int64]:
-    """Rounded to integers of so many bits, and clipped."""
+    """Rounded to integers of `bits` bits, and clipped."""
     full_scale = 1 << (bits - 1)
     return np.clip(np.rint(samples.astype(np.float64) * full_scale), -full_scale, full_scale - 1).astype(np.int64)
 
@@ -146,7 +146,7 @@ def _encode(
     bit_rate: int = 0,
     bits: int = 0,
 ) -> None:
-    """Write samples (channels, samples) of FFmpeg's `sample_format`; `bits` of each hold the sample, the highest."""
+    """Write samples (channels, samples) in FFmpeg's `sample_format`; `bits`: the significant ones of an integer."""
     rates = av.Codec(codec, "w").audio_rates
     if rates and sample_rate not in rates:
         samples, sample_rate = resample(Waveform(samples, sample_rate), _COMMON_RATE).samples, _COMMON_RATE
