@@ -8,10 +8,13 @@ import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sonolora.cli.streams import OutputFailedError, ReaderLeftError, guarded_streams
 from sonolora.cli.terminal import TerminalProgress
+from sonolora.media.audio import Waveform
+from sonolora.media.write_audio import write_audio
 
 
 @contextmanager
@@ -86,3 +89,43 @@ def test_exit_codes_in_a_shell(words, code, error):
     line = f'"{sys.executable}" -m sonolora {words}'
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (code, error)
+
+
+def train_on_a_tone(folder, steps):
+    """The command, and the folder of its run."""
+    (folder / "clips").mkdir()
+    time = np.arange(26000) / 48000
+    tone = Waveform(np.stack([np.sin(2000 * time)] * 2).astype(np.float32), 48000)
+    write_audio(folder / "clips" / "a.wav", tone)
+    options = f"--audio-duration-seconds 0.5 --number-of-steps {steps} --rank 8 --device cpu --base tiny"
+    words = f'train t2a "{folder / "clips"}" --out "{folder / "run"}" {options}'
+    return f'"{sys.executable}" -m sonolora {words}', folder / "run"
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_when_nobody_reads_its_progress(tmp_path):
+    command, run = train_on_a_tone(tmp_path, 100)
+    done = subprocess.run(["bash", "-c", f"{command} 2>&1 | head -1; exit ${{PIPESTATUS[0]}}"], capture_output=True)
+    assert (done.returncode, done.stdout.count(b"\n")) == (141, 1)
+    assert (run / "lora.safetensors").exists() and (run / "report.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no terminals that hang up")
+def test_a_run_is_saved_when_its_terminal_closes(tmp_path):
+    import pty
+
+    command, run = train_on_a_tone(tmp_path, 20000)
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execvp("bash", ["bash", "-c", f"exec {command}"])
+    shown = b""
+    while b"training" not in shown:
+        shown += os.read(terminal, 4096)
+    while not (run / "metrics.jsonl").exists():
+        os.read(terminal, 4096)
+    os.close(terminal)
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 130
+    assert list((run / "checkpoints").glob("step-*.safetensors"))
+    assert not (run / "lora.safetensors").exists()

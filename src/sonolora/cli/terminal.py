@@ -61,7 +61,8 @@ class TerminalProgress:
             self._bars.update(self._task, completed=to, note=note)
 
     def message(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False)
+        # A file or a pipe gets whole lines: whoever reads them breaks them, or searches them.
+        self._console.print(text, highlight=False, markup=False, soft_wrap=not self._console.is_terminal)
 
     def warning(self, text: str) -> None:
         self.message(f"warning: {text}")
