@@ -48,6 +48,7 @@ class Live:
     key: str = ""
     proxy_port: int = 0
     notifier: Notifier = field(default_factory=Notifier)
+    health: Health = field(default_factory=Health)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     woken: threading.Event = field(default_factory=threading.Event)
 
@@ -75,7 +76,7 @@ def _serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     storage = Storage(settings.folder / "files", database, 10_000_000)
     served = Live(settings, store, keys, storage)
     jwks = {"keys": [{"kty": "OKP"}]}
-    retrying = Retrying(Health())
+    retrying = Retrying(served.health)
     services = Services(settings, store, keys, storage, served.notifier, retrying, served.woken.set, jwks)
     app = build_app(services)
     servers = [HttpServer(app, http), HttpServer(app, https, certificate_for(settings))]

@@ -28,6 +28,7 @@ from sonolora.planning.prices import PUBLISHED_PRICES
 from sonolora.server import client_examples as examples
 from sonolora.server.banner import banner
 from sonolora.server.database.database import Database
+from sonolora.server.files.storage import Storage
 from sonolora.server.folder_lock import single_instance
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.records import NewRequest, Result, State
@@ -146,6 +147,65 @@ def test_what_cannot_start_says_why(tmp_path):
     (tmp_path / "bad.pem").write_text("nothing")
     bad = ["--tls", "--tls-port", "0", "--certificate", tmp_path / "bad.pem", "--private-key", tmp_path / "bad.pem"]
     assert "certificate cannot be used" in refused("--folder", tmp_path, *bad)
+    assert keys(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", "Not a directory"),
+        ("server.lock", "server.lock cannot be opened: Is a directory"),
+        ("server.db", "server.db: it is not a file"),
+        ("runs", "runs could not be written: File exists"),
+        ("files", "files could not be written: File exists"),
+        ("files/incoming", "files could not be written: File exists"),
+        ("files/secret", "files/secret cannot be read: Is a directory"),
+        ("webhook_key.pem", "webhook_key.pem cannot be read"),
+    ],
+)
+def test_what_cannot_be_used_is_said_at_the_start(tmp_path, name, words):
+    """Something else in the place of what the server needs: also for a user who may write everywhere."""
+    folder = tmp_path / "server"
+    place = folder / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if "Is a directory" in words or name in ("server.db", "webhook_key.pem"):
+        place.mkdir()
+    else:
+        place.write_text("something else")
+    assert words in refused("--folder", folder)
+
+
+def test_a_secret_that_is_cut_off_is_said_at_the_start(tmp_path):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "secret").write_bytes(b"short")
+    assert "files/secret is damaged: move it away" in refused("--folder", tmp_path)
+
+
+@pytest.mark.parametrize("name", [".", "server.db", "files", "files/incoming", "runs"])
+def test_what_may_not_be_written_is_said_at_the_start(tmp_path, name):
+    with closing(Database(tmp_path / "server.db")) as database:
+        Storage(tmp_path / "files", database, 1)
+    (tmp_path / "runs").mkdir()
+    mode = (tmp_path / name).stat().st_mode
+    (tmp_path / name).chmod(mode & ~0o222)
+    if os.access(tmp_path / name, os.W_OK):
+        pytest.skip("this user may write everywhere")
+    try:
+        assert re.search("not writable|not permitted|cannot be opened|Permission denied", refused("--folder", tmp_path))
+    finally:
+        (tmp_path / name).chmod(mode)
+
+
+def test_a_lost_database_is_said_at_the_start(tmp_path):
+    """As when it was moved away: its files and keys are not forgotten in silence."""
+    with closing(Database(tmp_path / "server.db")) as database:
+        Keys(database).add("laptop")
+        database.note_identity()
+    (tmp_path / "server.db").rename(tmp_path / "away.db")
+    assert "there is no database, but there is server.identity.json" in refused("--folder", tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert "cannot listen" in refused("--folder", tmp_path, "--accept-database", "--port", port)
     assert keys(tmp_path) == []
 
 

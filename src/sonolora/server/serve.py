@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, closing
@@ -74,12 +75,21 @@ def serve(settings: ServerSettings, *, accept_database: bool = False) -> None:
         closing(Database(settings.database, accept=accept_database, thorough=True)) as database,
     ):
         database.checkpoint()
+        for folder in (settings.folder, settings.folder / "runs"):
+            _check_writable(folder)
         _check_base(settings.base)
         try:
             uvloop.run(_serve(settings, database))
         except KeyboardInterrupt:
             raise SonoloraError("stopped at once; the workers save what they can by themselves") from None
         database.note_identity()
+
+
+def _check_writable(folder: Path) -> None:
+    """Make the folder if there is none. Raises `OutputError` if no file can be made in it."""
+    with writing(folder):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
 
 
 def _check_base(base: str) -> None:

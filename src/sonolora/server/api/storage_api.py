@@ -30,6 +30,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from sonolora.core.atomic_files import atomic_write
+from sonolora.core.errors import SonoloraError
 from sonolora.modes.request import Body, parse
 from sonolora.server.api.byte_ranges import byte_ranges
 from sonolora.server.api.file_lifetime import read_lifetime
@@ -49,6 +50,7 @@ _MAX_PART_LIST = 2 << 20  # bytes of JSON; 10,000 parts take half of it
 # Types that a browser may display in place; anything else, which may contain a program, it can only save. No '+': a
 # browser treats whatever ends in +xml as a page.
 _DISPLAYED = re.compile(r"(audio|video)/[\w.-]+|image/(png|jpeg|gif|webp|avif)|text/plain|application/json", re.ASCII)
+_SECRET_BYTES = 32
 _SAVED = frozenset({"application/zip", "application/gzip", "application/x-tar"})
 
 
@@ -260,13 +262,19 @@ def _set_range(request: Request, size: int, etag: str) -> bool:
 
 
 def _secret(path: Path) -> bytes:
-    """The server's own, created at the first start; only its user can read it."""
+    """The server's own, created at the first start; only its user can read it. Raises `SonoloraError`."""
     if not path.exists():
         with atomic_write(path) as temporary:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(32))
-    return path.read_bytes()
+                file.write(secrets.token_bytes(_SECRET_BYTES))
+    try:
+        secret = path.read_bytes()
+    except OSError as error:
+        raise SonoloraError(f"{path} cannot be read: {error.strerror}") from error
+    if len(secret) < _SECRET_BYTES:
+        raise SonoloraError(f"{path} is damaged: move it away, and a new one is created; uploads under way start anew")
+    return secret
 
 
 def _text(header: str) -> str:

@@ -17,6 +17,7 @@ import asyncio
 import hashlib
 import os
 import shutil
+import tempfile
 import threading
 from collections.abc import AsyncIterable, Mapping
 from dataclasses import replace
@@ -54,6 +55,7 @@ class Storage:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for subfolder in (self._content, self._parts.folder, self._incoming.folder, self._unknown.folder):
                 subfolder.mkdir(mode=0o700, exist_ok=True)
+            tempfile.TemporaryFile(dir=self._incoming.folder).close()
         self._publishing = threading.Lock()
         self._completing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
