@@ -124,20 +124,20 @@ def test_it_continues_to_the_same_result(run, body, tmp_path):
 
 @pytest.mark.parametrize("mode", [name for name, mode in MODES.items() if not mode.video])
 def test_modes_without_a_video_refuse_it(mode):
-    with pytest.raises(InputError, match=f"v2a_video: frozen-cached is for v2a alone; {mode} has no video"):
+    with pytest.raises(InputError, match=f"v2a_video: frozen-cached is for v2a only; {mode} has no video"):
         SETTINGS.check_mode(MODES[mode])
 
 
 def test_another_word_is_refused(tmp_path):
     with pytest.raises(InputError, match="'cached' is not one of joint, frozen-cached"):
         RunSettings(v2a_video="cached")
-    with pytest.raises(InputError, match="is for v2a alone"):
+    with pytest.raises(InputError, match="is for v2a only"):
         begin("t2a", {"training_data_url": "a"}, SETTINGS, tmp_path / "out")
 
 
 def test_films_that_fit_nowhere_are_refused(body, tmp_path, monkeypatch):
     monkeypatch.setattr(films, "available_bytes", lambda device: 1)  # noqa: ARG005
-    with pytest.raises(InputError, match=r"5 films takes .*--v2a-video joint"):
+    with pytest.raises(InputError, match=r"4 films takes .*--v2a-video joint"):
         begin("v2a", body, SETTINGS, tmp_path / "out")
 
 

@@ -125,7 +125,7 @@ def test_a_cached_video_serves_both_passes(checkpoint, cases):
         cases, "audio_latents", "audio_context", "video_latents", "video_context", "video_positions"
     )
     stream = Stream(video_latents, bounds.mean(-1), torch.zeros(1), video_context)
-    (cached,) = cache_video_kv(checkpoint, [stream], device=CPU, dtype=torch.float32, park=CPU)
+    (cached,) = cache_video_kv(checkpoint, [stream], device=CPU, dtype=torch.float32, storage_device=CPU)
     example, negative = Example(latents, context, video=cached), context.flip(1) * 0.5
     noise = normal(tuple(latents.shape), "noise")
     guided, unguided = (

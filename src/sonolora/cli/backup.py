@@ -26,8 +26,8 @@ def backup(
     print(f"{copy}: {_describe(summary)}")
     if summary.missing:
         raise SonoloraError(
-            f"the backup is complete except for {len(summary.missing)} files that are missing or damaged on the server's "
-            f"disk: {', '.join(summary.missing)}"
+            f"the backup is complete except for {len(summary.missing)} files, which are missing or damaged on the "
+            f"server's disk: {', '.join(summary.missing)}"
         )
 
 
