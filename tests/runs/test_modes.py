@@ -242,7 +242,7 @@ def test_auto_scaling_retimes_them(tmp_path, load_films):
     assert clip.film.shape == (25, 288, 512, 3)
     assert clip.audio.samples.shape == (2, round(25 / 24 * 16000))
     assert files["c0.mp4"]["status"] == "fitted"
-    assert "stretched" in files["c0.mp4"]["detail"]
+    assert "slowed down" in files["c0.mp4"]["detail"]
 
 
 @pytest.mark.parametrize(("rate", "auto", "extension"), [(24, False, "mp4"), (12, False, "mkv"), (24, True, "mov")])
