@@ -86,15 +86,15 @@ def test_flash_and_click_stay_together(
 @pytest.mark.parametrize(
     ("frames", "rate", "auto_scale", "how", "detail"),
     [
-        (72, 24, False, "exact", "3.00 s at 24 frames a second as wanted"),
-        (72, 24, True, "exact", "3.00 s at 24 frames a second as wanted"),
-        (71, 24, False, "trimmed", "trimmed from 3.00 s at 24 frames a second to 2.96 s at 24 (71 frames)"),
-        (71, 24, True, "retimed", "squeezed from 3.00 s at 24 frames a second to 2.96 s at 24 (71 frames)"),
-        (73, 24, True, "retimed", "stretched from 3.00 s at 24 frames a second to 3.04 s at 24 (73 frames)"),
-        (90, 30, False, "resampled", "resampled from 3.00 s at 24 frames a second to 3.00 s at 30 (90 frames)"),
-        (30, 10, True, "resampled", "resampled from 3.00 s at 24 frames a second to 3.00 s at 10 (30 frames)"),
+        (72, 24, False, "exact", "3.00 s at 24 fps, as needed"),
+        (72, 24, True, "exact", "3.00 s at 24 fps, as needed"),
+        (71, 24, False, "trimmed", "trimmed from 3.00 s at 24 fps to 2.96 s at 24 fps (71 frames)"),
+        (71, 24, True, "retimed", "sped up from 3.00 s at 24 fps to 2.96 s at 24 fps (71 frames)"),
+        (73, 24, True, "retimed", "slowed down from 3.00 s at 24 fps to 3.04 s at 24 fps (73 frames)"),
+        (90, 30, False, "resampled", "resampled from 3.00 s at 24 fps to 3.00 s at 30 fps (90 frames)"),
+        (30, 10, True, "resampled", "resampled from 3.00 s at 24 fps to 3.00 s at 10 fps (30 frames)"),
         (73, 24.27, False, "resampled", "3.01 s at 24.27"),  # a quarter of a frame short
-        (89, 60, False, "trimmed", "to 1.48 s at 60 (89 frames)"),
+        (89, 60, False, "trimmed", "to 1.48 s at 60 fps (89 frames)"),
     ],
 )
 def test_what_is_done_is_told(
@@ -113,8 +113,8 @@ def test_too_short(tmp_path: Path, film, frames: int, rate: float) -> None:
     short = _fit_or_not(tmp_path / "a.mp4", frames, rate)
     assert isinstance(short, TooShort)
     assert short.seconds == pytest.approx(3)
-    assert short.detail.startswith("too short: it has 3.00 s at 24 frames a second, wanted are ")
-    assert f"{frames / rate:.2f} s at {rate} ({frames} frames); auto_scale_input" in short.detail
+    assert short.detail.startswith("too short: it has 3.00 s at 24 fps, and ")
+    assert f"{frames / rate:.2f} s at {rate} fps ({frames} frames) are needed; auto_scale_input" in short.detail
 
 
 def test_a_scene_of_it(tmp_path: Path, film, numbers) -> None:
@@ -189,3 +189,12 @@ def test_cut_off_film_is_warned_of(tmp_path: Path, film) -> None:
     (tmp_path / "cut.mkv").write_bytes(content[: len(content) * 6 // 10])
     fitted = _fit(tmp_path / "cut.mkv", 24, 24)
     assert "cut short: its header says 3.00 s" in fitted.warnings[0]
+
+
+def test_what_would_be_played_a_hundred_times_faster_is_refused(tmp_path: Path, film) -> None:
+    film(tmp_path / "a.mp4", times=[0.0, 660.0], sound_seconds=1.0)
+    with pytest.raises(
+        MediaError, match="its 660 s would be played 323 times faster: cut it, or turn auto_scale_input"
+    ):
+        _fit(tmp_path / "a.mp4", 49, 24, auto_scale=True)
+    assert _fit(tmp_path / "a.mp4", 49, 24).how == "trimmed"

@@ -88,7 +88,7 @@ def test_odd_sides_need_a_codec_that_has_them(tmp_path: Path) -> None:
         decode_frames(tmp_path / "a.mkv", frame_rate=24, frames=2, width=51, height=33), frames
     )
     for name in ("a.mp4", "a.mov", "a.avi"):
-        with pytest.raises(ValueError, match="sides must be even, not 51 x 33"):
+        with pytest.raises(ValueError, match="width and height must be even, not 51 x 33"):
             write_video(tmp_path / name, frames, 24, None)
     assert [file.name for file in tmp_path.iterdir()] == ["a.mkv"]
 

@@ -38,7 +38,7 @@ from sonolora.media.audio import (
     resample,
     to_stereo,
 )
-from sonolora.media.fit_audio import Fitted, fit_audio
+from sonolora.media.fit_audio import Fitted, fit_audio, seconds_used
 from sonolora.media.video import VIDEO_EXTENSIONS
 from sonolora.modes.audio_inpaint import parse_mask
 from sonolora.modes.mode import Mode, SampleFiles
@@ -188,7 +188,7 @@ def _fit(
 ) -> Fitted | None:
     """The fitted sound; None, and a verdict in the report, when it cannot be used."""
     try:
-        decoded = decode_audio(files.path(name))
+        decoded = decode_audio(files.path(name), seconds=seconds_used(request.clip_seconds))
     except MediaError as error:
         report.left_out(name, error.reason)
         return None
@@ -196,7 +196,7 @@ def _fit(
     measured = measure(native)
     report.measured(
         name,
-        seconds=round(native.seconds, 3),
+        seconds=round(decoded.seconds, 3),
         sample_rate=native.sample_rate,
         channels=native.channels,
         **facts(measured),
@@ -204,7 +204,12 @@ def _fit(
     report.warn(name, *([decoded.warning] if decoded.warning else []), *clip_warnings(measured, sample_rate))
     heard.append((name, measured))
     audio = resample(to_stereo(native), sample_rate)
-    fitted = fit_audio(audio, request.clip_seconds, preserve_pitch=request.audio_preserve_pitch)
+    fitted = fit_audio(
+        audio,
+        request.clip_seconds,
+        preserve_pitch=request.audio_preserve_pitch,
+        recording_seconds=decoded.seconds,
+    )
     if fitted.waveform is None:
         report.left_out(name, fitted.detail, too_short=True)
         return None

@@ -19,7 +19,7 @@ from sonolora.analysis.likeness import descriptions, energy_distance
 from sonolora.analysis.spectrogram import draw_mels
 from sonolora.core.atomic_files import atomic_write, make_folder
 from sonolora.core.progress import Progress
-from sonolora.media.audio import AUDIO_EXTENSIONS, Waveform, decode_audio
+from sonolora.media.audio import Waveform, decode_audio
 from sonolora.media.write_audio import write_audio, write_wav
 from sonolora.modes.request import parse
 from sonolora.modes.t2a import T2A
@@ -31,6 +31,7 @@ CLIPS = 16
 PROMPTS = ("a shrill plasma gun fires three shots", "a deep plasma gun fires two shots")
 REAL = 16  # clips to compare with, which are not trained on
 TRIGGER = "pl4smagun"
+FORMATS = (".wav", ".mp3", ".flac", ".ogg", ".aac", ".m4a")
 SECONDS = 2.0
 REQUEST: dict[str, Any] = {
     "trigger_phrase": TRIGGER,
@@ -90,7 +91,7 @@ def make_dataset(path: Path) -> None:
             waveform, caption = clip(index)
             name = f"plasma{index + 1:02d}"
             with tempfile.TemporaryDirectory() as scratch:
-                file = Path(scratch) / f"{name}{AUDIO_EXTENSIONS[index % len(AUDIO_EXTENSIONS)]}"
+                file = Path(scratch) / f"{name}{FORMATS[index % len(FORMATS)]}"
                 write_audio(file, waveform)
                 archive.write(file, file.name)
             archive.writestr(f"{name}.txt", caption)
@@ -100,7 +101,7 @@ def run_demo(folder: Path, progress: Progress, stop: Callable[[], bool]) -> Demo
     """Make the data, train, and compare what the LoRA makes with what the base made, beside real sounds."""
     make_folder(folder)
     data = folder / "plasma.zip"
-    progress.message(f"making {CLIPS} clips of a plasma gun in {len(AUDIO_EXTENSIONS)} formats: {data}")
+    progress.message(f"making {CLIPS} clips of a plasma gun in {len(FORMATS)} formats: {data}")
     make_dataset(data)
     run = folder / f"run-{1 + sum(1 for _ in folder.glob('run-*'))}"
     body = {
