@@ -131,16 +131,16 @@ def window_of(clip: Clip, start: int, frames: int) -> Clip:
         (max(0.0, a - begin), min(seconds, b - begin)) for a, b in clip.regenerate if a < begin + seconds and b > begin
     )
     film = None
-    if clip.film is not None:
+    if clip.frames is not None:
         pictures = -(-round(seconds * clip.frame_rate) // 8) * 8 + 1
         shown = np.round(begin * clip.frame_rate) + np.arange(pictures)
-        film = clip.film[np.minimum(shown.astype(int), len(clip.film) - 1)]
+        film = clip.frames[np.minimum(shown.astype(int), len(clip.frames) - 1)]
     return replace(
         clip,
         audio=cut(clip.audio),
         reference=None if clip.reference is None else cut(clip.reference),
         regenerate=regenerate,
-        film=film,
+        frames=film,
     )
 
 

@@ -127,7 +127,7 @@ def _read_given(mode: Mode, made: Made, encoder: Encoder, path: Path) -> Conditi
 
 def _film_clip(made: Made, encoder: Encoder) -> Clip:
     sound = resample(made.true, encoder.codec.sample_rate)
-    return Clip("film", made.caption, sound, film=made.film, frame_rate=FRAME_RATE)
+    return Clip("film", made.caption, sound, frames=made.film, frame_rate=FRAME_RATE)
 
 
 def learn(

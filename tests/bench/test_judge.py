@@ -103,7 +103,7 @@ def test_datasets_are_as_their_mode_wants_them(mode, tmp_path):
     assert parse(MODES[mode].request, fields).clip_seconds == SECONDS
     pairing = MODES[mode].pair(discover(tmp_path / "data").names)
     assert len(pairing.samples) == 2
-    assert not pairing.left_out
+    assert not pairing.skipped
     assert all(sample.caption for sample in pairing.samples)
 
 

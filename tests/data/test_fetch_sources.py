@@ -17,7 +17,7 @@ from sonolora.data.dataset import open_dataset
 from sonolora.data.fetch import FetchLimits, Sources, fetch, without_secrets
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
-from sonolora.modes.preview_spec import FilmFormat, PreviewSpec
+from sonolora.modes.preview_spec import PreviewSpec, VideoFormat
 
 STRANGER = Sources(local=False, private=False)
 QUICK = FetchLimits(backoff_seconds=0.01, connect_seconds=2, read_seconds=2)
@@ -146,10 +146,14 @@ def test_a_download_may_not_take_for_ever(tmp_path: Path, site: tuple[str, list[
 
 
 def test_datasets_and_previews_go_by_the_same_rules(tmp_path: Path) -> None:
-    film = FilmFormat(9, 24, 512, 288)
+    film = VideoFormat(9, 24, 512, 288)
     with pytest.raises(InputError, match="training_data_url: this is not a URL"):
         open_dataset("/etc", tmp_path, STRANGER)
-    for given in ({"source": "/etc/passwd"}, {"reference": "/etc/passwd"}, {"video": "/etc/passwd", "film": film}):
+    for given in (
+        {"source": "/etc/passwd"},
+        {"reference": "/etc/passwd"},
+        {"video": "/etc/passwd", "video_format": film},
+    ):
         spec = PreviewSpec("", "", 1.0, field="validation.0.audio_url", **given)  # type: ignore[arg-type]
         with pytest.raises(InputError, match=r"validation\.0\.audio_url: this is not a URL"):
             load_conditioning_input(spec, 16000, 48000, tmp_path, STRANGER)

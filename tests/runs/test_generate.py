@@ -238,7 +238,7 @@ class TestLengths:
         video = write_silent_video(tmp_path / "v.mp4", frames)
         given = load("v2a", {"video": video, "resolution": "low", "aspect_ratio": "16:9"}, trained=None)
         assert given.passages[0].seconds == pytest.approx(frames / 24)
-        film = given.passages[0].windows[0][1].clip.film
+        film = given.passages[0].windows[0][1].clip.frames
         assert len(film) == padded
         assert all(np.array_equal(frame, film[frames - 1]) for frame in film[frames:])
         assert not np.array_equal(film[0], film[frames - 1])
@@ -249,9 +249,9 @@ class TestLengths:
         given = load("v2a", {"video": str(tmp_path / "v.mp4"), "resolution": "low", "aspect_ratio": "16:9"})
         assert len(given.passages[0].windows) > 3
         for start, one in given.passages[0].windows:
-            assert len(one.clip.film) == 17
+            assert len(one.clip.frames) == 17
             shown = min(start * 0.04 * 24, 47) * 5
-            assert one.clip.film[0].mean() == pytest.approx(shown, abs=6)
+            assert one.clip.frames[0].mean() == pytest.approx(shown, abs=6)
 
 
 @pytest.mark.parametrize("mode", ["t2a", "a2a", "v2a", "audio-inpaint", "audio-extend-prefix", "audio-extend-suffix"])

@@ -141,7 +141,7 @@ def test_generate_without_lora_gives_the_base(finished, tmp_path):
 def test_report_has_a_verdict_on_every_file(finished, dataset):
     files = {entry["file"]: entry for entry in json.loads((finished / "report.json").read_text())["files"]}
     assert files.keys() == {path.name for path in dataset.iterdir()}
-    assert files["short.wav"]["status"] == "left out"
+    assert files["short.wav"]["status"] == "skipped"
     assert "0.200 s" in files["short.wav"]["detail"]
     assert files["clip0.wav"]["status"] == "fitted"
     assert files["clip0.txt"]["status"] == "used"
@@ -299,7 +299,7 @@ def test_all_clips_too_short_says_how_long_they_are(body, tmp_path):
     item = caught.value.items[0].as_wire()
     assert item["loc"] == ["body", "training_data_url"]
     assert item["type"] == "audio_duration_too_short"
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["summary"]["left out"] == 9
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["summary"]["skipped"] == 9
     assert not (tmp_path / "out" / "run.json").exists()
 
 

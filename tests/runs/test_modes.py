@@ -190,7 +190,7 @@ def test_a_pair_with_a_short_side_is_left_out_whole(tmp_path, load):
     assert [clip.name for clip in clips] == ["c1"]
     assert "too short" in files["c0_start.flac"]["detail"]
     assert "its partner c0_start.flac is left out" in files["c0_end.wav"]["detail"]
-    assert files["c0.txt"]["status"] == "left out"
+    assert files["c0.txt"]["status"] == "skipped"
     assert files["c1_end.wav"]["status"] == "fitted"
 
 
@@ -242,7 +242,7 @@ def load_films(load):
 def test_auto_scaling_retimes_them(tmp_path, load_films):
     data = write_dataset("v2a", tmp_path / "data", count=1)
     (clip,), files = load_films(data, number_of_frames=25, auto_scale_input=True)
-    assert clip.film.shape == (25, 288, 512, 3)
+    assert clip.frames.shape == (25, 288, 512, 3)
     assert clip.audio.samples.shape == (2, round(25 / 24 * 16000))
     assert files["c0.mp4"]["status"] == "fitted"
     assert "stretched" in files["c0.mp4"]["detail"]
@@ -259,7 +259,7 @@ def test_flash_and_click_stay_together_to_within_a_frame(tmp_path, load_films, r
     write_video(tmp_path / "data" / f"x.{extension}", pictures, 24, sound)
     count = 33 if auto else 2 * rate - (2 * rate - 1) % 8
     (clip,), _ = load_films(tmp_path / "data", number_of_frames=count, frame_rate=rate, auto_scale_input=auto)
-    light = clip.film.mean(axis=(1, 2, 3))
+    light = clip.frames.mean(axis=(1, 2, 3))
     loud = np.abs(clip.audio.samples).max(axis=0)
     flashes = [frame / rate for frame in np.flatnonzero(light > 128)]
     quiet = np.concatenate([[True], loud[:-1] < 0.2])
@@ -286,7 +286,7 @@ def test_scenes_are_split_when_asked(tmp_path, load_films):
     folder = write_two_scenes(tmp_path / "data", silent_end=False)
     clips, files = load_films(folder, **SPLIT)
     assert [clip.name for clip in clips] == ["two_scene1", "two_scene2"]
-    assert [clip.film.mean() < 128 for clip in clips] == [True, False]
+    assert [clip.frames.mean() < 128 for clip in clips] == [True, False]
     assert "scene 2 from 1.25 s" in files["two.mov"]["detail"]
     assert len(load_films(folder, split_input_into_scenes=True)[0]) == 1, "shorter than the threshold"
 

@@ -79,9 +79,7 @@ def test_every_clip_has_a_player_and_a_picture_of_what_is_trained(page: Path) ->
     assert levels[:, : middle - 5].max() > 150 > 20 > levels[:, middle + 5 :].max()
     assert levels[:, middle // 2].argmax() / levels.shape[0] == pytest.approx(1 - 1000 / 2840, abs=0.02)
     assert "a bell" in [text for _, text in found.all("p")]
-    assert [text for attributes, text in found.all("p") if attributes["class"] == "caption none"] == [
-        "trained without words"
-    ]
+    assert [text for attributes, text in found.all("p") if attributes["class"] == "caption none"] == ["no caption"]
 
 
 def test_the_reference_has_its_own_player_in_front(page: Path) -> None:
@@ -101,7 +99,7 @@ def test_spans_lie_on_the_picture_where_they_are_in_the_sound(page: Path) -> Non
 
 def test_a_film_is_shown_with_its_sound(page: Path) -> None:
     film = np.zeros((25, 64, 96, 3), np.uint8)
-    found = write(page, Clip("film", "", tone(1.0), film=film, frame_rate=25.0))
+    found = write(page, Clip("film", "", tone(1.0), frames=film, frame_rate=25.0))
     ((player, _),) = found.all("video")
     info = probe_video(page.parent / unquote(str(player["src"])))
     assert (info.width, info.height, info.frames) == (48, 32, 25)
@@ -117,7 +115,7 @@ def report() -> Report:
     report.warn("walk.txt", "has the same caption as run.txt")
     report.fitted("run_start.wav", "trimmed from 3.000 s to 2.000 s")
     report.measured("run_start.wav", seconds=3.0, lufs=-20.5)
-    report.left_out("short.wav", "too short")
+    report.skipped("short.wav", "too short")
     report.ignored("__MACOSX/", "macOS metadata")
     report.warn("walk.wav", "clipped")
     return report
@@ -126,16 +124,16 @@ def report() -> Report:
 def test_the_table_says_everything_that_the_report_says(page: Path, report: Report) -> None:
     found = write(page, Clip("run", "", tone()), Clip("walk", "", tone()), report=report)
     heads = [text for _, text in found.all("button")]
-    assert heads == ["file", "verdict", "detail and warnings", "seconds", "lufs", "image"]
+    assert heads == ["file", "status", "detail and warnings", "seconds", "lufs", "image"]
     rows = [attributes for attributes, _ in found.all("tr") if "data-status" in attributes]
-    assert [row["data-status"] for row in rows] == ["ignored", "fitted", "left out", "used", "used"]
+    assert [row["data-status"] for row in rows] == ["ignored", "fitted", "skipped", "used", "used"]
     cells = [(attributes["data-value"], text) for attributes, text in found.all("td")]
     assert cells[1 + 5 : 6 + 5] == [
         ("", "trimmed from 3.000 s to 2.000 s"),
         ("3.0", "3.0"),
         ("-20.5", "-20.5"),
         ("", ""),
-        ("left out", "left out"),
+        ("skipped", "skipped"),
     ]
     assert [text for _, text in found.all("dd")] == ["2", "1", "1", "1", "2"]
     assert [attributes["href"] for attributes, _ in found.all("a")] == ["#clip-1", "#clip-2", "#clip-2"]

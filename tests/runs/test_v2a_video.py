@@ -22,7 +22,7 @@ from sonolora.ltx.weights.checkpoint import Checkpoint
 from sonolora.media.audio import Waveform
 from sonolora.media.write_video import write_video
 from sonolora.modes import MODES
-from sonolora.modes.preview_spec import FilmFormat
+from sonolora.modes.preview_spec import VideoFormat
 from sonolora.modes.request import parse
 from sonolora.modes.t2a import T2A
 from sonolora.modes.v2a import V2A
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.xdist_group("v2a-video")
 CPU, CUDA, F32 = torch.device("cpu"), torch.device("cuda"), torch.float32
 SETTINGS = RunSettings(device="cpu", preview_every=1000, checkpoint_every=50, v2a_video="frozen-cached")
 STEPS = 100
-TOKENS = Tokens(18, film=FilmFormat(17, 24, 256, 256), one_way=True)
+TOKENS = Tokens(18, film=VideoFormat(17, 24, 256, 256), one_way=True)
 
 
 @pytest.fixture(scope="module")

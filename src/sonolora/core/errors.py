@@ -1,8 +1,8 @@
-"""The errors that are meant to be read by the person who can mend their cause.
+"""Errors written for the person who can fix their cause.
 
-Everything raised on purpose derives from `SonoloraError`. `InputError` is the one for a bad request or a bad
-dataset: it carries items in the published wire form (`loc`, `msg`, `type`, `ctx`), so that the command line and
-the HTTP API show the same words.
+Everything raised on purpose derives from `SonoloraError`. `InputError` is for a bad request or a bad dataset: it
+carries items in the published wire format (`loc`, `msg`, `type`, `ctx`), so that the command line and the HTTP API
+show the same text.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ OUT_OF_MEMORY = (
 
 
 class SonoloraError(Exception):
-    """Something went wrong that the message explains; never a bug of the program."""
+    """A failure that the message explains; never a bug in the program."""
 
 
 @dataclass(frozen=True)
 class ErrorItem:
-    """One fault: `loc` leads to it (`("body", "rank")`), `type` is a published error type, `input` what was found."""
+    """One fault: `loc` is its path (`("body", "rank")`), `type` a published error type, `input` the value found."""
 
     loc: tuple[str | int, ...]
     msg: str
@@ -33,7 +33,7 @@ class ErrorItem:
     input: Any = None
 
     def as_wire(self) -> dict[str, Any]:
-        """The item as it stands in the `detail` list of a 422 body."""
+        """The item as an entry of `detail` in a 422 response."""
         wire: dict[str, Any] = {"loc": list(self.loc), "msg": self.msg, "type": self.type}
         if self.input is not None:
             wire["input"] = self.input
@@ -48,7 +48,7 @@ class ErrorItem:
 
 
 class InputError(SonoloraError):
-    """A request or a dataset that cannot be used as it is (HTTP 422, exit code 2)."""
+    """A request or a dataset that cannot be used (HTTP 422, exit code 2)."""
 
     def __init__(self, items: Sequence[ErrorItem]) -> None:
         self.items = tuple(items)
@@ -76,4 +76,10 @@ class MediaError(SonoloraError):
 
 
 class CheckpointError(SonoloraError):
-    """A model, LoRA or training-state file that does not hold what it should."""
+    """A model, LoRA or training-state file whose content is not what it should be."""
+
+
+def first_few(items: Sequence[str], count: int, separator: str = ", ") -> str:
+    """The items of a message, at most `count` of them: `a, b, c, and 4 more`."""
+    rest = [f"and {len(items) - count} more"] if len(items) > count else []
+    return separator.join([*items[:count], *rest])

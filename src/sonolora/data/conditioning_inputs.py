@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sonolora.core.download import Progress as DownloadProgress
 from sonolora.core.errors import InputError, MediaError
 from sonolora.core.frames import Span
 from sonolora.data.clips import Clip
-from sonolora.data.fetch import ANYWHERE, Fetched, Sources, fetch
+from sonolora.data.fetch import ANYWHERE, Sources, fetch
 from sonolora.media.audio import Decoded, Waveform, decode_audio, peak, peak_normalized, resample, to_stereo
 from sonolora.media.fit_audio import cut_or_padded
 from sonolora.media.timeline import CLOCK
@@ -47,7 +48,7 @@ def load_conditioning_input(
     output_sample_rate: int,
     into: Path,
     sources: Sources = ANYWHERE,
-    progress: Fetched | None = None,
+    progress: DownloadProgress | None = None,
 ) -> ConditioningInput:
     """Fetch, reporting to `progress`, and fit to the length of the preview.
 
@@ -58,12 +59,13 @@ def load_conditioning_input(
         return fetch(address, into, field=spec.field, sources=sources, progress=progress)
 
     clip = Clip("preview", spec.prompt, silence(spec.seconds, sample_rate), regenerate=spec.regenerate)
-    if spec.video is not None and spec.film is not None:
+    if spec.video is not None and spec.video_format is not None:
         video = fetched(spec.video)
-        seconds = min(spec.film.frames / spec.film.frame_rate, video_seconds(video, spec.field))
+        wanted = spec.video_format
+        seconds = min(wanted.frames / wanted.frame_rate, video_seconds(video, spec.field))
         clip = replace(clip, audio=silence(seconds, sample_rate))
-        frames = read_frames(video, spec.film.frame_rate, spec.film.width, spec.film.height, seconds, spec.field)
-        return ConditioningInput(replace(clip, film=frames, frame_rate=spec.film.frame_rate), seconds)
+        frames = read_frames(video, wanted.frame_rate, wanted.width, wanted.height, seconds, spec.field)
+        return ConditioningInput(replace(clip, frames=frames, frame_rate=wanted.frame_rate), seconds)
     if spec.reference is not None:
         sound = to_stereo(read_sound(fetched(spec.reference), spec.field, spec.seconds).waveform)
         reference = fit_reference(sound, sample_rate, normalize=spec.normalize)

@@ -64,7 +64,7 @@ class Encoder:
         for clip in clips:
             encoded.append(self._encode(clip, learn=True))
             digest.update(_digest(clip).encode())
-            light.append(replace(clip, film=None))
+            light.append(replace(clip, frames=None))
         seen = [self._encode(one.clip, learn=False) for one, _ in given]
         texts = [clip.caption for clip in light]
         for one, negative in given:
@@ -135,7 +135,7 @@ class Encoder:
             torch.zeros(1, 0, 0),
             keep,
             reference_BRC=None if clip.reference is None else self._latents(clip.reference),
-            video=None if clip.film is None else self._video(clip),
+            video=None if clip.frames is None else self._video(clip),
         )
 
     def _latents(self, sound: Waveform) -> Tensor:
@@ -147,15 +147,15 @@ class Encoder:
         ]
 
     def _video(self, clip: Clip) -> Video:
-        assert clip.film is not None
-        frames, height, width, _ = clip.film.shape
+        assert clip.frames is not None
+        frames, height, width, _ = clip.frames.shape
 
         def make() -> dict[str, Tensor]:
-            pixels = torch.from_numpy(np.ascontiguousarray(clip.film)).to(self.device)
+            pixels = torch.from_numpy(np.ascontiguousarray(clip.frames)).to(self.device)
             frames_BCFHW = pixels.permute(3, 0, 1, 2)[None].to(self.dtype) / 127.5 - 1
             return {"latents": self._video_encoder.encode(frames_BCFHW)}
 
-        key = content_key("video latents", self.base.fingerprint, str(self.dtype), clip.film.tobytes())
+        key = content_key("video latents", self.base.fingerprint, str(self.dtype), clip.frames.tobytes())
         latents_BCFHW = self.cache.get(key, make)["latents"]
         size = (frames - 1) // FRAMES_PER_LATENT + 1, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
         positions = video_token_middles(*size, clip.frame_rate)
@@ -192,5 +192,5 @@ def _digest(clip: Clip) -> str:
         clip.audio.samples.tobytes(),
         b"" if clip.reference is None else clip.reference.samples.tobytes(),
         repr(clip.regenerate),
-        b"" if clip.film is None else clip.film.tobytes(),
+        b"" if clip.frames is None else clip.frames.tobytes(),
     )

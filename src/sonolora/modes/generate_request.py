@@ -16,15 +16,6 @@ MAX_LONG_SECONDS = 300.0  # of sound for a reference or a video: all its latents
 
 
 @dataclass(frozen=True)
-class VideoFormat:
-    """How a video is sampled: frames a second, and pixels (multiples of 32)."""
-
-    frame_rate: float
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
 class GenerationSpec:
     """What to generate, whatever the mode. At most one of `source`, `reference` and `video` is set: URLs or paths.
 
@@ -38,7 +29,8 @@ class GenerationSpec:
     source: str | None = None  # the sound that is kept, but for the regenerated spans
     reference: str | None = None  # the sound to transform
     video: str | None = None
-    video_format: VideoFormat | None = None
+    frame_rate: float = 0.0  # frames a second of the video that the model is given
+    frame_size: tuple[int, int] = (0, 0)  # their width and height in pixels
     regenerate: tuple[Span, ...] = ()  # seconds of the source
     extend: Literal["before", "after"] | None = None  # the source
     extend_seconds: float | None = None  # of new sound; None: as in training

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from sonolora.core.errors import InputError
+from sonolora.core.errors import InputError, first_few
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
 from sonolora.media.video import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, frame_size
-from sonolora.modes.generate_request import MAX_LONG_SECONDS, GenerateRequest, GenerationSpec, VideoFormat
+from sonolora.modes.generate_request import MAX_LONG_SECONDS, GenerateRequest, GenerationSpec
 from sonolora.modes.mode import Mode, Pairing, regenerates_all
 from sonolora.modes.pairing import extension, pair_clips
-from sonolora.modes.preview_spec import MIN_SECONDS, FilmFormat, PreviewSpec
+from sonolora.modes.preview_spec import MIN_SECONDS, PreviewSpec, VideoFormat
 from sonolora.modes.request import Aspect, Size, TrainRequest, ValidationEntry
 
 _SHOWN = 5
@@ -38,10 +38,9 @@ def pair(names: Sequence[str]) -> Pairing:
     pairing = pair_clips(names, VIDEO_EXTENSIONS)
     images = [name for name in names if extension(name) in IMAGE_EXTENSIONS]
     if images and not pairing.samples:
-        more = f" and {len(images) - _SHOWN} more" if len(images) > _SHOWN else ""
         raise InputError.in_dataset(
             f"these are images, and v2a needs videos with sound ({', '.join(VIDEO_EXTENSIONS)}): "
-            f"{', '.join(images[:_SHOWN])}{more}"
+            f"{first_few(images, _SHOWN)}"
         )
     return pairing
 
@@ -49,14 +48,14 @@ def pair(names: Sequence[str]) -> Pairing:
 def previews(request: V2ARequest) -> list[PreviewSpec]:
     """One for each validation entry."""
     width, height = frame_size(request.validation_resolution, request.validation_aspect_ratio)
-    film = FilmFormat(request.validation_number_of_frames, request.validation_frame_rate, width, height)
+    video_format = VideoFormat(request.validation_number_of_frames, request.validation_frame_rate, width, height)
     return [
         PreviewSpec(
             entry.prompt,
             request.validation_negative_prompt,
             request.preview_seconds,
             video=entry.video_url,
-            film=film,
+            video_format=video_format,
             field=f"validation.{index}.video_url",
         )
         for index, entry in enumerate(request.validation)
@@ -78,13 +77,13 @@ class V2AGenerate(GenerateRequest):
     aspect_ratio: Aspect = Field("1:1", description="Shape to which the video is cropped: 16:9, 1:1 or 9:16.")
 
     def spec(self) -> GenerationSpec:
-        video_format = VideoFormat(self.frame_rate, *frame_size(self.resolution, self.aspect_ratio))
         return GenerationSpec(
             self.prompt,
             self.negative_prompt,
             self.seconds,
             video=self.video,
-            video_format=video_format,
+            frame_rate=self.frame_rate,
+            frame_size=frame_size(self.resolution, self.aspect_ratio),
             field="video",
         )
 

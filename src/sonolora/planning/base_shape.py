@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers.models.gemma3 import Gemma3TextConfig
 
 from sonolora.core.errors import InputError, SonoloraError
+from sonolora.core.tensor_file import TensorInfo
 from sonolora.ltx.codec.audio_codec import AudioCodec, build_log_mel, build_vae, build_vocoder
 from sonolora.ltx.codec.video_encoder import VideoEncoder
 from sonolora.ltx.memory.block_offload import DEVICE_SLOTS
@@ -27,7 +28,7 @@ from sonolora.ltx.model.transformer import PREFIX, Transformer
 from sonolora.ltx.text.text_encoder import PUBLISHED_TOKENS, TextEncoder, Tokenizer, load_tokenizer
 from sonolora.ltx.text.text_projector import empty_projectors
 from sonolora.ltx.weights.base import Base, find_base
-from sonolora.ltx.weights.checkpoint import Outline, TensorInfo
+from sonolora.ltx.weights.checkpoint import Outline
 from sonolora.ltx.weights.tensor_table import (
     LTX23_CONFIG,
     LTX23_TEXT_STATES,

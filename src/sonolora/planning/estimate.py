@@ -159,7 +159,7 @@ def _read(mode: Mode, request: TrainRequest, base: Base, shape: BaseShape, progr
         progress.phase("reading the clips", len(files.names))
         clips = load_clips(mode, request, files, rate, tokenizer, report, progress.advance)
         captions = [clip.caption for clip in clips]
-    return captions, sum(entry["status"] == "left out" for entry in report.as_json()["files"])
+    return captions, sum(entry["status"] == "skipped" for entry in report.as_json()["files"])
 
 
 def _look_seconds(

@@ -16,7 +16,7 @@ from sonolora.core.frames import frame_count
 from sonolora.ltx.model.frozen_video import video_kv_bytes
 from sonolora.media.video import frame_size
 from sonolora.modes.mode import Mode
-from sonolora.modes.preview_spec import FilmFormat, PreviewSpec
+from sonolora.modes.preview_spec import PreviewSpec, VideoFormat
 from sonolora.modes.request import TrainRequest
 from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.run_settings import RunSettings, compute_dtype
@@ -77,14 +77,14 @@ def training_tokens(mode: Mode, request: TrainRequest) -> Tokens:
     film = None
     if mode.video:
         width, height = frame_size(request.resolution, request.aspect_ratio)
-        film = FilmFormat(request.number_of_frames, request.frame_rate, width, height)
+        film = VideoFormat(request.number_of_frames, request.frame_rate, width, height)
     return Tokens(frames, frames if mode.reference else 0, mode.kept, film)
 
 
 def preview_tokens(spec: PreviewSpec, *, one_way: bool = False) -> Tokens:
     """The shape of a preview; what is given to it may make it shorter."""
     frames = frame_count(spec.seconds)
-    return Tokens(frames, frames if spec.reference else 0, spec.regenerate is not None, spec.film, one_way)
+    return Tokens(frames, frames if spec.reference else 0, spec.regenerate is not None, spec.video_format, one_way)
 
 
 def preview_guidance(metadata: Mapping[str, Any], request: TrainRequest) -> Guidance:

@@ -23,7 +23,7 @@ from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy
 from sonolora.ltx.model.transformer import CachedVideoKV, Transformer
 from sonolora.ltx.text.text_encoder import Tokenizer
-from sonolora.modes.preview_spec import FilmFormat
+from sonolora.modes.preview_spec import VideoFormat
 from sonolora.planning.allocations import Allocations
 from sonolora.planning.base_shape import META, BaseShape
 from sonolora.planning.meta_kernels import always_as_on, kernels_of
@@ -45,7 +45,7 @@ class Tokens:
     audio: int  # latent frames of the target
     reference: int = 0  # latent frames in front of it
     kept: bool = False  # whether parts of the target are given
-    film: FilmFormat | None = None
+    film: VideoFormat | None = None
     one_way: bool = False  # whether the film does not hear the audio, and is given as keys and values
 
     @property

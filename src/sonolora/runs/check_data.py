@@ -24,7 +24,8 @@ from sonolora.ltx.weights.base import Base
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
 from sonolora.planning.run_settings import resolve_device
-from sonolora.runs.report_page import ShownClip, write_clip, write_page
+from sonolora.runs.report_html import ShownClip
+from sonolora.runs.report_page import write_clip, write_page
 
 PAGE = "report.html"
 
@@ -55,7 +56,7 @@ def check(mode: Mode, request: TrainRequest, base: Base, folder: Path, progress:
             progress.phase("reading the clips", len(files.names))
             tokenizer = load_tokenizer(base.checkpoint, base.text_encoder)
             loaded = load_clips(mode, request, files, codec.sample_rate, tokenizer, report, progress.advance)
-            clips = [replace(clip, film=None) for clip in shown_on(folder, loaded, shown)]
+            clips = [replace(clip, frames=None) for clip in shown_on(folder, loaded, shown)]
         except InputError as fault:
             error = fault
     write_report(folder, report, shown, mode)

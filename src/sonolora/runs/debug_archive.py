@@ -1,10 +1,10 @@
-"""`debug_dataset.zip`: the data as the model is trained on it, to be listened to.
+"""`debug_dataset.zip`: the training data as the model gets it, to listen to.
 
-For each clip: `<name>_fitted.wav` as it went into the codec, `<name>_decoded.wav` as the codec gives it back (what it
-cannot keep, no LoRA can learn), `<name>.png` of the decoded sound, `<name>.txt` with the full caption, and where the
-mode has them `<name>_fitted.mp4` (the film in half its size), `<name>_reference_fitted.wav`,
-`<name>_reference_decoded.wav` and `<name>_mask.json` (the seconds that are made anew; what is kept is decoded with
-silence in their place, as the model is given it). And the report.
+For each clip: `<name>_fitted.wav`, the input of the codec; `<name>_decoded.wav`, its reconstruction (no LoRA can learn
+what the codec loses); `<name>.png`, the spectrogram of the reconstruction; `<name>.txt`, the full caption; and where
+the mode has them `<name>_fitted.mp4` (the video at half size), `<name>_reference_fitted.wav`,
+`<name>_reference_decoded.wav` and `<name>_mask.json` (the seconds to regenerate; the kept sound is decoded with silence
+in their place, as the model gets it). And the report.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sonolora.ltx.codec.audio_codec import AudioCodec
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
 from sonolora.runs.check_data import PAGE
-from sonolora.runs.report_page import film_of
+from sonolora.runs.report_page import video_of
 
 
 @torch.inference_mode()
@@ -39,9 +39,9 @@ def write_debug_dataset(
     folder: Path,
     advance: Callable[[str], None],
 ) -> None:
-    """Write the archive, atomically. `folder` is the run's, with the report on the clips and their films in it.
+    """Write the archive, atomically. `folder` is the run's, which holds the report on the clips and their videos.
 
-    `advance` is told the name of each clip that is in the archive.
+    `advance` is called with the name of each clip once it is in the archive.
     """
     with (
         atomic_write(path) as temporary,
@@ -62,8 +62,8 @@ def write_debug_dataset(
             draw_waveform_and_mel(picture, decoded, f"{clip.name}, through the codec: {clip.caption}")
             archive.write(picture, f"{clip.name}.png")
             archive.writestr(f"{clip.name}.txt", clip.caption)
-            if (film := film_of(folder / PAGE, number)).exists():
-                archive.write(film, f"{clip.name}_fitted.mp4")
+            if (video := video_of(folder / PAGE, number)).exists():
+                archive.write(video, f"{clip.name}_fitted.mp4")
             if clip.regenerate is not None:
                 archive.writestr(f"{clip.name}_mask.json", json.dumps(clip.regenerate))
             advance(clip.name)

@@ -197,8 +197,6 @@ def _refuse_too_long(seconds: float, spec: GenerationSpec) -> None:
 
 
 def _video_passage(clip: Clip, path: Path, spec: GenerationSpec, length: ClipLength, progress: Progress) -> Passage:
-    assert spec.video_format is not None
-    size = spec.video_format
     seconds = video_seconds(path, spec.field)
     if spec.seconds is not None:
         seconds = min(seconds, spec.seconds)
@@ -206,8 +204,8 @@ def _video_passage(clip: Clip, path: Path, spec: GenerationSpec, length: ClipLen
     clip = replace(clip, audio=silence(seconds, clip.audio.sample_rate))
 
     def with_frames(part: Clip, start: float) -> Clip:
-        frames = read_frames(path, size.frame_rate, size.width, size.height, part.audio.seconds, spec.field, start)
-        return replace(part, film=frames, frame_rate=size.frame_rate)
+        frames = read_frames(path, spec.frame_rate, *spec.frame_size, part.audio.seconds, spec.field, start)
+        return replace(part, frames=frames, frame_rate=spec.frame_rate)
 
     return _passage(ConditioningInput(clip, seconds), length, progress, spec.field, with_frames)
 

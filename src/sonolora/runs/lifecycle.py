@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from sonolora import __version__
-from sonolora.core.atomic_files import OutputError, write_json
+from sonolora.core.atomic_files import OutputError, remove_half_written, write_json
+from sonolora.core.download import Progress as DownloadProgress
 from sonolora.core.errors import CheckpointError, SonoloraError
 from sonolora.core.progress import InterruptedRunError, Progress, StopAskedError, StoppableProgress
 from sonolora.data.clips import Clip, load_clips
@@ -24,7 +25,7 @@ from sonolora.data.conditioning_inputs import ConditioningInput, load_conditioni
 from sonolora.data.dataset import open_dataset
 from sonolora.data.encode import Encoder
 from sonolora.data.encoding_cache import Cache, default_cache_folder
-from sonolora.data.fetch import ANYWHERE, Fetched, Sources
+from sonolora.data.fetch import ANYWHERE, Sources
 from sonolora.data.prepared import Prepared
 from sonolora.data.report import Report
 from sonolora.ltx.text.text_encoder import load_tokenizer
@@ -37,7 +38,7 @@ from sonolora.planning.run_settings import RunSettings
 from sonolora.runs.check_data import in_words, shown_on, write_report
 from sonolora.runs.debug_archive import write_debug_dataset
 from sonolora.runs.loaded_networks import Networks
-from sonolora.runs.report_page import ShownClip
+from sonolora.runs.report_html import ShownClip
 from sonolora.runs.run_folder import RUN_FILE, UNPACKED, alone_in, read_run, refuse_taken, remove_unpacked
 from sonolora.runs.train import Run, train
 
@@ -118,8 +119,7 @@ def resume(
     if networks.base.fingerprint != said["base_fingerprint"]:
         raise CheckpointError(f"the base {networks.base.name} is not the one that {folder} was started with")
     with alone_in(folder):
-        for left in folder.rglob(".*.part*"):  # what was being written when the run was killed
-            left.unlink(missing_ok=True)
+        remove_half_written(folder)
         run = Run(mode, parse(mode.request, said["request"]), settings, folder, networks.base)
         prepared = Prepared.load(folder / PREPARED_FILE)
         if warning := check_fit(mode, run.request, settings, networks.base, networks.device):
@@ -139,7 +139,7 @@ def _finish(run: Run, prepared: Prepared, networks: Networks, progress: Stoppabl
 
 
 def _given(
-    run: Run, networks: Networks, sources: Sources, scratch: Path, fetched: Fetched
+    run: Run, networks: Networks, sources: Sources, scratch: Path, fetched: DownloadProgress
 ) -> list[tuple[ConditioningInput, str]]:
     """What the previews are given, with their negative prompts; before the data, since it fails sooner."""
     rates = networks.codec.sample_rate, networks.codec.output_sample_rate
@@ -189,8 +189,8 @@ def _tell(report: Report, progress: StoppableProgress) -> None:
     """What is not simply used; all the rest stands in the report."""
     lines = []
     for entry in report.as_json()["files"]:
-        if entry["status"] in ("left out", "ignored"):
-            tell = progress.warning if entry["status"] == "left out" else progress.message
+        if entry["status"] in ("skipped", "ignored"):
+            tell = progress.warning if entry["status"] == "skipped" else progress.message
             lines.append((tell, f"{entry['status']}: {entry['file']}: {entry['detail']}"))
         lines += [(progress.warning, f"{entry['file']}: {text}") for text in entry["warnings"]]
     for tell, line in lines[:_TOLD]:

@@ -119,7 +119,7 @@ def pair(down=DOWN, up=UP, **more):
         (pair(up=torch.zeros(64, 4)), r"lora_A\.weight is of rank 8 \(8, 64\), lora_B of rank 4 \(64, 4\)"),
         (pair(down=torch.zeros(8, 64, 1)), r"lora_A\.weight is of shape \(8, 64, 1\); expected a matrix"),
         (pair(down=torch.zeros(0, 64), up=torch.zeros(64, 0)), "expected a matrix"),
-        (pair(down=DOWN.to(torch.int8)), "stored as I8; readable are F64, F32"),
+        (pair(down=DOWN.to(torch.int8)), "stored as I8; readable are BF16, F16"),
         (pair(**{f"{KEY}.alpha": torch.ones(2)}), r"\.alpha is of shape \(2,\); expected one number"),
         (pair(**{f"{KEY}.alpha": torch.tensor(float("nan"))}), "expected a finite one"),
         (pair(what=torch.zeros(1)), "unknown key what; a LoRA holds"),

@@ -28,13 +28,16 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from sonolora.cli.main import app
+from sonolora.core.atomic_files import PartialFile
+from sonolora.core.download import RetryPolicy
 from sonolora.core.errors import CheckpointError
+from sonolora.core.tensor_file import TensorInfo
 from sonolora.ltx.model.transformer import load_transformer
 from sonolora.ltx.weights import base as base_module
 from sonolora.ltx.weights import hub as hub_module
 from sonolora.ltx.weights import partial_checkpoint as excerpt_module
 from sonolora.ltx.weights.base import find_base
-from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint, TensorInfo, read_tensors
+from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint, read_tensors
 from sonolora.ltx.weights.hub import HubCheckpoint, HubId, fetch_text_encoder, open_from_hub, open_local
 from sonolora.ltx.weights.partial_checkpoint import Span, damaged, held, layout, spans
 from sonolora.ltx.weights.registry import registered
@@ -161,7 +164,7 @@ def site(monkeypatch, tmp_path, checkpoint) -> Iterator[Site]:
     monkeypatch.setenv("SONOLORA_MODELS", str(tmp_path / "models"))
     monkeypatch.setenv("SONOLORA_BASES", str(tmp_path / "bases.json"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "huggingface"))
-    monkeypatch.setattr(hub_module, "_BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(hub_module, "_RETRY_POLICY", RetryPolicy(retries=5, backoff_seconds=0.001))
     threads = [threading.Thread(target=server.serve_forever, args=(0.01,)) for server in servers]
     for server, thread in zip(servers, threads, strict=True):
         server.site = site  # type: ignore[attr-defined]
@@ -291,8 +294,8 @@ def test_a_fetch_that_failed_is_taken_up_again(site):
     with pytest.raises(CheckpointError, match=r"could not be fetched from 127\.0\.0\.1 .*start again to go on"):
         opened.fetch(wanted)
     assert not opened.path.exists()
-    part = opened.path.with_name(opened.path.name + ".part")
-    filled = len(part.with_name(part.name + ".done").read_text().splitlines()) - 1
+    _, filled_places = PartialFile(opened.path).resume()
+    filled = len(filled_places)
     assert 0 < filled <= 3
     seen: list[tuple[int, int]] = []
     site.asked.clear()

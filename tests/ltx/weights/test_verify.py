@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from sonolora.core.errors import CheckpointError
+from sonolora.core.tensor_file import TensorInfo
 from sonolora.ltx.weights.base import find_base
-from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint, TensorInfo
+from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint
 from sonolora.ltx.weights.tensor_table import LTX23_CONFIG, needed, published_tensors
 from sonolora.ltx.weights.verify import open_checkpoint, text_encoder_sizes, verify, verify_text_encoder
 

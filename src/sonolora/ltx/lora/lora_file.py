@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from sonolora.core.errors import CheckpointError
+from sonolora.core.tensor_file import DTYPES, TensorInfo
 from sonolora.ltx.lora.lora_names import published_name
 from sonolora.ltx.model.transformer import PREFIX
-from sonolora.ltx.weights.checkpoint import Checkpoint, TensorInfo
+from sonolora.ltx.weights.checkpoint import Checkpoint
 
 PEFT_SETTINGS = "lora_adapter_metadata"  # diffusers' name for them in the header
 _KEY = re.compile(r"(?P<layer>.+)\.(?:(?P<half>lora_A|lora_B|lora_down|lora_up)\.weight|alpha)")
@@ -41,15 +42,8 @@ _OTHER_ADAPTERS = {
     ".default.weight": "is of PEFT's memory, not of its file: save it with `save_pretrained`",
 }
 _WANTED = "a LoRA holds *.lora_A/lora_B.weight or *.lora_down/lora_up.weight, and perhaps *.alpha"
-_FLOATS = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
-_NUMBERS = {**_FLOATS, "I64": torch.int64, "I32": torch.int32}  # an alpha may be whole
+_FLOATS = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_point}
+_NUMBERS = {name: DTYPES[name] for name in (*_FLOATS, "I64", "I32")}  # an alpha may be whole
 _SHOWN = 3
 
 

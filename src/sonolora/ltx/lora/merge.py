@@ -25,15 +25,15 @@ from torch import Tensor
 from sonolora import __version__
 from sonolora.core.atomic_files import atomic_write
 from sonolora.core.errors import CheckpointError, InputError
+from sonolora.core.tensor_file import FLOAT_DTYPES, LENGTH_BYTES, TensorInfo, data_start, encode_header
 from sonolora.ltx.lora.lora_file import LoRAFile, linear_layers, require_fit
 from sonolora.ltx.model.transformer import PREFIX
-from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint, TensorInfo
+from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint
 from sonolora.ltx.weights.partial_checkpoint import Progress
 from sonolora.ltx.weights.tensor_table import published_tensors
 
 RECORD = "merged_loras"  # in the metadata: a JSON list, the oldest first
 _KEPT = ("mode", "trigger_phrase", "base", "base_fingerprint", "license")  # what the record keeps of a LoRA's metadata
-_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 _FETCH = "A merge needs the whole file: download it, and name it with `sonolora base add NAME --checkpoint FILE ...`"
 _BLOCK_BYTES = 8 << 20
 _VALUES_AT_ONCE = 1 << 21
@@ -124,9 +124,10 @@ def _terms(source: Checkpoint, loras: Sequence[tuple[LoRAFile, float]]) -> dict[
         require_fit(lora, layers)
         for layer, pair in lora.pairs.items():
             info = source.tensors[f"{PREFIX}{layer}.weight"]
-            if info.dtype not in _DTYPES:
+            if info.dtype not in FLOAT_DTYPES:
                 raise CheckpointError(
-                    f"{source.path}: {layer} is stored as {info.dtype}; a LoRA can be merged into {', '.join(_DTYPES)}"
+                    f"{source.path}: {layer} is stored as {info.dtype}; a LoRA can be merged into "
+                    f"{', '.join(FLOAT_DTYPES)}"
                 )
             down, up = lora.read(layer)
             if strength * pair.scale != 0 and down.any() and up.any():
@@ -156,16 +157,14 @@ def _require_free(out: Path, base: Path, loras: Sequence[Path], *, overwrite: bo
 def _header(source: Checkpoint, loras: Sequence[tuple[LoRAFile, float]]) -> tuple[bytes, int]:
     """The new file's first bytes, and where the old one's tensors begin. Their places stay the same."""
     with _opened(source.path) as file:
-        length = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(length))
+        start = data_start(file.read(LENGTH_BYTES), source.path.stat().st_size)
+        header: dict[str, Any] = json.loads(file.read(start - LENGTH_BYTES))
     metadata = dict(header.get("__metadata__", {}))
     metadata.pop(EXCERPT_OF, None)
     before = source.metadata.get(RECORD)
     record = [*(before if isinstance(before, list) else []), *(_entry(lora, strength) for lora, strength in loras)]
     header["__metadata__"] = {**metadata, RECORD: json.dumps(record, ensure_ascii=False)}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, 8 + length
+    return encode_header(header), start
 
 
 def _entry(lora: LoRAFile, strength: float) -> Mapping[str, object]:
@@ -197,7 +196,7 @@ def _merged_rows(
     file: BufferedReader, info: TensorInfo, layer: str, terms: Sequence[Term], report: Merged
 ) -> Iterator[memoryview]:
     """A layer's new weights, some rows at a time, as they are stored; adds to the report's sums."""
-    dtype = _DTYPES[info.dtype]
+    dtype = FLOAT_DTYPES[info.dtype]
     exact = torch.promote_types(dtype, torch.float32)
     height, width = info.shape
     products = []

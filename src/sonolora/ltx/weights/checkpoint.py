@@ -20,25 +20,14 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from sonolora.core.errors import CheckpointError
+from sonolora.core.errors import CheckpointError, first_few
+from sonolora.core.tensor_file import FLOAT_DTYPES, LENGTH_BYTES, TensorInfo, data_start, parse_header
 
-MAX_HEADER_BYTES = 100 * 2**20
 EXCERPT_OF = "excerpt_of"  # metadata of a file that holds some tensors of another: what that one was
 _SAMPLED_TENSORS = 64
 _SAMPLED_BYTES = 4096
 _SHOWN_NAMES = 8
 _PIECE_BYTES = 32 << 20  # of a tensor on its way
-_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Where a tensor lies in the file: its safetensors dtype name, shape, and byte span from the file's start."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
 
 
 @dataclass(frozen=True)
@@ -55,15 +44,13 @@ class Checkpoint:
         try:
             size = path.stat().st_size
             with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-                    raise CheckpointError(f"{path}: not a safetensors file (its header length makes no sense)")
-                metadata, tensors = parse_header(file.read(length))
+                start = data_start(file.read(LENGTH_BYTES), size)
+                metadata, tensors = parse_header(file.read(start - LENGTH_BYTES))
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CheckpointError(f"{path}: not a safetensors file (its header is no table of tensors)") from error
-        end = max((info.end for info in tensors.values()), default=8 + length)
+        end = max((info.end for info in tensors.values()), default=start)
         if end != size:
             raise CheckpointError(
                 f"{path}: incomplete or damaged: the header describes {end:,} bytes, the file has {size:,}. "
@@ -135,29 +122,6 @@ def fingerprint(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, Any], 
     for sample in samples:
         digest.update(sample)
     return digest.hexdigest()[:16]
-
-
-def parse_header(text: bytes) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
-    """Metadata and tensors of the JSON that a safetensors file begins with, after the 8 bytes of its length.
-
-    Raises ValueError, TypeError, KeyError or AttributeError when it is no table of tensors.
-    """
-    header, start = json.loads(text), 8 + len(text)
-    metadata = {key: _parsed(value) for key, value in header.pop("__metadata__", {}).items()}
-    tensors = {}
-    for name, entry in header.items():
-        first, last = entry["data_offsets"]
-        tensors[name] = TensorInfo(entry["dtype"], tuple(entry["shape"]), start + first, start + last)
-    return metadata, tensors
-
-
-def _parsed(value: str) -> Any:
-    """Metadata values are JSON where they can be (the config) and plain text otherwise (the version)."""
-    try:
-        parsed = json.loads(value)
-    except ValueError:
-        return value
-    return parsed if isinstance(parsed, dict | list) else value
 
 
 def load_module(
@@ -258,9 +222,9 @@ def _as_held(info: TensorInfo, dtype: torch.dtype) -> torch.dtype:
 
 
 def _fill(tensor: Tensor, file: BinaryIO, info: TensorInfo, piece: Tensor, which: str) -> None:
-    if info.dtype not in _DTYPES:
-        raise CheckpointError(f"{which} is stored as {info.dtype}; readable are {', '.join(_DTYPES)}")
-    values, stored = tensor.view(-1), piece.view(_DTYPES[info.dtype])
+    if info.dtype not in FLOAT_DTYPES:
+        raise CheckpointError(f"{which} is stored as {info.dtype}; readable are {', '.join(FLOAT_DTYPES)}")
+    values, stored = tensor.view(-1), piece.view(FLOAT_DTYPES[info.dtype])
     if info.end - info.start != len(values) * stored.itemsize:
         raise CheckpointError(f"{which} has {info.end - info.start:,} bytes for {len(values):,} values")
     file.seek(info.start)
@@ -274,6 +238,4 @@ def _fill(tensor: Tensor, file: BinaryIO, info: TensorInfo, piece: Tensor, which
 def _fault(kind: str, names: list[str]) -> str:
     if not names:
         return ""
-    shown = ", ".join(sorted(names)[:_SHOWN_NAMES])
-    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
-    return f"{len(names)} tensors {kind}: {shown}{more}"
+    return f"{len(names)} tensors {kind}: {first_few(sorted(names), _SHOWN_NAMES)}"

@@ -27,16 +27,18 @@ from urllib.parse import quote
 import httpx
 
 from sonolora import __version__
-from sonolora.core.atomic_files import atomic_write, write_json
-from sonolora.core.errors import CheckpointError
-from sonolora.ltx.weights.checkpoint import (
-    EXCERPT_OF,
-    MAX_HEADER_BYTES,
-    Checkpoint,
-    fingerprint,
-    parse_header,
-    sampled,
+from sonolora.core.atomic_files import PartialFile, atomic_write, write_json
+from sonolora.core.download import (
+    DownloadError,
+    NoRangesError,
+    RetriesExhaustedError,
+    RetryPolicy,
+    StatusError,
+    read_range,
 )
+from sonolora.core.errors import CheckpointError
+from sonolora.core.tensor_file import LENGTH_BYTES, data_start, parse_header
+from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint, fingerprint, sampled
 from sonolora.ltx.weights.partial_checkpoint import WORKERS, Progress, beside, grow, held
 from sonolora.ltx.weights.tensor_table import needed
 
@@ -44,10 +46,7 @@ TEXT_ENCODER = "google/gemma-3-12b-it-qat-q4_0-unquantized"
 _TEXT_ENCODER_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:/([\w./-]+\.safetensors))?(?:@([\w.-]+))?")
 _HEADER_GUESS = 2 << 20  # that of LTX-2.3 has 0.9 MB
-_TRIES = 6  # without a byte in between
-_BACKOFF_SECONDS = 1.0
-_LONGEST_WAIT = 300
-_RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_RETRY_POLICY = RetryPolicy(retries=5)
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class HubCheckpoint(Checkpoint):
 
     def fetch(self, names: Collection[str], progress: Progress | None = None) -> None:
         """Make the excerpt hold at least these tensors; progress goes to standard error unless given."""
-        header = json.loads(beside(self.path, "header").read_bytes()[8:])
+        header = json.loads(beside(self.path, "header").read_bytes()[LENGTH_BYTES:])
         metadata = {**header.get("__metadata__", {}), EXCERPT_OF: json.dumps(asdict(self.source))}
         with _Hub() as hub:
             progress = progress or say_progress(self.source.file)
@@ -135,7 +134,7 @@ def open_local(path: Path) -> Checkpoint:
     try:
         source = Source(**json.loads(beside(path, "source.json").read_bytes()))
         header = beside(path, "header").read_bytes()
-        metadata, tensors = parse_header(header[8:])
+        metadata, tensors = parse_header(header[LENGTH_BYTES:])
     except FileNotFoundError:
         return Checkpoint.open(path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -145,6 +144,7 @@ def open_local(path: Path) -> Checkpoint:
 
 def forget(path: Path) -> None:
     """Delete an excerpt and what belongs to it."""
+    PartialFile(path).discard()
     for file in path.parent.glob(f"{path.name}*"):
         file.unlink()
     with suppress(OSError):  # of a folder that holds something else
@@ -210,14 +210,6 @@ def say_progress(what: str) -> Progress:
     return say
 
 
-class _TryAgainError(Exception):
-    """This try failed in a way that the next may not, after so many seconds."""
-
-    def __init__(self, reason: str, wait: str = "") -> None:
-        super().__init__(reason)
-        self.wait = min(int(wait), _LONGEST_WAIT) if wait.isdecimal() else 0
-
-
 class _Hub:
     """Requests to the hub. The token goes there alone: not to where it redirects, nor into any message."""
 
@@ -266,49 +258,34 @@ class _Hub:
         return headers["x-repo-commit"], int(size), digest if re.fullmatch("[0-9a-f]{64}", digest) else ""
 
     def read(self, source: Source, start: int, end: int) -> Iterator[bytes]:
-        """The bytes `start` to before `end` of a file. A broken answer is asked for again from where it broke."""
+        """The bytes `start` to before `end` of a file. Raises `CheckpointError`."""
         url = _address(source.repository, source.revision, source.file)
-        what, tries = f"{source.repository}/{source.file}", 0
-        while start < end:
-            tries += 1
-            try:
-                with self._asked(what, "GET", url, start=start, end=end, size=source.size) as answer:
-                    for block in answer.iter_raw():
-                        if start + len(block) > end:
-                            raise _TryAgainError("more came than was asked for")
-                        start, tries = start + len(block), 0
-                        yield block
-                if start < end:
-                    raise _TryAgainError("the answer broke off")
-            except (httpx.TransportError, _TryAgainError) as error:
-                if tries >= _TRIES:
-                    raise CheckpointError(
-                        f"{what}: could not be fetched from {_host()} (tries: {tries}): "
-                        f"{error or type(error).__name__}. What came is kept: start again to go on"
-                    ) from None
-                time.sleep(max(_BACKOFF_SECONDS * 2**tries, getattr(error, "wait", 0)))
+        what = f"{source.repository}/{source.file}"
+        try:
+            yield from read_range(self._client, url, start, end, source.size, _RETRY_POLICY)
+        except StatusError as error:
+            raise _refusal(what, error.status) from None
+        except NoRangesError as error:
+            raise CheckpointError(f"{what}: {_host()} cannot be used: {error}") from None
+        except RetriesExhaustedError as error:
+            raise CheckpointError(
+                f"{what}: could not be fetched from {_host()} (tries: {error.tries}): {error}. What came is kept: "
+                "start again to go on"
+            ) from None
+        except DownloadError as error:
+            raise CheckpointError(f"{what}: {_host()} leads nowhere: {error}") from None
 
     @contextmanager
-    def _asked(self, what: str, method: str, url: httpx.URL | str, **span: int) -> Iterator[httpx.Response]:
-        """An answer with content, or for HEAD with its headers. Raises `CheckpointError` for a final refusal."""
-        headers = {"Range": f"bytes={span['start']}-{span['end'] - 1}"} if span else {}
+    def _asked(self, what: str, method: str, url: httpx.URL | str) -> Iterator[httpx.Response]:
+        """An answer with content, or for HEAD with its headers. Raises `CheckpointError`."""
         try:
-            request = self._client.stream(method, url, headers=headers, follow_redirects=method != "HEAD")
-            with request as answer:
-                status = answer.status_code
-                if span and status in _RETRIED_STATUS:
-                    raise _TryAgainError(f"it answers with status {status}", answer.headers.get("retry-after", ""))
-                if status >= 400:
-                    raise _refusal(what, status)
-                expected = f"bytes {span['start']}-{span['end'] - 1}/{span['size']}" if span else None
-                if span and (status != 206 or answer.headers.get("content-range") != expected):
-                    raise CheckpointError(f"{what}: {_host()} does not serve parts of files, which is needed here")
+            with self._client.stream(method, url, follow_redirects=method != "HEAD") as answer:
+                if answer.status_code >= 400:
+                    raise _refusal(what, answer.status_code)
                 yield answer
         except (httpx.InvalidURL, httpx.TooManyRedirects, httpx.UnsupportedProtocol) as error:
             raise CheckpointError(f"{what}: {_host()} leads nowhere: {error}") from None
         except httpx.TransportError as error:
-            if span:
-                raise
             raise CheckpointError(f"{what}: {_host()} cannot be reached: {error}") from None
 
 
@@ -349,12 +326,10 @@ def _read_header(hub: _Hub, source: Source) -> tuple[bytes, Source]:
 
     what = f"{source.repository}/{source.file}"
     start = read(0, min(source.size, _HEADER_GUESS))
-    length = 8 + int.from_bytes(start[:8], "little")
-    if not 10 <= length <= min(MAX_HEADER_BYTES, source.size):
-        raise CheckpointError(f"{what}: not a safetensors file")
-    header = start[:length] + read(len(start), length)
     try:
-        metadata, tensors = parse_header(header[8:])
+        length = data_start(start, source.size)
+        header = start[:length] + read(len(start), length)
+        metadata, tensors = parse_header(header[LENGTH_BYTES:])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{what}: not a safetensors file") from error
     if max((info.end for info in tensors.values()), default=length) != source.size:

@@ -5,7 +5,7 @@ safetensors takes, with nothing read but the bytes of its tensors. What is under
 own name, and goes on where it broke off.
 
 Beside the excerpt FILE lie FILE.sha256, the checksum of each tensor as it came, and FILE.lock; while something is
-under way also FILE.part and FILE.part.done, the places that are filled.
+under way also a `PartialFile`, whose journal lists the places that are filled.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from sonolora.core.atomic_files import write_json
+from sonolora.core.atomic_files import PartialFile, write_json
 from sonolora.core.errors import CheckpointError
-from sonolora.ltx.weights.checkpoint import Checkpoint, TensorInfo
+from sonolora.core.tensor_file import TensorInfo, lay_out
+from sonolora.ltx.weights.checkpoint import Checkpoint
 
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all
 Read = Callable[[int, int], Iterator[bytes]]  # the bytes from a start to before an end, in blocks
@@ -79,8 +80,9 @@ def grow(
             work: list[tuple[Span, Read]] = []
             work += [(span, partial(_read_file, path)) for span in spans(old.tensors if old else {}, have)]
             work += [(span, read) for span in spans(whole, lack)]
-            _Transfer(beside(path, "part"), header, work, progress).run()
-            _seal(path, beside(path, "part"))
+            partial_file = PartialFile(path)
+            _Transfer(partial_file, header, work, progress).run()
+            _seal(partial_file)
 
 
 def layout(
@@ -90,15 +92,9 @@ def layout(
 
     Their order is that of the source, float32 first, so that what is together there is together here.
     """
-    table: dict[str, object] = {"__metadata__": dict(metadata)}
-    places, at = {}, 0
-    for name in sorted(names, key=lambda name: (whole[name].dtype != "F32", whole[name].start)):
-        info = whole[name]
-        places[name], at = at, at + info.end - info.start
-        table[name] = {"dtype": info.dtype, "shape": info.shape, "data_offsets": [places[name], at]}
-    text = json.dumps(table, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, {name: 8 + len(text) + place for name, place in places.items()}
+    order = sorted(names, key=lambda name: (whole[name].dtype != "F32", whole[name].start))
+    infos = ((name, whole[name]) for name in order)
+    return lay_out(((name, info.dtype, info.shape, info.end - info.start) for name, info in infos), metadata)
 
 
 def spans(source: Mapping[str, TensorInfo], places: Mapping[str, int], most: int = _SPAN_BYTES) -> list[Span]:
@@ -128,9 +124,9 @@ class _Transfer:
     """One filling of a file by several threads; done again after a failure, it leaves out what is done."""
 
     def __init__(
-        self, part: Path, header: bytes, work: Collection[tuple[Span, Read]], progress: Progress | None
+        self, file: PartialFile, header: bytes, work: Collection[tuple[Span, Read]], progress: Progress | None
     ) -> None:
-        self.part, self.done, self.header = part, beside(part, "done"), header
+        self.file, self.header = file, header
         self.work, self.progress = work, progress
         self.total = sum(span.end - span.start for span, _ in work)
         self.size = len(header) + self.total
@@ -154,25 +150,24 @@ class _Transfer:
 
     def _filled(self, mark: str) -> set[int]:
         """The places that earlier tries filled, if they were at this same file."""
-        if not self.part.exists() or not self.done.exists() or self.part.stat().st_size != self.size:
-            return set()
-        first, *places = self.done.read_text("ascii").splitlines() or [""]
-        return {int(place) for place in places} if first == mark else set()
+        identity, places = self.file.resume()
+        return {int(place) for place in places} if identity == mark and self.file.size == self.size else set()
 
     def _begin(self, mark: str) -> None:
-        self.part.unlink(missing_ok=True)
-        if (free := shutil.disk_usage(self.part.parent).free) < self.size:
+        folder = self.file.path.parent
+        self.file.discard()
+        if (free := shutil.disk_usage(folder).free) < self.size:
             raise CheckpointError(
-                f"{self.part.parent}: {self.size / 1e9:.1f} GB are needed here, {free / 1e9:.1f} GB are free. "
+                f"{folder}: {self.size / 1e9:.1f} GB are needed here, {free / 1e9:.1f} GB are free. "
                 "Make room, or set SONOLORA_MODELS to a folder on another disk"
             )
-        self.done.write_text(f"{mark}\n", "ascii")
-        with self.part.open("wb") as file:
+        self.file.begin(mark)
+        with self.file.part.open("wb") as file:
             file.write(self.header)
             file.truncate(self.size)
 
     def _fill(self, span: Span, read: Read) -> None:
-        with self.part.open("r+b") as file:
+        with self.file.part.open("r+b") as file:
             file.seek(span.to)
             for block in read(span.start, span.end):
                 if self._stop.is_set():
@@ -181,8 +176,8 @@ class _Transfer:
                 self._advance(len(block))
             file.flush()
             os.fsync(file.fileno())  # what is noted as done must outlast a power cut
-        with self._lock, self.done.open("a", encoding="ascii") as done:
-            done.write(f"{span.to}\n")
+        with self._lock:
+            self.file.note(str(span.to))
 
     def _advance(self, count: int) -> None:
         with self._lock:
@@ -191,17 +186,18 @@ class _Transfer:
                 self.progress(self._bytes, self.total)
 
 
-def _seal(path: Path, part: Path) -> None:
+def _seal(file: PartialFile) -> None:
     """Hold the tensors that were there before to their checksums, keep those of all, and put the file in place."""
-    before, sums = _kept_sums(path) if path.exists() else {}, _sums(Checkpoint.open(part))
+    path = file.path
+    before, sums = _kept_sums(path) if path.exists() else {}, _sums(Checkpoint.open(file.part))
     # A crash between the last two lines leaves sums of tensors that the file does not have.
     if wrong := [name for name, digest in before.items() if sums.get(name, digest) != digest]:
-        for file in (path, part, beside(part, "done"), beside(path, "sha256")):
-            file.unlink()
+        file.discard()
+        for damaged_file in (path, beside(path, "sha256")):
+            damaged_file.unlink()
         raise CheckpointError(f"{path}: its tensor {wrong[0]} was damaged on the disk. It is removed; start again")
     write_json(beside(path, "sha256"), sums)
-    part.replace(path)
-    beside(part, "done").unlink()  # not before: a kill above leaves all that came for the next time
+    file.finish()
 
 
 def _kept_sums(path: Path) -> dict[str, str]:

@@ -32,7 +32,7 @@ from weakref import WeakValueDictionary
 from sqlalchemy import Row, delete, insert, select
 from starlette.concurrency import run_in_threadpool
 
-from sonolora.core.errors import SonoloraError
+from sonolora.core.errors import SonoloraError, first_few
 from sonolora.server.jobs.store import Store
 from sonolora.server.jobs.tables import files
 
@@ -232,7 +232,7 @@ class Storage:
         arrived = self._arrived(id)
         wanted = sorted(parts.items())
         if missing := [str(number) for number, etag in wanted if (number, etag) not in arrived]:
-            shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
+            shown = first_few(missing, 10)
             raise UploadError(400, f"not here with the etags given: part {shown}. Send it and complete again")
         paths = [arrived[part] for part in wanted]
         size = sum(path.stat().st_size for path in paths)
