@@ -117,7 +117,7 @@ def test_weights_are_those_that_are_held(base, shape, video):
 
 
 def test_encoders_take_what_was_counted(base, shape, monkeypatch):
-    monkeypatch.setattr(checkpoint_module, "_PIECE_BYTES", 1 << 16)  # it is large beside this text encoder
+    monkeypatch.setattr(checkpoint_module, "_CHUNK_BYTES", 1 << 16)  # it is large beside this text encoder
     codec = load_audio_codec(base.checkpoint, device=CPU)
     film = torch.zeros(FILM.frames, FILM.height, FILM.width, 3, dtype=torch.uint8)
     encoder = load_video_encoder(base.checkpoint, device=CPU, dtype=torch.float32)

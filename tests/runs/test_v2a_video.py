@@ -199,11 +199,11 @@ def test_what_is_counted_is_what_is_taken(base, shape, takes_what_was_counted):
 
 
 def test_watching_takes_what_was_counted(base, shape, monkeypatch):
-    monkeypatch.setattr(checkpoint, "_PIECE_BYTES", 1 << 16)  # what is read is not on the device of the film
+    monkeypatch.setattr(checkpoint, "_CHUNK_BYTES", 1 << 16)  # what is read is not on the device of the film
     film = make_example(shape, replace(TOKENS, one_way=False), CPU, F32).video
     assert isinstance(film, Video)
     with Allocations("cpu") as live:
-        (seen,) = cache_video_kv(base.checkpoint, [film.stream], device=CPU, dtype=F32, park=CPU)
+        (seen,) = cache_video_kv(base.checkpoint, [film.stream], device=CPU, dtype=F32, storage_device=CPU)
     assert isinstance(seen, CachedVideoKV)
     weights, working = video_caching_bytes(shape, TOKENS, "cpu")
     kept = seen.keys_BLHNK.nbytes + seen.values_BLHNK.nbytes

@@ -33,7 +33,7 @@ from sonolora.runs.lifecycle import start
 from sonolora.server.settings import ServerSettings, load_settings
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-HOLDINGS = [WeightPolicy("int8"), WeightPolicy(checkpointing=True), WeightPolicy("nf4", streamed=True)]
+HOLDINGS = [WeightPolicy("int8"), WeightPolicy(gradient_checkpointing=True), WeightPolicy("nf4", offloaded=True)]
 
 
 @pytest.mark.parametrize("policy", [pytest.param(HOLDINGS[0], marks=pytest.mark.slow), *HOLDINGS[1:]], ids=str)
@@ -44,12 +44,12 @@ def test_a_step_takes_what_was_counted(base, shape, policy, monkeypatch, takes_w
 
     def made(self, *arguments):
         make(self, *arguments)
-        rooms.extend(tensor for room in self.rooms for tensor in room)
+        rooms.extend(tensor for room in self.slots for tensor in room)
 
     monkeypatch.setattr(streaming._OffloadedBlocks, "__init__", made)
     model = load_transformer(base.checkpoint, video=False, device=CPU, dtype=torch.float32, policy=policy)
     blocks = list(tensors(model.transformer_blocks))
-    if policy.streamed:
+    if policy.offloaded:
         device = [tensor for tensor in tensors(model) if all(tensor is not one for one in blocks)] + rooms
         assert shape.offloaded_bytes(torch.float32, video=False, policy=policy) == size(blocks)
     else:
@@ -72,7 +72,7 @@ def size(found):
 @pytest.mark.slow
 def test_a_block_computed_again_is_extended_right(shape, monkeypatch):
     """The peak of all six layers, and that of four and five extended to them."""
-    step = Step(T2A.lora_targets, 4, Tokens(26), policy=WeightPolicy("int8", checkpointing=True))
+    step = Step(T2A.lora_targets, 4, Tokens(26), policy=WeightPolicy("int8", gradient_checkpointing=True))
     extended = step_bytes(shape, step, "cuda")
     monkeypatch.setattr(counts, "_FEW_RECOMPUTED", (6, 7))
     assert step_bytes(replace(shape, fingerprint="whole"), step, "cuda") == extended
@@ -146,7 +146,7 @@ def test_what_cannot_wait_for_blocks_is_not_told_to(monkeypatch, how):
 
 def test_blocks_that_come_and_go_are_not_compiled():
     with pytest.raises(ValueError, match="cannot be compiled"):
-        WeightPolicy(streamed=True, compiled=True)
+        WeightPolicy(offloaded=True, compiled=True)
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch):
@@ -165,7 +165,7 @@ def test_a_server_takes_what_a_run_takes(tmp_path):
     for name, mode in MODES.items():
         settings = RunSettings(**served.run_settings(name))
         settings.check_mode(mode)
-        assert settings.policy == WeightPolicy("nf4", streamed=True)
+        assert settings.policy == WeightPolicy("nf4", offloaded=True)
         assert settings.one_way_video == mode.video
 
 
@@ -207,5 +207,5 @@ def test_the_command_line_has_the_settings_and_their_defaults():
     given = {name: default for name, (_, default) in (SETTING_OPTIONS | FILM_OPTIONS).items()}
     assert settings_from(given) == RunSettings()
     asked = settings_from(given | {"weights": "nf4", "stream_blocks": True})
-    assert asked.policy == WeightPolicy("nf4", streamed=True)
-    assert asked.policy.recomputed
+    assert asked.policy == WeightPolicy("nf4", offloaded=True)
+    assert asked.policy.uses_gradient_checkpointing

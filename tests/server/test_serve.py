@@ -149,7 +149,7 @@ def test_what_cannot_start_says_why(tmp_path):
 
 def test_without_its_base_it_does_not_start(tmp_path, capfd):
     assert "without its base, 'nope'" in refused("--folder", tmp_path, "--base", "nope")
-    assert "no base 'nope': known are tiny" in capfd.readouterr().err
+    assert "no base 'nope'; known bases: tiny" in capfd.readouterr().err
     assert keys(tmp_path) == []
 
 

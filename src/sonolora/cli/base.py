@@ -68,7 +68,7 @@ def show(name: Name) -> None:
     """What a base is, and what of it is on this disk."""
     from sonolora.ltx.weights.base import find_base
     from sonolora.ltx.weights.hub import HubCheckpoint
-    from sonolora.ltx.weights.partial_checkpoint import held
+    from sonolora.ltx.weights.partial_checkpoint import open_excerpt
     from sonolora.ltx.weights.tensor_table import needed
 
     base = find_base(name)
@@ -76,7 +76,7 @@ def show(name: Name) -> None:
     print(f"checkpoint    {checkpoint.path}")
     print(f"model         version {checkpoint.metadata.get('model_version', 'unknown')}, {_amount(checkpoint)}")
     if isinstance(checkpoint, HubCheckpoint):
-        excerpt = held(checkpoint.path)
+        excerpt = open_excerpt(checkpoint.path)
         here = excerpt.tensors.keys() if excerpt else set()
         enough = [
             words
@@ -99,7 +99,7 @@ def verify(
     """Compare a base with the published table: every tensor's name, shape and dtype, and the header's values."""
     from sonolora.ltx.weights.base import BUILT_IN_NAMES, find_base
     from sonolora.ltx.weights.hub import HubCheckpoint, HubId, open_from_hub
-    from sonolora.ltx.weights.partial_checkpoint import damaged, held
+    from sonolora.ltx.weights.partial_checkpoint import damaged_tensors, open_excerpt
     from sonolora.ltx.weights.registry import registered
     from sonolora.ltx.weights.verify import open_checkpoint, text_encoder_sizes, verify, verify_text_encoder
 
@@ -120,10 +120,10 @@ def verify(
         checkpoint, findings = base.checkpoint, verify(base.checkpoint)
         found += verify_text_encoder(base.text_encoder)
     found += findings.differences
-    if isinstance(checkpoint, HubCheckpoint) and (excerpt := held(checkpoint.path)):
+    if isinstance(checkpoint, HubCheckpoint) and (excerpt := open_excerpt(checkpoint.path)):
         odd = [tensor for tensor, info in excerpt.tensors.items() if info.shape != checkpoint.tensors[tensor].shape]
         found += [f"on this disk: {tensor} has another shape than on the hub" for tensor in odd]
-        found += [f"on this disk: {tensor} is damaged" for tensor in (damaged(checkpoint.path) if read else ())]
+        found += [f"on this disk: {tensor} is damaged" for tensor in (damaged_tensors(checkpoint.path) if read else ())]
     for line in [*(f"difference: {line}" for line in found), *(f"note: {line}" for line in findings.notes)]:
         print(line)
     print(f"{checkpoint.path}: {_amount(checkpoint)}, {len(found) or 'no'} differences")
@@ -159,11 +159,11 @@ def _bar(what: str) -> Iterator[Progress]:
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bars
 
-    from sonolora.ltx.weights.hub import say_progress
+    from sonolora.ltx.weights.hub import log_progress
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield say_progress(what)
+        yield log_progress(what)
         return
     columns = TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
     with Bars(*columns, console=console) as bars:

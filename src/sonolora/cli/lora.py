@@ -33,13 +33,11 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything that was found as JSON.")] = False,
 ) -> None:
     """Say what a LoRA is, whether it fits a base, how much it changes which part of it, and what is odd about it."""
-    from dataclasses import asdict
-
     from sonolora.ltx.weights.base import find_base
     from sonolora.runs.inspect_lora import inspect_lora
 
     found = inspect_lora(file, find_base(base))
-    print(json.dumps(asdict(found), indent=2, ensure_ascii=False, allow_nan=False) if as_json else _card(found))
+    print(json.dumps(found.as_json(), indent=2, ensure_ascii=False, allow_nan=False) if as_json else _card(found))
 
 
 def merge(
@@ -60,17 +58,21 @@ def merge(
     if not all(map(math.isfinite, strengths)):
         raise InputError.of("strength", "expected finite numbers")
     from sonolora.ltx.lora.lora_file import open_lora
+    from sonolora.ltx.lora.lora_fit import summarise
     from sonolora.ltx.lora.merge import merge as bake
     from sonolora.ltx.weights.base import find_base
-    from sonolora.ltx.weights.hub import say_progress
+    from sonolora.ltx.weights.hub import log_progress
 
     loras = list(zip(map(open_lora, lora), strengths, strict=True))
     found = find_base(base)
-    merged = bake(found.checkpoint, loras, out, overwrite=overwrite, progress=say_progress(out.name))
+    merged = bake(found.checkpoint, loras, out, overwrite=overwrite, progress=log_progress(out.name))
     print(f"merged:   {out}: {merged.layers} layers changed, by {_percent(merged.change)} of their weights")
     print(
         f"rounding: {_percent(merged.rounding)} of these weights, {_percent(merged.rounding_of_change)} of the change"
     )
+    for path, unused in zip(lora, merged.unused, strict=True):
+        for line in summarise(unused):
+            print(f"not used: {path.name}: {_quoted(line)}")
     print(f"as base:  {_use(found, out)}")
 
 
@@ -86,7 +88,7 @@ def _card(found: Inspection) -> str:
     on_this = {None: "it does not say on which it was trained", found.base_fingerprint: "it was trained on this one"}
     trained_on = on_this.get(found.trained_on, "it was trained on another")
     ordered = found.by_change()
-    ranks = "rank " + ", ".join(map(str, found.ranks))
+    ranks = "rank " + (", ".join(map(str, found.ranks)) or "full")
     scales = sorted({layer.scale for layer in found.layers})
     scaled = "" if scales == [1.0] else f", scale {scales[0]:g}" + (f" to {scales[-1]:g}" if len(scales) > 1 else "")
     lines = [
@@ -98,15 +100,14 @@ def _card(found: Inspection) -> str:
         f"size        {found.total.layers:,} layers, {ranks}{scaled}; {found.parameters:,} parameters",
         f"base        {found.base} ({found.base_fingerprint}); {trained_on}",
         "fits        "
-        + (f"no: {len(found.misfits):,} layers do not" if found.misfits else "yes, every layer is in the base"),
+        + (f"in part: {len(found.unused):,} layers are not used" if found.unused else "yes, every layer is used"),
         "",
         f"{'what it changes':<36} {'layers':>6}  change of the weights",
         *(f"{kind.kind:<36} {kind.layers:>6,}  {_percent(kind.change)}" for kind in (*found.kinds, found.total)),
         "",
         *(f"strongest   {name}  {_percent(change)}" for name, change in ordered[:_SHOWN]),
         *(f"weakest     {name}  {_percent(change)}" for name, change in ordered[_SHOWN:][-_SHOWN:]),
-        *(f"not in it   {_quoted(name)}: {fault}" for name, fault in list(found.misfits.items())[:_SHOWN]),
-        *(f"warning: {text}" for text in found.warnings),
+        *(f"warning: {_quoted(text)}" for text in found.warnings),
     ]
     return "\n".join(lines)
 

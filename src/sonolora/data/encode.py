@@ -28,7 +28,7 @@ from sonolora.ltx.codec.video_encoder import (
     PIXELS_PER_LATENT,
     VideoEncoder,
     load_video_encoder,
-    video_token_middles,
+    video_token_midpoints,
 )
 from sonolora.ltx.text.text_encoder import TextContext, TextEncoder, load_text_encoder
 from sonolora.ltx.weights.base import Base
@@ -158,7 +158,7 @@ class Encoder:
         key = content_key("video latents", self.base.fingerprint, str(self.dtype), clip.frames.tobytes())
         latents_BCFHW = self.cache.get(key, make)["latents"]
         size = (frames - 1) // FRAMES_PER_LATENT + 1, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
-        positions = video_token_middles(*size, clip.frame_rate)
+        positions = video_token_midpoints(*size, clip.frame_rate)
         return Video(latents_BCFHW.flatten(2).transpose(1, 2).contiguous(), positions[None], torch.zeros(1, 0, 0))
 
     @functools.cached_property

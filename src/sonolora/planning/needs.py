@@ -111,7 +111,7 @@ def count_needs(
     previews = [preview_tokens(spec, one_way=one_way) for spec in mode.previews(request)]
     step = step_bytes(shape, what, kind)
     guidance = preview_guidance(shape.metadata, request)
-    held = replace(what.policy, checkpointing=False, streamed=False)  # a preview has no backward pass
+    held = replace(what.policy, gradient_checkpointing=False, offloaded=False)  # a preview has no backward pass
     looks = [preview_bytes(shape, tokens, kind, None, held)]  # the fixed grid
     for preview in previews:
         looks += [preview_bytes(shape, preview, kind, guidance, held), decoding_bytes(shape, preview.audio)]

@@ -138,7 +138,9 @@ def step_bytes(shape: BaseShape, step: Step, device_type: str) -> StepBytes:
         peak = max(forward[1] + moments, backward[1] + moments, update[1])
         return example, adapters, held, forward[0] - before[0], peak
 
-    return StepBytes(*_extended(with_layers, shape, _FEW_RECOMPUTED if step.policy.recomputed else _FEW))
+    return StepBytes(
+        *_extended(with_layers, shape, _FEW_RECOMPUTED if step.policy.uses_gradient_checkpointing else _FEW)
+    )
 
 
 @lru_cache
@@ -160,7 +162,7 @@ def _model(
 ) -> Transformer:
     dtype = compute_dtype(torch.device(device_type))
     model = shape.transformer(layers, dtype, video=tokens.joint, one_way=tokens.one_way, policy=policy)
-    for block in model.transformer_blocks if policy.recomputed else ():
+    for block in model.transformer_blocks if policy.uses_gradient_checkpointing else ():
         always_as_on(device_type, block)
     return model
 
@@ -261,7 +263,7 @@ def video_caching_bytes(shape: BaseShape, tokens: Tokens, device_type: str) -> t
     film = make_example(shape, replace(tokens, one_way=False), META, dtype).video
     assert isinstance(film, Video)
     with kernels_of(device_type), torch.no_grad(), Allocations(META.type) as live:
-        half.transformer_blocks[0].forward_one_way(*half.enter_one_way(film.stream))  # type: ignore[operator]
+        half.transformer_blocks[0].forward_one_way(*half.embed_one_way(film.stream))  # type: ignore[operator]
     return sum(parameter.nbytes for parameter in half.parameters()), live.peak
 
 

@@ -16,9 +16,9 @@ from sonolora.conditioning import Example, Video, map_tensors
 from sonolora.core.errors import InputError
 from sonolora.core.progress import Progress
 from sonolora.data.prepared import Prepared
-from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.model.frozen_video import cache_video_kv, video_kv_bytes
 from sonolora.ltx.weights.checkpoint import Checkpoint
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.memory_fit import available_bytes
 from sonolora.planning.needs import count_needs
@@ -69,7 +69,7 @@ def with_cached_videos(
 ) -> list[Example]:
     """Examples on `place`, their `Video` replaced by its `CachedVideoKV`. `advance` is called after each block."""
     videos = [example.video.stream for example in examples if isinstance(example.video, Video)]
-    seen = cache_video_kv(checkpoint, videos, device=device, dtype=dtype, park=place, advance=advance)
+    seen = cache_video_kv(checkpoint, videos, device=device, dtype=dtype, storage_device=place, advance=advance)
     placed = [replace(example, video=video).to(place) for example, video in zip(examples, seen, strict=True)]
     if device.type == "cuda" and place.type == "cpu":  # all of it, so that no copy waits
         return [map_tensors(lambda parts: parts[0].pin_memory(), example) for example in placed]

@@ -22,10 +22,11 @@ from sonolora.data.prepared import PreviewItem
 from sonolora.ltx.codec.audio_codec import load_audio_codec
 from sonolora.ltx.lora.adapters import apply_lora
 from sonolora.ltx.lora.lora_file import LoRAFile, open_lora
+from sonolora.ltx.lora.lora_fit import summarise
 from sonolora.ltx.memory.quantised import FULL
-from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.model.transformer import load_transformer
 from sonolora.ltx.weights.base import find_base
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 from sonolora.media.audio import Waveform, resample, to_stereo
 from sonolora.media.source_format import probe_audio
 from sonolora.media.write_audio import write_audio, write_audio_like
@@ -99,8 +100,10 @@ def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, ou
             policy=policy,
         )
         if lora is not None:
-            adapters = apply_lora(model, lora, settings.scale)
-            for note in _notes(lora, len(adapters), mode, base.fingerprint, settings.weights, spec.prompt):
+            applied = apply_lora(model, lora, settings.scale)
+            for line in summarise(applied.unused):
+                progress.warning(f"not used of this LoRA: {line}")
+            for note in _notes(lora, mode, base.fingerprint, settings.weights, spec.prompt):
                 progress.message(f"note: {note}")
         guidance = Guidance.of_base(base.checkpoint.metadata, stg=settings.stg_scale, cfg=settings.cfg_scale)
         sampling = SamplingSettings(settings.steps, guidance)
@@ -156,14 +159,10 @@ def _one_way_video(mode: Mode, requested: str | None, metadata: Mapping[str, Any
     return settings.one_way_video
 
 
-def _notes(lora: LoRAFile, used_layers: int, mode: Mode, base_fingerprint: str, weights: str, prompt: str) -> list[str]:
+def _notes(lora: LoRAFile, mode: Mode, base_fingerprint: str, weights: str, prompt: str) -> list[str]:
     """What the user should know of using this LoRA here."""
-    metadata, layers = lora.metadata, len(lora.pairs)
+    metadata = lora.metadata
     notes = []
-    if used_layers < layers:
-        notes.append(
-            f"{layers - used_layers} of this LoRA's {layers} layers belong to the video stream and are not used"
-        )
     if metadata.get("base_fingerprint", base_fingerprint) != base_fingerprint:
         notes.append(f"this LoRA was trained on another base ({metadata.get('base', 'unknown')})")
     if (trained := metadata.get("base_weights", FULL)) != weights:

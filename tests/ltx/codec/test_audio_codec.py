@@ -16,8 +16,8 @@ from sonolora.ltx.codec.audio_codec import (
     build_vae,
     build_vocoder,
     load_audio_codec,
-    vae_file_name,
-    vocoder_file_name,
+    vae_checkpoint_name,
+    vocoder_checkpoint_name,
 )
 from sonolora.ltx.weights.checkpoint import Checkpoint
 
@@ -169,10 +169,10 @@ def test_published_structure(checkpoint):
     with torch.device("meta"):
         vae = build_vae(vae_section)
         vocoder = build_vocoder(vocoder_section, vae)
-    assert len({vae_file_name(name) for name in vae.state_dict()}) == 44 + 56 + 2
+    assert len({vae_checkpoint_name(name) for name in vae.state_dict()}) == 44 + 56 + 2
     assert parameters(vae.encoder) == 21_333_008
     assert parameters(vae.decoder) == 31_915_138
-    names = {vocoder_file_name(name) for name in vocoder.state_dict()}
+    names = {vocoder_checkpoint_name(name) for name in vocoder.state_dict()}
     assert len(names) == 1227
     assert "vocoder.vocoder.resblocks.17.acts2.2.downsample.lowpass.filter" in names
     assert parameters(vocoder) == 128_537_448

@@ -1,4 +1,4 @@
-"""The log-mel spectrogram that the audio codec reads.
+"""The log-mel spectrogram that the audio codec encodes.
 
 In: waveforms at the codec's sample rate. Out: natural logarithms of mel magnitudes.
 B batch, C channels, N samples, M mel frames, F mel bands. Source: the published preprocessing settings (Hann
