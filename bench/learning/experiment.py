@@ -1,8 +1,8 @@
 """From a made dataset to what a LoRA learnt of it: sounds for held-out samples, and losses.
 
 In: a mode, a base, a `Plan`. Out: `Data`, and the `Outcome` of the base and of LoRAs. The data goes down the product's
-own road (files, pairing, fitting, codec, text encoder, `Example`), and sounds are made as the command `generate` makes
-them (request, `PreviewItem`, `render`). Films alone enter fitted: a request allows none as small as the base `tiny`
+own road (files, pairing, fitting, codec, text encoder, `Example`), and sounds are made as previews are
+(`PreviewSpec`, `PreviewItem`, `render`). Films alone enter fitted: a request allows none as small as the base `tiny`
 knows them.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from losses import exchanged
-from made_data import FRAME_RATE, Made, ask, known_sounds, make, write_dataset
+from made_data import FRAME_RATE, Made, known_sounds, make, preview_spec, write_dataset
 from torch import Tensor
 
 import sonolora
@@ -121,7 +121,7 @@ def _read_clips(mode: Mode, made: Sequence[Made], encoder: Encoder, folder: Path
 
 
 def _read_given(mode: Mode, made: Made, encoder: Encoder, path: Path) -> ConditioningInput:
-    spec = parse(mode.generation, ask(mode.name, path, made)).spec()
+    spec = preview_spec(mode.name, path, made)
     return load_conditioning_input(spec, encoder.codec.sample_rate, encoder.codec.output_sample_rate, path.parent)
 
 

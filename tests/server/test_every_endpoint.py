@@ -77,8 +77,8 @@ def asked(mode, folder):
         "audio-extend-suffix": {"audio": given, "conditioning_seconds": 0.2},
         "audio-extend-prefix": {"audio": given, "conditioning_seconds": 0.2},
     }
-    seconds = 9 / 24 if mode == "v2a" else 0.5
-    return {"prompt": "a rising tone", "seconds": seconds, **more[mode]}
+    length = {"extend_seconds": 0.3} if "extend" in mode else {"seconds": 9 / 24 if mode == "v2a" else 0.5}
+    return {"prompt": "a rising tone", **length, **more[mode]}
 
 
 @pytest.fixture(scope="module")

@@ -86,13 +86,16 @@ class Encoder:
             light,
         )
 
-    def prepare_one(
-        self, given: ConditioningInput, negative_prompt: str, advance: Callable[[str], None]
-    ) -> PreviewItem:
-        """What the sampler needs to generate one sound."""
-        example = self._encode(given.clip, learn=False)
-        contexts = self.encode_texts([given.clip.caption, negative_prompt], advance)
-        return self._item(given, example, contexts[given.clip.caption], contexts[negative_prompt])
+    def prepare_given(
+        self, given: Sequence[ConditioningInput], negative_prompt: str, advance: Callable[[str], None]
+    ) -> list[PreviewItem]:
+        """What the sampler needs to generate from each of these."""
+        examples = [self._encode(one.clip, learn=False) for one in given]
+        contexts = self.encode_texts([*(one.clip.caption for one in given), negative_prompt], advance)
+        return [
+            self._item(one, example, contexts[one.clip.caption], contexts[negative_prompt])
+            for one, example in zip(given, examples, strict=True)
+        ]
 
     def encode_texts(self, texts: Sequence[str], advance: Callable[[str], None]) -> dict[str, TextContext]:
         """The contexts of every distinct text; equal texts share their tensors.

@@ -9,12 +9,14 @@ because beyond the end of a given opening there is nothing to fade from.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sonolora.core.frames import Span
-from sonolora.media.audio import Waveform
+from sonolora.media.audio import Waveform, resample, to_stereo
+from sonolora.media.fit_audio import cut_or_padded
 
 FADE_SECONDS = 0.01
 
@@ -36,6 +38,28 @@ def paste_kept(generated: Waveform, kept: Waveform, regenerate: Sequence[Span]) 
             tail = result[:, last - fade : last]
             _crossfade(tail[:, ::-1], known[:, last : last + fade])
     return Waveform(result, sample_rate, generated.speakers)
+
+
+def paste_passage(recording: Waveform, generated: Waveform, offset: int, spans: Sequence[Span]) -> None:
+    """Replace spans of a recording, in place, by those of a generated passage; no other sample changes.
+
+    `recording`: (channels, samples); `generated`: stereo at any sample rate, from sample `offset` of the recording on;
+    `spans`: seconds of the passage.
+    """
+    fitted = resample(_as_channels_of(recording, generated), recording.sample_rate)
+    part = recording.samples[:, offset : offset + round(generated.seconds * recording.sample_rate)]
+    fitted = cut_or_padded(fitted, part.shape[1])
+    part[:] = paste_kept(fitted, replace(recording, samples=part), spans).samples
+
+
+def _as_channels_of(recording: Waveform, generated: Waveform) -> Waveform:
+    """Stereo in the channels of a recording, so that the recording's mix down to stereo gives the stereo again."""
+    if recording.channels == generated.channels:
+        return generated
+    one_each = np.eye(recording.channels, dtype=np.float32)
+    mix = to_stereo(replace(recording, samples=one_each)).samples  # (2, channels)
+    samples = np.linalg.pinv(mix).astype(np.float32) @ generated.samples
+    return Waveform(samples, generated.sample_rate, recording.speakers)
 
 
 def _merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -21,7 +21,7 @@ from sonolora.ltx.model.transformer import Transformer
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
 from sonolora.sampling.paste_kept import paste_kept
-from sonolora.sampling.sampler import SamplingSettings, sample
+from sonolora.sampling.sampler import SamplingSettings, sample_windows
 
 PAUSE_SECONDS = 0.5
 
@@ -39,15 +39,33 @@ def render(
 
     The noise depends on the seed and the length alone, so that previews of different steps are comparable.
     """
-    example = item.example.to(device)
-    noise = normal(tuple(example.latents_BTC.shape), seed, "sampling").to(device)
-    latents = sample(model, example, item.negative_context_BSD.to(device), noise, settings, on_step)
-    sample_rate = codec.output_sample_rate
-    samples = codec.decode(latents)[0, :, : round(item.seconds * sample_rate)].cpu().numpy()
-    generated = Waveform(np.ascontiguousarray(samples / np.float32(item.gain)), sample_rate)
+    generated = render_windows(model, codec, [(0, item)], item.seconds, settings, (seed,), device, on_step)
     if item.kept_CN is None:
         return generated
-    return paste_kept(generated, Waveform(item.kept_CN.numpy(), sample_rate), item.regenerate)
+    return paste_kept(generated, Waveform(item.kept_CN.numpy(), codec.output_sample_rate), item.regenerate)
+
+
+def render_windows(
+    model: Transformer,
+    codec: AudioCodec,
+    windows: Sequence[tuple[int, PreviewItem]],
+    seconds: float,
+    settings: SamplingSettings,
+    seed: tuple[int, ...],
+    device: torch.device,
+    on_step: Callable[[], None] = lambda: None,
+) -> Waveform:
+    """Generate one sound of `seconds` from its windows, (first latent frame, item) each; nothing is pasted.
+
+    The windows have equal gains, prompts and numbers of frames.
+    """
+    first = windows[0][1]
+    examples = [(start, item.example.to(device)) for start, item in windows]
+    frames = examples[-1][0] + first.example.latents_BTC.shape[1]
+    noise = normal((1, frames, codec.channels), seed[0], "sampling", *seed[1:]).to(device)
+    latents = sample_windows(model, examples, first.negative_context_BSD.to(device), noise, settings, on_step)
+    samples = codec.decode(latents)[0, :, : round(seconds * codec.output_sample_rate)].cpu().numpy()
+    return Waveform(np.ascontiguousarray(samples / np.float32(first.gain)), codec.output_sample_rate)
 
 
 def write_preview(path: Path, waveform: Waveform, title: str) -> None:

@@ -6,7 +6,7 @@ Source: the published Euler step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -18,6 +18,7 @@ from sonolora.ltx.model.transformer import Transformer
 from sonolora.sampling.denoiser import Denoise, GuidedDenoiser
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.noise_schedule import sampling_sigmas
+from sonolora.sampling.windows import WindowedDenoiser
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,25 @@ def sample(
     on_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Clean latents (B, T, C), float32, from noise of the same shape. Kept frames are those of the example, exactly."""
-    denoise = GuidedDenoiser(model, example, negative_context_BSD, settings.guidance, static=settings.static)
+    return sample_windows(model, [(0, example)], negative_context_BSD, noise_BTC, settings, on_step)
+
+
+@torch.inference_mode()
+def sample_windows(
+    model: Transformer,
+    windows: Sequence[tuple[int, Example]],
+    negative_context_BSD: Tensor,
+    noise_BTC: Tensor,
+    settings: SamplingSettings,
+    on_step: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """The same of a sound whose windows, (first frame, example) each, are denoised together."""
+    denoisers = [
+        GuidedDenoiser(model, example, negative_context_BSD, settings.guidance, static=settings.static)
+        for _, example in windows
+    ]
+    starts, window = [start for start, _ in windows], windows[0][1].latents_BTC.shape[1]
+    denoise = denoisers[0] if len(windows) == 1 else WindowedDenoiser(denoisers, starts, window, noise_BTC.shape[1])
     return euler(denoise, noise_BTC, sampling_sigmas(settings.steps).tolist(), on_step)
 
 
