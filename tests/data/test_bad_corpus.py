@@ -8,8 +8,8 @@ import zipfile
 
 import numpy as np
 import pytest
+from run_support import Silent
 
-from sonolora.core.progress import Silent
 from sonolora.ltx.weights.base import find_base
 from sonolora.media.audio import Waveform, peak_normalized
 from sonolora.media.write_audio import write_audio, write_wav
@@ -245,7 +245,7 @@ def test_a_file_is_left_out_for_its_reason(fault, tmp_path):
     builder, file, words = LEFT_OUT[fault]
     error, files, warnings = examine("t2a", make(builder, tmp_path / "data"), tmp_path / "out")
     assert error is None
-    assert files[file]["status"] in ("left out", "ignored")
+    assert files[file]["status"] in ("skipped", "ignored")
     assert words in files[file]["detail"]
     assert warnings == []
 

@@ -263,7 +263,7 @@ def test_identical_captions_are_found_once_for_each_text() -> None:
     assert (file, text.split(",")[0]) == ("0.txt", "all 3 captions are the same")
     warnings = caption_findings(["a bell", "a gong", "a bell", "a gong", "a drum", *["a bell"] * 4])
     assert [(file, text.split(":")[0]) for file, text in warnings] == [
-        ("0.txt", "has the same caption as 2.txt, 5.txt, 6.txt and 2 more"),
+        ("0.txt", "has the same caption as 2.txt, 5.txt, 6.txt, and 2 more"),
         ("1.txt", "has the same caption as 3.txt"),
     ]
 

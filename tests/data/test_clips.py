@@ -72,7 +72,7 @@ def test_a_text_file_renamed_wav_is_left_out_by_name(tmp_path, load):
     (tmp_path / "fake.txt").write_text("its caption")
     clips, report = load()
     assert len(clips) == 1
-    assert report["fake.wav"]["status"] == report["fake.txt"]["status"] == "left out"
+    assert report["fake.wav"]["status"] == report["fake.txt"]["status"] == "skipped"
     assert "not audio" in report["fake.wav"]["detail"]
     assert "fake.wav" in report["fake.txt"]["detail"]
 
@@ -104,7 +104,7 @@ def test_a_caption_without_a_clip_is_reported(tmp_path, load):
     write_audio(tmp_path / "good.wav", noise(1.0))
     (tmp_path / "lonely.txt").write_text("who am I?")
     _, report = load()
-    assert report["lonely.txt"]["status"] == "left out"
+    assert report["lonely.txt"]["status"] == "skipped"
     assert "a caption without a clip" in report["lonely.txt"]["detail"]
 
 
@@ -135,14 +135,14 @@ def test_clips_of_another_mode_are_told_what_their_names_lack(tmp_path, load):
         load("audio-inpaint")
 
 
-def test_nothing_more_is_said_of_a_clip_that_is_left_out(tmp_path, load):
+def test_nothing_more_is_said_of_a_clip_that_is_skipped(tmp_path, load):
     for name in ("good", "better"):
         write_audio(tmp_path / f"{name}.wav", noise(1.0))
         (tmp_path / f"{name}.txt").write_text(f"rain, {name}")
     write_audio(tmp_path / "short.wav", noise(0.5, level=0))
     (tmp_path / "short.txt").write_text("rain, good")
     _, report = load(audio_normalize=False)
-    assert report["short.wav"]["status"] == report["short.txt"]["status"] == "left out"
+    assert report["short.wav"]["status"] == report["short.txt"]["status"] == "skipped"
     assert report["short.wav"]["warnings"] == report["short.txt"]["warnings"] == ()
     assert report["good.txt"]["warnings"] == (), "nor of what is like it"
 
@@ -168,7 +168,7 @@ def test_other_files_and_metadata_are_reported_and_do_no_harm(tmp_path, load):
     (tmp_path / "__MACOSX" / "._good.wav").write_bytes(b"x")
     clips, report = load()
     assert len(clips) == 1
-    assert report["notes.pdf"]["status"] == "left out"
+    assert report["notes.pdf"]["status"] == "skipped"
     assert report[".DS_Store"]["status"] == "ignored"
 
 

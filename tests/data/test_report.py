@@ -15,7 +15,7 @@ FILES = Files(Path("/"), ("a.txt", "a.wav", "b.wav", "c.wav"), {".DS_Store": "ma
 
 def full_report() -> Report:
     report = Report()
-    report.left_out("c.wav", "3.2 s, shorter than audio_duration_seconds (5 s)")
+    report.skipped("c.wav", "3.2 s, shorter than audio_duration_seconds (5 s)")
     report.measured("c.wav", seconds=3.2)
     report.warn("a.wav", "mono")
     report.measured("a.wav", seconds=7.5)
@@ -30,7 +30,7 @@ def full_report() -> Report:
 
 def test_json() -> None:
     report = json.loads(json.dumps(full_report().as_json()))
-    assert report["summary"] == {"used": 2, "fitted": 1, "left out": 1, "ignored": 1, "warnings": 2}
+    assert report["summary"] == {"used": 2, "fitted": 1, "skipped": 1, "ignored": 1, "warnings": 2}
     assert [entry["file"] for entry in report["files"]] == sorted([*FILES.names, *FILES.ignored])
     assert report["files"][2] == {
         "file": "a.wav",
@@ -63,5 +63,5 @@ def test_forgotten_files_are_found() -> None:
 def test_second_verdict_is_refused() -> None:
     report = Report()
     report.used("a.wav")
-    with pytest.raises(ValueError, match=r"a\.wav is already used, now it is left out"):
-        report.left_out("a.wav", "too short")
+    with pytest.raises(ValueError, match=r"a\.wav is already used, now it is skipped"):
+        report.skipped("a.wav", "too short")

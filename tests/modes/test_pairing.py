@@ -20,7 +20,7 @@ def test_plain_clips(mode):
         ("a", "a.wav", "a.txt"),
         ("b", "b.MP3", None),
     ]
-    assert pairing.left_out.keys() == {"c.txt", "d.jpg"}
+    assert pairing.skipped.keys() == {"c.txt", "d.jpg"}
 
 
 def test_names_are_compared_without_case_folder_and_unicode_form():
@@ -33,9 +33,9 @@ def test_references_and_targets():
     pairing = pair("a2a", "x_start.wav", "x_end.flac", "x.txt", "y_start.wav", "z.wav", "notes.md")
     (sample,) = pairing.samples
     assert (sample.name, sample.target, sample.reference, sample.caption) == ("x", "x_end.flac", "x_start.wav", "x.txt")
-    assert "without its target y_end" in pairing.left_out["y_start.wav"]
-    assert "neither a reference nor a target" in pairing.left_out["z.wav"]
-    assert "notes.md" in pairing.left_out
+    assert "without its target y_end" in pairing.skipped["y_start.wav"]
+    assert "neither a reference nor a target" in pairing.skipped["z.wav"]
+    assert "notes.md" in pairing.skipped
 
 
 def test_a_target_without_its_reference_is_an_error_that_names_it():
@@ -47,7 +47,7 @@ def test_clips_and_masks():
     pairing = pair("audio-inpaint", "a.wav", "a_mask.json", "a.txt", "settings.json")
     (sample,) = pairing.samples
     assert (sample.target, sample.mask, sample.caption) == ("a.wav", "a_mask.json", "a.txt")
-    assert pairing.left_out.keys() == {"settings.json"}
+    assert pairing.skipped.keys() == {"settings.json"}
 
 
 def test_every_clip_without_mask_and_mask_without_clip_is_named():
@@ -61,7 +61,7 @@ def test_every_clip_without_mask_and_mask_without_clip_is_named():
 def test_videos_and_no_images():
     pairing = pair("v2a", "a.mp4", "a.txt", "b.MOV", "cover.jpg")
     assert [one.target for one in pairing.samples] == ["a.mp4", "b.MOV"]
-    assert "cover.jpg" in pairing.left_out
+    assert "cover.jpg" in pairing.skipped
     with pytest.raises(InputError, match=r"these are images.*a\.png"):
         pair("v2a", "a.png", "b.png", "a.txt")
 

@@ -293,9 +293,10 @@ def test_what_previews_are_given_goes_by_the_same_rules(house):
 def test_webhooks_at_home_are_not_called(house):
     port = house.site.server_port
     hook = f"http://127.0.0.1:{port}/secret"
-    id, _ = house.ends({"training_data_url": house.upload(b"")}, fal_webhook=hook)
-    wait_until(lambda: house.store.deliveries(id)[0].next_try is None)
-    assert "not on the public internet" in house.store.deliveries(id)[0].outcome
+    with pytest.raises(httpx.HTTPStatusError) as refused:
+        house.ends({"training_data_url": house.upload(b"")}, fal_webhook=hook)
+    assert refused.value.response.status_code == 422
+    assert "public" in refused.value.response.text
     assert all(path.startswith(("public.", "rebinding.")) for path in house.site.RequestHandlerClass.seen)
 
 

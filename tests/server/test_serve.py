@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from sonolora.cli import server as cli_server
 from sonolora.cli.main import app
 from sonolora.core.errors import SonoloraError
+from sonolora.planning.prices import PUBLISHED_PRICES
 from sonolora.server import client_examples as examples
 from sonolora.server.banner import banner
 from sonolora.server.database.database import Database
@@ -34,7 +35,7 @@ from sonolora.server.jobs.records import NewRequest, Result, State
 from sonolora.server.jobs.results import CANCELLED
 from sonolora.server.jobs.store import Store
 from sonolora.server.net.urls import own_address
-from sonolora.server.settings import PUBLISHED_PRICES, ServerSettings, load_settings
+from sonolora.server.settings import ServerSettings, load_settings
 
 FILE = {"url": "/files/abc/lora.safetensors", "content_type": None, "file_name": "lora", "file_size": 3}
 DONE = Result(status=200, body={"lora_file": FILE, "config_file": FILE, "audio": None}, billable_units=100)
@@ -210,7 +211,7 @@ def test_a_lost_database_is_said_at_the_start(tmp_path):
 
 def test_without_its_base_it_does_not_start(tmp_path, capfd):
     assert "without its base, 'nope'" in refused("--folder", tmp_path, "--base", "nope")
-    assert "no base 'nope': known are tiny" in capfd.readouterr().err
+    assert "no base 'nope'; known bases: tiny" in capfd.readouterr().err
     assert keys(tmp_path) == []
 
 
@@ -236,9 +237,10 @@ class TestSettings:
             ("port = 70000", "port must be 0 to 65535, not 70000"),
             ('port = "x"', "server.toml: port: .*valid integer"),
             ('devices = "cpu"', "devices"),
-            ("speed = 3", "server.toml says speed"),
+            ("speed = 3", "server.toml: unknown settings speed; known are "),
             ("port =", "server.toml cannot be read"),
-            ("queue_limit = 0", "queue_limit must be greater than 0"),
+            ("queue_limit = 0", "server.toml: queue_limit: must be at least 1, not 0"),
+            ('weights = "int4"', "server.toml: weights: 'int4' is not one of full, int8, fp8, nf4"),
             ("proxy_port = 3", "proxy_port needs tls_port"),
             ('certificate = "a.pem"', "certificate and private_key go together"),
             ('public_url = "example.com"', "public_url must start with"),
@@ -317,7 +319,7 @@ class TestCommands:
         store.add_event(first, "started")
         listed = run("requests", "list").splitlines()
         assert [line.split()[0] for line in listed] == [second, first]
-        assert listed[1].endswith("running, training 7/100 (no server is up; start it: sonolora serve)")
+        assert listed[1].endswith("running, training 7/100 (no server is running; start it with `sonolora serve`)")
         with single_instance(tmp_path):
             assert run("requests", "list").splitlines()[1].endswith("running, training 7/100")
         assert run("requests", "list", "--state", "queued").split()[0] == second
@@ -331,11 +333,11 @@ class TestCommands:
         today = datetime.now().strftime("%Y-%m-%d ")
         assert shown["created"].startswith(today) and shown["events"][0]["time"].startswith(today)
         assert run("requests", "logs", first).endswith("INFO   hello\n")
-        assert "stopped" in run("requests", "cancel", second)
+        assert "will be cancelled" in run("requests", "cancel", second)
         assert [request.id for request in store.to_cancel()] == [second]
         store.finish(second, Result(status=422, body={}, error="no clips"))
         assert "failed with 422: no clips" in run("requests", "list")
-        assert "over already" in run("requests", "cancel", second, code=1)
+        assert "already done" in run("requests", "cancel", second, code=1)
         store.finish(first, CANCELLED)
         assert run("requests", "list").splitlines()[1].endswith("t2a                  cancelled")
         over = json.loads(run("requests", "show", first))

@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sonolora.cli.server import Folder
 from sonolora.core.errors import SonoloraError
 
 if TYPE_CHECKING:
     from sonolora.server.backup import Summary
-
-Folder = Annotated[
-    Path | None, typer.Option(help="The server's folder. [default: $SONOLORA_SERVER or the user's data folder]")
-]
 
 
 def backup(
@@ -26,16 +23,16 @@ def backup(
     from sonolora.server.settings import default_folder
 
     summary = server_backup.backup(folder or default_folder(), copy, print)
-    print(f"{copy}: {_in_words(summary)}")
+    print(f"{copy}: {_describe(summary)}")
     if summary.missing:
         raise SonoloraError(
-            f"the backup is complete but for {len(summary.missing)} files that are missing or damaged on the server's "
-            f"disk: {', '.join(summary.missing)}"
+            f"the backup is complete except for {len(summary.missing)} files, which are missing or damaged on the "
+            f"server's disk: {', '.join(summary.missing)}"
         )
 
 
 def restore(
-    copy: Annotated[Path, typer.Argument(metavar="DIR", help="What `sonolora backup` has made.")],
+    copy: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `sonolora backup` wrote.")],
     folder: Folder = None,
 ) -> None:
     """Restore a server from a backup into a folder without one."""
@@ -44,11 +41,11 @@ def restore(
 
     target = folder or default_folder()
     summary = server_backup.restore(copy, target, print)
-    print(f"{target}: {_in_words(summary)}")
+    print(f"{target}: {_describe(summary)}")
     if summary.missing:
         print(f"not in the backup: {', '.join(summary.missing)}")
-    print(f"start it: sonolora serve --folder {target}")
+    print(f"start it with: sonolora serve --folder {target}")
 
 
-def _in_words(summary: Summary) -> str:
+def _describe(summary: Summary) -> str:
     return f"{summary.requests} requests, {summary.files} files, {summary.bytes / 1e6:,.1f} MB"

@@ -14,6 +14,7 @@ from statistics import median
 
 from sonolora.analysis.compare import lag_seconds, similarities
 from sonolora.analysis.measure import Measured, loudness
+from sonolora.core.errors import first_few
 from sonolora.core.frames import FRAME_SECONDS, Span, complement
 from sonolora.data.report import Fact
 from sonolora.media.audio import SILENCE_DBFS, Waveform
@@ -195,7 +196,7 @@ def _mixed_images(clips: Sequence[tuple[str, Measured]]) -> Warnings:
         return [(mono[0], f"{_SAME if mono[0] in twice else 'mono'}, as are all: {remedy}")]
     fewer, kind = (mono, "mono") if len(mono) <= len(wide) else (wide, "stereo")
     kind = _SAME if fewer[0] in twice else kind
-    others = f", and so are {_named(fewer[1:])}" if len(fewer) > 1 else ""
+    others = f", and so are {first_few(fewer[1:], _SHOWN)}" if len(fewer) > 1 else ""
     return [
         (
             fewer[0],
@@ -242,9 +243,8 @@ def _same_caption(files: Sequence[str], captions: int) -> str:
             f"all {captions} captions are the same, so the LoRA cannot tell the sounds apart by words. Say in each "
             "what is particular to it."
         )
-    return (
-        f"has the same caption as {_named(files[1:])}: words will not tell them apart. Say what is particular to each."
-    )
+    others = first_few(files[1:], _SHOWN)
+    return f"has the same caption as {others}: words will not tell them apart. Say what is particular to each."
 
 
 def _forgotten_trigger(captions: Sequence[tuple[str, str]]) -> Warnings:
@@ -302,7 +302,7 @@ def mask_warnings(spans: Sequence[Span], seconds: float) -> list[str]:
     shortest = SPAN_FRAMES * FRAME_SECONDS
     short = [(start, end) for start, end in spans if end - start < shortest - 1e-6]
     if short:
-        named = _named([f"{start:g}-{end:g} s" for start, end in short])
+        named = first_few([f"{start:g}-{end:g} s" for start, end in short], _SHOWN)
         warnings.append(
             f"marks less than {SPAN_FRAMES} latent frames ({shortest:g} s) at a time, too little to learn from: "
             f"{named}. Make such spans longer."
@@ -325,11 +325,6 @@ def video_warnings(info: VideoInfo) -> list[str]:
             "picture may be up to a frame beside its sound. Export it at a constant rate, if you can."
         )
     return warnings
-
-
-def _named(files: Sequence[str]) -> str:
-    more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
-    return ", ".join(files[:_SHOWN]) + more
 
 
 def _start(text: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sonolora.analysis.measure import Measured, measure
-from sonolora.core.errors import ErrorItem, InputError, MediaError
+from sonolora.core.errors import ErrorItem, InputError, MediaError, first_few
 from sonolora.core.frames import Span
 from sonolora.data.captions import MAX_BYTES, read_caption
 from sonolora.data.checks import (
@@ -27,8 +27,8 @@ from sonolora.data.checks import (
     set_warnings,
 )
 from sonolora.data.dataset_files import Files, check_unique_names
-from sonolora.data.films import load_films, refuse_silent_films
 from sonolora.data.report import Report
+from sonolora.data.videos import load_films, refuse_silent_films
 from sonolora.ltx.text.text_encoder import Tokenizer
 from sonolora.media.audio import (
     AUDIO_EXTENSIONS,
@@ -38,7 +38,7 @@ from sonolora.media.audio import (
     resample,
     to_stereo,
 )
-from sonolora.media.fit_audio import Fitted, fit_audio
+from sonolora.media.fit_audio import Fitted, fit_audio, seconds_used
 from sonolora.media.video import VIDEO_EXTENSIONS
 from sonolora.modes.audio_inpaint import parse_mask
 from sonolora.modes.mode import Mode, SampleFiles
@@ -57,7 +57,7 @@ class Clip:
     audio: Waveform
     reference: Waveform | None = None
     regenerate: tuple[Span, ...] | None = None  # seconds that are made anew; None: all
-    film: NDArray[np.uint8] | None = None  # (frames, height, width, 3)
+    frames: NDArray[np.uint8] | None = None  # (frames, height, width, 3)
     frame_rate: float = 0.0  # of the film
 
 
@@ -79,10 +79,10 @@ def load_clips(
     for name, why in files.ignored.items():
         report.ignored(name, why)
     pairing = mode.pair(files.names)
-    for name, why in pairing.left_out.items():
-        report.left_out(name, why)
+    for name, why in pairing.skipped.items():
+        report.skipped(name, why)
     if not pairing.samples:
-        raise _nothing_found(files, extensions, pairing.left_out)
+        raise _nothing_found(files, extensions, pairing.skipped)
     masks = _read_masks(pairing.samples, files, request.clip_seconds)
     if mode.video:
         refuse_silent_films([sample.target for sample in pairing.samples], files, report)
@@ -104,7 +104,7 @@ def load_clips(
             if companion is not None and used:
                 report.used(companion)
             elif companion is not None:
-                report.left_out(companion, f"its clip {sample.target} is left out")
+                report.skipped(companion, f"its clip {sample.target} is left out")
         count += used
         advance(sample.target)
     normalized = isinstance(request, AudioRequest) and request.audio_normalize
@@ -132,14 +132,14 @@ def _load(
 ) -> Iterator[Clip]:
     if not isinstance(request, AudioRequest):
         for film in load_films(sample, request, files, sample_rate, report):
-            yield Clip(film.name, caption, film.audio, film=film.frames, frame_rate=request.frame_rate)
+            yield Clip(film.name, caption, film.audio, frames=film.frames, frame_rate=request.frame_rate)
         return
     measured: list[tuple[str, Measured]] = []
     target = _fit(sample.target, request, files, sample_rate, report, measured)
     if target is not None and sample.mask is not None and regenerate is not None:
         regenerate = _placed(regenerate, target.stretch, request)
         if not regenerate:
-            report.left_out(sample.target, "no range of its mask lies inside it")
+            report.skipped(sample.target, "no range of its mask lies inside it")
             return
     reference = None
     if sample.reference is not None:
@@ -152,7 +152,7 @@ def _load(
         if name is None or fitted is None:
             continue
         if partner_name is not None and partner is None:
-            report.left_out(name, f"its partner {partner_name} is left out")
+            report.skipped(name, f"its partner {partner_name} is left out")
         elif fitted.how == "exact":
             report.used(name, fitted.detail)
         else:
@@ -188,15 +188,15 @@ def _fit(
 ) -> Fitted | None:
     """The fitted sound; None, and a verdict in the report, when it cannot be used."""
     try:
-        decoded = decode_audio(files.path(name))
+        decoded = decode_audio(files.path(name), seconds=seconds_used(request.clip_seconds))
     except MediaError as error:
-        report.left_out(name, error.reason)
+        report.skipped(name, error.reason)
         return None
     native = decoded.waveform
     measured = measure(native)
     report.measured(
         name,
-        seconds=round(native.seconds, 3),
+        seconds=round(decoded.seconds, 3),
         sample_rate=native.sample_rate,
         channels=native.channels,
         **facts(measured),
@@ -204,9 +204,14 @@ def _fit(
     report.warn(name, *([decoded.warning] if decoded.warning else []), *clip_warnings(measured, sample_rate))
     heard.append((name, measured))
     audio = resample(to_stereo(native), sample_rate)
-    fitted = fit_audio(audio, request.clip_seconds, preserve_pitch=request.audio_preserve_pitch)
+    fitted = fit_audio(
+        audio,
+        request.clip_seconds,
+        preserve_pitch=request.audio_preserve_pitch,
+        recording_seconds=decoded.seconds,
+    )
     if fitted.waveform is None:
-        report.left_out(name, fitted.detail, too_short=True)
+        report.skipped(name, fitted.detail, too_short=True)
         return None
     return fitted
 
@@ -250,16 +255,14 @@ def _read_masks(samples: Sequence[SampleFiles], files: Files, seconds: float) ->
     return masks
 
 
-def _nothing_found(files: Files, extensions: Sequence[str], left_out: Mapping[str, str]) -> InputError:
-    unpaired = [f"{name}: {why}" for name, why in left_out.items() if extension(name) in extensions]
+def _nothing_found(files: Files, extensions: Sequence[str], skipped: Mapping[str, str]) -> InputError:
+    unpaired = [f"{name}: {why}" for name, why in skipped.items() if extension(name) in extensions]
     if unpaired:
-        more = f"; and {len(unpaired) - _SHOWN} more" if len(unpaired) > _SHOWN else ""
-        return InputError.in_dataset(f"no pairs found: {'; '.join(unpaired[:_SHOWN])}{more}")
-    found = ", ".join(files.names[:_SHOWN]) or "no files"
-    more = f" and {len(files.names) - _SHOWN} more" if len(files.names) > _SHOWN else ""
+        return InputError.in_dataset(f"no pairs found: {first_few(unpaired, _SHOWN, '; ')}")
+    found = first_few(files.names, _SHOWN) or "no files"
     kind = "videos" if extensions == VIDEO_EXTENSIONS else "audio clips"
     return InputError.in_dataset(
-        f"no {kind} found (found {found}{more}). Supported formats are {', '.join(extensions)}.",
+        f"no {kind} found (found {found}). Supported formats are {', '.join(extensions)}.",
         "unsupported_video_format" if kind == "videos" else "unsupported_audio_format",
         supported_formats=list(extensions),
     )
@@ -269,24 +272,23 @@ def _none_left(report: Report, request: TrainRequest, extensions: Sequence[str])
     verdicts = [
         entry
         for entry in report.as_json()["files"]
-        if entry["status"] == "left out" and extension(entry["file"]) in extensions
+        if entry["status"] == "skipped" and extension(entry["file"]) in extensions
     ]
-    reasons = "; ".join(f"{entry['file']}: {entry['detail']}" for entry in verdicts[:_SHOWN])
-    more = f"; and {len(verdicts) - _SHOWN} more" if len(verdicts) > _SHOWN else ""
+    reasons = first_few([f"{entry['file']}: {entry['detail']}" for entry in verdicts], _SHOWN, "; ")
     lengths = [entry["facts"]["seconds"] for entry in verdicts if entry["file"] in report.too_short]
     if not lengths:
-        return InputError.in_dataset(f"none of the {len(verdicts)} clips can be used: {reasons}{more}")
+        return InputError.in_dataset(f"none of the {len(verdicts)} clips can be used: {reasons}")
     context = {"min_duration": request.clip_seconds, "provided_duration": max(lengths)}
     if extensions == VIDEO_EXTENSIONS:
         return InputError.in_dataset(
-            f"All training videos are too short to be trainable: {reasons}{more}. Lower number_of_frames (now "
+            f"All training videos are too short to be trainable: {reasons}. Lower number_of_frames (now "
             f"{request.number_of_frames}), or turn auto_scale_input on.",
             "video_duration_too_short",
             **context,
         )
     return InputError.in_dataset(
         f"no clip can be used: the longest has {max(lengths):.2f} s, so lower audio_duration_seconds (now "
-        f"{request.clip_seconds:g}) or give longer clips. {reasons}{more}",
+        f"{request.clip_seconds:g}) or give longer clips. {reasons}",
         "audio_duration_too_short",
         **context,
     )

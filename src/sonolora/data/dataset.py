@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sonolora.core.download import Progress as DownloadProgress
 from sonolora.data.archive import unpack
 from sonolora.data.dataset_files import Files, discover
-from sonolora.data.fetch import ANYWHERE, Fetched, Sources, fetch
+from sonolora.data.fetch import ANYWHERE, Sources, fetch
 
 
-def open_dataset(address: str, scratch: Path, sources: Sources = ANYWHERE, progress: Fetched | None = None) -> Files:
+def open_dataset(
+    address: str, scratch: Path, sources: Sources = ANYWHERE, progress: DownloadProgress | None = None
+) -> Files:
     """The files behind a URL, a zip or a folder. A folder is used where it lies, the rest in `scratch`.
 
     `progress` is that of a download. Raises `InputError` when it cannot be fetched or unpacked.

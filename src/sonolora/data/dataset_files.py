@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from sonolora.core.errors import InputError
+from sonolora.core.errors import InputError, first_few
 from sonolora.core.file_names import name_key
 from sonolora.media.audio import AUDIO_EXTENSIONS
 
@@ -115,14 +115,9 @@ def check_unique_names(files: Files, clips: Collection[str] = AUDIO_EXTENSIONS) 
         path = PurePosixPath(name)
         is_clip = path.suffix.lower() in clips
         same[is_clip, name_key(path.stem if is_clip else path.name)].append(name)
-    collisions = [_some(names, ", ") for names in same.values() if len(names) > 1]
+    collisions = [first_few(names, SHOWN) for names in same.values() if len(names) > 1]
     if collisions:
         raise InputError.in_dataset(
             "file names must be unique across the archive, whatever their folder, letter case or format. "
-            f"Rename all but one of: {_some(collisions, '; ')}."
+            f"Rename all but one of: {first_few(collisions, SHOWN, '; ')}."
         )
-
-
-def _some(items: list[str], separator: str) -> str:
-    left = len(items) - SHOWN
-    return separator.join(items[:SHOWN]) + (f"{separator}and {left} more" if left > 0 else "")

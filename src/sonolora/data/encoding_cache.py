@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sonolora.core.atomic_files import make_folder
 from sonolora.core.tensor_file import save_tensors
+from sonolora.core.user_folders import cache_folder
 
 # Raise it when the same input gives another result than before.
 _VERSION = "2"
@@ -34,9 +35,7 @@ def content_key(kind: str, *parts: str | bytes) -> str:
 
 def default_cache_folder() -> Path:
     """`$SONOLORA_CACHE`, else `sonolora` in the user's cache folder."""
-    if folder := os.environ.get("SONOLORA_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sonolora"
+    return Path(os.environ.get("SONOLORA_CACHE") or cache_folder())
 
 
 class Cache:

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from sonolora.data.dataset_files import Files
 
-Status = Literal["used", "fitted", "left out", "ignored"]
+Status = Literal["used", "fitted", "skipped", "ignored"]
 Fact = float | int | str
 
 
@@ -46,8 +46,8 @@ class Report:
     def fitted(self, file: str, how: str) -> None:
         self._add(FileReport(file, "fitted", how))
 
-    def left_out(self, file: str, why: str, *, too_short: bool = False) -> None:
-        self._add(FileReport(file, "left out", why))
+    def skipped(self, file: str, why: str, *, too_short: bool = False) -> None:
+        self._add(FileReport(file, "skipped", why))
         if too_short:
             self.too_short.append(file)
 

@@ -33,7 +33,7 @@ class Pairing:
     """What a mode's rule makes of an archive: its samples, and why each other file is left out."""
 
     samples: tuple[SampleFiles, ...]
-    left_out: Mapping[str, str]
+    skipped: Mapping[str, str]
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def pair_clips(names: Sequence[str], extensions: Sequence[str] = AUDIO_EXTENSION
     samples = tuple(
         SampleFiles(stem(name), name, captions.get(stem_key(name))) for name in names if extension(name) in extensions
     )
-    return Pairing(samples, _left_out(names, samples, extensions))
+    return Pairing(samples, _skipped(names, samples, extensions))
 
 
 def pair_masked_clips(names: Sequence[str]) -> Pairing:
@@ -59,7 +59,7 @@ def pair_masked_clips(names: Sequence[str]) -> Pairing:
         ),
     )
     samples = tuple(SampleFiles(stem(name), name, captions.get(key), mask=masks[key]) for key, name in clips.items())
-    return Pairing(samples, _left_out(names, samples, (*AUDIO_EXTENSIONS, MASK_ENDING)))
+    return Pairing(samples, _skipped(names, samples, (*AUDIO_EXTENSIONS, MASK_ENDING)))
 
 
 def pair_references(names: Sequence[str]) -> Pairing:
@@ -83,21 +83,21 @@ def pair_references(names: Sequence[str]) -> Pairing:
         SampleFiles(stem(name)[: -len(END)], name, captions.get(key), reference=starts[key])
         for key, name in ends.items()
     )
-    left_out = _left_out(names, samples, AUDIO_EXTENSIONS)
-    for name in left_out.keys() & set(audio):
-        left_out[name] = (
+    skipped = _skipped(names, samples, AUDIO_EXTENSIONS)
+    for name in skipped.keys() & set(audio):
+        skipped[name] = (
             f"a reference without its target {stem(name)[: -len(START)]}{END}"
             if stem_key(name).endswith(START)
             else f"neither a reference nor a target: a pair needs x{START} and x{END}, and its name has neither ending"
         )
-    return Pairing(samples, left_out)
+    return Pairing(samples, skipped)
 
 
 def _captions(names: Sequence[str]) -> Mapping[str, str]:
     return {stem_key(name): name for name in names if extension(name) == CAPTION_EXTENSION}
 
 
-def _left_out(names: Sequence[str], samples: Iterable[SampleFiles], taken: Sequence[str]) -> dict[str, str]:
+def _skipped(names: Sequence[str], samples: Iterable[SampleFiles], taken: Sequence[str]) -> dict[str, str]:
     used = {file for one in samples for file in (one.target, one.caption, one.reference, one.mask)}
     return {
         name: f"a caption without a clip: nothing that is used is named {stem(name)}"

@@ -10,7 +10,7 @@ MIN_SECONDS = 0.1  # of a sound that is given or asked for: the codec's window m
 
 
 @dataclass(frozen=True)
-class FilmFormat:
+class VideoFormat:
     """What a video is brought to: a count of frames (8 k + 1), frames a second, and pixels (multiples of 32)."""
 
     frames: int
@@ -29,7 +29,7 @@ class PreviewSpec:
     source: str | None = None  # the sound of which a part is kept
     reference: str | None = None  # the sound to transform
     video: str | None = None  # the film to watch
-    film: FilmFormat | None = None  # how it is watched; a shorter film makes the result shorter
+    video_format: VideoFormat | None = None  # how it is watched; a shorter film makes the result shorter
     regenerate: tuple[Span, ...] | None = None  # seconds of the result that are new; None: all of it
     given_seconds: float | None = None  # how much of the source is used; None: as much as fits
     source_at_end: bool = False  # whether the source's end is the result's end, and not the beginnings

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_STYLES = {"used": "green", "fitted": "blue", "left out": "red", "ignored": "dim"}
+_STYLES = {"used": "green", "fitted": "blue", "skipped": "red", "ignored": "dim"}
 
 
 def show_report(report: Mapping[str, Any], console: Console | None = None) -> None:

@@ -40,7 +40,7 @@ from sonolora.server.jobs.store import Store
 from sonolora.server.jobs.workers import Workers
 from sonolora.server.net.listen import HttpServer, certificate_for, listen, loopback_of
 from sonolora.server.net.tunnel import tunnel
-from sonolora.server.net.urls import absolute, own_address
+from sonolora.server.net.urls import absolute_urls, own_address
 from sonolora.server.settings import EMBEDDED_BASE, ServerSettings
 from sonolora.server.webhooks import Deliverer, jwks, load_signing_key
 
@@ -255,4 +255,4 @@ def _remove_old_runs(folder: Path, store: Store, before: float) -> None:
 
 def _payload(request: Request, base: str) -> Any:
     """The body of a webhook: the result as its client would get it, with addresses that lead here."""
-    return None if request.result is None else absolute(request.result.body, base)
+    return None if request.result is None else absolute_urls(request.result.body, base)

@@ -32,6 +32,7 @@ from sonolora import __version__
 from sonolora.core.atomic_files import atomic_write
 from sonolora.core.errors import SonoloraError
 from sonolora.core.public_addresses import AsyncPublicTransport, PrivateAddressError, check_public
+from sonolora.core.web_address import AddressError, parse_web_address
 from sonolora.server import clock
 from sonolora.server.jobs.deliveries import Deliveries
 from sonolora.server.jobs.records import Delivery, Request
@@ -100,21 +101,15 @@ def check_webhook(url: str, *, allow_private: bool) -> None:
     or a private address and those are not allowed. Names are not resolved: what they lead to may change.
     """
     try:
-        parsed = httpx.URL(url)
-        host, port = parsed.host, parsed.port
-        host.encode("idna")  # as resolving would: empty and too long labels
-    except (httpx.InvalidURL, ValueError) as error:
+        host = parse_web_address(url).raw_host.decode("ascii")
+    except AddressError as error:
         raise WebhookError(f"the webhook is not a valid URL: {error}") from error
-    if parsed.scheme not in ("http", "https") or not host:
-        raise WebhookError("the webhook must start with http:// or https:// and a host name")
-    if port is not None and not 0 < port <= 65535:
-        raise WebhookError(f"the webhook has the port {port}; ports are 1 to 65535")
     if allow_private:
         return
     if host.rstrip(".").lower().rpartition(".")[2] == "localhost":
         raise PrivateAddressError(host)
     with suppress(OSError):  # a name
-        numeric = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        numeric = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         check_public(host, [str(address[4][0]) for address in numeric])
 
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from sonolora.server.api import event_stream as streams
-from sonolora.server.api import submission
+from sonolora.server.api import request_body
 from sonolora.server.jobs.records import Result, State
 from sonolora.server.net import protocol
 
@@ -147,7 +147,7 @@ class TestSubmit:
         assert type is None or detail[0]["type"] == type
         assert detail[0]["msg"]
         if type == "value_error":
-            assert detail[0]["msg"] == "value must be a valid URL"
+            assert detail[0]["msg"].startswith("value must be a valid URL: ")
             assert detail[0]["input"] == change["training_data_url"]
 
     def test_all_faults_at_once(self, client):
@@ -173,7 +173,7 @@ class TestSubmit:
     def test_many_names_of_which_one_comes_twice(self, client):
         names = b",".join(b'"%d":0' % (number % 9_999) for number in range(10_000))
         detail = faults(client.post(f"{APP}/t2a", content=b"{" + names + b"}"))
-        assert "'0' stands there twice" in detail[0]["msg"]
+        assert detail[0]["msg"] == 'Invalid JSON: duplicate key "0"'
 
     @pytest.mark.parametrize(
         ("content", "type"),
@@ -268,7 +268,7 @@ class TestSubmit:
         assert client.post(f"{APP}/t2a", content=pieces()).status_code == 413
 
     def test_a_body_that_is_too_slow(self, client, monkeypatch):
-        monkeypatch.setattr(submission, "_IDLE_SECONDS", 0.1)
+        monkeypatch.setattr(request_body, "IDLE_SECONDS", 0.1)
 
         def pieces():
             yield b"{"
@@ -458,7 +458,7 @@ class TestStatusStream:
         assert rest[-1]["status"] == "COMPLETED"
 
     def test_a_change_is_sent_at_once(self, live, client, monkeypatch):
-        monkeypatch.setattr(streams, "LOOK_SECONDS", 30.0)
+        monkeypatch.setattr(streams, "POLL_SECONDS", 30.0)
         id = submitted(client)
         with client.stream("GET", f"{APP}/requests/{id}/status/stream") as response:
             events = frames(response)
@@ -471,7 +471,7 @@ class TestStatusStream:
             assert time.monotonic() - began < 5
 
     def test_changes_by_others_are_found(self, live, client, monkeypatch):
-        monkeypatch.setattr(streams, "LOOK_SECONDS", 0.1)
+        monkeypatch.setattr(streams, "POLL_SECONDS", 0.1)
         id = submitted(client)
         with client.stream("GET", f"{APP}/requests/{id}/status/stream") as response:
             events = frames(response)
@@ -480,8 +480,8 @@ class TestStatusStream:
             assert next(events)["status"] == "COMPLETED"
 
     def test_silence_is_broken(self, client, monkeypatch):
-        monkeypatch.setattr(streams, "LOOK_SECONDS", 0.05)
-        monkeypatch.setattr(streams, "_SILENCE_SECONDS", 0.1)
+        monkeypatch.setattr(streams, "POLL_SECONDS", 0.05)
+        monkeypatch.setattr(streams, "_PING_SECONDS", 0.1)
         id = submitted(client)
         with client.stream("GET", f"{APP}/requests/{id}/status/stream") as response:
             events = frames(response)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sonolora.runs.artifacts import RunArtifacts
 from sonolora.server.database.database import Database
 from sonolora.server.files.storage import Storage
 from sonolora.server.health import Health
@@ -26,7 +27,6 @@ from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.jobs.workers import Workers
 from sonolora.server.settings import ServerSettings
-from sonolora.training.metrics import read_metrics
 
 pytestmark = pytest.mark.xdist_group("worker")  # they share an undisturbed run
 LIMIT = 300  # seconds for anything to happen, on a busy machine
@@ -206,7 +206,7 @@ def same_as(undisturbed, folder):
     assert previews == {path.name: path.read_bytes() for path in (undisturbed[0] / "previews").glob("*.wav")}
     assert len(previews) == 3
     grids = [
-        {line["step"]: line["grid_loss"] for line in read_metrics(path / "metrics.jsonl") if "grid_loss" in line}
+        {line["step"]: line["train_eval_loss"] for line in RunArtifacts(path).metrics() if "train_eval_loss" in line}
         for path in (folder, undisturbed[0])
     ]
     assert grids[0] == grids[1]
@@ -225,7 +225,7 @@ def test_its_events(undisturbed):
     assert steps == sorted(steps)
     assert steps[-1] == STEPS
     sent = [{"step": event["step"], **event["values"]} for event in events if event["event"] == "metrics"]
-    assert sent == read_metrics(folder / "metrics.jsonl")
+    assert sent == RunArtifacts(folder).metrics()
     assert "training on 2 clips of 0.5 s" in [event["text"] for event in events if event["event"] == "message"]
 
 

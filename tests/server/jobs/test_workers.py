@@ -68,7 +68,7 @@ for line in iter(sys.stdin.readline, ""):
         tell("phase", name="training", total=100)
         tell("metrics", step=100, values={"loss": 1.25, "learning_rate": 0.1, "steps_per_second": 4.0})
         tell("progress", step=100, total=100, note="loss 1.250")
-        tell("metrics", step=100, values={"grid_loss": 2.5})
+        tell("metrics", step=100, values={"train_eval_loss": 2.5})
         tell("message", text="trained")
         tell("warning", text="odd")
         for name in ("lora.safetensors", "config.json", "preview.wav"):
@@ -218,7 +218,7 @@ def test_from_the_queue_to_the_result(served):
     ]
     assert [line.level for line in served.store.logs(first)] == ["INFO"] * 4 + ["WARN"]
     assert served.store.metrics(first) == [
-        (100, {"loss": 1.25, "learning_rate": 0.1, "steps_per_second": 4.0, "grid_loss": 2.5})
+        (100, {"loss": 1.25, "learning_rate": 0.1, "steps_per_second": 4.0, "train_eval_loss": 2.5})
     ]
     assert served.kinds(first) == ["started", "finished"]
     assert served.changed.count(first) >= 3
@@ -265,7 +265,7 @@ def test_what_the_worker_is_given(served):
             "checkpoint_every": 250,
             "weights": "full",
             "gradient_checkpointing": False,
-            "stream_blocks": False,
+            "block_offload": False,
         },
     }
 

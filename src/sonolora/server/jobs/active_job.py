@@ -14,7 +14,7 @@ from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.journal import Journal
 from sonolora.server.jobs.records import Request
 from sonolora.server.jobs.worker_process import WorkerProcess
-from sonolora.server.net.urls import leads_here
+from sonolora.server.net.urls import is_own_url
 from sonolora.server.settings import ServerSettings
 
 STOP_SECONDS = 20.0  # for a run to save its state; then its worker is killed
@@ -41,7 +41,7 @@ class ActiveJob:
         known = {
             url: path and str(path)
             for url in _urls(self.body)
-            if (path := storage.local(url)) or (file_id(url) and leads_here(url, settings))
+            if (path := storage.local(url)) or (file_id(url) and is_own_url(url, settings))
         }
         return {
             "id": self.request.id,

@@ -9,17 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sonolora.planning.prices import billed_steps
+from sonolora.runs.artifacts import CONFIG, DEBUG_ARCHIVE, LORA, PREVIEW, RunArtifacts
 from sonolora.server import clock
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.records import Request, Result
-from sonolora.server.settings import billed_steps
 
-# Field of the output, file of the run, media type.
+# Field of the output, artifact of the run, media type.
 _OUTPUTS = (
-    ("lora_file", "lora.safetensors", "application/octet-stream"),
-    ("config_file", "config.json", "application/json"),
-    ("audio", "preview.wav", "audio/wav"),
-    ("debug_dataset", "debug_dataset.zip", "application/zip"),
+    ("lora_file", LORA, "application/octet-stream"),
+    ("config_file", CONFIG, "application/json"),
+    ("audio", PREVIEW, "audio/wav"),
+    ("debug_dataset", DEBUG_ARCHIVE, "application/zip"),
 )
 
 CANCELLED = Result(
@@ -39,11 +40,12 @@ OVERDUE = Result(
 
 def finished(request: Request, steps: int, folder: Path, storage: Storage, seconds: float) -> Result:
     """Of a run that is done; its files are taken into the storage. OSError when that fails."""
+    artifacts = RunArtifacts(folder)
     expires = None if request.lifetime is None else clock.now() + request.lifetime
     body: dict[str, Any] = {"lora_file": None, "config_file": None, "audio": None, "video": None, "debug_dataset": None}
     for field, name, content_type in _OUTPUTS:
-        if (folder / name).exists():
-            file = storage.adopt(folder / name, name, content_type, request_id=request.id, expires=expires)
+        if name in artifacts:
+            file = storage.adopt(artifacts.path(name), name, content_type, request_id=request.id, expires=expires)
             body[field] = {
                 "url": file.address,
                 "content_type": file.content_type,

@@ -35,18 +35,20 @@ from typing import Any, TextIO
 
 import torch
 
+from sonolora.core.cancellation import InterruptedRunError
+from sonolora.core.devices import resolve_device
 from sonolora.core.errors import OUT_OF_MEMORY, InputError, SonoloraError
-from sonolora.core.progress import InterruptedRunError
 from sonolora.data.encoding_cache import default_cache_folder
 from sonolora.data.fetch import Sources
 from sonolora.ltx.weights.base import find_base
 from sonolora.modes import find_mode
 from sonolora.modes.request import parse
-from sonolora.planning.run_settings import RunSettings, resolve_device
-from sonolora.runs.lifecycle import resume, start
+from sonolora.planning.run_settings import RunSettings
+from sonolora.runs.artifacts import RECORD, RunArtifacts
 from sonolora.runs.loaded_networks import Networks
-from sonolora.runs.run_folder import RUN_FILE, alone_in
-from sonolora.server.api.answers import detail_of
+from sonolora.runs.resume import resume
+from sonolora.runs.run_folder import exclusive_use
+from sonolora.runs.start import start
 from sonolora.server.jobs.hidden_paths import HiddenPaths
 from sonolora.server.jobs.retrying import is_disk_full
 
@@ -139,7 +141,7 @@ def work(networks: Networks, job: Mapping[str, Any], commands: CommandReader, ev
     except InterruptedRunError as error:
         events.send("stopped", step=error.step)
     except InputError as error:
-        events.send("input_error", detail=detail_of(error))
+        events.send("input_error", detail=error.detail())
     except SonoloraError as error:
         events.send("failed", message=str(error), traceback=None, disk_full=is_disk_full(error))
     except torch.OutOfMemoryError:
@@ -169,8 +171,8 @@ def _run(networks: Networks, job: Mapping[str, Any], commands: CommandReader, ev
         return commands.stops(job["id"])
 
     folder.mkdir(parents=True, exist_ok=True)
-    with alone_in(folder, wait=True):  # a killed server may have left its worker running
-        resumed = (folder / RUN_FILE).exists()
+    with exclusive_use(folder, wait=True):  # a killed server may have left its worker running
+        resumed = RECORD in RunArtifacts(folder)
         events.send("begun", resumed=resumed)
         if resumed:
             resume(folder, events, stop, networks=networks)

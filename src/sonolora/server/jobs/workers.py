@@ -20,7 +20,8 @@ from typing import Any
 from sonolora.core.errors import SonoloraError
 from sonolora.modes import find_mode
 from sonolora.modes.request import parse
-from sonolora.runs.run_folder import remove_unpacked
+from sonolora.runs.artifacts import RunArtifacts
+from sonolora.runs.run_folder import remove_scratch
 from sonolora.server import clock
 from sonolora.server.database.faults import StoreError
 from sonolora.server.files.storage import Storage
@@ -33,7 +34,6 @@ from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.jobs.worker_process import WorkerDiedError, WorkerProcess
 from sonolora.server.settings import ServerSettings
-from sonolora.training.metrics import read_metrics
 
 MIN_FREE_BYTES = 256 << 20  # on the server's disk; with less no run is started
 FIRST_PAUSE, MAX_PAUSE = 1.0, 60.0  # seconds before a device gets a new worker, doubled for each that died
@@ -199,7 +199,7 @@ class Workers:
         steps = parse(find_mode(request.mode).request, job.body).number_of_steps
         try:
             # The run's own file has what a server had not yet written when it was killed.
-            metrics = await asyncio.to_thread(_metrics, job.folder / "metrics.jsonl")
+            metrics = await asyncio.to_thread(_metrics, job.folder)
         except (OSError, ValueError, SonoloraError) as error:
             logger.error("the metrics of request %s cannot be read: %s", request.id, error)
             metrics = []
@@ -221,7 +221,7 @@ class Workers:
         return None
 
     async def _finish(self, request: Request, result: Result) -> None:
-        await asyncio.to_thread(remove_unpacked, self._settings.run_folder(request.id))  # left by a killed worker
+        await asyncio.to_thread(remove_scratch, self._settings.run_folder(request.id))  # left by a killed worker
         if result.status >= 400:
             line = (time.time(), "ERROR", result.error or "")
             await self._retrying(self._store.add_logs, request.id, [line])
@@ -230,9 +230,9 @@ class Workers:
         self._changed(request.id)
 
 
-def _metrics(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def _metrics(folder: Path) -> list[tuple[int, dict[str, Any]]]:
     """A run's metrics by step; none if it wrote none."""
     rows: dict[int, dict[str, Any]] = {}
-    for line in read_metrics(path) if path.exists() else ():
+    for line in RunArtifacts(folder).metrics():
         rows.setdefault(line.pop("step"), {}).update(line)
     return list(rows.items())

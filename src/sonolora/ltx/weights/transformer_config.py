@@ -1,7 +1,7 @@
-"""The transformer's shape, as the checkpoint's header gives it.
+"""The dimensions of the transformer, from the checkpoint's header.
 
-In: the `transformer` section of the header config. Out: frozen dataclasses, checked when made.
-A value that our network does not implement is refused by name: a silently wrong model is worse than none.
+In: the `transformer` section of the header config. Out: frozen dataclasses, validated on construction.
+Settings that this implementation does not support are rejected by name: a silently wrong model is worse than none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from sonolora.core.errors import CheckpointError
 
-# The architecture has these fixed; the published loader refuses other values too.
+# Fixed in this architecture; the published loader also rejects other values.
 _FIXED: Mapping[str, Any] = {
     "activation_fn": "gelu-approximate",
     "attention_bias": True,
@@ -39,14 +39,14 @@ _FIXED: Mapping[str, Any] = {
     "caption_proj_input_norm": False,
     "dropout": 0.0,
 }
-_ABSENT_MEANS: Mapping[str, Any] = {"cross_attention_adaln": False, "text_encoder_norm_type": None}
+_DEFAULTS: Mapping[str, Any] = {"cross_attention_adaln": False, "text_encoder_norm_type": None}
 
 
 @dataclass(frozen=True)
 class StreamConfig:
     """One stream of the transformer, audio or video."""
 
-    channels: int  # of a latent token, in and out
+    channels: int  # of a latent token, input and output
     heads: int
     head_dim: int
     context_dim: int  # width of its text context
@@ -74,7 +74,7 @@ class ConnectorConfig:
 
     @property
     def width(self) -> int:
-        """Width of the connector, equal to the stream's text context."""
+        """Width of the connector, which equals that of the stream's text context."""
         return self.heads * self.head_dim
 
 
@@ -97,13 +97,13 @@ class TransformerConfig:
 
     @classmethod
     def from_header(cls, header: Mapping[str, Any]) -> TransformerConfig:
-        """Read the header's `transformer` section. Raises `CheckpointError` naming what is missing or other."""
+        """Read the header's `transformer` section. Raises `CheckpointError` naming a missing or unsupported key."""
         for key, value in _FIXED.items():
-            found = header.get(key, _ABSENT_MEANS.get(key, value))
-            if found != value:
+            actual = header.get(key, _DEFAULTS.get(key, value))
+            if actual != value:
                 raise CheckpointError(
-                    f"this checkpoint has {key}={found!r} where LTX-2.3 has {value!r}: it is of another model "
-                    "version, which Sonolora does not support"
+                    f"this checkpoint has {key}={actual!r} where LTX-2.3 has {value!r}: it is another model version, "
+                    "which Sonolora does not support"
                 )
         try:
             heads, audio_heads = header["num_attention_heads"], header["audio_num_attention_heads"]

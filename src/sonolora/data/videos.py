@@ -98,12 +98,12 @@ def load_films(
             )
     except MediaError as error:
         if not details:
-            report.left_out(name, error.reason)
+            report.skipped(name, error.reason)
             return
         short.append(error.reason)
         damaged = True
     if not details:
-        report.left_out(name, "; ".join(short), too_short=not damaged)
+        report.skipped(name, "; ".join(short), too_short=not damaged)
     elif short or changed:
         report.fitted(name, "; ".join([*details, *(f"left out: {why}" for why in short)]))
     else:
