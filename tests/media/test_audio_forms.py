@@ -6,6 +6,7 @@ Headers are built here by the formats' specifications. `soundfile` reads the fil
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from sonolora.core.errors import MediaError
 from sonolora.media.audio import decode_audio
 from sonolora.media.source_format import probe_audio
 from sonolora.media.write_audio import write_audio_like
@@ -105,6 +107,9 @@ FORMS: Mapping[str, tuple[bytes, int]] = {
     "20 in 24.wav": (wav(wave_format(PCM, 20, 6), packed(20, 24)), 20),
     "extensible 24 in 32.wav": (wav(extensible(PCM, 32, 24), packed(24, 32)), 24),
     "extensible 24 in 32, as recorders say.wav": (wav(extensible(PCM, 24, 24, 8), packed(24, 32)), 24),
+    "extensible 16 in 32.wav": (wav(extensible(PCM, 32, 16), packed(16, 32)), 16),
+    "16 in 32.wav": (wav(wave_format(PCM, 16, 8), packed(16, 32)), 16),
+    "16 in 24.wav": (wav(wave_format(PCM, 16, 6), packed(16, 24)), 16),
     "24 in 32.wav": (wav(wave_format(PCM, 24, 8), packed(24, 32)), 24),
     "f32.wav": (wav(wave_format(FLOAT, 32), FLOATS[32].tobytes()), -32),
     "f64.wav": (wav(wave_format(FLOAT, 64), FLOATS[64].tobytes()), -64),
@@ -137,7 +142,11 @@ FORMS: Mapping[str, tuple[bytes, int]] = {
     "mu-law.caf": (caf(b"ulaw", 0, 8, G711), 0),
     "length unknown.caf": (caf(b"lpcm", 2, 16, packed(16), unbounded=True), 16),
 }
-UNKNOWN_TO_LIBSNDFILE = ("BW64.wav", "length unknown.caf", "extensible 24 in 32, as recorders say.wav")
+# It refuses the first two, and reads the containers of the others at the wrong width.
+UNKNOWN_TO_LIBSNDFILE = (
+    *("BW64.wav", "length unknown.caf"),
+    *("extensible 24 in 32, as recorders say.wav", "16 in 32.wav", "16 in 24.wav"),
+)
 
 
 def expected(path: Path, bits: int) -> NDArray[np.float64]:
@@ -175,10 +184,45 @@ def test_what_is_kept_is_given_back_with_the_same_values_in_the_same_format(tmp_
     np.testing.assert_array_equal(np.delete(result, np.s_[100:200], axis=0), np.delete(values, np.s_[100:200], axis=0))
     np.testing.assert_array_equal(result[100:200], 0.25)
     info = soundfile.info(out)
-    subtypes = {8: ("PCM_U8", "PCM_S8"), 16: ("PCM_16",), 24: ("PCM_24",), 32: ("PCM_32",), -32: ("FLOAT",)}
+    subtypes = {8: ("PCM_U8", "PCM_S8"), -32: ("FLOAT",), -64: ("DOUBLE",)}
     assert info.format.rstrip("EX") == {".wav": "WAV", ".caf": "CAF"}.get(source.suffix, "AIFF")
-    width = {0: 16, 20: 24}.get(bits, bits)
-    assert info.subtype in (("PCM_32",) if "24 in 32" in name else subtypes.get(width, ("DOUBLE",)))
+    container = re.search(r" in (\d+)", name)
+    assert info.subtype in subtypes.get(bits, (f"PCM_{container[1] if container else bits or 16}",))
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype", "reason"),
+    [
+        ("a.wav", "G721_32", "WAV of the codec 0x0040 is not supported: convert it to PCM"),
+        ("a.wav", "NMS_ADPCM_32", "WAV of the codec 0x0038 is not supported: convert it to PCM"),
+        ("a.aiff", "DWVW_16", "this is FORM/AIFC of 'DWVW', which cannot be decoded, or damaged"),
+    ],
+)
+def test_a_codec_that_cannot_be_decoded_is_named(tmp_path: Path, name: str, subtype: str, reason: str) -> None:
+    soundfile.write(tmp_path / name, np.zeros(8000), 8000, subtype=subtype)
+    for read in (decode_audio, probe_audio):
+        with pytest.raises(MediaError) as caught:
+            read(tmp_path / name)
+        assert reason in caught.value.reason
+
+
+def test_a_wav_of_an_unknown_codec(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(wav(wave_format(0x1234, 16), packed(16)))
+    with pytest.raises(MediaError, match="its sound is in '0x1234', which cannot be decoded"):
+        decode_audio(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize(
+    ("subtype", "rate", "tolerance"), [("IMA_ADPCM", RATE, 0), ("MS_ADPCM", RATE, 0.01), ("GSM610", 8000, 0)]
+)
+def test_compressed_wav(tmp_path: Path, subtype: str, rate: int, tolerance: float) -> None:
+    time = np.arange(3 * rate) / rate
+    soundfile.write(tmp_path / "a.wav", 0.3 * np.sin(2 * np.pi * (300 + 50 * time) * time), rate, subtype=subtype)
+    decoded = decode_audio(tmp_path / "a.wav")
+    expected = soundfile.read(tmp_path / "a.wav", dtype="float32")[0]
+    expected = expected[: decoded.waveform.samples.shape[1]]  # libsndfile keeps the padding of the last block
+    np.testing.assert_allclose(decoded.waveform.samples[0], expected, rtol=0, atol=tolerance)
+    assert decoded.warning is None
 
 
 def test_floats_of_an_old_editor_are_still_floats(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sonolora.core.errors import MediaError
 from sonolora.media.container import MediaFile, open_media
 from sonolora.media.iso_boxes import audio_codecs
-from sonolora.media.pcm_headers import pcm_codec, sample_bytes
+from sonolora.media.pcm_headers import codec_code, pcm_codec, sample_bytes
 
 SAMPLE_RATES = 1_000, 768_000  # Hz: beyond these a header is damaged or forged
 MAX_CHANNELS = 64  # FFmpeg converts no more
@@ -158,7 +158,8 @@ def audio_streams(media: MediaFile, *, default: bool = False) -> list[AudioStrea
         raise MediaError(media.path, "there is no audio track in it")
     known = [stream for stream in streams if stream.codec_context is not None]
     if not known:
-        codecs = ", ".join(f"'{name}'" for name in audio_codecs(media.path)) or "an unknown codec"
+        names = audio_codecs(media.path) or [codec_code(media.path)]
+        codecs = ", ".join(f"'{name}'" for name in names if name) or "an unknown codec"
         raise MediaError(media.path, f"its sound is in {codecs}, which cannot be decoded: convert it to WAV or FLAC")
     if default:
         best = media.container.streams.best("audio")

@@ -19,6 +19,7 @@ from av.stream import Stream
 
 from sonolora.core.errors import MediaError
 from sonolora.media.iso_boxes import check_declared_samples
+from sonolora.media.pcm_headers import codec_code
 
 MAX_PIXELS = 50_000_000  # of a picture: 8K has 33 million
 
@@ -126,6 +127,8 @@ def _why_unreadable(path: Path) -> str:
     kind = next((kind for magic, kind in _SUPPORTED.items() if head.startswith(magic)), "")
     if head.startswith(_CHUNKED):
         kind = "/".join(part.decode("latin-1").strip() for part in (head[:4], head[8:12]))
+        if kind == "FORM/AIFC" and (code := codec_code(path)):
+            return f"this is FORM/AIFC of '{code}', which cannot be decoded, or damaged: convert it to PCM"
     elif head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide"):
         kind = "MP4 or QuickTime"
     if kind:
