@@ -28,7 +28,11 @@ Name = Annotated[str, typer.Argument(help="The name of a base.")]
 def add(
     name: Annotated[str, typer.Argument(help="What to call it from now on.")],
     checkpoint: Annotated[
-        str, typer.Option(help="ltx-2.3-22b-dev.safetensors, or a Hugging Face id: Lightricks/LTX-2.3[/FILE].")
+        list[str],
+        typer.Option(
+            help="ltx-2.3-22b-dev.safetensors, or a Hugging Face id: Lightricks/LTX-2.3[/FILE]. Repeat it for a "
+            "checkpoint in several files, or give their folder."
+        ),
     ],
     text_encoder: Annotated[str, typer.Option(help="The folder of Gemma 3 12B, or its Hugging Face id.")],
     mode: Annotated[
@@ -69,12 +73,15 @@ def show(name: Name) -> None:
     from sonolora.ltx.weights.base import find_base
     from sonolora.ltx.weights.hub import HubCheckpoint
     from sonolora.ltx.weights.partial_checkpoint import open_excerpt
+    from sonolora.ltx.weights.stored_tensor import files_of, stored_precision
     from sonolora.ltx.weights.tensor_table import needed
 
     base = find_base(name)
     checkpoint = base.checkpoint
-    print(f"checkpoint    {checkpoint.path}")
+    for path in files_of(checkpoint.tensors, checkpoint.path):
+        print(f"checkpoint    {path}")
     print(f"model         version {checkpoint.metadata.get('model_version', 'unknown')}, {_amount(checkpoint)}")
+    print(f"weights       {stored_precision(checkpoint.tensors)}")
     if isinstance(checkpoint, HubCheckpoint):
         excerpt = open_excerpt(checkpoint.path)
         here = excerpt.tensors.keys() if excerpt else set()

@@ -8,6 +8,7 @@ from sonolora import __version__
 from sonolora.core.atomic_files import write_json
 from sonolora.data.fetch import without_secrets
 from sonolora.data.prepared import Prepared
+from sonolora.ltx.weights.stored_tensor import PUBLISHED_PRECISION, stored_precision
 from sonolora.modes.request import AudioRequest, TrainRequest
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ WEIGHTS_LICENSE = "LTX-2.x Community License Agreement (Lightricks): a LoRA is a
 def lora_metadata(run: Run, prepared: Prepared) -> dict[str, str]:
     """Text by key, for the safetensors header."""
     request, settings = run.request, run.settings
+    precision = stored_precision(run.base.checkpoint.tensors)
     return {
         "format": "pt",
         "mode": run.mode.name,
@@ -34,6 +36,7 @@ def lora_metadata(run: Run, prepared: Prepared) -> dict[str, str]:
         "sigma_density": run.sigma_density,
         "seconds": str(request.clip_seconds),
         "base_weights": settings.weights,
+        **({"base_precision": precision} if precision != PUBLISHED_PRECISION else {}),
         **({"v2a_video": settings.v2a_video} if run.mode.video else {}),
         **_mode_metadata(request),
         "dataset_digest": prepared.digest,

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from sonolora.ltx.memory.device_constants import on_device
 
 FULL = "full"
-WEIGHTS = (FULL, "int8", "fp8", "nf4")  # by increasing error
+FLOAT8 = "fp8"
+WEIGHTS = (FULL, "int8", FLOAT8, "nf4")  # by increasing error
 GROUP_SIZE = 64  # weights that share a scale in nf4
 _MAX_CODE = {"int8": 127.0, "fp8": 448.0}
 _NF4 = (
@@ -75,18 +76,19 @@ def _pairs(dtype: torch.dtype) -> Tensor:
 class QuantisedLinear(nn.Linear):
     """A frozen linear layer with a quantised weight. Codes and scales are not part of the state dict.
 
-    Replaces `linear` and takes over its bias; codes and scales go to `device`.
+    Replaces `linear` and takes over its bias; codes and scales (see `quantise`) go to `device`.
     """
 
     codes: Tensor
     scales: Tensor
 
-    def __init__(self, linear: nn.Linear, weight_OI: Tensor, format: str, device: torch.device) -> None:
+    def __init__(
+        self, linear: nn.Linear, codes: Tensor, scales: Tensor, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
         nn.Module.__init__(self)
-        self.out_features, self.in_features = weight_OI.shape
+        self.out_features, self.in_features = linear.out_features, linear.in_features
         self.bias = linear.bias
-        self.dtype = weight_OI.dtype
-        codes, scales = quantise(weight_OI, format)
+        self.dtype = dtype  # of `weight`
         self.register_buffer("codes", codes.to(device), persistent=False)
         self.register_buffer("scales", scales.to(device), persistent=False)
 
