@@ -178,7 +178,9 @@ class TestLengths:
         last, _ = passage.windows[-1]
         assert last + frame_count(TRAINED) == frame_count(6.0)
         for _, one in passage.windows:
-            assert {frame_count(sound.seconds) for sound in (one.clip.audio, one.clip.reference)} == {frame_count(TRAINED)}
+            assert {frame_count(sound.seconds) for sound in (one.clip.audio, one.clip.reference)} == {
+                frame_count(TRAINED)
+            }
             assert one.clip.reference.samples.any()
 
     def test_a_base_alone_takes_as_much_as_it_knows(self, load, tmp_path):

@@ -80,6 +80,7 @@ def test_a_good_lora_has_no_warnings(inspected):
             {"mode": "a2a"},
             "for a2a, which has no video, but 1 of its layers",
         ),
+        ({AUDIO: 0.01}, {"base_precision": "float8 with scales"}, "trained on a base stored as float8 with scales"),
         ({VIDEO: 0.01}, {"mode": "v2a"}, "it changes no layer that affects the audio directly"),
         ({AUDIO: 0.01, CONNECTOR: 0.01}, {}, "1 of its layers belong to the text conditioning"),
     ],

@@ -28,9 +28,11 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A base model.")]
 def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name for it.")],
     checkpoint: Annotated[
-        str,
+        list[str],
         typer.Option(
-            metavar="FILE|ID", help="ltx-2.3-22b-dev.safetensors, or a Hugging Face id: Lightricks/LTX-2.3[/FILE]."
+            metavar="FILE|DIR|ID",
+            help="ltx-2.3-22b-dev.safetensors, or a Hugging Face id: Lightricks/LTX-2.3[/FILE]. Repeat it for a "
+            "checkpoint in several files, or give their folder.",
         ),
     ],
     text_encoder: Annotated[
@@ -78,12 +80,15 @@ def show(name: Name) -> None:
     from sonolora.ltx.weights.base import find_base
     from sonolora.ltx.weights.hub import HubCheckpoint
     from sonolora.ltx.weights.partial_checkpoint import open_excerpt
+    from sonolora.ltx.weights.stored_tensor import files_of, stored_precision
     from sonolora.ltx.weights.tensor_table import needed
 
     base = find_base(name)
     checkpoint = base.checkpoint
-    print(f"checkpoint    {checkpoint.path}")
+    for path in files_of(checkpoint.tensors, checkpoint.path):
+        print(f"checkpoint    {path}")
     print(f"model         version {checkpoint.metadata.get('model_version', 'unknown')}, {_amount(checkpoint)}")
+    print(f"weights       {stored_precision(checkpoint.tensors)}")
     if isinstance(checkpoint, HubCheckpoint):
         partial = open_excerpt(checkpoint.path)
         present = partial.tensors.keys() if partial else set()

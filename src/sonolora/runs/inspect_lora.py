@@ -146,6 +146,8 @@ def _warnings(lora: LoRAFile, measured: Mapping[str, Strength], unused: Mapping[
         yield f"it was trained on another base ({trained_on}); the changes are measured on {base.name}"
     if (weights := lora.metadata.get("base_weights", FULL)) != FULL:
         yield f"it was trained with --weights {weights}, and compensates in part for the quantisation error"
+    if precision := lora.metadata.get("base_precision"):
+        yield f"it was trained on a base stored as {precision}"
     if lora.metadata.get("v2a_video", JOINT) != JOINT:
         yield "it was trained with one-way video (frozen-cached); in other programs the video attends to the audio"
     mode = MODES.get(lora.metadata.get("mode", ""))

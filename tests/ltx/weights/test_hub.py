@@ -32,6 +32,7 @@ from sonolora.core.atomic_files import PartialFile
 from sonolora.core.download import RetryPolicy
 from sonolora.core.errors import CheckpointError
 from sonolora.core.tensor_file import TensorInfo
+from sonolora.ltx.memory.weight_policy import WeightPolicy
 from sonolora.ltx.model.transformer import load_transformer
 from sonolora.ltx.weights import base as base_module
 from sonolora.ltx.weights import hub as hub_module
@@ -319,6 +320,31 @@ def test_an_interrupted_fetch_of_another_set_is_not_mixed_in(site):
     with safe_open(opened.path, framework="pt") as file:
         stored = load_file(site.files["someone/golden"]["golden.safetensors"])
         assert all(torch.equal(file.get_tensor(name), stored[name]) for name in file.keys())  # noqa: SIM118
+
+
+def test_scales_of_8_bit_weights_come_with_them(site, checkpoint, tmp_path):
+    """And count for checksums and for what is here already; the fingerprint is that of the whole file."""
+    weights = load_file(checkpoint.path)
+    names = [
+        name for name in weights if "audio_attn1.to_" in name and name.endswith(".weight") and "_gate_" not in name
+    ]
+    for name in names:
+        weights[f"{name}_scale"] = torch.rand(len(weights[name]), 1)
+        weights[name] = weights[name].to(torch.float8_e4m3fn)
+    path = tmp_path / "golden.safetensors"
+    save_file(weights, path, {"config": json.dumps(checkpoint.config), "model_version": "2.3.0"})
+    site.files[GOLDEN_ID.repository] = {path.name: path}
+    opened = open_from_hub(GOLDEN_ID)
+    assert opened.tensors.keys() == Checkpoint.open(path).tensors.keys()
+    assert opened.fingerprint() == Checkpoint.open(path).fingerprint()
+    for some in (names[:1], names):
+        read = dict(read_tensors(opened, some, device=CPU, dtype=torch.float32))
+        for name in some:
+            assert torch.equal(read[name], weights[name].float() * weights[f"{name}_scale"])
+    assert damaged_tensors(opened.path) == []
+    site.asked.clear()
+    assert load_transformer(opened, video=False, device=CPU, dtype=torch.float32, policy=WeightPolicy("fp8"))
+    assert site.asked == []
 
 
 def test_two_at_once_fetch_once(site):

@@ -93,7 +93,7 @@ def test_what_is_not_published_is_not_added(checkpoint, tiny):
     with pytest.raises(
         CheckpointError, match=r"not the published LTX-2\.3: \d{4} differences .*, such as shape: audio_vae\."
     ):
-        add_base("golden", str(checkpoint.path), str(tiny.text_encoder))
+        add_base("golden", [str(checkpoint.path)], str(tiny.text_encoder))
     assert registered() == {}
 
 
@@ -102,4 +102,4 @@ def test_taken_names(tiny, tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     for name in ("tiny", "folder"):
         with pytest.raises(SonoloraError, match=f"the name '{name}' is taken"):
-            add_base(name, str(tiny.checkpoint), str(tiny.text_encoder))
+            add_base(name, [str(tiny.checkpoint)], str(tiny.text_encoder))

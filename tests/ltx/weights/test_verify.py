@@ -64,14 +64,30 @@ def test_every_kind_of_difference_is_named():
     tensors = dict(TABLE)
     tensors[NAME] = replace(TABLE[NAME], shape=(2048, 1024))
     tensors["audio_vae.extra"] = TensorInfo("BF16", (3,), 0, 0)
-    tensors["vocoder.mel_stft.mel_basis"] = replace(tensors["vocoder.mel_stft.mel_basis"], dtype="F16")
+    tensors["vocoder.mel_stft.mel_basis"] = replace(tensors["vocoder.mel_stft.mel_basis"], dtype="I64")
     del tensors[f"{PREFIX}audio_scale_shift_table"]
     assert verify(opened(tensors)).differences == (
         "unexpected: audio_vae.extra BF16 (3,)",
         f"missing: {PREFIX}audio_scale_shift_table F32 (2, 2048)",
         f"shape: {NAME} is (2048, 1024), published (2048, 2048)",
-        "dtype: vocoder.mel_stft.mel_basis is F16, published BF16",
+        "dtype: vocoder.mel_stft.mel_basis: I64, published BF16",
     )
+
+
+def test_other_floats_are_notes():
+    """They are read; that precision is lost is said."""
+    blocks = {
+        name for name, info in TABLE.items() if "blocks." in name and len(info.shape) == 2 and info.dtype == "BF16"
+    }
+    for dtype, words in (
+        ("F16", "weights are stored as float16"),
+        ("F8_E5M2", "stored as float8 without scales: what"),
+    ):
+        tensors = {name: replace(info, dtype=dtype) if name in blocks else info for name, info in TABLE.items()}
+        findings = verify(opened(tensors))
+        assert findings.differences == ()
+        assert findings.notes[0].endswith(f" and {len(blocks) - 1} more: {dtype}, published BF16")
+        assert words in findings.notes[1]
 
 
 @pytest.mark.parametrize(
@@ -139,6 +155,9 @@ def ltx2_19b() -> dict[str, TensorInfo]:
 
 
 FP8 = {name: replace(info, dtype="F8_E4M3") if name == NAME else info for name, info in TABLE.items()}
+NVFP4 = {**TABLE, NAME: replace(TABLE[NAME], dtype="U8"), f"{NAME}_scale_2": TensorInfo("F32", (), 0, 0)}
+INT8 = {**TABLE, NAME: replace(TABLE[NAME], dtype="I8"), f"{NAME}_scale": TensorInfo("F32", (), 0, 0)}
+BLOCK_SCALED = {**FP8, f"{NAME}_scale": TensorInfo("F32", (128, 128), 0, 0)}
 LORA = {f"diffusion_model.transformer_blocks.0.audio_attn1.to_q.lora_{x}.weight": TABLE[NAME] for x in "AB"}
 KEYFRAMES = {**TABLE, f"{PREFIX}keyframes_abs_pos_embedding": TensorInfo("BF16", (1, 4096), 0, 0)}
 ONLY_TRANSFORMER = {name: info for name, info in TABLE.items() if "transformer_blocks." in name}
@@ -153,14 +172,18 @@ ONLY_TRANSFORMER = {name: info for name, info in TABLE.items() if "transformer_b
         (TABLE, {"model_version": "2.5.0"}, "this is a file of LTX-2.5, another model"),
         (KEYFRAMES, {"model_version": None}, "this is a file of LTX-2.5"),
         ({"tokenizer_json": TABLE[NAME]}, {"gemma_config": {}}, "this is a file of LTX-2.5"),
-        (FP8, {}, "this is a quantised file"),
-        ({**TABLE, f"{NAME}_scale": TABLE[NAME]}, {}, "this is a quantised file"),
+        (
+            NVFP4,
+            {},
+            "this is a file quantised to 4 bits .such as nvfp4 or nf4.; the smallest",
+        ),
+        (INT8, {}, "this is a file quantised to 8-bit integers"),
+        (BLOCK_SCALED, {}, "this is a quantised file in a format that Sonolora does not read"),
         (LORA, {}, "this is a LoRA, not a base; use it with `--lora`"),
         (renamed(LORA, "lora_A", "lora_down"), {}, "this is a LoRA"),
         ({f"{PREFIX}transformer_blocks.0.attn1.to_q.weight": TABLE[NAME]}, {}, "without audio"),
         ({"audio_proj_in.weight": TABLE[NAME], "time_embed.linear.bias": TABLE[NAME]}, {}, "names of diffusers"),
         ({"language_model.model.layers.0.mlp.up_proj.weight": TABLE[NAME]}, {}, "this is a text encoder"),
-        (renamed(ONLY_TRANSFORMER, PREFIX, ""), {}, "the transformer alone, without its name prefix"),
         (ONLY_TRANSFORMER, {}, "it has the transformer, but not the text connectors, the text projections, the audio"),
         ({name: TABLE[name] for name in TABLE if name.startswith("vae.")}, {}, "it has the video VAE, but not the tr"),
         (

@@ -31,6 +31,7 @@ from sonolora.ltx.lora.lora_fit import linear_layers, require_any, unused_layers
 from sonolora.ltx.lora.lora_names import weight_name
 from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint
 from sonolora.ltx.weights.partial_checkpoint import Progress
+from sonolora.ltx.weights.stored_tensor import files_of
 from sonolora.ltx.weights.tensor_table import published_tensors
 
 RECORD = "merged_loras"  # in the metadata: a JSON list, the oldest first
@@ -112,6 +113,8 @@ def _whole_file(checkpoint: Checkpoint) -> Checkpoint:
     """The file on this disk. Raises `CheckpointError` if a tensor is missing in it."""
     if not checkpoint.path.exists():
         raise CheckpointError(f"{checkpoint.path}: no tensor of this base is on this disk yet. {_DOWNLOAD}")
+    if len(files_of(checkpoint.tensors, checkpoint.path)) > 1:
+        raise CheckpointError(f"{checkpoint.path}: this base is in several files; a merge needs it in one")
     source = Checkpoint.open(checkpoint.path)
     if EXCERPT_OF in source.metadata:
         names = published_tensors(source.config).keys() | checkpoint.tensors.keys()

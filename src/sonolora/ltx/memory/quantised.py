@@ -73,18 +73,19 @@ def _pairs(dtype: torch.dtype) -> Tensor:
 class QuantisedLinear(nn.Linear):
     """A frozen linear layer with a quantised weight. Codes and scales are not part of the state dict.
 
-    Replaces `linear` and takes over its bias; codes and scales go to `device`.
+    Replaces `linear` and takes over its bias; codes and scales (see `quantise`) go to `device`.
     """
 
     codes: Tensor
     scales: Tensor
 
-    def __init__(self, linear: nn.Linear, weight_OI: Tensor, format: str, device: torch.device) -> None:
+    def __init__(
+        self, linear: nn.Linear, codes: Tensor, scales: Tensor, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
         nn.Module.__init__(self)
-        self.out_features, self.in_features = weight_OI.shape
+        self.out_features, self.in_features = linear.out_features, linear.in_features
         self.bias = linear.bias
-        self.dtype = weight_OI.dtype
-        codes, scales = quantise(weight_OI, format)
+        self.dtype = dtype  # of `weight`
         self.register_buffer("codes", codes.to(device), persistent=False)
         self.register_buffer("scales", scales.to(device), persistent=False)
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sonolora.ltx.memory.quantised import GROUP_SIZE, QuantisedLinear
-from sonolora.ltx.memory.weight_forms import FULL, WEIGHTS
+from sonolora.ltx.memory.quantised import GROUP_SIZE, QuantisedLinear, quantise
+from sonolora.ltx.memory.weight_forms import FLOAT8, FULL, WEIGHTS
 
 BLOCKS = "transformer_blocks."
 
@@ -41,23 +41,46 @@ class WeightPolicy:
 PLAIN = WeightPolicy()
 
 
-def place_weight(model: nn.Module, name: str, tensor: Tensor, policy: WeightPolicy) -> Tensor | None:
+def place_weight(
+    model: nn.Module,
+    name: str,
+    tensor: Tensor,
+    policy: WeightPolicy,
+    *,
+    dtype: torch.dtype | None = None,
+    scales: Tensor | None = None,
+) -> Tensor | None:
     """Store a tensor that was read for `model`. Returns the tensor to load, or None if a quantised layer took it.
 
-    Quantised are the weights of linear layers in the blocks, except the gates, which are small, and layers too narrow
-    for a group of nf4.
+    With `scales`, `tensor` holds the codes of an 8-bit weight (see `keeps_codes`) that computes in `dtype`.
     """
     if not name.startswith(BLOCKS):
         return tensor
     device = torch.device("cpu") if policy.offloaded else tensor.device
-    path, _, leaf = name.rpartition(".")
-    layer = model.get_submodule(path)
-    if policy.weights == FULL or leaf != "weight" or not isinstance(layer, nn.Linear) or not _is_large(path, layer):
+    if not quantises(model, name, policy):
         return tensor.to(device)
+    path, _, _ = name.rpartition(".")
+    layer = model.get_submodule(path)
+    assert isinstance(layer, nn.Linear)
+    codes, scales = (tensor, scales) if scales is not None else quantise(tensor, policy.weights)
+    quantised = QuantisedLinear(layer, codes, scales, dtype=dtype or tensor.dtype, device=device)
     parent, _, leaf = path.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, QuantisedLinear(layer, tensor, policy.weights, device))
+    setattr(model.get_submodule(parent), leaf, quantised)
     return None
 
 
-def _is_large(path: str, layer: nn.Linear) -> bool:
-    return not path.endswith("to_gate_logits") and layer.in_features % GROUP_SIZE == 0
+def quantises(model: nn.Module, name: str, policy: WeightPolicy) -> bool:
+    """Whether a tensor is stored quantised: the weights of linear layers in the blocks.
+
+    Not the gates, which are small, nor layers too narrow for a group of nf4.
+    """
+    path, _, leaf = name.rpartition(".")
+    if policy.weights == FULL or leaf != "weight" or not name.startswith(BLOCKS) or path.endswith("to_gate_logits"):
+        return False
+    layer = model.get_submodule(path)
+    return isinstance(layer, nn.Linear) and layer.in_features % GROUP_SIZE == 0
+
+
+def keeps_codes(model: nn.Module, name: str, policy: WeightPolicy) -> bool:
+    """Whether an 8-bit weight of the file is kept as it is, without another rounding."""
+    return policy.weights == FLOAT8 and quantises(model, name, policy)

@@ -21,12 +21,12 @@ from torch.utils.checkpoint import checkpoint as gradient_checkpoint
 
 from sonolora.core.frames import frame_bounds
 from sonolora.ltx.memory.block_offload import offload_blocks
-from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy, place_weight
+from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy, keeps_codes, place_weight
 from sonolora.ltx.model.adaln import AdaLayerNorm
 from sonolora.ltx.model.block import Block, BlockInputs, modulate
 from sonolora.ltx.model.layers import QUERY_PARTS
 from sonolora.ltx.model.rope import Rotation, rotation
-from sonolora.ltx.weights.checkpoint import Checkpoint, load_module
+from sonolora.ltx.weights.checkpoint import Checkpoint, load_module, read_scales
 from sonolora.ltx.weights.transformer_config import StreamConfig, TransformerConfig
 
 PREFIX = "model.diffusion_model."
@@ -244,6 +244,12 @@ def load_transformer(
     config = TransformerConfig.from_header(checkpoint.section("transformer"))
     with torch.device("meta"):
         model = Transformer(config, video=video, one_way=one_way)
+
+    def place(name: str, tensor: Tensor) -> Tensor | None:
+        is_codes = tensor.dtype.itemsize == 1
+        scales = read_scales(checkpoint, PREFIX + name) if is_codes else None
+        return place_weight(model, name, tensor, policy, dtype=dtype if is_codes else None, scales=scales)
+
     load_module(
         model,
         checkpoint,
@@ -251,7 +257,8 @@ def load_transformer(
         names=[name for name in checkpoint.names(PREFIX) if is_transformer_tensor(name, video=video, one_way=one_way)],
         device=device,
         dtype=dtype,
-        place=lambda name, tensor: place_weight(model, name, tensor, policy),
+        place=place,
+        keep_codes=lambda name: keeps_codes(model, name, policy),
     )
     apply_policy(model, policy, device)
     return model

@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,13 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from sonolora.core.errors import CheckpointError, first_few
-from sonolora.core.tensor_file import FLOAT_DTYPES, LENGTH_BYTES, TensorInfo, data_start, parse_header
+from sonolora.core.tensor_file import DTYPES, FLOAT_DTYPES, LENGTH_BYTES, TensorInfo, data_start, parse_header
+from sonolora.ltx.weights.stored_tensor import FLOAT8, file_of, fold_scales, scale_of
 
 EXCERPT_OF = "excerpt_of"  # metadata of a partial file: which whole file its tensors come from
 _SAMPLED_TENSORS = 64
 _SAMPLED_BYTES = 4096
 _SHOWN_NAMES = 8
 _CHUNK_BYTES = 32 << 20  # host buffer between file and device
+_SCALED_VALUES = 4 << 20
+READABLE = {**FLOAT_DTYPES, **{name: DTYPES[name] for name in FLOAT8}}
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,15 @@ class Checkpoint:
     """The header of a model file; no tensor is loaded."""
 
     path: Path
-    tensors: Mapping[str, TensorInfo]
+    tensors: Mapping[str, TensorInfo]  # of the weights: scales of 8-bit weights are folded in, see `stored_tensor`
     metadata: Mapping[str, Any]
 
     @classmethod
-    def open(cls, path: Path) -> Checkpoint:
-        """Read the header. Raises `CheckpointError` when the file is not a complete safetensors file."""
+    def open(cls, path: Path, *, as_stored: bool = False) -> Checkpoint:
+        """Read the header; `as_stored` keeps the scales of 8-bit weights as tensors of their own.
+
+        Raises `CheckpointError` when the file is not a complete safetensors file.
+        """
         try:
             size = path.stat().st_size
             with path.open("rb") as file:
@@ -56,14 +62,17 @@ class Checkpoint:
                 f"{path}: incomplete or damaged: the header describes {end:,} bytes, the file has {size:,}. "
                 "Copy or download it again."
             )
-        return cls(path, tensors, metadata)
+        return cls(path, tensors if as_stored else fold_scales(tensors), metadata)
 
     @property
     def config(self) -> Mapping[str, Any]:
         """The header's `config` object. Raises `CheckpointError` if there is none."""
         config = self.metadata.get("config")
         if not isinstance(config, dict):
-            raise CheckpointError(f"{self.path}: the header has no model configuration (metadata key `config`)")
+            raise CheckpointError(
+                f"{self.path}: no model configuration in the header (metadata key `config`), and the sizes are not "
+                "those of LTX-2.3: use the file as it was published"
+            )
         return config
 
     def section(self, name: str) -> Mapping[str, Any]:
@@ -90,13 +99,13 @@ class Checkpoint:
         excerpt_of = self.metadata.get(EXCERPT_OF)
         if isinstance(excerpt_of, dict):
             return str(excerpt_of["fingerprint"])
-        with self.path.open("rb") as file:
 
-            def read(start: int, end: int) -> bytes:
-                file.seek(start)
-                return file.read(end - start)
+        def read(info: TensorInfo) -> bytes:
+            with file_of(info, self.path).open("rb") as file:
+                file.seek(info.start)
+                return file.read(info.end - info.start)
 
-            return fingerprint(self.tensors, self.metadata, (read(*span) for span in sampled(self.tensors)))
+        return fingerprint(self.tensors, self.metadata, map(read, sampled(self.tensors)))
 
 
 @dataclass(frozen=True)
@@ -104,17 +113,15 @@ class MetaCheckpoint(Checkpoint):
     """A checkpoint without a file: names, dtypes and shapes. Its tensors load onto the meta device."""
 
 
-def sampled(tensors: Mapping[str, TensorInfo]) -> list[tuple[int, int]]:
-    """The byte ranges (start, end) that a fingerprint hashes."""
-    infos = [info for _, info in sorted(tensors.items())]
-    return [
-        (info.start, min(info.start + _SAMPLED_BYTES, info.end))
-        for info in infos[:: max(1, len(infos) // _SAMPLED_TENSORS)]
-    ]
+def sampled(tensors: Mapping[str, TensorInfo]) -> list[TensorInfo]:
+    """The beginnings of tensors that a fingerprint hashes."""
+    infos = [info for _, info in sorted(tensors.items())][:: max(1, len(tensors) // _SAMPLED_TENSORS)]
+    scales = [scale for info in infos if (scale := scale_of(info)) is not None]
+    return [replace(info, end=min(info.start + _SAMPLED_BYTES, info.end)) for info in (*infos, *scales)]
 
 
 def fingerprint(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, Any], samples: Iterable[bytes]) -> str:
-    """`Checkpoint.fingerprint` from a header and the bytes of the ranges that `sampled` returns."""
+    """`Checkpoint.fingerprint` from a header and the bytes of what `sampled` returns."""
     digest = hashlib.sha256()
     for name, info in sorted(tensors.items()):
         digest.update(f"{name} {info.dtype} {info.shape}\n".encode())
@@ -133,19 +140,22 @@ def load_module(
     device: torch.device,
     dtype: torch.dtype,
     place: Callable[[str, Tensor], Tensor | None] = lambda _, tensor: tensor,
+    keep_codes: Callable[[str], bool] = lambda _: False,
 ) -> None:
     """Load `module` (on the meta device or not) from the file, frozen and in eval mode.
 
     `checkpoint_name` maps a name in the module's state dict to the name in the file; `names` are all names in the file
     that belong to this module. Both sets must match exactly. Each tensor goes straight to `device` in `dtype`;
     tensors stored as float32 (the scale and shift tables) stay float32. `place` receives each tensor with its name in
-    the module and returns the tensor to load instead, or None if it has stored the tensor itself.
+    the module and returns the tensor to load instead, or None if it has stored the tensor itself. It receives the codes
+    of 8-bit weights instead of the weights for names that `keep_codes` selects.
     Raises `CheckpointError` as `check_module` does.
     """
     check_module(module, checkpoint, checkpoint_name=checkpoint_name, names=names)
     own_names = {checkpoint_name(name): name for name in module.state_dict()}
     state = {}
-    for name, tensor in read_tensors(checkpoint, own_names, device=device, dtype=dtype):
+    codes = {name for name, own in own_names.items() if checkpoint.tensors[name].dtype in FLOAT8 and keep_codes(own)}
+    for name, tensor in read_tensors(checkpoint, own_names, device=device, dtype=dtype, codes=codes):
         if (placed := place(own_names[name], tensor)) is not None:
             state[own_names[name]] = placed
     module.load_state_dict(state, strict=True, assign=True)
@@ -190,11 +200,17 @@ def check_module(
 
 
 def read_tensors(
-    checkpoint: Checkpoint, names: Collection[str], *, device: torch.device, dtype: torch.dtype
+    checkpoint: Checkpoint,
+    names: Collection[str],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    codes: Collection[str] = (),
 ) -> Iterator[tuple[str, Tensor]]:
     """The named tensors in file order, each copied to `device` chunk by chunk as it is read.
 
-    Floating-point tensors become `dtype`, except that float32 stays float32. Host memory holds one small chunk beside
+    Floating-point tensors become `dtype`, except that float32 stays float32; 8-bit weights are multiplied by their
+    scale in float32, except those in `codes`, which come as they are stored. Host memory holds one small chunk beside
     the result: the file is not memory-mapped, so a model bound for a GPU does not fill the host's memory.
     A `MetaCheckpoint` gives tensors without values.
     Raises `CheckpointError` when the file is too short or a tensor is not floating point.
@@ -205,34 +221,71 @@ def read_tensors(
             yield name, torch.empty(info.shape, dtype=_loaded_dtype(info, dtype), device="meta")
         return
     checkpoint = checkpoint.local_file(names)
+    infos = {name: checkpoint.tensors[name] for name in names}
+    by_file: dict[Path, list[str]] = {}
+    for name in sorted(names, key=lambda name: infos[name].start):
+        by_file.setdefault(file_of(infos[name], checkpoint.path), []).append(name)
     chunk = torch.empty(_CHUNK_BYTES, dtype=torch.uint8)
+    for path, own in by_file.items():
+        try:
+            with path.open("rb") as file:
+                for name in own:
+                    info, what = infos[name], f"{path}: tensor {name}"
+                    as_stored = name in codes
+                    loaded = READABLE[info.dtype] if as_stored else _loaded_dtype(info, dtype)
+                    tensor = torch.empty(info.shape, dtype=loaded, device=device)
+                    scale = None if as_stored else _read_scale(file, info, what)
+                    _fill(tensor, file, info, scale, chunk, what)
+                    yield name, tensor
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_scales(checkpoint: Checkpoint, name: str) -> Tensor:
+    """The scales of an 8-bit weight for each of its rows, (O, 1) float32 on the CPU; ones if it has none."""
+    checkpoint = checkpoint.local_file([name])
+    info = checkpoint.tensors[name]
+    path = file_of(info, checkpoint.path)
     try:
-        with checkpoint.path.open("rb") as file:
-            for name in sorted(names, key=lambda name: checkpoint.tensors[name].start):
-                info = checkpoint.tensors[name]
-                tensor = torch.empty(info.shape, dtype=_loaded_dtype(info, dtype), device=device)
-                _fill(tensor, file, info, chunk, f"{checkpoint.path}: tensor {name}")
-                yield name, tensor
+        with path.open("rb") as file:
+            scale = _read_scale(file, info, f"{path}: tensor {name}")
     except OSError as error:
-        raise CheckpointError(f"{checkpoint.path}: cannot be read: {error.strerror}") from error
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    return (torch.ones(1, 1) if scale is None else scale).expand(info.shape[0], 1).contiguous()
 
 
 def _loaded_dtype(info: TensorInfo, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if info.dtype == "F32" else dtype
 
 
-def _fill(tensor: Tensor, file: BinaryIO, info: TensorInfo, chunk: Tensor, what: str) -> None:
-    if info.dtype not in FLOAT_DTYPES:
-        raise CheckpointError(f"{what} is stored as {info.dtype}; supported are {', '.join(FLOAT_DTYPES)}")
-    values, stored = tensor.view(-1), chunk.view(FLOAT_DTYPES[info.dtype])
+def _read_scale(file: BinaryIO, info: TensorInfo, what: str) -> Tensor | None:
+    """The scale of a weight, (1, 1) or (O, 1) float32."""
+    if (scale := scale_of(info)) is None:
+        return None
+    values = torch.empty(scale.shape)
+    _fill(values, file, scale, None, torch.empty(scale.end - scale.start, dtype=torch.uint8), f"the scale of {what}")
+    return values.view(-1, 1)
+
+
+def _fill(tensor: Tensor, file: BinaryIO, info: TensorInfo, scale: Tensor | None, chunk: Tensor, what: str) -> None:
+    if info.dtype not in READABLE:
+        raise CheckpointError(f"{what} is stored as {info.dtype}; supported are {', '.join(READABLE)}")
+    values, stored = tensor.view(-1), chunk.view(READABLE[info.dtype])
     if info.end - info.start != len(values) * stored.itemsize:
         raise CheckpointError(f"{what} has {info.end - info.start:,} bytes for {len(values):,} values")
+    width = info.shape[-1] if scale is not None else 1
+    # Scaled weights go by whole rows, and by fewer: they are in float32 for a moment.
+    count = len(stored) if scale is None else max(1, _SCALED_VALUES // width) * width
     file.seek(info.start)
-    for part in torch.split(values, len(stored)):
+    for first, part in zip(range(0, max(len(values), 1), count), torch.split(values, count), strict=True):
         read = stored[: len(part)]
         if file.readinto(read.view(torch.uint8).numpy()) != read.nbytes:  # type: ignore[attr-defined]
             raise CheckpointError(f"{what}: the file ends before it")
-        part.copy_(read)
+        if scale is None:
+            part.copy_(read)
+        else:
+            rows = scale if len(scale) == 1 else scale[first // width :][: len(part) // width]
+            part.view(-1, width).copy_(read.view(-1, width).float() * rows)
 
 
 def _fault(kind: str, names: list[str]) -> str:

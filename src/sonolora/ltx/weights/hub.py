@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -37,10 +37,11 @@ from sonolora.core.download import (
     read_range,
 )
 from sonolora.core.errors import CheckpointError
-from sonolora.core.tensor_file import LENGTH_BYTES, data_start, parse_header
+from sonolora.core.tensor_file import LENGTH_BYTES, TensorInfo, data_start, parse_header
 from sonolora.core.user_folders import data_folder
 from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint, fingerprint, sampled
 from sonolora.ltx.weights.partial_checkpoint import WORKERS, Progress, extend, open_excerpt, sidecar
+from sonolora.ltx.weights.stored_tensor import fold_scales, with_scale_names
 from sonolora.ltx.weights.tensor_table import needed
 
 TEXT_ENCODER = "google/gemma-3-12b-it-qat-q4_0-unquantized"
@@ -84,6 +85,7 @@ class HubCheckpoint(Checkpoint):
     """A checkpoint on a hub: `tensors` and `metadata` of the whole file, `path` of the partial one on this disk."""
 
     source: Source
+    stored: Mapping[str, TensorInfo]  # the tensors of the file, with the scales of 8-bit weights apart
 
     def fingerprint(self) -> str:
         return self.source.fingerprint
@@ -103,7 +105,8 @@ class HubCheckpoint(Checkpoint):
         metadata = {**header.get("__metadata__", {}), EXCERPT_OF: json.dumps(asdict(self.source))}
         with _Hub() as hub:
             progress = progress or log_progress(self.source.file)
-            extend(self.path, self.tensors, names, metadata, partial(hub.read, self.source), progress)
+            stored_names = with_scale_names(self.tensors, set(names))
+            extend(self.path, self.stored, stored_names, metadata, partial(hub.read, self.source), progress)
 
 
 def open_from_hub(hub_id: HubId) -> Checkpoint:
@@ -140,7 +143,7 @@ def open_local(path: Path) -> Checkpoint:
         return Checkpoint.open(path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path}: the record of its source is damaged; remove {path.parent}") from error
-    return HubCheckpoint(path, tensors, metadata, source)
+    return HubCheckpoint(path, fold_scales(tensors), metadata, source, tensors)
 
 
 def forget(path: Path) -> None:
@@ -333,8 +336,10 @@ def _read_header(hub: _Hub, source: Source) -> tuple[bytes, Source]:
         raise CheckpointError(f"{what}: not a safetensors file") from error
     if max((info.end for info in tensors.values()), default=length) != source.size:
         raise CheckpointError(f"{what}: its header does not describe its {source.size:,} bytes")
+    weights = fold_scales(tensors)
     with ThreadPoolExecutor(WORKERS) as pool:
-        mark = fingerprint(tensors, metadata, pool.map(lambda span: read(*span), sampled(tensors)))
+        samples = pool.map(lambda info: read(info.start, info.end), sampled(weights))
+        mark = fingerprint(weights, metadata, samples)
     return header, replace(source, fingerprint=mark)
 
 

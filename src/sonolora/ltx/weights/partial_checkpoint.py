@@ -70,7 +70,7 @@ def extend(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(sidecar(path, "lock")):
-        old = open_excerpt(path)
+        old = Checkpoint.open(path, as_stored=True) if path.exists() else None
         if old is not None:
             names = old.tensors.keys() | set(names)
         if old is None or names != old.tensors.keys():
@@ -117,7 +117,7 @@ def spans(source: Mapping[str, TensorInfo], offsets: Mapping[str, int], max_byte
 def damaged_tensors(path: Path) -> list[str]:
     """The tensors of a partial checkpoint whose checksum differs from that of the bytes received."""
     sums = _kept_sums(path)
-    return [name for name, digest in _sums(Checkpoint.open(path)).items() if sums.get(name) != digest]
+    return [name for name, digest in _sums(Checkpoint.open(path, as_stored=True)).items() if sums.get(name) != digest]
 
 
 class _Transfer:
@@ -189,7 +189,7 @@ class _Transfer:
 def _seal(file: PartialFile) -> None:
     """Check the copied tensors against their checksums, store all checksums, and move the file into place."""
     path = file.path
-    before, sums = _kept_sums(path) if path.exists() else {}, _sums(Checkpoint.open(file.part))
+    before, sums = _kept_sums(path) if path.exists() else {}, _sums(Checkpoint.open(file.part, as_stored=True))
     # A crash between the last two lines leaves checksums of tensors that are not in the file.
     if wrong := [name for name, digest in before.items() if sums.get(name, digest) != digest]:
         file.discard()

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -25,7 +26,8 @@ class Entry:
     """The files of a base. A checkpoint from a hub need not be downloaded yet."""
 
     checkpoint: Path
-    text_encoder: Path
+    text_encoder: Path  # a folder or a file
+    parts: tuple[Path, ...] = ()  # the other files of a checkpoint in several files
 
 
 def registry_file() -> Path:
@@ -38,7 +40,7 @@ def registered() -> dict[str, Entry]:
     file = registry_file()
     try:
         entries = json.loads(file.read_bytes())["bases"].items()
-        return {name: Entry(Path(entry["checkpoint"]), Path(entry["text_encoder"])) for name, entry in entries}
+        return {name: _parse(entry) for name, entry in entries}
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -70,7 +72,15 @@ def _locked_entries() -> Iterator[dict[str, Entry]]:
         entries = registered()
         yield entries
         paths = {
-            name: {"checkpoint": str(entry.checkpoint), "text_encoder": str(entry.text_encoder)}
+            name: {
+                "checkpoint": str(entry.checkpoint),
+                "text_encoder": str(entry.text_encoder),
+                **({"parts": list(map(str, entry.parts))} if entry.parts else {}),
+            }
             for name, entry in entries.items()
         }
         write_json(file, {"bases": paths})
+
+
+def _parse(entry: Mapping[str, Any]) -> Entry:
+    return Entry(Path(entry["checkpoint"]), Path(entry["text_encoder"]), tuple(map(Path, entry.get("parts", ()))))

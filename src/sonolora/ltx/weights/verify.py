@@ -13,26 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sonolora.core.errors import CheckpointError
-from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint
+from sonolora.core.errors import CheckpointError, first_few
+from sonolora.ltx.weights.checkpoint import EXCERPT_OF, READABLE, Checkpoint
 from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG, LTX23_TEXT_STATES, LTX23_VERSION
+from sonolora.ltx.weights.parts import PARTS, TRANSFORMER, open_parts
+from sonolora.ltx.weights.stored_tensor import PUBLISHED_PRECISION, stored_precision
 from sonolora.ltx.weights.tensor_table import needed, published_tensors
 from sonolora.ltx.weights.transformer_config import TransformerConfig
 
 EXPECTED = "Sonolora needs ltx-2.3-22b-dev.safetensors (46 GB, huggingface.co/Lightricks/LTX-2.3)"
 EXPECTED_TEXT_ENCODER = "LTX-2.3 needs the folder of google/gemma-3-12b-it-qat-q4_0-unquantized"
-_TRANSFORMER = "model.diffusion_model."
-_PARTS = {
-    "the transformer": f"{_TRANSFORMER}transformer_blocks.",
-    "the text connectors": f"{_TRANSFORMER}audio_embeddings_connector.",
-    "the text projections": "text_embedding_projection.",
-    "the audio VAE": "audio_vae.",
-    "the vocoder": "vocoder.",
-    "the video VAE": "vae.",
-}
 _LORA_PARTS = (".lora_A", ".lora_B", ".lora_down", ".lora_up", ".lora.down", ".lora.up", ".lokr_w", ".hada_w")
-_QUANTISED_ENDINGS = (".weight_scale", ".scale_weight", ".input_scale", ".scale_input", ".comfy_quant", ".absmax")
-_QUANTISED_DTYPES = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "U8", "I8", "F4")
+_QUANTISED_ENDINGS = (".weight_scale", ".scale_weight", ".weight_scale_2", ".comfy_quant", ".absmax", ".quant_state")
+_QUANTISED_DTYPES = {"U8": "4 bits (such as nvfp4 or nf4)", "F4": "4 bits", "I8": "8-bit integers", "F8_E8M0": "mxfp8"}
+_LOST = ": what was lost by rounding to 8 bits is gone; a LoRA trained on it compensates for that in part"
 _BEGINNINGS = {
     b"GGUF": "a GGUF file, which Sonolora does not read",
     b"PK\x03\x04": "an archive, such as PyTorch's own .pt and .ckpt",
@@ -50,18 +44,15 @@ class Findings:
     notes: tuple[str, ...] = ()
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a checkpoint. Raises `CheckpointError`, where possible saying what the file is instead."""
-    if path.is_dir():
-        raise CheckpointError(f"{path}: {_describe_folder(path)}. {EXPECTED}.")
-    try:
-        return Checkpoint.open(path)
-    except CheckpointError as error:
+def open_checkpoint(*paths: Path) -> Checkpoint:
+    """Open a checkpoint of one or more files. Raises `CheckpointError`, if possible saying what a file is instead."""
+    for path in paths:
+        if path.is_dir():
+            raise CheckpointError(f"{path}: {_describe_folder(path)}. {EXPECTED}.")
         start = _first_bytes(path)
-        kind = next((kind for beginning, kind in _BEGINNINGS.items() if start.startswith(beginning)), None)
-        if kind is None:
-            raise
-        raise CheckpointError(f"{path}: this is {kind}. {EXPECTED}.") from error
+        if kind := next((kind for beginning, kind in _BEGINNINGS.items() if start.startswith(beginning)), None):
+            raise CheckpointError(f"{path}: this is {kind}. {EXPECTED}.")
+    return open_parts(paths)
 
 
 def verify(
@@ -82,6 +73,7 @@ def verify(
         table = {name: tensor for name, tensor in table.items() if name in part}
         notes.append(f"a partial checkpoint, for {'all' if video else 'the five audio'} modes")
     differences = []
+    other_dtypes: dict[tuple[str, str], list[str]] = {}
     for name in sorted(table.keys() | checkpoint.tensors.keys()):
         expected, actual = table.get(name), checkpoint.tensors.get(name)
         if expected is None and actual is not None:
@@ -92,7 +84,12 @@ def verify(
             if actual.shape != expected.shape:
                 differences.append(f"shape: {name} is {actual.shape}, published {expected.shape}")
             if actual.dtype != expected.dtype:
-                differences.append(f"dtype: {name} is {actual.dtype}, published {expected.dtype}")
+                other_dtypes.setdefault((actual.dtype, expected.dtype), []).append(name)
+    for (actual_dtype, published), names in other_dtypes.items():
+        line = f"dtype: {first_few(names, 1)}: {actual_dtype}, published {published}"
+        (notes if actual_dtype in READABLE else differences).append(line)
+    if (precision := stored_precision(checkpoint.tensors)) not in (PUBLISHED_PRECISION, "unknown"):
+        notes.append(f"weights are stored as {precision}{_LOST if precision.startswith('float8') else ''}")
     version = checkpoint.metadata.get("model_version")
     if not str(version).startswith(LTX23_VERSION):
         differences.append(f"header: model_version is {version!r}, published {LTX23_VERSION}")
@@ -121,17 +118,15 @@ def identify(checkpoint: Checkpoint) -> str | None:
 
     if any_name_has(*_LORA_PARTS):
         return "a LoRA, not a base; use it with `--lora`"
-    if any(name.endswith(_QUANTISED_ENDINGS) for name in names) or any(
-        info.dtype in _QUANTISED_DTYPES for info in checkpoint.tensors.values()
-    ):
-        return "a quantised file (fp8 or smaller), which Sonolora does not read"
+    if (format := unsupported_format(checkpoint)) is not None:
+        return format
     if (
         version.startswith("2.5")
         or any_name_has("keyframes_abs_pos_embedding", "duration_head.", "tokenizer_json")
         or metadata.keys() & {"gemma_source_checkpoint", "gemma_config"}
     ):
         return "a file of LTX-2.5, another model, whose files and LoRAs are not compatible with LTX-2.3"
-    if any_name_has(_TRANSFORMER) and not any_name_has("audio_"):
+    if any_name_has(TRANSFORMER) and not any_name_has("audio_"):
         return "a video model without audio (LTX-Video)"
     if (
         version.startswith("2.0")
@@ -144,14 +139,25 @@ def identify(checkpoint: Checkpoint) -> str | None:
         return "a single network with the parameter names of diffusers, not the published single file"
     if any_name_has("language_model.", "vision_tower.", "embed_tokens."):
         return "a text encoder; pass its folder with `--text-encoder`"
-    present = [part for part, prefix in _PARTS.items() if any(name.startswith(prefix) for name in names)]
-    if not present and any(name.startswith("transformer_blocks.") for name in names):
-        return "the transformer alone, without its name prefix and without the other networks"
+    present = [part for part, prefix in PARTS.items() if any(name.startswith(prefix) for name in names)]
     if not present:
         return f"not a checkpoint of LTX-2.3: it has {len(names)} tensors such as {min(names, default='(none)')}"
-    absent = [part for part in _PARTS if part not in present]
+    absent = [part for part in PARTS if part not in present]
     if absent and EXCERPT_OF not in metadata:
-        return f"only part of a checkpoint: it has {', '.join(present)}, but not {', '.join(absent)}"
+        return (
+            f"only part of a checkpoint: it has {', '.join(present)}, but not {', '.join(absent)}; give all parts, "
+            "each with --checkpoint"
+        )
+    return None
+
+
+def unsupported_format(checkpoint: Checkpoint) -> str | None:
+    """What a file is, if its weights are quantised in a way that Sonolora does not read; else None."""
+    dtypes = {info.dtype for info in checkpoint.tensors.values()}
+    if kinds := [kind for dtype, kind in _QUANTISED_DTYPES.items() if dtype in dtypes]:
+        return f"a file quantised to {kinds[0]}; the smallest weights that Sonolora reads are 8-bit floats (fp8)"
+    if any(name.endswith(_QUANTISED_ENDINGS) for name in checkpoint.tensors):
+        return "a quantised file in a format that Sonolora does not read"
     return None
 
 
