@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from sonolora.cli.main import app
+from sonolora.core.errors import SonoloraError
 from sonolora.core.frames import frame_count
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_audio
+from sonolora.planning.bench import pace
+from sonolora.planning.bench.machine_limits import Limits
+from sonolora.planning.estimate import Estimate, estimate
 
 RATE, STEPS, CLIPS = 16000, 150, 3
 
@@ -33,28 +39,37 @@ def run(clips, tmp_path_factory):
         f"--base tiny --device cpu --rank 8 --number-of-steps {STEPS} --audio-duration-seconds 0.5 --preview-every 50 "
         f"--prompt bell --watts 200 --price-per-kwh 0.5 --out {out / 'run'} --json {out / 'estimate.json'}"
     )
-    done = CliRunner().invoke(app, ["estimate", "t2a", str(clips), *options.split()], catch_exceptions=False)
+    results: list[Estimate] = []
+
+    def kept(*arguments, **named):
+        results.append(estimate(*arguments, **named))
+        return results[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pace, "machine_limits", lambda *_: Limits(1e15, 1e15))  # which takes long to measure
+        patch.setattr("sonolora.planning.estimate.estimate", kept)
+        done = CliRunner().invoke(app, ["estimate", "t2a", str(clips), *options.split()], catch_exceptions=False)
     assert done.exit_code == 0
     assert not (out / "run").exists()
-    return done.stdout, json.loads((out / "estimate.json").read_text())
+    return done.stdout, json.loads((out / "estimate.json").read_text()), results[0]
 
 
 def test_it_counts_the_clips(run):
-    shown, record = run
+    shown, record, _ = run
     assert (record["clips"], record["left_out"]) == (CLIPS, 2)  # the short one with its caption
     assert record["needs"]["tokens"]["audio"] == frame_count(0.5)
     assert f"clips     {CLIPS}, each of {frame_count(0.5)} audio" in shown
 
 
 def test_prices(run):
-    _, record = run
+    _, record, _ = run
     assert record["price_there"] == pytest.approx(STEPS * 0.0022)
     hours = (record["training_seconds"] + record["preview_seconds"]) / 3600
     assert record["price_here"] == pytest.approx(hours * 0.2 * 0.5)
 
 
 def test_time_is_that_of_steps_and_looks(run):
-    _, record = run
+    _, record, _ = run
     pace = record["pace"]
     assert not pace["bound"]
     assert 0 < pace["forward"] < pace["step"]
@@ -64,7 +79,7 @@ def test_time_is_that_of_steps_and_looks(run):
 
 
 def test_disk(run):
-    _, record = run
+    _, record, _ = run
     disk = record["disk"]
     adapters = record["needs"]["step"]["adapters"]
     assert disk["LoRA"] == adapters // 2
@@ -74,20 +89,27 @@ def test_disk(run):
 
 
 def test_every_stage_is_shown(run):
-    shown, record = run
+    shown, record, _ = run
     for stage in record["needs"]["stages"]:
         assert any(line.split(None, 1)[:1] == [stage["name"].split()[0]] for line in shown.splitlines()), stage["name"]
         assert stage["peak"] == sum(stage["held"].values()) + stage["working"]
     assert record["fits"]
 
 
-def test_a_card_that_is_not_here(clips, sonolora):
-    """It is counted as a card computes and held to its memory; time is not guessed."""
-    done = sonolora("estimate", "t2a", clips, "--rank", 8, "--audio-duration-seconds", 0.5, "--card", 1)
+def test_a_card_that_is_not_here(run, clips, sonolora, monkeypatch):
+    """Time is not guessed, cached videos are named, and what does not fit ends as it would with `train`."""
+    *_, result = run
+    needs = replace(result.needs, watched=3 * 10**8, reserve=10**9, host_bytes=10**9)
+    error = SonoloraError("it does not fit cuda: use a larger card")
+    there = replace(result, device="a card of 1 GB", dtype="bfloat16", needs=needs, pace=None, error=error)
+    monkeypatch.setattr("sonolora.planning.estimate.estimate", lambda *_, **named: named["card"] == 1 and there)
+    done = sonolora("estimate", "t2a", clips, "--card", 1)
+    assert (done.code, done.err) == (1, "it does not fit cuda: use a larger card\n")
     assert "a card of 1 GB (bfloat16)" in done.out
     assert "time      unknown for a card that is not here; a step is " in done.out
-    assert done.code == 1, "the reserve for CUDA alone is more than that"
-    assert "No setting makes it fit" in done.err
+    assert "cached video keys and values: 0.30 GB more" in done.out
+    assert "blocks offloaded to host memory: 1.00 GB" in done.out
+    assert re.search(r"reserve for CUDA +1\.00 GB", done.out)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sonolora.cli.streams import OutputFailedError, ReaderLeftError, guarded_streams
+from sonolora.cli.streams import OutputFailedError, ReaderLeftError, droppable_output, guarded_streams
 from sonolora.cli.terminal import TerminalProgress
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_audio
@@ -55,6 +55,13 @@ def test_results_that_nobody_reads_end_the_command():
         with pytest.raises(ReaderLeftError):
             print("a result", flush=True)
         print("what comes later goes nowhere", flush=True)
+
+
+def test_a_server_goes_on_when_nobody_reads_its_output():
+    with streams(out=left()), guarded_streams():
+        with droppable_output():
+            print("serves at ...", flush=True)
+        print("and ends in order", flush=True)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -33,13 +31,3 @@ def test_another_word_is_refused(film, tmp_path):
         call("train", "v2a", film.parent, "--out", tmp_path / "run", "--v2a-video", "frozen")
     with pytest.raises(InputError, match="'frozen' is not one of joint, frozen-cached"):
         call("generate", "v2a", "--video", film, "--prompt", "x", "--out", tmp_path / "x.wav", "--v2a-video", "frozen")
-
-
-def test_estimate_says_what_is_seen(film, tmp_path):
-    small = "--number-of-frames 9 --resolution low --aspect-ratio 16:9 --rank 8 --device cpu --v2a-video frozen-cached"
-    done = call("estimate", "v2a", film.parent, *small.split(), "--json", tmp_path / "estimate.json")
-    needs = json.loads((tmp_path / "estimate.json").read_text())["needs"]
-    assert "watching the films" in done.stdout
-    assert "cached video keys and values" in done.stdout
-    assert needs["tokens"]["one_way"] and needs["watched"] > 0
-    assert needs["stages"][2]["name"] == "watching the films"

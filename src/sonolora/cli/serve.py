@@ -10,6 +10,7 @@ import typer
 from sonolora.cli.mode_commands import with_options
 from sonolora.cli.server import Folder
 from sonolora.cli.setting_options import Options, override_options, settings_in
+from sonolora.cli.streams import droppable_output
 from sonolora.core.errors import SonoloraError
 from sonolora.modes.request import Body
 from sonolora.server.settings import ServerSettings, default_folder, load_settings
@@ -56,7 +57,8 @@ def _serve(own: dict[str, Any], _: dict[str, Any]) -> None:
     from sonolora.server.serve import serve as run_server
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    run_server(checked, accept_database=own["accept_database"])
+    with droppable_output():  # the server continues when its terminal is gone
+        run_server(checked, accept_database=own["accept_database"])
 
 
 serve = with_options(_OPTIONS, Body, _serve)

@@ -27,7 +27,7 @@ class _Stream:
     """A text stream that tells `failed` what cannot be written; everything else is the stream's own."""
 
     def __init__(self, stream: Any, failed: Callable[[Any, OSError], None]) -> None:
-        self._stream, self._failed = stream, failed
+        self._stream, self.failed = stream, failed
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -36,29 +36,34 @@ class _Stream:
         try:
             self._stream.write(text)
         except OSError as error:
-            self._failed(self._stream, error)
+            self.failed(self._stream, error)
         return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
         except OSError as error:
-            self._failed(self._stream, error)
+            self.failed(self._stream, error)
 
 
 def _refuse(stream: Any, error: OSError) -> None:
-    with suppress(OSError, ValueError):
-        # What is still buffered goes nowhere: the interpreter flushes once more at its end.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+    _discard(stream)
     if isinstance(error, BrokenPipeError):
         raise ReaderLeftError("nobody reads standard output") from error
     raise OutputFailedError(f"standard output could not be written: {error.strerror}") from error
 
 
 def _drop(stream: Any, error: OSError) -> None:
-    """What cannot be shown is not worth ending a run."""
+    if isinstance(error, BrokenPipeError):  # a full disk may have room again
+        _discard(stream)
+
+
+def _discard(stream: Any) -> None:
+    """What is buffered, and all that comes, goes nowhere: the interpreter flushes once more at its end."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 @contextmanager
@@ -74,3 +79,17 @@ def guarded_streams() -> Iterator[None]:
             sys.stdout.flush()
     finally:
         sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def droppable_output() -> Iterator[None]:
+    """Within it standard output is advice, too: for a command whose work goes on when nobody reads it."""
+    stream = sys.stdout
+    if not isinstance(stream, _Stream):
+        yield
+        return
+    before, stream.failed = stream.failed, _drop
+    try:
+        yield
+    finally:
+        stream.failed = before
