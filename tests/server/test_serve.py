@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +12,6 @@ import sys
 import threading
 import time
 from contextlib import closing
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -25,8 +23,6 @@ from sonolora.cli import server as cli_server
 from sonolora.cli.main import app
 from sonolora.core.errors import SonoloraError
 from sonolora.planning.prices import PUBLISHED_PRICES
-from sonolora.server import client_examples as examples
-from sonolora.server.banner import banner
 from sonolora.server.database.database import Database
 from sonolora.server.files.storage import Storage
 from sonolora.server.folder_lock import single_instance
@@ -373,117 +369,3 @@ class TestCommands:
 
     def test_without_a_server(self, run):
         assert "there is no server in" in run("requests", "list", code=1)
-
-
-class TestExamples:
-    """Pasted as they are, with the clients as they are published."""
-
-    @pytest.fixture
-    def folder(self, tmp_path):
-        (tmp_path / "clips.zip").write_bytes(b"PK\x05\x06" + bytes(18))
-        return tmp_path
-
-    @pytest.fixture(autouse=True)
-    def lora(self, live, folder):
-        """Ends whatever is submitted, after two lines."""
-        over = threading.Event()
-        (folder / "made").write_bytes(b"a LoRA")
-        made = live.storage.adopt(folder / "made", "lora.safetensors", "x/y", request_id="r", expires=None)
-        done = replace(DONE, body={**DONE.body, "lora_file": {**FILE, "url": made.address}})
-
-        def work():
-            while not over.is_set():
-                if taken := live.store.claim():
-                    for line in ("one", "two"):
-                        live.store.add_logs(taken.id, [(0.0, "INFO", line)])
-                        live.changed(taken.id)
-                        time.sleep(0.3)
-                    live.store.finish(taken.id, done)
-                    live.changed(taken.id)
-                time.sleep(0.02)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        yield made.address
-        over.set()
-        thread.join(20)
-
-    def run(self, command, folder, live, **more):
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, env=environment(**more))
-        assert done.returncode == 0, done.stderr
-        # What was uploaded is what the request points at.
-        newest = live.store.requests(limit=1)[0]
-        url = live.store.body(newest.id)["training_data_url"]
-        if not url.startswith("data:"):
-            assert live.storage.local(url).read_bytes() == (folder / "clips.zip").read_bytes()
-        return done.stdout
-
-    def python(self, text, folder, live, **more):
-        return self.run([sys.executable, "-c", text], folder, live, **more)
-
-    def test_python(self, live, folder, lora):
-        said = self.python(examples.python(live.address, live.key), folder, live)
-        assert said.splitlines() == ["one", "two", live.address + lora]
-
-    @staticmethod
-    def exported(text):
-        """As a shell reads it."""
-        done = subprocess.run(["sh", "-c", f"{text}env -0"], capture_output=True, text=True, env={}, check=True)
-        return dict(
-            line.split("=", 1) for line in done.stdout.split("\0") if line and not line.startswith(("PWD", "_="))
-        )
-
-    def test_python_through_the_proxy(self, live, folder, lora):
-        bundle = live.settings.folder / "tls" / "bundle.pem"
-        lines = examples.proxy_environment(f"http://127.0.0.1:{live.proxy_port}", bundle, live.key)
-        said = self.python(examples.unchanged_python(), folder, live, **self.exported(lines))
-        # A browser, which knows of no proxy, gets the file as well.
-        assert said.splitlines()[-1] == live.address + lora
-
-    def test_python_by_https(self, live, folder, lora):
-        bundle = live.settings.folder / "tls" / "bundle.pem"
-        host = f"localhost:{live.settings.tls_port}"
-        lines = examples.tls_environment(host, bundle, live.key)
-        said = self.python(examples.unchanged_python(upload="encode_file"), folder, live, **self.exported(lines))
-        assert said.splitlines()[-1] == f"https://{host}{lora}"
-
-    def test_curl(self, live, folder, lora):
-        said = self.run(["bash", "-e", "-c", examples.curl(live.address, live.key)], folder, live).splitlines()
-        assert said[0].startswith(f"{live.address}/fal-ai/ltx23-trainer-v2/requests/")
-        assert json.loads(said[1])["lora_file"]["url"] == live.address + lora
-        assert (folder / "lora.safetensors").read_bytes() == b"a LoRA"
-
-    def test_javascript(self, live, folder, lora):
-        client = os.environ.get("SONOLORA_NODE_MODULES")
-        if not client or not shutil.which("node"):
-            pytest.skip("needs node, and the folder of an installed @fal-ai/client in SONOLORA_NODE_MODULES")
-        (folder / "node_modules").symlink_to(client)
-        (folder / "train.mjs").write_text(examples.javascript(live.address, live.key))
-        said = self.run(["node", "train.mjs"], folder, live).splitlines()
-        assert said == ["one", "two", live.address + lora]
-
-    def test_the_banner_has_them(self):
-        proxied = ServerSettings(Path("/x"), tls_port=1, proxy_port=2)
-        assert examples.proxy_environment("http://127.0.0.1:2", Path("/x/tls/bundle.pem"), "k:s") in banner(
-            proxied, "k:s", 1
-        )
-        plain = banner(ServerSettings(Path("/x")), None, 2)
-        for text in (examples.python, examples.javascript, examples.curl):
-            assert text("http://127.0.0.1:8000", "YOUR_KEY") in plain
-        assert "keys:   2" in plain
-        assert "its LoRAs do not fit LTX-2.3" in plain
-        assert "LTX-2.3" not in banner(ServerSettings(Path("/x"), base="ltx-2.3"), None, 2)
-
-    def test_the_docs_have_them(self):
-        text = (Path(__file__).parents[2] / "docs" / "server.md").read_text("utf-8")
-        address, key, bundle = "http://127.0.0.1:8000", "YOUR_KEY", Path("BUNDLE")
-        for example in (
-            examples.python(address, key),
-            examples.unchanged_python(),
-            examples.unchanged_python(upload="encode_file"),
-            examples.javascript(address, key),
-            examples.curl(address, key),
-            examples.proxy_environment("http://127.0.0.1:8001", bundle, key),
-            examples.tls_environment("localhost:8443", bundle, key),
-        ):
-            assert example in text.replace("~/.local/share/sonolora/server/tls/bundle.pem", "BUNDLE")

@@ -23,8 +23,8 @@ from sonolora.server.api.responses import RejectedError, error_response
 from sonolora.server.files.records import StoredFile
 from sonolora.server.files.storage import Storage
 
-MAX_TEXT_BYTES = 256 << 10  # of a body without the content of its long data: URIs
-_LONG = 16 << 10  # characters of a string from which on a data: URI is stored
+MAX_TEXT_BYTES = 128 << 10  # of a body without the content of its long data: URIs
+_LONG = 4 << 10  # characters of a string from which on a data: URI is stored
 _REJECTED_SECONDS = 3600.0  # how long the content of a rejected request stays
 KEPT_SECONDS = 365 * 86400.0  # and that of an accepted one, which may wait in the queue
 
