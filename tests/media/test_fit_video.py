@@ -68,7 +68,7 @@ def test_flash_and_click_stay_together(
     """At every rate and speed, each within a frame of the moment that the file gives it."""
     film(tmp_path / name, codecs=codecs, events=EVENTS, **made)
     for frames, rate, auto_scale in [
-        (80, 30, False),
+        (64, 30, False),
         (107, 24, True),  # stretched 1.5 times
         (49, 24, True),  # squeezed 1.5 times
     ]:
@@ -91,10 +91,10 @@ def test_flash_and_click_stay_together(
         (71, 24, False, "trimmed", "trimmed from 3.00 s at 24 frames a second to 2.96 s at 24 (71 frames)"),
         (71, 24, True, "retimed", "squeezed from 3.00 s at 24 frames a second to 2.96 s at 24 (71 frames)"),
         (73, 24, True, "retimed", "stretched from 3.00 s at 24 frames a second to 3.04 s at 24 (73 frames)"),
-        (90, 30, False, "resampled", "resampled from 3.00 s at 24 frames a second to 3.00 s at 30 (90 frames)"),
+        (90, 30, True, "resampled", "resampled from 3.00 s at 24 frames a second to 3.00 s at 30 (90 frames)"),
         (30, 10, True, "resampled", "resampled from 3.00 s at 24 frames a second to 3.00 s at 10 (30 frames)"),
-        (73, 24.27, False, "resampled", "3.01 s at 24.27"),  # a quarter of a frame short
-        (89, 60, False, "trimmed", "to 1.48 s at 60 (89 frames)"),
+        (73, 24.27, True, "resampled", "3.01 s at 24.27"),  # a quarter of a frame short
+        (72, 60, False, "trimmed", "to 1.20 s at 60 (72 frames)"),
     ],
 )
 def test_what_is_done_is_told(
@@ -112,9 +112,26 @@ def test_too_short(tmp_path: Path, film, frames: int, rate: float) -> None:
     film(tmp_path / "a.mp4")
     short = _fit_or_not(tmp_path / "a.mp4", frames, rate)
     assert isinstance(short, TooShort)
-    assert short.seconds == pytest.approx(3)
-    assert short.detail.startswith("too short: it has 3.00 s at 24 frames a second, wanted are ")
-    assert f"{frames / rate:.2f} s at {rate} ({frames} frames); auto_scale_input" in short.detail
+    assert short.frames == 72
+    assert short.detail.startswith(f"too short: it has 72 frames, and {frames} are needed; auto_scale_input would ")
+
+
+def test_frames_count_and_not_seconds(tmp_path: Path, film, numbers) -> None:
+    """By the page a clip needs that many frames of its own."""
+    film(tmp_path / "fast.mp4", frames=50, rate=60, events=(0.25,))
+    fitted = _fit(tmp_path / "fast.mp4", 25, 24)
+    assert (fitted.how, fitted.warnings) == ("retimed", ())
+    assert fitted.detail == (
+        "slowed down from 0.83 s at 60 frames a second to 1.04 s at 24 (25 frames), the sound at its pitch"
+    )
+    assert numbers(fitted.frames) == list(range(0, 50, 2))
+    np.testing.assert_allclose(_flashes(fitted.frames, 24), [0.25 * 1.25], atol=1 / 24)
+    np.testing.assert_allclose(_clicks(fitted.waveform), [0.25 * 1.25], atol=0.004)
+    film(tmp_path / "slow.mp4", frames=20, rate=12, events=(0.25,))
+    short = _fit_or_not(tmp_path / "slow.mp4", 25, 24)
+    assert isinstance(short, TooShort)
+    assert short.detail.startswith("too short: it has 20 frames, and 25 are needed")
+    assert _fit(tmp_path / "slow.mp4", 25, 24, auto_scale=True).how == "retimed"
 
 
 def test_a_scene_of_it(tmp_path: Path, film, numbers) -> None:
@@ -127,7 +144,7 @@ def test_a_scene_of_it(tmp_path: Path, film, numbers) -> None:
     np.testing.assert_allclose(_clicks(whole.waveform), [0.5], atol=0.004)
     short = _fit_or_not(tmp_path / "a.mp4", 25, 24, start=1.0, end=2.0)
     assert isinstance(short, TooShort)
-    assert short.seconds == 1.0
+    assert short.frames == 24
 
 
 @pytest.mark.parametrize(("frames", "rate"), [(107, 24), (49, 24)])
@@ -141,9 +158,9 @@ def test_the_pitch_is_kept(tmp_path: Path, tones, peak_hertz, frames: int, rate:
 def test_variable_frame_rate_is_made_even(tmp_path: Path, film, numbers) -> None:
     times = np.concatenate([np.arange(30) / 30, 1 + np.arange(20) / 10])
     film(tmp_path / "a.mp4", times=times, sound_seconds=3.0)
-    fitted = _fit(tmp_path / "a.mp4", 60, 20)
-    assert fitted.how == "resampled"
-    expected = np.searchsorted(times, np.arange(60) / 20 + 1e-6, side="right") - 1
+    fitted = _fit(tmp_path / "a.mp4", 50, 20)
+    assert fitted.how == "trimmed"
+    expected = np.searchsorted(times, np.arange(50) / 20 + 1e-6, side="right") - 1
     assert numbers(fitted.frames) == expected.tolist()
     np.testing.assert_allclose(_flashes(fitted.frames, 20), [0.5, 1.3, 2.0])  # 1.25 is shown from 1.3 on
 

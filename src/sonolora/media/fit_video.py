@@ -35,9 +35,9 @@ class FittedVideo:
 
 @dataclass(frozen=True)
 class TooShort:
-    """The video cannot give the wanted frames; `seconds` is what it has, `detail` a sentence for the report."""
+    """The video has fewer frames than needed; `detail` is a sentence for the report."""
 
-    seconds: float
+    frames: int
     detail: str
 
 
@@ -55,8 +55,10 @@ def fit_video(
 ) -> FittedVideo | TooShort:
     """Fit a video, or the scene from `start` to `end` seconds, to number_of_frames / frame_rate seconds.
 
-    With `auto_scale` all of it is played faster or slower to that length, the sound at its pitch. Otherwise its
-    beginning is taken at its own speed. A difference of less than half a frame is none.
+    A video needs `number_of_frames` frames of its own, as the page says. Its beginning is taken at its own speed; one
+    of a higher frame rate that ends before is slowed down to the length, the sound at its pitch. With `auto_scale`
+    all of a video is played faster or slower to that length, however many frames it has. A difference of less than
+    half a frame is ignored.
 
     MediaError: see `decode_frames` and `decode_soundtrack`; a video without an audio track is one.
     """
@@ -68,15 +70,24 @@ def fit_video(
     has = f"{seconds:.2f} s at {info.fps:.3g} frames a second"
     wants = f"{wanted:.2f} s at {frame_rate:g} ({number_of_frames} frames)"
 
+    frames_present = info.frames if start == 0 and end is None else round(seconds * info.fps)
+
     how: Literal["exact", "resampled", "trimmed", "retimed"]
     speed = 1.0
     if auto_scale and abs(surplus) >= half_a_frame:
         speed = seconds / wanted
         how = "retimed"
         detail = f"{'squeezed' if surplus > 0 else 'stretched'} from {has} to {wants}, the sound at its pitch"
+    elif not auto_scale and frames_present < number_of_frames:
+        detail = (
+            f"too short: it has {frames_present} frames, and {number_of_frames} are needed; auto_scale_input would "
+            "stretch it"
+        )
+        return TooShort(frames_present, detail)
     elif surplus < -half_a_frame:
-        detail = f"too short: it has {has}, wanted are {wants}; auto_scale_input would stretch it"
-        return TooShort(seconds, detail)
+        speed = seconds / wanted
+        how = "retimed"
+        detail = f"slowed down from {has} to {wants}, the sound at its pitch"
     elif surplus >= half_a_frame:
         how, detail = "trimmed", f"trimmed from {has} to {wants}"
     elif abs(info.fps / frame_rate - 1) > _SAME_RATE or info.variable_frame_rate:

@@ -89,7 +89,7 @@ def preview_tokens(spec: PreviewSpec, *, one_way: bool = False) -> Tokens:
 
 def preview_guidance(metadata: Mapping[str, Any], request: TrainRequest) -> Guidance:
     """How previews are guided: as the request says, else as the metadata of the base's checkpoint does."""
-    return Guidance.of_base(metadata, stg=request.asked_stg_scale)
+    return Guidance.of_base(metadata, stg=request.requested_stg_scale)
 
 
 def training_step(mode: Mode, request: TrainRequest, settings: RunSettings) -> Step:

@@ -1,6 +1,6 @@
-"""`sonolora check`: everything up to training, without a network: what will happen to every file, and what is odd.
+"""`sonolora check`: everything up to encoding: what happens to every file, and what is odd about the data.
 
-In: a mode, a request. Out: the report, as JSON and as a page that can be opened; and whether a run would start.
+In: a mode, a request. Out: the report as JSON and as a web page, and whether a run would start.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sonolora.core.errors import InputError
 from sonolora.core.progress import Progress
 from sonolora.data.clips import Clip, load_clips
 from sonolora.data.conditioning_inputs import load_conditioning_input
-from sonolora.data.dataset import open_dataset
+from sonolora.data.dataset import fetch_preview_inputs, open_dataset
 from sonolora.data.report import Report
 from sonolora.ltx.codec.audio_codec import load_audio_codec
 from sonolora.ltx.text.text_encoder import load_tokenizer
@@ -32,7 +32,7 @@ PAGE = "report.html"
 
 @dataclass(frozen=True)
 class Checked:
-    """`error` is what a run would be refused with; `clips` are those that it would train on, without their films."""
+    """`error` is what a run would be refused with; `clips` are those that it would train on, without their frames."""
 
     report: dict[str, Any]
     clips: tuple[Clip, ...]
@@ -55,7 +55,8 @@ def check(mode: Mode, request: TrainRequest, base: Base, folder: Path, progress:
             files = open_dataset(request.training_data_url, Path(scratch))
             progress.phase("reading the clips", len(files.names))
             tokenizer = load_tokenizer(base.checkpoint, base.text_encoder)
-            loaded = load_clips(mode, request, files, codec.sample_rate, tokenizer, report, progress.advance)
+            inputs = fetch_preview_inputs(mode.previews(request), Path(scratch))
+            loaded = load_clips(mode, request, files, codec.sample_rate, tokenizer, report, progress.advance, inputs)
             clips = [replace(clip, frames=None) for clip in shown_on(folder, loaded, shown)]
         except InputError as fault:
             error = fault
@@ -64,12 +65,12 @@ def check(mode: Mode, request: TrainRequest, base: Base, folder: Path, progress:
 
 
 def in_words(clips: int, request: TrainRequest) -> str:
-    """What is trained on, such as `4 clips of 5 s`."""
+    """The training data in words, such as `4 clips of 5 s`."""
     return f"{clips} clip{'' if clips == 1 else 's'} of {request.clip_seconds:g} s"
 
 
 def shown_on(folder: Path, clips: Iterable[Clip], shown: list[ShownClip]) -> Iterator[Clip]:
-    """The clips as they pass, with their sounds and pictures written for the page in `folder`."""
+    """The clips as they pass; their sounds and pictures are written for the page in `folder`."""
     for number, clip in enumerate(clips, start=1):
         shown.append(write_clip(folder / PAGE, number, clip))
         yield clip

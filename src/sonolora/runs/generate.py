@@ -69,9 +69,9 @@ def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, ou
     if max((end for _, end in spec.regenerate or ()), default=0.0) > given.seconds + _EQUAL_SECONDS:
         progress.warning(f"{spec.field} lasts {given.seconds:.2f} s, and the time_ranges end there, too")
     progress.phase("encoding what is given", None)
-    item = Encoder(base, codec, Cache(default_cache_folder()), device, dtype, mode.video).prepare_one(
-        given, spec.negative_prompt, progress.advance
-    )
+    item = Encoder(
+        base, codec, Cache(default_cache_folder(), warn=progress.warning), device, dtype, mode.video
+    ).prepare_one(given, spec.negative_prompt, progress.advance)
     if one_way:
         both = [item.example, item.negative]
         example, negative = with_cached_videos(both, base.checkpoint, device=device, dtype=dtype, place=device)

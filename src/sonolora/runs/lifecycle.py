@@ -22,7 +22,7 @@ from sonolora.core.errors import CheckpointError, SonoloraError
 from sonolora.core.progress import InterruptedRunError, Progress, StopAskedError, StoppableProgress
 from sonolora.data.clips import Clip, load_clips
 from sonolora.data.conditioning_inputs import ConditioningInput, load_conditioning_input
-from sonolora.data.dataset import open_dataset
+from sonolora.data.dataset import fetch_preview_inputs, open_dataset
 from sonolora.data.encode import Encoder
 from sonolora.data.encoding_cache import Cache, default_cache_folder
 from sonolora.data.fetch import ANYWHERE, Sources
@@ -166,7 +166,7 @@ def _prepare(
     encoder = Encoder(
         run.base,
         networks.codec,
-        Cache(default_cache_folder()),
+        Cache(default_cache_folder(), warn=progress.warning),
         networks.device,
         networks.dtype,
         run.mode.video,
@@ -175,7 +175,8 @@ def _prepare(
     try:
         tokenizer = load_tokenizer(run.base.checkpoint, run.base.text_encoder)
         rate = networks.codec.sample_rate
-        loaded = load_clips(run.mode, run.request, files, rate, tokenizer, report, progress.advance)
+        inputs = fetch_preview_inputs(run.mode.previews(run.request), scratch, sources)
+        loaded = load_clips(run.mode, run.request, files, rate, tokenizer, report, progress.advance, inputs)
         texts = partial(progress.advance, to=len(files.names))  # they come after the clips
         prepared, clips = encoder.prepare(shown_on(run.folder, loaded, shown), given, texts)
     finally:
@@ -187,7 +188,7 @@ def _prepare(
 
 def _tell(report: Report, progress: StoppableProgress) -> None:
     """What is not simply used; all the rest stands in the report."""
-    lines = []
+    lines = [(progress.warning, text) for text in report.as_json()["warnings"]]
     for entry in report.as_json()["files"]:
         if entry["status"] in ("skipped", "ignored"):
             tell = progress.warning if entry["status"] == "skipped" else progress.message
