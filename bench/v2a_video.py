@@ -130,17 +130,13 @@ def listening(encoder: Encoder, data: Data) -> Callable[[str, Transformer], Tens
     """Says, of a form and its model, the F-score of the onsets generated for each of N held-out films, (N, 1)."""
     (onsets, *_) = FIGURES[V2A.name]
     settings = SamplingSettings(STEPS, Guidance.of_base(encoder.base.checkpoint.metadata))
-    seen = watched(encoder.base, [each for item in data.items for each in (item.example, item.negative)])
+    seen = watched(encoder.base, [item.example for item in data.items])
     items = {
         JOINT: data.items,
-        FROZEN_CACHED: [
-            replace(item, example=example, negative=negative)
-            for item, example, negative in zip(data.items, seen[::2], seen[1::2], strict=True)
-        ],
+        FROZEN_CACHED: [replace(item, example=example) for item, example in zip(data.items, seen, strict=True)],
         ALONE: [
-            replace(item, example=example, negative=negative)
-            for item in data.items
-            for example, negative in [blind([item.example, item.negative])]
+            replace(item, example=example)
+            for item, example in zip(data.items, blind([item.example for item in data.items]), strict=True)
         ],
     }
 

@@ -1,4 +1,4 @@
-"""The option `--v2a-video`: the commands of v2a have it, and no others."""
+"""The option `--v2a-video` of the commands of v2a."""
 
 from __future__ import annotations
 
@@ -12,17 +12,10 @@ from sonolora.cli.main import app
 from sonolora.core.errors import InputError
 from sonolora.media.audio import Waveform
 from sonolora.media.write_video import write_video
-from sonolora.modes import MODES
 
 
 def call(*words):
     return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
-
-
-@pytest.mark.parametrize("command", ["train", "estimate", "generate"])
-@pytest.mark.parametrize("mode", MODES)
-def test_it_is_an_option_of_v2a_alone(command, mode):
-    assert ("--v2a-video" in call(command, mode, "--help").stdout) == (mode == "v2a")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +40,6 @@ def test_estimate_says_what_is_seen(film, tmp_path):
     done = call("estimate", "v2a", film.parent, *small.split(), "--json", tmp_path / "estimate.json")
     needs = json.loads((tmp_path / "estimate.json").read_text())["needs"]
     assert "watching the films" in done.stdout
-    assert "what the audio sees of all films" in done.stdout
+    assert "cached video keys and values" in done.stdout
     assert needs["tokens"]["one_way"] and needs["watched"] > 0
     assert needs["stages"][2]["name"] == "watching the films"

@@ -8,8 +8,8 @@ import zipfile
 
 import numpy as np
 import pytest
+from run_support import Silent
 
-from sonolora.core.progress import Silent
 from sonolora.ltx.weights.base import find_base
 from sonolora.media.audio import Waveform, peak_normalized
 from sonolora.media.write_audio import write_audio, write_wav

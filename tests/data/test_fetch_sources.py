@@ -164,7 +164,7 @@ def test_a_given_clip_of_no_length_is_refused(tmp_path: Path) -> None:
     clip = str(tmp_path / "a.wav")
     for given in ({"source": clip, "regenerate": ((0.0, 1.0),)}, {"reference": clip}):
         spec = PreviewSpec("", "", 1.0, field="validation.0.audio_url", **given)  # type: ignore[arg-type]
-        with pytest.raises(InputError, match=r"lasts 0\.008 s, and 0\.1 s are the least") as caught:
+        with pytest.raises(InputError, match=r"lasts 0\.008 s, and the minimum is 0\.1 s") as caught:
             load_conditioning_input(spec, 16000, 48000, tmp_path)
         assert caught.value.items[0].type == "audio_duration_too_short"
 

@@ -117,7 +117,7 @@ def test_weights_are_those_that_are_held(base, shape, video):
 
 
 def test_encoders_take_what_was_counted(base, shape, monkeypatch):
-    monkeypatch.setattr(checkpoint_module, "_PIECE_BYTES", 1 << 16)  # it is large beside this text encoder
+    monkeypatch.setattr(checkpoint_module, "_CHUNK_BYTES", 1 << 16)  # it is large beside this text encoder
     codec = load_audio_codec(base.checkpoint, device=CPU)
     film = torch.zeros(FILM.frames, FILM.height, FILM.width, 3, dtype=torch.uint8)
     encoder = load_video_encoder(base.checkpoint, device=CPU, dtype=torch.float32)
@@ -206,7 +206,7 @@ def test_a_card_that_is_too_small_is_refused_with_what_fits(shallow):
 
 
 def test_what_fits_with_no_setting_is_an_error_of_another_kind(base):
-    with pytest.raises(SonoloraError, match="fit: with --weights nf4 --stream-blocks, rank = 8, ") as refused:
+    with pytest.raises(SonoloraError, match="fit: with --weights nf4 --block-offload, rank = 8, ") as refused:
         check_fit(MODES["t2a"], request("t2a"), SETTINGS, base, CUDA, available=10**8)
     assert not isinstance(refused.value, InputError)
 
@@ -215,7 +215,7 @@ def test_changes_together(shallow):
     """Where no change alone is enough. What is given must stay shorter than the clip."""
     mode = MODES["audio-extend-prefix"]
     wish = request(mode.name, rank=64, audio_duration_seconds=20)
-    least = RunSettings(weights="nf4", stream_blocks=True)
+    least = RunSettings(weights="nf4", block_offload=True)
     room = count_needs(shallow, mode, request(mode.name, rank=8, audio_duration_seconds=1.5), least, CUDA).peak
     error = does_not_fit(shallow, mode, wish, least, CUDA, count_needs(shallow, mode, wish, least, CUDA), room)
     assert "It would fit with rank = 8, audio_duration_seconds = 1.5 together" in str(error)

@@ -13,7 +13,9 @@ from sonolora.data.clips import Clip
 from sonolora.data.report import Report
 from sonolora.media.audio import Waveform, decode_audio
 from sonolora.media.video import probe_video
-from sonolora.runs.report_page import ShownClip, write_clip, write_page
+from sonolora.runs.artifacts import REPORT_PAGE, RunArtifacts
+from sonolora.runs.report_html import ShownClip
+from sonolora.runs.report_page import put_clip, put_page
 
 RATE = 16_000
 EVIL = "\"><img src=x onerror=alert(1)>&'<script>alert(2)<script>"
@@ -53,12 +55,13 @@ def tone(seconds: float = 2.0, hertz: float = 1000) -> Waveform:
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    return tmp_path / "my #1 report.html"
+    return tmp_path / REPORT_PAGE
 
 
 def write(page: Path, *clips: Clip, report: Report | None = None, title: str = "Check") -> Page:
-    shown = [write_clip(page, number, clip) for number, clip in enumerate(clips, start=1)]
-    write_page(page, (report or Report()).as_json(), shown, title)
+    artifacts = RunArtifacts(page.parent)
+    shown = [put_clip(artifacts, number, clip) for number, clip in enumerate(clips, start=1)]
+    put_page(artifacts, (report or Report()).as_json(), shown, title)
     return Page(page)
 
 
@@ -188,7 +191,7 @@ def test_the_page_needs_nothing_from_elsewhere(page: Path, report: Report) -> No
 
 
 def test_a_page_without_clips_and_files_can_be_written(page: Path) -> None:
-    write_page(page, Report().as_json(), list[ShownClip](), "nothing")
+    put_page(RunArtifacts(page.parent), Report().as_json(), list[ShownClip](), "nothing")
     assert [text for _, text in Page(page).all("h1")] == ["nothing"]
 
 

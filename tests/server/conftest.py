@@ -16,6 +16,7 @@ import time
 import wave
 import zipfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,8 +27,12 @@ import numpy as np
 import pytest
 
 from sonolora.server.api.app import Services, build_app
+from sonolora.server.database.database import Database
 from sonolora.server.files.storage import Storage
-from sonolora.server.jobs.notifier import Changes
+from sonolora.server.health import Health
+from sonolora.server.jobs.keys import Keys
+from sonolora.server.jobs.notifier import Notifier
+from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.net.listen import HttpServer, certificate_for, listen
 from sonolora.server.net.tunnel import tunnel
@@ -38,10 +43,12 @@ from sonolora.server.settings import ServerSettings
 class Live:
     settings: ServerSettings
     store: Store
+    keys: Keys
     storage: Storage
     key: str = ""
     proxy_port: int = 0
-    changes: Changes = field(default_factory=Changes)
+    notifier: Notifier = field(default_factory=Notifier)
+    health: Health = field(default_factory=Health)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     woken: threading.Event = field(default_factory=threading.Event)
 
@@ -51,7 +58,7 @@ class Live:
 
     def changed(self, id: str) -> None:
         """As the workers say it, in the server's loop."""
-        self.loop.call_soon_threadsafe(self.changes.changed, id)
+        self.loop.call_soon_threadsafe(self.notifier.notify, id)
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +71,13 @@ def _serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         queue_limit=5,
         max_body_bytes=100_000,
     )
-    store = Store(settings.database)
-    storage = Storage(settings.folder / "files", store, 10_000_000)
-    served = Live(settings, store, storage)
+    database = Database(settings.database)
+    store, keys = Store(database), Keys(database)
+    storage = Storage(settings.folder / "files", database, 10_000_000)
+    served = Live(settings, store, keys, storage)
     jwks = {"keys": [{"kty": "OKP"}]}
-    services = Services(settings, store, storage, served.changes, served.woken.set, jwks)
+    retrying = Retrying(served.health)
+    services = Services(settings, store, keys, storage, served.notifier, retrying, served.woken.set, jwks)
     app = build_app(services)
     servers = [HttpServer(app, http), HttpServer(app, https, certificate_for(settings))]
     started = threading.Event()
@@ -89,19 +98,19 @@ def _serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     try:
         yield served
     finally:
-        served.loop.call_soon_threadsafe(served.changes.close)
+        served.loop.call_soon_threadsafe(served.notifier.close)
         for server in servers:
             server.stop()
         thread.join(20)
         served.loop.close()
-        store.close()
+        database.close()
 
 
 @pytest.fixture
 def live(_serving: Live) -> Live:
     """With a key that has nothing in the queue; the server is that of the module."""
     _serving.woken.clear()
-    return replace(_serving, key=_serving.store.add_key("test")[1])
+    return replace(_serving, key=_serving.keys.add("test")[1])
 
 
 @pytest.fixture
@@ -162,11 +171,8 @@ class Served:
 
     def newest(self) -> str:
         """The id of the request that came last."""
-        store = Store(self.folder / "server.db")
-        try:
-            return store.requests(limit=1)[0].id
-        finally:
-            store.close()
+        with closing(Database(self.folder / "server.db")) as database:
+            return Store(database).requests(limit=1)[0].id
 
     def result(self, id: str) -> httpx.Response:
         """When it is over."""

@@ -12,9 +12,9 @@ import zipfile
 
 import numpy as np
 import pytest
+from run_support import Silent
 from safetensors import safe_open
 
-from sonolora.core.progress import Silent
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
 from sonolora.media.write_video import write_video
@@ -77,8 +77,8 @@ def asked(mode, folder):
         "audio-extend-suffix": {"audio": given, "conditioning_seconds": 0.2},
         "audio-extend-prefix": {"audio": given, "conditioning_seconds": 0.2},
     }
-    seconds = 9 / 24 if mode == "v2a" else 0.5
-    return {"prompt": "a rising tone", "seconds": seconds, **more[mode]}
+    length = {"extend_seconds": 0.3} if "extend" in mode else {"seconds": 9 / 24 if mode == "v2a" else 0.5}
+    return {"prompt": "a rising tone", **length, **more[mode]}
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ import httpx
 import pytest
 
 from sonolora.server.api import storage_api
+from sonolora.server.database.database import Database
 from sonolora.server.jobs.store import Store
 from sonolora.server.net import protocol
 
@@ -97,11 +98,12 @@ class House:
         head = {"Authorization": "Key " + re.search(r"^key: +(\S+)", said, re.MULTILINE)[1]}
         address = re.search(r"serves at (\S+)", said)[1]
         self.http = httpx.Client(base_url=address, headers=head, timeout=60, trust_env=False, verify=False)
-        self.store = Store(folder / "server" / "server.db")
+        self.database = Database(folder / "server" / "server.db")
+        self.store = Store(self.database)
 
     def end(self):
         self.http.close()
-        self.store.close()
+        self.database.close()
         self.process.terminate()
         try:
             assert self.process.wait(60) == 0
@@ -291,9 +293,10 @@ def test_what_previews_are_given_goes_by_the_same_rules(house):
 def test_webhooks_at_home_are_not_called(house):
     port = house.site.server_port
     hook = f"http://127.0.0.1:{port}/secret"
-    id, _ = house.ends({"training_data_url": house.upload(b"")}, fal_webhook=hook)
-    wait_until(lambda: house.store.deliveries(id)[0].next_try is None)
-    assert "not on the public internet" in house.store.deliveries(id)[0].outcome
+    with pytest.raises(httpx.HTTPStatusError) as refused:
+        house.ends({"training_data_url": house.upload(b"")}, fal_webhook=hook)
+    assert refused.value.response.status_code == 422
+    assert "public" in refused.value.response.text
     assert all(path.startswith(("public.", "rebinding.")) for path in house.site.RequestHandlerClass.seen)
 
 

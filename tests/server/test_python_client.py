@@ -96,18 +96,27 @@ def test_the_other_examples_train_the_same_lora(way, served, clips, finished, ru
     assert served.download(mine["lora_file"]) == served.download(theirs["lora_file"])
 
 
-def test_the_lines_for_curl(served, finished, clips, run_here):
+def test_the_lines_for_curl(served, clips, run_here):
     """They wait for the end, here that of a request that was cancelled; `test_serve` looks at the good one."""
 
-    def cancel():
-        while (id := served.newest()) == finished.id:
-            time.sleep(0.2)
+    def cancel(id):
         assert served.http.put(f"/fal-ai/ltx23-trainer-v2/requests/{id}/cancel").status_code == 202
 
+    def cancel_the_next():
+        while (id := served.newest()) == ahead:
+            time.sleep(0.2)
+        cancel(id)
+
+    # While a long one runs, the request of the lines cannot end before it is cancelled.
+    data = served.upload((clips / "clips.zip").read_bytes())
+    ahead = served.submit(
+        "t2a", {"training_data_url": data, "rank": 8, "number_of_steps": 20_000, "audio_duration_seconds": 0.5}
+    )
     with ThreadPoolExecutor() as beside:
-        cancelling = beside.submit(cancel)
+        cancelling = beside.submit(cancel_the_next)
         url, result = run_here(["bash", "-c", f"{served.lines['curl']}\ntrue"], clips).splitlines()
         cancelling.result()
+    cancel(ahead)
     assert url == f"{served.address}/fal-ai/ltx23-trainer-v2/requests/{served.newest()}"
     assert json.loads(result)["error_type"] == "client_cancelled"
 

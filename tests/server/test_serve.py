@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -23,14 +24,18 @@ from typer.testing import CliRunner
 from sonolora.cli import server as cli_server
 from sonolora.cli.main import app
 from sonolora.core.errors import SonoloraError
+from sonolora.planning.prices import PUBLISHED_PRICES
 from sonolora.server import client_examples as examples
 from sonolora.server.banner import banner
-from sonolora.server.folder_lock import alone
+from sonolora.server.database.database import Database
+from sonolora.server.files.storage import Storage
+from sonolora.server.folder_lock import single_instance
+from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.records import NewRequest, Result, State
 from sonolora.server.jobs.results import CANCELLED
 from sonolora.server.jobs.store import Store
 from sonolora.server.net.urls import own_address
-from sonolora.server.settings import PUBLISHED_PRICES, ServerSettings, load_settings
+from sonolora.server.settings import ServerSettings, load_settings
 
 FILE = {"url": "/files/abc/lora.safetensors", "content_type": None, "file_name": "lora", "file_size": 3}
 DONE = Result(status=200, body={"lora_file": FILE, "config_file": FILE, "audio": None}, billable_units=100)
@@ -83,11 +88,8 @@ def start():
 
 def keys(folder: Path) -> list[object]:
     """All that were made."""
-    store = Store(folder / "server.db")
-    try:
-        return list(store.keys())
-    finally:
-        store.close()
+    with closing(Database(folder / "server.db")) as database:
+        return list(Keys(database).all())
 
 
 def refused(*arguments: object) -> str:
@@ -117,9 +119,8 @@ def test_first_and_second_start(start, tmp_path):
     assert all(" INFO request " in line for line in errors.splitlines()), errors
     assert time.monotonic() - began < 30
     assert key not in "".join(path.read_text("latin-1") for path in tmp_path.rglob("*") if path.is_file())
-    store = Store(tmp_path / "server.db")
-    assert store.request(answer.json()["request_id"]).state == State.QUEUED
-    store.close()
+    with closing(Database(tmp_path / "server.db")) as database:
+        assert Store(database).request(answer.json()["request_id"]).state == State.QUEUED
 
     second = start(tmp_path)
     second.until(r"keys: +1; see")
@@ -131,7 +132,9 @@ def test_first_and_second_start(start, tmp_path):
 
 def test_two_servers_in_one_folder(start, tmp_path):
     start(tmp_path).until("serves at")
-    assert refused("--folder", tmp_path) == f"another server works in {tmp_path}: stop it, or give another folder"
+    assert (
+        refused("--folder", tmp_path) == f"another server is running in {tmp_path}: stop it, or choose another folder"
+    )
 
 
 def test_what_cannot_start_says_why(tmp_path):
@@ -147,9 +150,68 @@ def test_what_cannot_start_says_why(tmp_path):
     assert keys(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", "Not a directory"),
+        ("server.lock", "server.lock cannot be opened: Is a directory"),
+        ("server.db", "server.db: it is not a file"),
+        ("runs", "runs could not be written: File exists"),
+        ("files", "files could not be written: File exists"),
+        ("files/incoming", "files could not be written: File exists"),
+        ("files/secret", "files/secret cannot be read: Is a directory"),
+        ("webhook_key.pem", "webhook_key.pem cannot be read"),
+    ],
+)
+def test_what_cannot_be_used_is_said_at_the_start(tmp_path, name, words):
+    """Something else in the place of what the server needs: also for a user who may write everywhere."""
+    folder = tmp_path / "server"
+    place = folder / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if "Is a directory" in words or name in ("server.db", "webhook_key.pem"):
+        place.mkdir()
+    else:
+        place.write_text("something else")
+    assert words in refused("--folder", folder)
+
+
+def test_a_secret_that_is_cut_off_is_said_at_the_start(tmp_path):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "secret").write_bytes(b"short")
+    assert "files/secret is damaged: move it away" in refused("--folder", tmp_path)
+
+
+@pytest.mark.parametrize("name", [".", "server.db", "files", "files/incoming", "runs"])
+def test_what_may_not_be_written_is_said_at_the_start(tmp_path, name):
+    with closing(Database(tmp_path / "server.db")) as database:
+        Storage(tmp_path / "files", database, 1)
+    (tmp_path / "runs").mkdir()
+    mode = (tmp_path / name).stat().st_mode
+    (tmp_path / name).chmod(mode & ~0o222)
+    if os.access(tmp_path / name, os.W_OK):
+        pytest.skip("this user may write everywhere")
+    try:
+        assert re.search("not writable|not permitted|cannot be opened|Permission denied", refused("--folder", tmp_path))
+    finally:
+        (tmp_path / name).chmod(mode)
+
+
+def test_a_lost_database_is_said_at_the_start(tmp_path):
+    """As when it was moved away: its files and keys are not forgotten in silence."""
+    with closing(Database(tmp_path / "server.db")) as database:
+        Keys(database).add("laptop")
+        database.note_identity()
+    (tmp_path / "server.db").rename(tmp_path / "away.db")
+    assert "there is no database, but there is server.identity.json" in refused("--folder", tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert "cannot listen" in refused("--folder", tmp_path, "--accept-database", "--port", port)
+    assert keys(tmp_path) == []
+
+
 def test_without_its_base_it_does_not_start(tmp_path, capfd):
     assert "without its base, 'nope'" in refused("--folder", tmp_path, "--base", "nope")
-    assert "no base 'nope': known are tiny" in capfd.readouterr().err
+    assert "no base 'nope'; known bases: tiny" in capfd.readouterr().err
     assert keys(tmp_path) == []
 
 
@@ -175,9 +237,10 @@ class TestSettings:
             ("port = 70000", "port must be 0 to 65535, not 70000"),
             ('port = "x"', "server.toml: port: .*valid integer"),
             ('devices = "cpu"', "devices"),
-            ("speed = 3", "server.toml says speed"),
+            ("speed = 3", "server.toml: unknown settings speed; known are "),
             ("port =", "server.toml cannot be read"),
-            ("queue_limit = 0", "queue_limit must be greater than 0"),
+            ("queue_limit = 0", "server.toml: queue_limit: must be at least 1, not 0"),
+            ('weights = "int4"', "server.toml: weights: 'int4' is not one of full, int8, fp8, nf4"),
             ("proxy_port = 3", "proxy_port needs tls_port"),
             ('certificate = "a.pem"', "certificate and private_key go together"),
             ('public_url = "example.com"', "public_url must start with"),
@@ -223,40 +286,45 @@ class TestCommands:
         return run
 
     @pytest.fixture
-    def store(self, tmp_path):
-        store = Store(tmp_path / "server.db")
-        yield store
-        store.close()
+    def database(self, tmp_path):
+        database = Database(tmp_path / "server.db")
+        yield database
+        database.close()
+
+    @pytest.fixture
+    def store(self, database):
+        return Store(database)
 
     @staticmethod
     def add(store, **more):
         return store.add_request(NewRequest(endpoint="t2a", mode="t2a", body={"rank": 8}, key_id="k", **more)).id
 
-    def test_keys(self, run, store):
+    def test_keys(self, run, database):
+        keys = Keys(database)
         secret = run("keys", "add", "Jo's laptop").strip()
-        assert store.check_key(secret).name == "Jo's laptop"
+        assert keys.check(secret).name == "Jo's laptop"
         id = secret.partition(":")[0]
         listed = run("keys", "list")
         assert id in listed and "valid" in listed and secret not in listed
         run("keys", "revoke", id)
-        assert store.check_key(secret) is None
+        assert keys.check(secret) is None
         assert "revoked" in run("keys", "list")
         assert "no valid key" in run("keys", "revoke", secret, code=1)
 
-    def test_requests(self, run, store):
+    def test_requests(self, run, store, tmp_path):
         first, second = self.add(store), self.add(store, webhook="https://x/y")
         store.claim()
-        store.set_progress(first, {"phase": "training", "step": 7, "steps": 100})
+        store.record(first, progress={"phase": "training", "step": 7, "steps": 100})
         store.add_logs(first, [(0.0, "INFO", "hello")])
         store.add_event(first, "started")
         listed = run("requests", "list").splitlines()
         assert [line.split()[0] for line in listed] == [second, first]
-        assert listed[1].endswith("running, training 7/100 (no server is up; start it: sonolora serve)")
-        with alone(store.path.parent):
+        assert listed[1].endswith("running, training 7/100 (no server is running; start it with `sonolora serve`)")
+        with single_instance(tmp_path):
             assert run("requests", "list").splitlines()[1].endswith("running, training 7/100")
         assert run("requests", "list", "--state", "queued").split()[0] == second
         assert json.loads(run("requests", "show", first))["folder"] is None
-        folder = store.path.parent / "runs" / first
+        folder = tmp_path / "runs" / first
         folder.mkdir(parents=True)
         shown = json.loads(run("requests", "show", first[:13]))
         assert (shown["id"], shown["folder"]) == (first, str(folder))
@@ -265,11 +333,11 @@ class TestCommands:
         today = datetime.now().strftime("%Y-%m-%d ")
         assert shown["created"].startswith(today) and shown["events"][0]["time"].startswith(today)
         assert run("requests", "logs", first).endswith("INFO   hello\n")
-        assert "stopped" in run("requests", "cancel", second)
-        assert [request.id for request in store.cancels()] == [second]
+        assert "will be cancelled" in run("requests", "cancel", second)
+        assert [request.id for request in store.to_cancel()] == [second]
         store.finish(second, Result(status=422, body={}, error="no clips"))
         assert "failed with 422: no clips" in run("requests", "list")
-        assert "over already" in run("requests", "cancel", second, code=1)
+        assert "already done" in run("requests", "cancel", second, code=1)
         store.finish(first, CANCELLED)
         assert run("requests", "list").splitlines()[1].endswith("t2a                  cancelled")
         over = json.loads(run("requests", "show", first))

@@ -54,16 +54,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = _part_path(path, uuid.uuid4().hex[:12])  # short enough to fit wherever `path` fits
     try:
         yield temporary
-        _sync(temporary)
+        with temporary.open("rb+") as file:  # Windows syncs only what is open for writing
+            os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         raise OutputError(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-    # The file is in place now, and some network file systems cannot sync a folder.
-    with contextlib.suppress(OSError):
-        _sync(path.parent)
+    sync_folder(path.parent)
 
 
 class PartialFile:
@@ -154,9 +153,11 @@ def _part_path(path: Path, name: str) -> Path:
     return path.with_name(f".{name}.part{path.suffix}")
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows syncs no read-only handle
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder outlast a power cut, where the system can: Windows and some network disks cannot."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

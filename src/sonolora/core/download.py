@@ -119,7 +119,7 @@ def read_range(client: httpx.Client, url: str, start: int, end: int, size: int, 
         try:
             with _requested(client, url, {"Range": f"bytes={start}-{end - 1}"}) as response:
                 if response.status_code != 206 or _content_range(response) != (start, end, size):
-                    raise NoRangesError("it does not serve parts of files")
+                    raise NoRangesError("it does not support range requests")
                 for block in response.iter_raw():
                     if start + len(block) > end:
                         raise _TransientError("more bytes came than requested")

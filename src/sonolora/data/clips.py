@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sonolora.analysis.background import background
-from sonolora.analysis.compare import fingerprint
+from sonolora.analysis.compare import Fingerprint, fingerprint
 from sonolora.analysis.measure import Measured, measure
 from sonolora.core.errors import InputError, MediaError, first_few
 from sonolora.core.frames import Span
@@ -38,7 +38,7 @@ from sonolora.media.audio import (
     resample,
     to_stereo,
 )
-from sonolora.media.fit_audio import Fitted, cut_or_padded, fit_audio
+from sonolora.media.fit_audio import Fitted, cut_or_padded, fit_audio, seconds_used
 from sonolora.media.video import VIDEO_EXTENSIONS
 from sonolora.modes.audio_inpaint import usable_ranges
 from sonolora.modes.mode import Mode, SampleFiles
@@ -46,6 +46,7 @@ from sonolora.modes.pairing import extension
 from sonolora.modes.request import AudioRequest, TrainRequest
 
 _MAX_SHOWN = 5
+_COMPARED_SECONDS = 30.0  # of the input of a preview, with the clips: what a fingerprint covers
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +153,7 @@ class _Loader:
         sounds = {}
         for name, path in inputs.items():
             try:
-                sounds[name] = path, None if self.mode.video else fingerprint(decode_audio(path).waveform)
+                sounds[name] = path, None if self.mode.video else self._fingerprint(path)
             except MediaError:
                 continue  # which is reported where it is used
         return trained_input_warnings(
@@ -162,6 +163,10 @@ class _Loader:
                 for name, measured in trained
             },
         )
+
+    def _fingerprint(self, path: Path) -> Fingerprint:
+        decoded = decode_audio(path, seconds=_COMPARED_SECONDS, at_end=self.mode.trim_beginning)
+        return fingerprint(decoded.waveform)
 
     def _load_sound(
         self, sample: SampleFiles, caption: str, mask: Sequence[Span] | None, request: AudioRequest
@@ -207,7 +212,7 @@ class _Loader:
         """The fitted sound and the measurements of the part that is used; None, and a status, if it cannot be used."""
         report, keep_end = self.report, self.mode.trim_beginning
         try:
-            decoded = decode_audio(self.files.path(name))
+            decoded = decode_audio(self.files.path(name), seconds=seconds_used(request.clip_seconds), at_end=keep_end)
         except MediaError as error:
             report.skipped(name, error.reason)
             return None, None
@@ -217,7 +222,7 @@ class _Loader:
         measured = measure(window)
         report.measured(
             name,
-            seconds=round(native.seconds, 3),
+            seconds=round(decoded.seconds, 3),
             sample_rate=native.sample_rate,
             channels=native.channels,
             **facts(measured),
@@ -232,6 +237,7 @@ class _Loader:
             request.clip_seconds,
             preserve_pitch=request.audio_preserve_pitch,
             keep_end=keep_end,
+            recording_seconds=decoded.seconds,
         )
         if fitted.waveform is None:
             report.skipped(name, fitted.detail, too_short=True)

@@ -28,7 +28,7 @@ from sonolora.ltx.codec.video_encoder import (
     PIXELS_PER_LATENT,
     VideoEncoder,
     load_video_encoder,
-    video_token_middles,
+    video_token_midpoints,
 )
 from sonolora.ltx.text.text_encoder import TextContext, TextEncoder, load_text_encoder
 from sonolora.ltx.weights.base import Base
@@ -86,13 +86,16 @@ class Encoder:
             light,
         )
 
-    def prepare_one(
-        self, given: ConditioningInput, negative_prompt: str, advance: Callable[[str], None]
-    ) -> PreviewItem:
-        """What the sampler needs to generate one sound."""
-        example = self._encode(given.clip, learn=False)
-        contexts = self.encode_texts([given.clip.caption, negative_prompt], advance)
-        return self._item(given, example, contexts[given.clip.caption], contexts[negative_prompt])
+    def prepare_given(
+        self, given: Sequence[ConditioningInput], negative_prompt: str, advance: Callable[[str], None]
+    ) -> list[PreviewItem]:
+        """What the sampler needs to generate from each of these."""
+        examples = [self._encode(one.clip, learn=False) for one in given]
+        contexts = self.encode_texts([*(one.clip.caption for one in given), negative_prompt], advance)
+        return [
+            self._item(one, example, contexts[one.clip.caption], contexts[negative_prompt])
+            for one, example in zip(given, examples, strict=True)
+        ]
 
     def encode_texts(self, texts: Sequence[str], advance: Callable[[str], None]) -> dict[str, TextContext]:
         """The contexts of every distinct text; equal texts share their tensors.
@@ -155,7 +158,7 @@ class Encoder:
         key = content_key("video latents", self.base.fingerprint, str(self.dtype), clip.frames.tobytes())
         latents_BCFHW = self.cache.get(key, make)["latents"]
         size = (frames - 1) // FRAMES_PER_LATENT + 1, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
-        positions = video_token_middles(*size, clip.frame_rate)
+        positions = video_token_midpoints(*size, clip.frame_rate)
         return Video(latents_BCFHW.flatten(2).transpose(1, 2).contiguous(), positions[None], torch.zeros(1, 0, 0))
 
     @functools.cached_property
@@ -175,7 +178,7 @@ class Encoder:
             given.clip.caption,
             given.seconds,
             self._with_text(example, context),
-            self._with_text(example, negative),
+            negative.audio,
             given.clip.regenerate or (),
             given.gain,
             None if given.kept is None else torch.from_numpy(given.kept.samples),

@@ -22,6 +22,7 @@ from torch import Tensor
 from sonolora.core.atomic_files import OutputError, make_folder, remove_half_written
 from sonolora.core.checked_tensors import load_checked, save_checked
 from sonolora.core.errors import CheckpointError, InputError
+from sonolora.core.user_folders import cache_folder
 
 DEFAULT_LIMIT_GB = 20.0
 _LIMIT = "SONOLORA_CACHE_GB"  # environment
@@ -42,9 +43,7 @@ def content_key(kind: str, *parts: str | bytes) -> str:
 
 def default_cache_folder() -> Path:
     """`$SONOLORA_CACHE`, else `sonolora` in the user's cache folder."""
-    if folder := os.environ.get("SONOLORA_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sonolora"
+    return Path(os.environ.get("SONOLORA_CACHE") or cache_folder())
 
 
 def limit_bytes() -> int:

@@ -13,7 +13,7 @@ from sonolora.media.audio import Waveform
 NEAR_MISS = 0.02  # of the target length: what encoder padding and rounding do to short clips
 EQUAL_SECONDS = 0.001
 
-_CONTEXT_SECONDS = 0.25  # a resampler's filter is shorter: with it a sample does not depend on where decoding ended
+_CONTEXT_SECONDS = 0.25  # longer than a resampler's filter, so that no sample depends on where decoding ended
 _STRETCH_SEED = 0
 
 
@@ -21,7 +21,7 @@ _STRETCH_SEED = 0
 class Fitted:
     """`waveform` has exactly the target number of samples; it is None if the clip is too short.
 
-    `detail` is a sentence for the report. What was at t seconds of the part that is used is now at t * `stretch`.
+    `detail` is a sentence for the report. A time of t seconds in the kept part becomes t * `stretch`.
     """
 
     waveform: Waveform | None
@@ -49,14 +49,14 @@ def fit_audio(
     for "fitting audio to the target duration (instead of trimming/padding)". Both hold if the difference to the
     target length decides:
 
-    - less than a millisecond: equal; cut or padded without a word.
+    - less than a millisecond: equal; cut or padded silently.
     - up to 2 %, a near miss in either direction: with `preserve_pitch` stretched or compressed to fit at the same
       pitch, otherwise padded with silence or trimmed.
     - longer by more: trimmed.
     - shorter by more: too short, skipped.
 
-    Trimming and padding are at the end, or with `keep_end` at the beginning. The waveform may be a part of a longer
-    recording of `recording_seconds`, if it holds `seconds_used` of it.
+    Trimming and padding happen at the end, or with `keep_end` at the beginning. The waveform may be part of a longer
+    recording of `recording_seconds`, provided that it holds `seconds_used` of it.
     """
     target, length = round(seconds * waveform.sample_rate), waveform.samples.shape[1]
     actual = f"{recording_seconds or waveform.seconds:.3f} s"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
-from sonolora.modes.generate_request import GenerateRequest
+from sonolora.modes.generate_request import MAX_LONG_SECONDS, GenerateRequest, GenerationSpec
 from sonolora.modes.mode import Mode, regenerates_all
 from sonolora.modes.pairing import pair_references
 from sonolora.modes.preview_spec import MIN_SECONDS, PreviewSpec
@@ -45,16 +45,19 @@ def previews(request: A2ARequest) -> list[PreviewSpec]:
 
 
 class A2AGenerate(GenerateRequest):
-    """A transformed sound."""
+    """A transformed sound, as long as its reference."""
 
-    seconds: float = Field(
-        5.0, ge=MIN_SECONDS, le=60, description="Length of the result; at most that of the reference."
+    seconds: float | None = Field(
+        None,
+        ge=MIN_SECONDS,
+        le=MAX_LONG_SECONDS,
+        description="Use only this much of the reference, from its beginning; by default all of it.",
     )
     reference: str = Field(description="The sound to transform, a file or URL.")
     audio_normalize: bool = Field(True, description="Bring it to the level of the training clips.")
 
-    def spec(self) -> PreviewSpec:
-        return PreviewSpec(
+    def spec(self) -> GenerationSpec:
+        return GenerationSpec(
             self.prompt,
             self.negative_prompt,
             self.seconds,

@@ -12,7 +12,7 @@ from pydantic import Field
 from sonolora.core.errors import ErrorItem
 from sonolora.core.frames import Span
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
-from sonolora.modes.generate_request import GenerateRequest
+from sonolora.modes.generate_request import GenerateRequest, GenerationSpec
 from sonolora.modes.mode import Mode, regenerates_all
 from sonolora.modes.pairing import pair_masked_clips
 from sonolora.modes.preview_spec import MIN_SECONDS, PreviewSpec
@@ -134,9 +134,13 @@ def previews(request: InpaintRequest) -> list[PreviewSpec]:
 
 
 class InpaintGenerate(GenerateRequest):
-    """A sound of which spans are made anew."""
+    """A sound of which spans are regenerated; the rest of it stays as it is."""
 
-    seconds: float = Field(60.0, ge=MIN_SECONDS, le=60, description="At most so much of the clip is used.")
+    seconds: float | None = Field(
+        None,
+        ge=MIN_SECONDS,
+        description="Use only this much of the clip, from its beginning; by default all of it.",
+    )
     audio: str = Field(description="The clip, a file or URL.")
     time_ranges: list[list[float]] = Field(description="Seconds to regenerate, such as [[1.0, 2.0]].")
     audio_normalize: bool = Field(True, description="Bring the clip to the level of the training clips on the way.")
@@ -144,18 +148,18 @@ class InpaintGenerate(GenerateRequest):
     def faults(self) -> list[ErrorItem]:
         """Ranges that mark nothing."""
         try:
-            spans_within(self.time_ranges, self.seconds)
+            spans_within(self.time_ranges, self.seconds or math.inf)
         except ValueError as error:
             return [ErrorItem(("body", "time_ranges"), str(error))]
         return []
 
-    def spec(self) -> PreviewSpec:
-        return PreviewSpec(
+    def spec(self) -> GenerationSpec:
+        return GenerationSpec(
             self.prompt,
             self.negative_prompt,
             self.seconds,
             source=self.audio,
-            regenerate=spans_within(self.time_ranges, self.seconds),
+            regenerate=spans_within(self.time_ranges, self.seconds or math.inf),
             normalize=self.audio_normalize,
             field="audio",
         )

@@ -7,14 +7,16 @@ Source: the published pages and schemas of the `ltx23-trainer-v2` endpoints.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import islice
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
+from annotated_types import MaxLen
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
-from sonolora.core.errors import ErrorItem, InputError
+from sonolora.core.errors import ABSENT, ErrorItem, InputError
 
 NEGATIVE_PROMPT = (
     "muffled, distorted, clipping, hiss, hum, crackle, static, clicks and pops, metallic ringing, robotic, garbled, "
@@ -22,6 +24,10 @@ NEGATIVE_PROMPT = (
 )
 MAX_PREVIEW_FRAMES = 121
 _MAX_NAMES, _MAX_NAME_LENGTH = 10, 80  # in messages
+_MAX_ENTRIES = 1000  # of a list without a limit of its own
+# Errors that pydantic words for Python, by type.
+_ARRAY, _OBJECT = ("list_type", "Input should be a valid array"), ("model_type", "Input should be an object")
+_JSON_WORDS = {"is_instance_of": _ARRAY, "sequence_str": _ARRAY, "list_type": _ARRAY, "model_type": _OBJECT}
 _Rank = Literal[8, 16, 32, 64, 128]
 Size = Literal["low", "medium", "high"]
 Aspect = Literal["16:9", "1:1", "9:16"]
@@ -173,21 +179,38 @@ _Body = TypeVar("_Body", bound=Body)
 
 def parse(model: type[_Body], body: Mapping[str, Any]) -> _Body:
     """Validate a request body. Raises `InputError` with every fault: the field, the value found, what is allowed."""
+    # Before anything in them is looked at: every entry of a list could be a fault of its own.
+    if too_long := list(_long_lists(model, body, ("body",))):
+        raise InputError(too_long)
     try:
         request = model.model_validate(body)
     except ValidationError as error:
-        raise InputError(
-            [
-                ErrorItem(
-                    ("body", *fault["loc"]),
-                    fault["msg"],
-                    fault["type"],
-                    {key: value for key, value in fault.get("ctx", {}).items() if key != "error"},
-                    None if fault["type"] == "missing" else fault["input"],
-                )
-                for fault in error.errors(include_url=False)
-            ]
-        ) from error
+        raise InputError([_fault(details) for details in error.errors(include_url=False)]) from error
     if faults := request.faults():
         raise InputError(faults)
     return request
+
+
+def _long_lists(model: type[BaseModel], body: Mapping[str, Any], loc: tuple[str | int, ...]) -> Iterator[ErrorItem]:
+    """A fault for each list, in a body or in the entries of a list of models, that has too many entries."""
+    for name, field in model.model_fields.items():
+        value = body.get(name)
+        if not isinstance(value, list | tuple):
+            continue
+        limit = next((rule.max_length for rule in field.metadata if isinstance(rule, MaxLen)), _MAX_ENTRIES)
+        if len(value) > limit:
+            msg = f"List should have at most {limit} items, not {len(value)}"
+            ctx = {"field_type": "List", "max_length": limit, "actual_length": len(value)}
+            yield ErrorItem((*loc, name), msg, "too_long", ctx, value)
+            continue
+        for entry_type in get_args(field.annotation):
+            for index, entry in enumerate(value):
+                if isinstance(entry, Mapping) and isinstance(entry_type, type) and issubclass(entry_type, BaseModel):
+                    yield from _long_lists(entry_type, entry, (*loc, name, index))
+
+
+def _fault(details: ErrorDetails) -> ErrorItem:
+    """A fault that pydantic found, in the words of JSON."""
+    type, msg = _JSON_WORDS.get(details["type"], (details["type"], details["msg"]))
+    ctx = {} if msg != details["msg"] else {key: one for key, one in details.get("ctx", {}).items() if key != "error"}
+    return ErrorItem(("body", *details["loc"]), msg, type, ctx, ABSENT if type == "missing" else details["input"])

@@ -26,29 +26,29 @@ from sonolora.data.prepared import Prepared
 from sonolora.ltx.codec.audio_codec import AudioCodec
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
-from sonolora.runs.check_data import PAGE
+from sonolora.runs.artifacts import REPORT, RunArtifacts
 from sonolora.runs.report_page import video_of
 
 
 @torch.inference_mode()
-def write_debug_dataset(
+def write_debug_archive(
     path: Path,
     clips: Sequence[Clip],
     prepared: Prepared,
     codec: AudioCodec,
-    folder: Path,
-    advance: Callable[[str], None],
+    artifacts: RunArtifacts,
+    clip_done: Callable[[str], None],
 ) -> None:
-    """Write the archive, atomically. `folder` is the run's, which holds the report on the clips and their videos.
+    """Write the archive, atomically. `artifacts` has the report on the clips, and their videos.
 
-    `advance` is called with the name of each clip once it is in the archive.
+    `clip_done` is called with the name of each clip.
     """
     with (
         atomic_write(path) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
         tempfile.TemporaryDirectory(dir=path.parent, prefix=".debug-") as scratch,
     ):
-        archive.write(folder / "report.json", "report.json")
+        archive.write(artifacts.path(REPORT), REPORT)
         for number, (clip, example) in enumerate(zip(clips, prepared.examples, strict=True), start=1):
             decoded = _decoded(codec, example.latents_BTC, clip.audio.seconds)
             sounds = {"fitted": clip.audio, "decoded": decoded}
@@ -62,11 +62,11 @@ def write_debug_dataset(
             draw_waveform_and_mel(picture, decoded, f"{clip.name}, through the codec: {clip.caption}")
             archive.write(picture, f"{clip.name}.png")
             archive.writestr(f"{clip.name}.txt", clip.caption)
-            if (video := video_of(folder / PAGE, number)).exists():
-                archive.write(video, f"{clip.name}_fitted.mp4")
+            if (video := video_of(number)) in artifacts:
+                archive.write(artifacts.path(video), f"{clip.name}_fitted.mp4")
             if clip.regenerate is not None:
                 archive.writestr(f"{clip.name}_mask.json", json.dumps(clip.regenerate))
-            advance(clip.name)
+            clip_done(clip.name)
 
 
 def _decoded(codec: AudioCodec, latents_BTC: Tensor, seconds: float) -> Waveform:

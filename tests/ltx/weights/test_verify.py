@@ -17,7 +17,8 @@ from sonolora.core.errors import CheckpointError
 from sonolora.core.tensor_file import TensorInfo
 from sonolora.ltx.weights.base import find_base
 from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint
-from sonolora.ltx.weights.tensor_table import LTX23_CONFIG, needed, published_tensors
+from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG
+from sonolora.ltx.weights.tensor_table import needed, published_tensors
 from sonolora.ltx.weights.verify import open_checkpoint, text_encoder_sizes, verify, verify_text_encoder
 
 PREFIX = "model.diffusion_model."
@@ -78,12 +79,12 @@ def test_every_kind_of_difference_is_named():
     [
         ("transformer.num_layers", 47, "header: transformer.num_layers is 47, published 48"),
         ("transformer.norm_eps", 1e-5, "header: transformer.norm_eps is 1e-05, published 1e-06"),
-        ("transformer.rope_type", ..., 'header: transformer.rope_type is absent, published "split"'),
+        ("transformer.rope_type", ..., 'header: transformer.rope_type is missing, published "split"'),
         ("audio_vae.preprocessing.stft.hop_length", 256, "is 256, published 160"),
         ("vocoder.bwe.upsample_rates", [6, 5, 2, 2, 4], "header: vocoder.bwe.upsample_rates is [6, 5, 2, 2, 4]"),
         ("transformer.ff_bias", False, "ff_bias=False where LTX-2.3 has True"),
         ("transformer.use_prompt_adaln_single", False, "use_prompt_adaln_single=False"),
-        ("vae", ..., "header: vae is absent"),
+        ("vae", ..., "header: vae is missing"),
     ],
 )
 def test_header_values(path, value, words):
@@ -99,7 +100,7 @@ def test_header_version():
 def test_header_values_that_change_nothing_are_notes():
     findings = verify(opened(config=changed_config("transformer.seed", 7)))
     assert findings.differences == ()
-    assert findings.notes == ("header: transformer.seed = 7, which the published table does not have",)
+    assert findings.notes == ("header: transformer.seed = 7, which the published header does not have",)
 
 
 def test_no_config():
@@ -146,7 +147,7 @@ ONLY_TRANSFORMER = {name: info for name, info in TABLE.items() if "transformer_b
 @pytest.mark.parametrize(
     ("tensors", "metadata", "words"),
     [
-        (ltx2_19b(), {}, "this is LTX-2 19B, the model before LTX-2.3"),
+        (ltx2_19b(), {}, "this is LTX-2 19B, the predecessor of LTX-2.3"),
         (without("to_gate_logits"), {}, "this is LTX-2 19B"),
         (TABLE, {"model_version": "2.0.1"}, "this is LTX-2 19B"),
         (TABLE, {"model_version": "2.5.0"}, "this is a file of LTX-2.5, another model"),
@@ -154,16 +155,20 @@ ONLY_TRANSFORMER = {name: info for name, info in TABLE.items() if "transformer_b
         ({"tokenizer_json": TABLE[NAME]}, {"gemma_config": {}}, "this is a file of LTX-2.5"),
         (FP8, {}, "this is a quantised file"),
         ({**TABLE, f"{NAME}_scale": TABLE[NAME]}, {}, "this is a quantised file"),
-        (LORA, {}, "this is a LoRA, which goes on top of a base"),
+        (LORA, {}, "this is a LoRA, not a base; use it with `--lora`"),
         (renamed(LORA, "lora_A", "lora_down"), {}, "this is a LoRA"),
-        ({f"{PREFIX}transformer_blocks.0.attn1.to_q.weight": TABLE[NAME]}, {}, "without sound"),
+        ({f"{PREFIX}transformer_blocks.0.attn1.to_q.weight": TABLE[NAME]}, {}, "without audio"),
         ({"audio_proj_in.weight": TABLE[NAME], "time_embed.linear.bias": TABLE[NAME]}, {}, "names of diffusers"),
         ({"language_model.model.layers.0.mlp.up_proj.weight": TABLE[NAME]}, {}, "this is a text encoder"),
-        (renamed(ONLY_TRANSFORMER, PREFIX, ""), {}, "a transformer alone, without the prefix"),
+        (renamed(ONLY_TRANSFORMER, PREFIX, ""), {}, "the transformer alone, without its name prefix"),
         (ONLY_TRANSFORMER, {}, "it has the transformer, but not the text connectors, the text projections, the audio"),
         ({name: TABLE[name] for name in TABLE if name.startswith("vae.")}, {}, "it has the video VAE, but not the tr"),
-        ({"initial_conv.weight": TABLE[NAME]}, {}, "no checkpoint of LTX-2.3: it holds 1 tensors such as initial_conv"),
-        ({}, {}, r"it holds 0 tensors such as \(none\)"),
+        (
+            {"initial_conv.weight": TABLE[NAME]},
+            {},
+            "not a checkpoint of LTX-2.3: it has 1 tensors such as initial_conv",
+        ),
+        ({}, {}, r"it has 0 tensors such as \(none\)"),
     ],
 )
 def test_other_files_are_told_apart(tensors, metadata, words):
@@ -197,7 +202,7 @@ def test_folders_are_told_apart(tmp_path):
     with pytest.raises(CheckpointError, match="a text encoder's folder"):
         open_checkpoint(find_base("tiny").text_encoder)
     (tmp_path / "model_index.json").touch()
-    with pytest.raises(CheckpointError, match="a folder of diffusers"):
+    with pytest.raises(CheckpointError, match="a diffusers folder"):
         open_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="cannot be read"):
         open_checkpoint(tmp_path / "none.safetensors")
@@ -227,7 +232,7 @@ def test_text_encoder_passes(gemma):
     ("change", "words"),
     [
         ({"config.json": None}, "there is no config.json"),
-        ({"config.json": None, "gemma-q4.gguf": ""}, "It holds a GGUF file"),
+        ({"config.json": None, "gemma-q4.gguf": ""}, "It has a GGUF file"),
         ({"config.json": "[]"}, "does not describe a language model"),
         ({"config.json": '{"model_type": "t5"}'}, "does not describe a language model"),
         ({"config.json": '{"model_type": "t5", "hidden_size": 1, "num_hidden_layers": 1}'}, "of type t5"),
@@ -237,13 +242,13 @@ def test_text_encoder_passes(gemma):
         ),
         (
             {"config.json": '{"model_type": "gemma3", "text_config": {"hidden_size": 2560, "num_hidden_layers": 34}}'},
-            "35 hidden states of width 2560, needed are 49 of 3840",
+            "35 hidden states of width 2560, expected 49 of width 3840",
         ),
         ({"tokenizer.json": None}, "there is no tokenizer.json"),
         ({"model-00002-of-00002.safetensors": None}, r"model-00002-of-00002\.safetensors: cannot be read"),
         ({"model-00002-of-00002.safetensors": "cut"}, "not a safetensors file"),
-        ({"model.safetensors.index.json": '{"weight_map": {"c": "model-00001-of-00002.safetensors"}}'}, "lacks c"),
-        ({"model.safetensors.index.json": "{}"}, "not an index"),
+        ({"model.safetensors.index.json": '{"weight_map": {"c": "model-00001-of-00002.safetensors"}}'}, "c is missing"),
+        ({"model.safetensors.index.json": "{}"}, "not a tensor index"),
         ({"model.safetensors.index.json": None}, r"/model\.safetensors: cannot be read"),
     ],
 )

@@ -1,8 +1,8 @@
 """Reads model files in the published single-file format, tensor by tensor.
 
 In: a safetensors file whose `__metadata__` holds `config` (JSON) and `model_version`.
-Out: the parsed header, and modules filled with exactly the tensors that they have, or an error that names every
-tensor that is missing, left over or of another shape. Nothing else of the file is read.
+Out: the parsed header, and modules loaded with exactly the tensors they declare, or an error that names every missing,
+unexpected or wrongly shaped tensor. Only these tensors are read.
 
 Source of the format: the published checkpoints; see docs/base-models.md.
 """
@@ -23,16 +23,16 @@ from torch import Tensor, nn
 from sonolora.core.errors import CheckpointError, first_few
 from sonolora.core.tensor_file import FLOAT_DTYPES, LENGTH_BYTES, TensorInfo, data_start, parse_header
 
-EXCERPT_OF = "excerpt_of"  # metadata of a file that holds some tensors of another: what that one was
+EXCERPT_OF = "excerpt_of"  # metadata of a partial file: which whole file its tensors come from
 _SAMPLED_TENSORS = 64
 _SAMPLED_BYTES = 4096
 _SHOWN_NAMES = 8
-_PIECE_BYTES = 32 << 20  # of a tensor on its way
+_CHUNK_BYTES = 32 << 20  # host buffer between file and device
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened model file: everything its header says, and none of its tensors."""
+    """The header of a model file; no tensor is loaded."""
 
     path: Path
     tensors: Mapping[str, TensorInfo]
@@ -49,7 +49,7 @@ class Checkpoint:
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CheckpointError(f"{path}: not a safetensors file (its header is no table of tensors)") from error
+            raise CheckpointError(f"{path}: not a safetensors file (its header is not a table of tensors)") from error
         end = max((info.end for info in tensors.values()), default=start)
         if end != size:
             raise CheckpointError(
@@ -60,10 +60,10 @@ class Checkpoint:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The header's `config` object. Raises `CheckpointError` when the file has none."""
+        """The header's `config` object. Raises `CheckpointError` if there is none."""
         config = self.metadata.get("config")
         if not isinstance(config, dict):
-            raise CheckpointError(f"{self.path}: no model configuration in the file's header")
+            raise CheckpointError(f"{self.path}: the header has no model configuration (metadata key `config`)")
         return config
 
     def section(self, name: str) -> Mapping[str, Any]:
@@ -77,15 +77,15 @@ class Checkpoint:
         """The full names of all tensors under a prefix."""
         return {name for name in self.tensors if name.startswith(prefix)}
 
-    def subset(self, names: Collection[str]) -> Checkpoint:  # noqa: ARG002 - for those that are not all here
-        """A file on this disk to read these tensors from: this one. A checkpoint on a hub fetches what it lacks."""
+    def local_file(self, names: Collection[str]) -> Checkpoint:  # noqa: ARG002 - a checkpoint on a hub needs them
+        """A file on this disk that holds these tensors. A checkpoint on a hub downloads what is missing."""
         return self
 
     def fingerprint(self) -> str:
-        """16 hex digits that differ between models.
+        """16 hex digits that identify the model.
 
-        Hashes the header and a sample of the data (the first 4 KiB of up to 64 tensors, evenly spread), so that a
-        46 GB file is told apart in milliseconds. An excerpt of a file has the fingerprint of that file.
+        Hashes the header and a sample of the data (the first 4 KiB of up to 64 evenly spread tensors), which takes
+        milliseconds for a 46 GB file. A partial file has the fingerprint of the whole one.
         """
         excerpt_of = self.metadata.get(EXCERPT_OF)
         if isinstance(excerpt_of, dict):
@@ -100,12 +100,12 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Outline(Checkpoint):
-    """A file that is nowhere: names, dtypes and shapes. Its tensors are read onto the meta device."""
+class MetaCheckpoint(Checkpoint):
+    """A checkpoint without a file: names, dtypes and shapes. Its tensors load onto the meta device."""
 
 
 def sampled(tensors: Mapping[str, TensorInfo]) -> list[tuple[int, int]]:
-    """Start and end of the bytes of a file that its fingerprint looks at."""
+    """The byte ranges (start, end) that a fingerprint hashes."""
     infos = [info for _, info in sorted(tensors.items())]
     return [
         (info.start, min(info.start + _SAMPLED_BYTES, info.end))
@@ -114,7 +114,7 @@ def sampled(tensors: Mapping[str, TensorInfo]) -> list[tuple[int, int]]:
 
 
 def fingerprint(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, Any], samples: Iterable[bytes]) -> str:
-    """`Checkpoint.fingerprint` from a header and the bytes that `sampled` names, wherever the file is."""
+    """`Checkpoint.fingerprint` from a header and the bytes of the ranges that `sampled` returns."""
     digest = hashlib.sha256()
     for name, info in sorted(tensors.items()):
         digest.update(f"{name} {info.dtype} {info.shape}\n".encode())
@@ -128,57 +128,57 @@ def load_module(
     module: nn.Module,
     checkpoint: Checkpoint,
     *,
-    file_name: Callable[[str], str],
-    claims: Iterable[str],
+    checkpoint_name: Callable[[str], str],
+    names: Iterable[str],
     device: torch.device,
     dtype: torch.dtype,
-    hold: Callable[[str, Tensor], Tensor | None] = lambda _, tensor: tensor,
+    place: Callable[[str, Tensor], Tensor | None] = lambda _, tensor: tensor,
 ) -> None:
-    """Fill `module` (on the meta device or not) with its tensors from the file, frozen and in eval mode.
+    """Load `module` (on the meta device or not) from the file, frozen and in eval mode.
 
-    `file_name` maps a name of the module's state dict to the name in the file; `claims` are the names in the file
-    that belong to this module. Both sides must match exactly. Tensors go one at a time straight to `device` in
-    `dtype`; those stored in float32 (the scale and shift tables) stay float32. `hold` is handed each as it is read,
-    with its name in the module, and returns what is loaded in its place, or None when it has put it away itself.
+    `checkpoint_name` maps a name in the module's state dict to the name in the file; `names` are all names in the file
+    that belong to this module. Both sets must match exactly. Each tensor goes straight to `device` in `dtype`;
+    tensors stored as float32 (the scale and shift tables) stay float32. `place` receives each tensor with its name in
+    the module and returns the tensor to load instead, or None if it has stored the tensor itself.
     Raises `CheckpointError` as `check_module` does.
     """
-    check_module(module, checkpoint, file_name=file_name, claims=claims)
-    wanted = {file_name(name): name for name in module.state_dict()}
+    check_module(module, checkpoint, checkpoint_name=checkpoint_name, names=names)
+    own_names = {checkpoint_name(name): name for name in module.state_dict()}
     state = {}
-    for name, tensor in read_tensors(checkpoint, wanted, device=device, dtype=dtype):
-        if (held := hold(wanted[name], tensor)) is not None:
-            state[wanted[name]] = held
+    for name, tensor in read_tensors(checkpoint, own_names, device=device, dtype=dtype):
+        if (placed := place(own_names[name], tensor)) is not None:
+            state[own_names[name]] = placed
     module.load_state_dict(state, strict=True, assign=True)
     module.requires_grad_(False)
     module.eval()
 
 
 @contextmanager
-def let_go_after(module: nn.Module) -> Iterator[None]:
-    """A module on the meta device is filled within it, and is empty again behind it."""
-    empty = module.state_dict()
+def unloaded_on_exit(module: nn.Module) -> Iterator[None]:
+    """Give a module on the meta device its meta tensors back on exit, which frees what was loaded into it."""
+    meta_state = module.state_dict()
     try:
         yield
     finally:
-        module.load_state_dict(empty, strict=True, assign=True)
+        module.load_state_dict(meta_state, strict=True, assign=True)
 
 
 def check_module(
-    module: nn.Module, checkpoint: Checkpoint, *, file_name: Callable[[str], str], claims: Iterable[str]
+    module: nn.Module, checkpoint: Checkpoint, *, checkpoint_name: Callable[[str], str], names: Iterable[str]
 ) -> None:
-    """Hold a file's header to what `load_module` would read with these arguments.
+    """Check that `load_module` can load the file with these arguments; only the header is read.
 
-    Raises `CheckpointError` naming every tensor that is missing, unexpected or of another shape.
+    Raises `CheckpointError` naming every tensor that is missing, unexpected or wrongly shaped.
     """
-    wanted = {file_name(name): tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    shapes = {checkpoint_name(name): tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     faults = [
-        _fault("missing", [name for name in wanted if name not in checkpoint.tensors]),
-        _fault("unexpected", [name for name in claims if name not in wanted]),
+        _fault("missing", [name for name in shapes if name not in checkpoint.tensors]),
+        _fault("unexpected", [name for name in names if name not in shapes]),
         _fault(
             "of another shape",
             [
                 f"{name} {checkpoint.tensors[name].shape}, expected {shape}"
-                for name, shape in wanted.items()
+                for name, shape in shapes.items()
                 if name in checkpoint.tensors and checkpoint.tensors[name].shape != shape
             ],
         ),
@@ -192,46 +192,46 @@ def check_module(
 def read_tensors(
     checkpoint: Checkpoint, names: Collection[str], *, device: torch.device, dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
-    """The named tensors in the order of the file, each put on `device` piece by piece as it is read.
+    """The named tensors in file order, each copied to `device` chunk by chunk as it is read.
 
-    Floating point becomes `dtype`, but float32 stays float32. Beside what stays, the host holds one small piece:
-    nothing is mapped and no tensor is held twice, so that its memory is not filled by what goes to a card.
-    An `Outline` gives tensors without values.
-    Raises `CheckpointError` when the file ends too soon or a tensor is of another kind than bfloat16 and floats.
+    Floating-point tensors become `dtype`, except that float32 stays float32. Host memory holds one small chunk beside
+    the result: the file is not memory-mapped, so a model bound for a GPU does not fill the host's memory.
+    A `MetaCheckpoint` gives tensors without values.
+    Raises `CheckpointError` when the file is too short or a tensor is not floating point.
     """
-    if isinstance(checkpoint, Outline):
+    if isinstance(checkpoint, MetaCheckpoint):
         for name in names:
             info = checkpoint.tensors[name]
-            yield name, torch.empty(info.shape, dtype=_as_held(info, dtype), device="meta")
+            yield name, torch.empty(info.shape, dtype=_loaded_dtype(info, dtype), device="meta")
         return
-    checkpoint = checkpoint.subset(names)
-    piece = torch.empty(_PIECE_BYTES, dtype=torch.uint8)
+    checkpoint = checkpoint.local_file(names)
+    chunk = torch.empty(_CHUNK_BYTES, dtype=torch.uint8)
     try:
         with checkpoint.path.open("rb") as file:
             for name in sorted(names, key=lambda name: checkpoint.tensors[name].start):
                 info = checkpoint.tensors[name]
-                tensor = torch.empty(info.shape, dtype=_as_held(info, dtype), device=device)
-                _fill(tensor, file, info, piece, f"{checkpoint.path}: tensor {name}")
+                tensor = torch.empty(info.shape, dtype=_loaded_dtype(info, dtype), device=device)
+                _fill(tensor, file, info, chunk, f"{checkpoint.path}: tensor {name}")
                 yield name, tensor
     except OSError as error:
         raise CheckpointError(f"{checkpoint.path}: cannot be read: {error.strerror}") from error
 
 
-def _as_held(info: TensorInfo, dtype: torch.dtype) -> torch.dtype:
+def _loaded_dtype(info: TensorInfo, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if info.dtype == "F32" else dtype
 
 
-def _fill(tensor: Tensor, file: BinaryIO, info: TensorInfo, piece: Tensor, which: str) -> None:
+def _fill(tensor: Tensor, file: BinaryIO, info: TensorInfo, chunk: Tensor, what: str) -> None:
     if info.dtype not in FLOAT_DTYPES:
-        raise CheckpointError(f"{which} is stored as {info.dtype}; readable are {', '.join(FLOAT_DTYPES)}")
-    values, stored = tensor.view(-1), piece.view(FLOAT_DTYPES[info.dtype])
+        raise CheckpointError(f"{what} is stored as {info.dtype}; supported are {', '.join(FLOAT_DTYPES)}")
+    values, stored = tensor.view(-1), chunk.view(FLOAT_DTYPES[info.dtype])
     if info.end - info.start != len(values) * stored.itemsize:
-        raise CheckpointError(f"{which} has {info.end - info.start:,} bytes for {len(values):,} values")
+        raise CheckpointError(f"{what} has {info.end - info.start:,} bytes for {len(values):,} values")
     file.seek(info.start)
     for part in torch.split(values, len(stored)):
         read = stored[: len(part)]
         if file.readinto(read.view(torch.uint8).numpy()) != read.nbytes:  # type: ignore[attr-defined]
-            raise CheckpointError(f"{which}: the file ends before it")
+            raise CheckpointError(f"{what}: the file ends before it")
         part.copy_(read)
 
 

@@ -1,11 +1,11 @@
-"""An excerpt: a safetensors file that holds some tensors of a larger one, and that grows when more are needed.
+"""A partial checkpoint: a safetensors file with some tensors of a larger one, extended when more are needed.
 
-In: the table of the larger file and a way to read its bytes from wherever it is. Out: a local file that any reader of
-safetensors takes, with nothing read but the bytes of its tensors. What is under way is never seen under the file's
-own name, and goes on where it broke off.
+In: the tensor table of the whole file, and a function that reads its bytes from wherever it is. Out: a local file that
+any safetensors reader accepts; only the bytes of its tensors were transferred. An unfinished transfer never appears
+under the file's own name, and resumes where it stopped.
 
-Beside the excerpt FILE lie FILE.sha256, the checksum of each tensor as it came, and FILE.lock; while something is
-under way also a `PartialFile`, whose journal lists the places that are filled.
+Sidecar files of FILE: FILE.sha256 (the checksum of each tensor as received) and FILE.lock; during a transfer also a
+`PartialFile`, whose journal lists the completed ranges.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from sonolora.core.errors import CheckpointError
 from sonolora.core.tensor_file import TensorInfo, lay_out
 from sonolora.ltx.weights.checkpoint import Checkpoint
 
-Progress = Callable[[int, int], None]  # bytes so far, bytes in all
-Read = Callable[[int, int], Iterator[bytes]]  # the bytes from a start to before an end, in blocks
+Progress = Callable[[int, int], None]  # bytes so far, bytes in total
+Read = Callable[[int, int], Iterator[bytes]]  # the bytes [start, end) in blocks
 WORKERS = 8
 _SPAN_BYTES = 32 << 20
 _BLOCK_BYTES = 1 << 20
@@ -37,24 +37,24 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Span:
-    """Bytes `start` to before `end` of a source, and the place `to` where they go."""
+    """Bytes [start, end) of the source, written at offset `to`."""
 
     start: int
     end: int
     to: int
 
 
-def beside(path: Path, ending: str) -> Path:
-    """A file that belongs to the excerpt at `path`."""
+def sidecar(path: Path, ending: str) -> Path:
+    """A file that belongs to the partial checkpoint at `path`."""
     return path.with_name(f"{path.name}.{ending}")
 
 
-def held(path: Path) -> Checkpoint | None:
-    """The excerpt as it is now."""
+def open_excerpt(path: Path) -> Checkpoint | None:
+    """The partial checkpoint as it is now, or None if there is none yet."""
     return Checkpoint.open(path) if path.exists() else None
 
 
-def grow(
+def extend(
     path: Path,
     whole: Mapping[str, TensorInfo],
     names: Collection[str],
@@ -62,21 +62,21 @@ def grow(
     read: Read,
     progress: Progress | None = None,
 ) -> None:
-    """Make the excerpt at `path` hold at least these tensors of the `whole` file, whose bytes `read` gives.
+    """Make the partial checkpoint at `path` hold at least these tensors of the `whole` file.
 
-    What it has is copied, what it lacks is read; then it is replaced, so that whoever reads it is not disturbed. One
-    process works, others wait for it and have the tensors too. Raises `CheckpointError` when the disk has no room
-    or has changed what it kept; what `read` raises comes through, and leaves what came so far for the next time.
+    Present tensors are copied, missing ones come from `read`; then the file is replaced atomically, so readers are not
+    disturbed. One process transfers, others wait and find the tensors there. Raises `CheckpointError` when the disk is
+    full or a stored tensor is corrupt. Errors of `read` propagate; the bytes received so far are kept for the next try.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(beside(path, "lock")):
-        old = held(path)
+    with FileLock(sidecar(path, "lock")):
+        old = open_excerpt(path)
         if old is not None:
             names = old.tensors.keys() | set(names)
         if old is None or names != old.tensors.keys():
-            header, places = layout(whole, names, metadata)
-            have = {name: to for name, to in places.items() if old and name in old.tensors}
-            lack = {name: to for name, to in places.items() if name not in have}
+            header, offsets = layout(whole, names, metadata)
+            have = {name: to for name, to in offsets.items() if old and name in old.tensors}
+            lack = {name: to for name, to in offsets.items() if name not in have}
             work: list[tuple[Span, Read]] = []
             work += [(span, partial(_read_file, path)) for span in spans(old.tensors if old else {}, have)]
             work += [(span, read) for span in spans(whole, lack)]
@@ -88,40 +88,40 @@ def grow(
 def layout(
     whole: Mapping[str, TensorInfo], names: Collection[str], metadata: Mapping[str, str]
 ) -> tuple[bytes, dict[str, int]]:
-    """The first bytes of a file of just these tensors, and where in it each begins.
+    """The header bytes of a file with just these tensors, and the offset of each.
 
-    Their order is that of the source, float32 first, so that what is together there is together here.
+    Tensors keep the order of the source, float32 first, so contiguous ranges there stay contiguous here.
     """
     order = sorted(names, key=lambda name: (whole[name].dtype != "F32", whole[name].start))
     infos = ((name, whole[name]) for name in order)
     return lay_out(((name, info.dtype, info.shape, info.end - info.start) for name, info in infos), metadata)
 
 
-def spans(source: Mapping[str, TensorInfo], places: Mapping[str, int], most: int = _SPAN_BYTES) -> list[Span]:
-    """The fewest spans of at most `most` bytes that bring each tensor to its place, and not a byte besides."""
+def spans(source: Mapping[str, TensorInfo], offsets: Mapping[str, int], max_bytes: int = _SPAN_BYTES) -> list[Span]:
+    """The fewest spans of at most `max_bytes` that move each tensor to its offset, and no other bytes."""
     runs: list[Span] = []
-    for name in sorted(places, key=lambda name: source[name].start):
-        info, to = source[name], places[name]
+    for name in sorted(offsets, key=lambda name: source[name].start):
+        info, to = source[name], offsets[name]
         last = runs[-1] if runs else None
         if last and (last.end, last.to + last.end - last.start) == (info.start, to):
             runs[-1] = Span(last.start, info.end, last.to)
         elif info.end > info.start:
             runs.append(Span(info.start, info.end, to))
     return [
-        Span(start, min(start + most, run.end), run.to + start - run.start)
+        Span(start, min(start + max_bytes, run.end), run.to + start - run.start)
         for run in runs
-        for start in range(run.start, run.end, most)
+        for start in range(run.start, run.end, max_bytes)
     ]
 
 
-def damaged(path: Path) -> list[str]:
-    """The tensors of an excerpt whose bytes are no longer those that came."""
+def damaged_tensors(path: Path) -> list[str]:
+    """The tensors of a partial checkpoint whose checksum differs from that of the bytes received."""
     sums = _kept_sums(path)
     return [name for name, digest in _sums(Checkpoint.open(path)).items() if sums.get(name) != digest]
 
 
 class _Transfer:
-    """One filling of a file by several threads; done again after a failure, it leaves out what is done."""
+    """Fills a file with several threads; after a failure, the next run skips the completed spans."""
 
     def __init__(
         self, file: PartialFile, header: bytes, work: Collection[tuple[Span, Read]], progress: Progress | None
@@ -149,9 +149,9 @@ class _Transfer:
                 raise
 
     def _filled(self, mark: str) -> set[int]:
-        """The places that earlier tries filled, if they were at this same file."""
-        identity, places = self.file.resume()
-        return {int(place) for place in places} if identity == mark and self.file.size == self.size else set()
+        """The spans that earlier runs completed, if they were filling this same file."""
+        identity, offsets = self.file.resume()
+        return {int(offset) for offset in offsets} if identity == mark and self.file.size == self.size else set()
 
     def _begin(self, mark: str) -> None:
         folder = self.file.path.parent
@@ -159,7 +159,7 @@ class _Transfer:
         if (free := shutil.disk_usage(folder).free) < self.size:
             raise CheckpointError(
                 f"{folder}: {self.size / 1e9:.1f} GB are needed here, {free / 1e9:.1f} GB are free. "
-                "Make room, or set SONOLORA_MODELS to a folder on another disk"
+                "Free some space, or set SONOLORA_MODELS to a folder on another disk"
             )
         self.file.begin(mark)
         with self.file.part.open("wb") as file:
@@ -175,7 +175,7 @@ class _Transfer:
                 file.write(block)
                 self._advance(len(block))
             file.flush()
-            os.fsync(file.fileno())  # what is noted as done must outlast a power cut
+            os.fsync(file.fileno())  # a span marked as done must survive a power failure
         with self._lock:
             self.file.note(str(span.to))
 
@@ -187,24 +187,24 @@ class _Transfer:
 
 
 def _seal(file: PartialFile) -> None:
-    """Hold the tensors that were there before to their checksums, keep those of all, and put the file in place."""
+    """Check the copied tensors against their checksums, store all checksums, and move the file into place."""
     path = file.path
     before, sums = _kept_sums(path) if path.exists() else {}, _sums(Checkpoint.open(file.part))
-    # A crash between the last two lines leaves sums of tensors that the file does not have.
+    # A crash between the last two lines leaves checksums of tensors that are not in the file.
     if wrong := [name for name, digest in before.items() if sums.get(name, digest) != digest]:
         file.discard()
-        for damaged_file in (path, beside(path, "sha256")):
+        for damaged_file in (path, sidecar(path, "sha256")):
             damaged_file.unlink()
-        raise CheckpointError(f"{path}: its tensor {wrong[0]} was damaged on the disk. It is removed; start again")
-    write_json(beside(path, "sha256"), sums)
+        raise CheckpointError(f"{path}: its tensor {wrong[0]} was corrupt on disk. The file is removed; start again")
+    write_json(sidecar(path, "sha256"), sums)
     file.finish()
 
 
 def _kept_sums(path: Path) -> dict[str, str]:
     try:
-        sums: dict[str, str] = json.loads(beside(path, "sha256").read_bytes())
+        sums: dict[str, str] = json.loads(sidecar(path, "sha256").read_bytes())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: its checksums cannot be read; remove it and start again") from error
+        raise CheckpointError(f"{path}: the checksums cannot be read; remove the file and start again") from error
     return sums
 
 

@@ -1,7 +1,7 @@
-"""The bases that the user has given a name: a small JSON file in the user's configuration folder.
+"""Registered base models: a small JSON file in the user's configuration folder.
 
-In: a name. Out: the paths of its checkpoint and of its text encoder. The file is `$SONOLORA_BASES`, else
-`sonolora/bases.json` where configuration lies; it is written whole or not at all.
+In: a name. Out: the paths of its checkpoint and text encoder. The file is `$SONOLORA_BASES`, else
+`sonolora/bases.json` in the user's configuration folder; it is written atomically.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from filelock import FileLock
 
 from sonolora.core.atomic_files import make_folder, write_json
 from sonolora.core.errors import SonoloraError
+from sonolora.core.user_folders import config_folder
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a base lies. The checkpoint of a hub need not be there yet."""
+    """The files of a base. A checkpoint from a hub need not be downloaded yet."""
 
     checkpoint: Path
     text_encoder: Path
@@ -29,13 +30,11 @@ class Entry:
 
 def registry_file() -> Path:
     """Where the names are kept."""
-    if file := os.environ.get("SONOLORA_BASES"):
-        return Path(file)
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "sonolora" / "bases.json"
+    return Path(os.environ.get("SONOLORA_BASES") or config_folder() / "bases.json")
 
 
 def registered() -> dict[str, Entry]:
-    """All names in their order. Raises `SonoloraError` when the file is there and cannot be read."""
+    """All entries by name, in the order they were added. Raises `SonoloraError` when the file cannot be read."""
     file = registry_file()
     try:
         entries = json.loads(file.read_bytes())["bases"].items()
@@ -45,26 +44,26 @@ def registered() -> dict[str, Entry]:
     except OSError as error:
         raise SonoloraError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SonoloraError(f"{file}: not a list of bases; mend or remove it, and add the bases again") from error
+        raise SonoloraError(f"{file}: not a list of bases; fix or remove it, and add the bases again") from error
 
 
 def register(name: str, entry: Entry) -> None:
-    """Keep a base under a name; one of that name before is replaced."""
-    with _changing() as entries:
+    """Register a base under a name, replacing any entry of that name."""
+    with _locked_entries() as entries:
         entries[name] = entry
 
 
 def unregister(name: str) -> Entry:
-    """Forget a name; no file is touched. Raises `SonoloraError` when it is not there."""
-    with _changing() as entries:
+    """Remove an entry; the base's files are not touched. Raises `SonoloraError` for an unknown name."""
+    with _locked_entries() as entries:
         if name not in entries:
             raise SonoloraError(f"no base '{name}' is registered; registered are {', '.join(entries) or 'none'}")
         return entries.pop(name)
 
 
 @contextmanager
-def _changing() -> Iterator[dict[str, Entry]]:
-    """The names, written back at the end; two processes take turns."""
+def _locked_entries() -> Iterator[dict[str, Entry]]:
+    """The entries, written back on exit, under a lock."""
     file = registry_file()
     make_folder(file.parent)
     with FileLock(file.with_name(f"{file.name}.lock")):

@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from sonolora.core.devices import compute_dtype
 from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.ltx.memory.quantised import QuantisedLinear, quantise
 from sonolora.ltx.model.transformer import Transformer, apply_policy
 from sonolora.planning.base_shape import BaseShape
-from sonolora.planning.run_settings import compute_dtype
 from sonolora.planning.work_counts import Step, make_example
 from sonolora.training.trainer import Trainer, TrainingConfig
 
@@ -31,7 +31,7 @@ def synthetic_model(shape: BaseShape, layers: int, step: Step, device: torch.dev
     blocks, model.transformer_blocks = model.transformer_blocks, nn.ModuleList()
     _fill(model, device, step.policy.weights)
     for block in blocks:  # what is streamed is never there as a whole
-        _fill(block, device, step.policy.weights).to("cpu" if step.policy.streamed else device)
+        _fill(block, device, step.policy.weights).to("cpu" if step.policy.offloaded else device)
     model.transformer_blocks = blocks
     apply_policy(model, step.policy, device)
     return model
