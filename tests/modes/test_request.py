@@ -126,7 +126,7 @@ def test_a_saved_request_still_knows_what_it_did_not_say():
         sent = ask("t2a", rank=16, **fields)
         again = parse(request, sent.saved())
         assert again == sent
-        assert again.asked_stg_scale == sent.asked_stg_scale == asked
+        assert again.requested_stg_scale == sent.requested_stg_scale == asked
 
 
 def test_unknown_fields_are_ignored():
@@ -264,10 +264,10 @@ def test_something_must_be_left_to_generate(mode, fields, fine):
 @pytest.mark.parametrize(
     ("ranges", "words"),
     [
-        ([], "should be a list of"),
-        ([[2.0, 1.0]], "start must be less than its end"),
-        ([[1.0, 1.0]], "start must be less than its end"),
-        ([[-1.0, 1.0]], "begins before 0 s"),
+        ([], "must be a list of"),
+        ([[2.0, 1.0]], "its end must be after its start"),
+        ([[1.0, 1.0]], "its end must be after its start"),
+        ([[-1.0, 1.0]], "starts before 0 s"),
         ([[1.0]], "not a range"),
         ([[1.0, 2.0, 3.0]], "not a range"),
         ([[6.0, 7.0]], "no range lies inside"),

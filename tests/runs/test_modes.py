@@ -178,13 +178,13 @@ def refused(mode, folder, body, tmp_path, words):
     return caught.value.items
 
 
-def test_a_pair_with_a_short_side_is_left_out_whole(tmp_path, load):
+def test_a_pair_with_a_short_side_is_skipped_whole(tmp_path, load):
     data = write_dataset("a2a", tmp_path / "data", count=2)
     write_audio(data / "c0_start.flac", sweep(0.3))
     clips, files = load("a2a", data, **SHORT)
     assert [clip.name for clip in clips] == ["c1"]
     assert "too short" in files["c0_start.flac"]["detail"]
-    assert "its partner c0_start.flac is left out" in files["c0_end.wav"]["detail"]
+    assert "its partner c0_start.flac is skipped" in files["c0_end.wav"]["detail"]
     assert files["c0.txt"]["status"] == "skipped"
     assert files["c1_end.wav"]["status"] == "fitted"
 
@@ -199,7 +199,7 @@ def test_every_wrong_mask_is_named_with_its_range(tmp_path):
     data = write_dataset("audio-inpaint", tmp_path / "data")
     (data / "c0_mask.json").write_text("[[0.5, 0.2]]")
     (data / "c2_mask.json").write_bytes(b"\xff\xfe")
-    items = refused("audio-inpaint", data, SHORT, tmp_path, r"c0_mask\.json: \[0\.5, 0\.2\]")
+    items = refused("audio-inpaint", data, SHORT, tmp_path, r"c0_mask\.json: .*\[0\.5, 0\.2\]")
     assert len(items) == 2
     assert "c2_mask.json: not text in UTF-8" in items[1].msg
 
@@ -307,3 +307,35 @@ def test_a_preview_address_that_is_not_there_is_refused_at_its_field(tmp_path):
     body = {**SHORT, "validation": [{"prompt": "x", "reference_audio_url": str(tmp_path / "none.wav")}]}
     items = refused("a2a", write_dataset("a2a", tmp_path / "data"), body, tmp_path, r"none\.wav")
     assert items[0].loc == ("body", "validation", 0, "reference_audio_url")
+
+
+def test_a_silent_track_counts_as_silent(tmp_path, load_films):
+    """Also where the file has sound, but not in the part that is trained."""
+    data = write_dataset("v2a", tmp_path / "data", count=1)
+    pictures, _ = film(48)
+    late = Waveform(np.zeros((2, 2 * RATE), np.float32), RATE)
+    late.samples[:, RATE:] = 0.5 * np.random.default_rng(0).normal(size=(2, RATE)).clip(-1, 1)
+    write_video(data / "late.mov", pictures, 24, late)
+    write_video(data / "quiet.mov", pictures, 24, Waveform(np.zeros((2, 2 * RATE), np.float32), RATE))
+    with pytest.raises(InputError) as caught:
+        load_films(data)
+    seconds = SMALL_FILM["number_of_frames"] / 24
+    for name in ("late.mov", "quiet.mov"):
+        assert f"{name} (silent in the {seconds:.2f} s that are trained)" in str(caught.value)
+    (data / "quiet.mov").unlink()
+    clips, _ = load_films(data, auto_scale_input=True)
+    assert {clip.name for clip in clips} == {"c0", "late"}, "then all of it is trained"
+
+
+def test_videos_get_the_same_checks_as_clips(tmp_path, load_films):
+    data = write_dataset("v2a", tmp_path / "data", count=1)
+    pictures, _ = film(48)
+    clipped = np.clip(8 * np.random.default_rng(1).normal(size=(2, 2 * RATE)), -0.9, 0.9).astype(np.float32)
+    clipped[:, RATE:] = 0.0  # and what is not trained does not count
+    write_video(data / "loud.mov", pictures, 24, Waveform(clipped, RATE))
+    write_video(data / "copy.mov", pictures, 24, Waveform(clipped, RATE))
+    _, files = load_films(data)
+    assert any("clipped" in text for text in files["loud.mov"]["warnings"])
+    assert not any("silent" in text for text in files["loud.mov"]["warnings"])
+    assert any("the same sound as copy.mov" in text for text in files["loud.mov"]["warnings"])
+    assert files["loud.mov"]["facts"]["peak_dbfs"] == pytest.approx(-0.9, abs=0.1)

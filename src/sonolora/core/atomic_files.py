@@ -12,6 +12,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,9 +34,11 @@ _REASONS = {
 class OutputError(SonoloraError):
     """A file that could not be written, with the reason in words."""
 
-    def __init__(self, path: Path, error: OSError) -> None:
+    def __init__(self, path: Path, error: OSError | str) -> None:
         self.path = path
-        self.reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
+        if isinstance(error, OSError):
+            error = _REASONS.get(error.errno or 0) or error.strerror or str(error)
+        self.reason = error
         kept = " The previous file is unchanged." if path.is_file() else ""
         super().__init__(f"{path} could not be written: {self.reason}.{kept}")
 
@@ -123,6 +126,12 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(folder, error) from error
+
+
+def require_free(folder: Path, size: int) -> None:
+    """Raise `OutputError` when `size` bytes do not fit on the disk of a folder."""
+    if (free := shutil.disk_usage(folder).free) < size:
+        raise OutputError(folder, f"{size / 1e9:,.2f} GB are needed, and the disk has {free / 1e9:,.2f} GB free")
 
 
 def make_folder(folder: Path) -> None:

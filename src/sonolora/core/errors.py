@@ -91,6 +91,10 @@ class CheckpointError(SonoloraError):
     """A model, LoRA or training-state file whose content is not what it should be."""
 
 
+class DamagedFileError(CheckpointError):
+    """A file of a run whose content is not what was written."""
+
+
 def first_few(items: Sequence[str], count: int, separator: str = ", ") -> str:
     """The items of a message, at most `count` of them: `a, b, c, and 4 more`."""
     rest = [f"and {len(items) - count} more"] if len(items) > count else []

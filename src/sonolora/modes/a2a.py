@@ -1,4 +1,4 @@
-"""Audio to audio: pairs of a reference and its transformed version; at inference the reference is given."""
+"""Audio to audio: pairs of a reference and its transformed version; at inference a reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sonolora.modes.request import AudioRequest, ValidationEntry
 
 
 class A2AEntry(ValidationEntry):
-    """A preview: the sound to transform."""
+    """A validation entry with the sound to transform."""
 
     reference_audio_url: str
 
@@ -30,7 +30,7 @@ class A2ARequest(AudioRequest):
 
 
 def previews(request: A2ARequest) -> list[PreviewSpec]:
-    """One for each validation entry."""
+    """One per validation entry."""
     return [
         PreviewSpec(
             entry.prompt,
@@ -69,7 +69,7 @@ class A2AGenerate(GenerateRequest):
 
 A2A = Mode(
     name="a2a",
-    summary="audio to audio: a transformation, learned from pairs of clips before and after",
+    summary="audio to audio: a transformation, learned from pairs of reference and target",
     request=A2ARequest,
     lora_targets=AUDIO_TARGETS,
     pair=pair_references,

@@ -1,6 +1,6 @@
-"""Audio extension, both ways. Mind the wire names: suffix and prefix are what is *given*.
+"""Audio extension in both directions. Note the wire names: suffix and prefix are the part that is *given*.
 
-`audio-extend-suffix` (backward) keeps a clip's closing seconds and generates what leads up to them;
+`audio-extend-suffix` (backward) keeps the closing seconds of a clip and generates what leads up to them;
 `audio-extend-prefix` (forward) keeps the opening seconds and generates what follows.
 """
 
@@ -24,12 +24,12 @@ _ROUNDING = 1e-6
 
 
 def _new_span(seconds: float, given: float, *, at_end: bool) -> tuple[Span, ...]:
-    """The seconds that are made anew."""
+    """The seconds to generate."""
     return ((0.0, seconds - given),) if at_end else ((given, seconds),)
 
 
 def _nothing_new(lengths: Sequence[tuple[str, float]], given: float) -> list[ErrorItem]:
-    """A fault for each length of which the given part leaves less than a latent frame to generate."""
+    """A fault for each length in which the kept part leaves less than a latent frame to generate."""
     return [
         ErrorItem(
             ("body", "conditioning_seconds"),
@@ -42,7 +42,7 @@ def _nothing_new(lengths: Sequence[tuple[str, float]], given: float) -> list[Err
 
 
 class ExtendEntry(ValidationEntry):
-    """A preview: the clip to extend, at least `conditioning_seconds` long."""
+    """A validation entry with the clip to extend, at least `conditioning_seconds` long."""
 
     audio_url: str
 
@@ -54,11 +54,11 @@ class _ExtendRequest(AudioRequest):
         default_factory=list, max_length=2, description="Up to two previews, each {prompt, audio_url}."
     )
     conditioning_seconds: float = Field(
-        1.0, ge=0.1, le=30, description="How much is given; less than the clip by at least a frame of 40 ms."
+        1.0, ge=0.1, le=30, description="Seconds that are kept; shorter than the clip by at least a frame of 40 ms."
     )
 
     def faults(self) -> list[ErrorItem]:
-        """A given part that leaves nothing to generate, in a training clip or in a preview."""
+        """A kept part that leaves nothing to generate, in a training clip or in a preview."""
         lengths = [("audio_duration_seconds", self.audio_duration_seconds)]
         if self.validation:
             name = f"the preview, at most {MAX_PREVIEW_FRAMES} frames at {self.validation_frame_rate} a second"
@@ -84,7 +84,7 @@ def regenerated(request: _ExtendRequest) -> tuple[Span, ...]:
 
 
 def previews(request: _ExtendRequest) -> list[PreviewSpec]:
-    """One for each validation entry."""
+    """One per validation entry."""
     return [
         PreviewSpec(
             entry.prompt,
@@ -161,6 +161,7 @@ AUDIO_EXTEND_SUFFIX = Mode(
     previews=previews,
     generation=ExtendSuffixGenerate,
     kept=True,
+    trim_beginning=True,
 )
 AUDIO_EXTEND_PREFIX = Mode(
     name="audio-extend-prefix",

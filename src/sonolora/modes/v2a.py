@@ -1,4 +1,4 @@
-"""Video to audio (foley): films with their sound; at inference a silent film is given."""
+"""Video to audio (foley): videos with their sound; at inference a silent video."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN = 5
 
 
 class V2AEntry(ValidationEntry):
-    """A preview: the film to make a sound for."""
+    """A validation entry with the video to make a sound for."""
 
     video_url: str
 
@@ -46,7 +46,7 @@ def pair(names: Sequence[str]) -> Pairing:
 
 
 def previews(request: V2ARequest) -> list[PreviewSpec]:
-    """One for each validation entry."""
+    """One per validation entry."""
     width, height = frame_size(request.validation_resolution, request.validation_aspect_ratio)
     video_format = VideoFormat(request.validation_number_of_frames, request.validation_frame_rate, width, height)
     return [
@@ -90,7 +90,7 @@ class V2AGenerate(GenerateRequest):
 
 V2A = Mode(
     name="v2a",
-    summary="video to audio: sound for a silent film",
+    summary="video to audio: sound for a silent video",
     request=V2ARequest,
     lora_targets=(*AUDIO_TARGETS, *VIDEO_TO_AUDIO_TARGETS),
     pair=pair,

@@ -93,7 +93,7 @@ def preview_tokens(spec: PreviewSpec, *, one_way: bool = False) -> Tokens:
 
 def preview_guidance(metadata: Mapping[str, Any], request: TrainRequest) -> Guidance:
     """How previews are guided: as the request says, else as the metadata of the base's checkpoint does."""
-    return Guidance.of_base(metadata, stg=request.asked_stg_scale)
+    return Guidance.of_base(metadata, stg=request.requested_stg_scale)
 
 
 def preview_sampling(metadata: Mapping[str, Any], request: TrainRequest, settings: RunSettings) -> SamplingSettings:

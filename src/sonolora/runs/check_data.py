@@ -16,7 +16,7 @@ from sonolora.core.errors import InputError
 from sonolora.core.progress import Progress
 from sonolora.data.clips import Clip, load_clips
 from sonolora.data.conditioning_inputs import load_conditioning_input
-from sonolora.data.dataset import open_dataset
+from sonolora.data.dataset import fetch_preview_inputs, open_dataset
 from sonolora.data.report import Report
 from sonolora.ltx.codec.audio_codec import load_audio_codec
 from sonolora.ltx.text.text_encoder import load_tokenizer
@@ -54,7 +54,8 @@ def check(mode: Mode, request: TrainRequest, base: Base, folder: Path, progress:
             files = open_dataset(request.training_data_url, Path(scratch))
             progress.phase("reading the clips", len(files.names))
             tokenizer = load_tokenizer(base.checkpoint, base.text_encoder)
-            loaded = load_clips(mode, request, files, codec.sample_rate, tokenizer, report, progress.advance)
+            inputs = fetch_preview_inputs(mode.previews(request), Path(scratch))
+            loaded = load_clips(mode, request, files, codec.sample_rate, tokenizer, report, progress.advance, inputs)
             clips = [replace(clip, frames=None) for clip in clips_for_page(artifacts, loaded, shown)]
         except InputError as fault:
             error = fault

@@ -67,7 +67,7 @@ def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, ou
     with tempfile.TemporaryDirectory() as scratch:
         given = load_generation_input(spec, length, codec.sample_rate, Path(scratch), progress)
         progress.phase("encoding the input", None)
-        encoder = Encoder(base, codec, Cache(default_cache_folder()), device, dtype, mode.video)
+        encoder = Encoder(base, codec, Cache(default_cache_folder(), warn=progress.warning), device, dtype, mode.video)
         inputs = [one for passage in given.passages for _, one in passage.windows]
         items = encoder.prepare_given(inputs, spec.negative_prompt, progress.advance)
         if one_way:

@@ -14,7 +14,7 @@ from sonolora.core.download import Progress as DownloadProgress
 from sonolora.core.progress import Progress
 from sonolora.data.clips import Clip, load_clips
 from sonolora.data.conditioning_inputs import ConditioningInput, load_conditioning_input
-from sonolora.data.dataset import open_dataset
+from sonolora.data.dataset import fetch_preview_inputs, open_dataset
 from sonolora.data.encode import Encoder
 from sonolora.data.encoding_cache import Cache, default_cache_folder
 from sonolora.data.fetch import Sources
@@ -80,7 +80,7 @@ def _read_and_encode(
     encoder = Encoder(
         run.base,
         networks.codec,
-        Cache(default_cache_folder()),
+        Cache(default_cache_folder(), warn=progress.warning),
         networks.device,
         networks.dtype,
         run.mode.video,
@@ -88,7 +88,11 @@ def _read_and_encode(
     )
     try:
         tokenizer = load_tokenizer(run.base.checkpoint, run.base.text_encoder)
-        loaded = load_clips(run.mode, run.request, files, networks.codec.sample_rate, tokenizer, report, step_done)
+        sources_of_previews = fetch_preview_inputs(run.mode.previews(run.request), folder, sources)
+        sample_rate = networks.codec.sample_rate
+        loaded = load_clips(
+            run.mode, run.request, files, sample_rate, tokenizer, report, step_done, sources_of_previews
+        )
         texts = partial(step_done, to=len(files.names))  # they come after the clips
         prepared, clips = encoder.prepare(clips_for_page(run.artifacts, loaded, shown), inputs, texts)
     finally:
@@ -111,7 +115,7 @@ def _preview_inputs(
 
 def _tell(report: Report, progress: Progress) -> None:
     """What is not simply used."""
-    lines = []
+    lines = [(progress.warning, text) for text in report.as_json()["warnings"]]
     for entry in report.as_json()["files"]:
         if entry["status"] in ("skipped", "ignored"):
             tell = progress.warning if entry["status"] == "skipped" else progress.message

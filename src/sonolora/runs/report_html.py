@@ -64,6 +64,7 @@ def render_page(report: Mapping[str, Any], clips: Sequence[ShownClip], title: st
         statuses=get_args(Status),
         figures=list(dict.fromkeys(name for entry in entries for name in entry["facts"])),
         rows=list(zip(entries, owners, strict=True)),
+        dataset_warnings=[("", text) for text in report["warnings"]],
         own_warnings=lambda entry: [("", text) for text in entry["warnings"]],
         clips=clips,
         clip_warnings={
