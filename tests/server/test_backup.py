@@ -151,7 +151,7 @@ def test_content_that_the_server_has_lost_is_named(server, restored, tmp_path, f
     name = f"files/content/{server.uploaded.id}/{server.uploaded.name}"
     done = CliRunner().invoke(app, ["backup", str(tmp_path / "copy"), "--folder", str(server.folder)])
     assert isinstance(done.exception, SonoloraError)
-    assert "complete but for 1 files" in str(done.exception) and name in str(done.exception)
+    assert "complete except for 1 files" in str(done.exception) and name in str(done.exception)
     assert restore(tmp_path / "copy", tmp_path / "new").missing == (name,)
     new = restored(tmp_path / "new")
     assert new.storage.find(server.output.id) and new.storage.find(server.uploaded.id) is None
@@ -227,7 +227,7 @@ def test_commands(server, tmp_path):
     said = run("backup", tmp_path / "copy", "--folder", server.folder)
     assert said.splitlines() == ["3 requests, 2 files", f"{tmp_path / 'copy'}: 3 requests, 2 files, 0.0 MB"]
     said = run("restore", tmp_path / "copy", "--folder", tmp_path / "new")
-    assert said.splitlines()[-1] == f"start it: sonolora serve --folder {tmp_path / 'new'}"
+    assert said.splitlines()[-1] == f"start it with: sonolora serve --folder {tmp_path / 'new'}"
     assert run("keys", "list", "--folder", tmp_path / "new").split()[-1] == "laptop"
     with closing(Database(tmp_path / "new" / "server.db", thorough=True)) as database:
         assert len(Store(database).requests()) == 3
