@@ -44,7 +44,8 @@ themselves on the meta device, with fused attention as on CUDA. A GB is 10^9 byt
     python bench/memory_table.py --out docs/memory.md
 
 Requests have the published defaults, with one clip and one preview: 5 s of sound; in v2a 89 frames of 768 x 768, and of
-960 x 960 for the preview. Every further clip adds its latents and contexts: 4 MB, or 16 MB in v2a.
+960 x 960 for the preview. Clips that find no room on the device stay on the host: 4 MB each, 16 MB in v2a, and less
+where captions repeat.
 """
 STAGES = """\
 ## Before training
@@ -58,12 +59,12 @@ host. Nothing above depends on the rank.
 
 ## Training
 
-Held: transformer, codec, adapters with gradients and both moments of AdamW (float32), the clip. Kept: what the forward
-pass leaves for the backward pass; nothing is recomputed. Listening: the fixed grid and the preview, beside all that
-training holds. Peak of the run: the largest of all stages and {CUDA_RESERVE / 1e9:.2f} GB for CUDA's kernels,
-workspaces and gaps, which is an assumption.
+Resident: transformer, codec, adapters with gradients and both moments of AdamW (float32), one clip. Activations: saved
+by the forward pass for the backward pass, without gradient checkpointing. Validation: losses and previews, with all
+that is resident in training. Peak of the run: the largest of all stages and {CUDA_RESERVE / 1e9:.2f} GB for CUDA's
+kernels, workspaces and fragmentation, which is an assumption.
 
-| mode | rank | transformer | adapters, gradients, moments | held | kept | training | listening | peak of the run |
+| mode | rank | transformer | adapters and moments | resident | activations | training | validation | peak of the run |
 |---|---|---|---|---|---|---|---|---|"""
 
 # From the least harm on: what changes no number first, then weights in fewer bits.
@@ -147,15 +148,15 @@ def stages_row(mode: Mode, needs: Needs) -> str:
 
 def training_row(mode: Mode, rank: int, needs: Needs) -> str:
     """Row of the second table."""
-    training, listening = needs.stages[2:]
-    held = training.held
+    training, validation = needs.stages[2:]
+    resident = training.resident
     sizes = (
-        held["transformer"],
-        held["adapters, gradients and moments"],
-        sum(held.values()),
+        resident["transformer"],
+        resident["adapters, gradients and moments"],
+        sum(resident.values()),
         needs.step.activations,
         training.peak,
-        listening.peak,
+        validation.peak,
         needs.peak,
     )
     return f"| {mode.name} | {rank} | {' | '.join(map(gb, sizes))} |"

@@ -56,16 +56,16 @@ def run(clips, tmp_path_factory):
 
 def test_it_counts_the_clips(run):
     shown, record = run
-    assert (record["clips"], record["left_out"]) == (CLIPS, 2)  # the short one with its caption
+    assert (record["clips"], record["skipped"]) == (CLIPS, 2)  # the short one with its caption
     assert record["needs"]["tokens"]["audio"] == frame_count(0.5)
     assert f"clips     {CLIPS}, each of {frame_count(0.5)} audio" in shown
 
 
 def test_prices(run):
     _, record = run
-    assert record["price_there"] == pytest.approx(STEPS * 0.0022)
+    assert record["hosted_price"] == pytest.approx(STEPS * 0.0022)
     hours = (record["training_seconds"] + record["preview_seconds"]) / 3600
-    assert record["price_here"] == pytest.approx(hours * 0.2 * 0.5)
+    assert record["electricity_price"] == pytest.approx(hours * 0.2 * 0.5)
 
 
 def test_time_is_that_of_steps_and_looks(run):
@@ -92,7 +92,7 @@ def test_every_stage_is_shown(run):
     shown, record = run
     for stage in record["needs"]["stages"]:
         assert any(line.split(None, 1)[:1] == [stage["name"].split()[0]] for line in shown.splitlines()), stage["name"]
-        assert stage["peak"] == sum(stage["held"].values()) + stage["working"]
+        assert stage["peak"] == sum(stage["resident"].values()) + stage["transient"]
     assert record["fits"]
 
 
@@ -104,7 +104,7 @@ def test_a_base_that_is_not_here(clips, monkeypatch, tmp_path):
         T2A, request, RunSettings("ltx-2.3", "cpu"), tmp_path / "out", Silent(), Power(100, 1), available=1
     )
     assert found.needs.text_tokens == 1024
-    assert found.needs.stages[2].held["transformer"] == 4 * 3_286_408_320
+    assert found.needs.stages[2].resident["transformer"] == 4 * 3_286_408_320
     assert found.error is None  # on a CPU it is no error
 
 

@@ -46,7 +46,7 @@ def test_estimate_says_what_is_seen(film, tmp_path):
     small = "--number-of-frames 9 --resolution low --aspect-ratio 16:9 --rank 8 --device cpu --v2a-video frozen-cached"
     done = call("estimate", "v2a", film.parent, *small.split(), "--json", tmp_path / "estimate.json")
     needs = json.loads((tmp_path / "estimate.json").read_text())["needs"]
-    assert "watching the films" in done.stdout
-    assert "what the audio sees of all films" in done.stdout
-    assert needs["tokens"]["one_way"] and needs["watched"] > 0
-    assert needs["stages"][2]["name"] == "watching the films"
+    assert "caching the videos" in done.stdout
+    assert "training examples: " in done.stdout
+    assert needs["tokens"]["one_way"] and needs["examples"] > 0
+    assert needs["stages"][2]["name"] == "caching the videos"

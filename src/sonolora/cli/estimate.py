@@ -81,7 +81,7 @@ def _add_mode(app: typer.Typer, mode: Mode) -> None:
 
 def _lines(found: Estimate) -> Iterator[str]:
     needs = found.needs
-    out = f"; {found.left_out} left out, `sonolora check` says why" if found.left_out else ""
+    out = f"; {found.skipped} files skipped, `sonolora check` says why" if found.skipped else ""
     tokens = [f"{needs.tokens.audio:,} audio"]
     tokens += [f"{needs.tokens.reference:,} reference"] if needs.tokens.reference else []
     tokens += [f"{needs.tokens.video:,} video"] if needs.tokens.video else []
@@ -91,19 +91,19 @@ def _lines(found: Estimate) -> Iterator[str]:
     more = "more than" if needs.peak > found.available else "of"
     yield f"memory    {_gb(needs.peak)}, {more} the {_gb(found.available)} that are free (computed, not measured):"
     for stage in needs.stages:
-        held = ", ".join(f"{what} {_gb(size)}" for what, size in stage.held.items())
-        yield f"  {stage.name:<20}{_gb(stage.peak):>10} at most: {held}, and {_gb(stage.working)} to work"
-    if needs.watched:
-        yield f"  what the audio sees of all films: {_gb(needs.watched)} more, here if there is room, else on the host"
+        resident = ", ".join(f"{what} {_gb(size)}" for what, size in stage.resident.items())
+        yield f"  {stage.name:<20}{_gb(stage.peak):>10} peak: {resident}, and {_gb(stage.transient)} of workspace"
+    yield f"  training examples: {_gb(needs.examples)} more on the device, or on the host if they do not fit"
     if needs.reserve:
         yield f"  {'reserve for CUDA':<20}{_gb(needs.reserve):>10}, an assumption"
     if needs.host_bytes:
-        yield f"  blocks wait in the host's memory: {_gb(needs.host_bytes)}"
+        yield f"  offloaded blocks: {_gb(needs.host_bytes)} of host memory"
     yield from _times(found)
     disk = ", ".join(f"{what} {_gb(size)}" for what, size in found.disk.items())
     yield f"disk      {_gb(sum(found.disk.values()))} of the {_gb(found.disk_free)} that are free: {disk}"
-    here = "" if found.price_here is None else f"; here {_about(found)}{found.price_here:,.4g} for electricity"
-    yield f"price     ${found.price_there:,.2f} at fal{here}"
+    price = found.electricity_price
+    here = "" if price is None else f"; on this machine {_about(found)}{price:,.4g} for electricity"
+    yield f"price     ${found.hosted_price:,.2f} at fal{here}"
 
 
 def _times(found: Estimate) -> Iterator[str]:
@@ -112,9 +112,9 @@ def _times(found: Estimate) -> Iterator[str]:
         return
     about, step = _about(found), _duration(found.pace.step)
     yield f"time      {about}{_duration(found.training_seconds)} of training, {step} a step"
-    yield f"          {about}{_duration(found.preview_seconds)} of listening, without the vocoder"
+    yield f"          {about}{_duration(found.preview_seconds)} of validation, without the vocoder"
     yield f"          ({found.pace.how})"
-    yield "          not counted: fetching, encoding clips and texts, watching films, loading"
+    yield "          not counted: fetching, encoding clips and texts, caching videos, loading"
 
 
 def _about(found: Estimate) -> str:

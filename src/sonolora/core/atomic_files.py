@@ -33,7 +33,7 @@ class OutputError(SonoloraError):
     def __init__(self, path: Path, error: OSError) -> None:
         self.path = path
         self.reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
-        kept = " The file that was there before is untouched." if path.is_file() else ""
+        kept = " The file that was there before is untouched." if os.path.isfile(path) else ""  # noqa: PTH113
         super().__init__(f"{path} could not be written: {self.reason}.{kept}")
 
 

@@ -77,3 +77,7 @@ class MediaError(SonoloraError):
 
 class CheckpointError(SonoloraError):
     """A model, LoRA or training-state file that does not hold what it should."""
+
+
+class DamagedFileError(CheckpointError):
+    """A file of a run whose content is not what was written."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from sonolora import __version__
 from sonolora.core.cancellation import CancelToken, never
-from sonolora.core.errors import CheckpointError, SonoloraError
+from sonolora.core.errors import CheckpointError, DamagedFileError, InputError, SonoloraError
 from sonolora.core.progress import Progress
 from sonolora.data.prepared import Prepared
 from sonolora.modes import find_mode
-from sonolora.modes.request import parse
+from sonolora.modes.request import TrainRequest, parse
 from sonolora.planning.memory_fit import check_fit
 from sonolora.planning.run_settings import RunSettings
-from sonolora.runs.artifacts import PREPARED, RunArtifacts
+from sonolora.runs.artifacts import PREPARED, RECORD, START_AGAIN, RunArtifacts
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.run import Run
 from sonolora.runs.run_folder import exclusive_use
@@ -38,27 +42,44 @@ def resume(
     """
     artifacts = RunArtifacts(folder)
     record = artifacts.record()
-    mode, settings = find_mode(record.mode), _settings(record, folder, changed)
+    mode, settings = find_mode(record.mode), _settings(record, artifacts, changed)
     networks = networks or Networks.of(settings)
     if networks.base.fingerprint != record.base_fingerprint:
         raise CheckpointError(f"this run was started with another base than {networks.base.name}")
     with exclusive_use(folder):
         for partial_file in folder.rglob(".*.part*"):  # what was being written when the run was killed
             partial_file.unlink(missing_ok=True)
-        run = Run(mode, parse(mode.request, record.request), settings, networks.base, record, artifacts)
-        prepared = Prepared.load(artifacts.path(PREPARED))
+        run = Run(mode, _request(record, artifacts), settings, networks.base, record, artifacts)
+        try:
+            prepared = Prepared.load(artifacts.path(PREPARED))
+        except DamagedFileError as error:
+            raise DamagedFileError(f"{error}. {START_AGAIN}") from error
         if warning := check_fit(mode, run.request, settings, networks.base, networks.device):
             progress.warning(warning)
         return train(run, prepared, networks, progress, CancelToken(should_stop))
 
 
-def _settings(record: RunRecord, folder: Path, changed: dict[str, Any]) -> RunSettings:
+def _request(record: RunRecord, artifacts: RunArtifacts) -> TrainRequest:
+    try:
+        return parse(find_mode(record.mode).request, record.request)
+    except InputError as error:
+        raise DamagedFileError(f"{artifacts.path(RECORD)} is damaged: request: {error}. {START_AGAIN}") from error
+
+
+def _settings(record: RunRecord, artifacts: RunArtifacts, changed: dict[str, Any]) -> RunSettings:
+    if unknown := record.settings.keys() - {field.name for field in fields(RunSettings)}:
+        raise SonoloraError(
+            f"this run was started by Sonolora {record.sonolora_version} with settings that {__version__} does not "
+            f"have ({', '.join(sorted(unknown))}): continue it with that version"
+        )
     # A captured step is bound to its device and to its memory there; uncaptured it is the same step.
     uncaptured = {"cuda_graph": False} if changed else {}
     try:
-        return RunSettings(**record.settings | uncaptured | changed)
-    except TypeError as error:
-        raise SonoloraError(
-            f"{folder} was started by Sonolora {record.sonolora_version} with settings that {__version__} does not "
-            f"have ({error}): continue it with that version"
+        text = json.dumps(record.settings | uncaptured | changed)
+        return TypeAdapter(RunSettings).validate_json(text, strict=True)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, ("settings", *fault["loc"])))
+        raise DamagedFileError(
+            f"{artifacts.path(RECORD)} is damaged: {where}: {fault['msg']}. {START_AGAIN}"
         ) from error
