@@ -49,7 +49,8 @@ the meta device, with fused attention as on CUDA. A GB is 10^9 bytes. This page 
     python bench/memory_table.py --out docs/memory.md
 
 Requests have the published defaults, with one clip and one preview: 5 s of sound; in v2a 89 frames of 768 x 768, and of
-960 x 960 for the preview. Each further clip adds its latents and contexts: 4 MB, or 16 MB in v2a.
+960 x 960 for the preview. Clips that find no room on the device stay on the host: 4 MB each, 16 MB in v2a, and less
+where captions repeat.
 """
 STAGES = """\
 ## Before training
@@ -63,12 +64,12 @@ are on the host. Nothing above depends on the rank.
 
 ## Training
 
-Held: transformer, codec, adapters with gradients and both AdamW moments (float32), the clip. Activations: what the
-forward pass saves for the backward pass, without gradient checkpointing. Previews: evaluation and a preview, on top of
-what training holds. Peak of the run: the largest of all stages plus {CUDA_RESERVE / 1e9:.2f} GB for CUDA's kernels,
-workspaces and gaps, which is an assumption.
+Resident: transformer, codec, adapters with gradients and both moments of AdamW (float32), one clip. Activations: saved
+by the forward pass for the backward pass, without gradient checkpointing. Validation: losses and previews, with all
+that is resident in training. Peak of the run: the largest of all stages and {CUDA_RESERVE / 1e9:.2f} GB for CUDA's
+kernels, workspaces and fragmentation, which is an assumption.
 
-| mode | rank | transformer | adapters and optimizer | held | activations | training | previews | peak of the run |
+| mode | rank | transformer | adapters and moments | resident | activations | training | validation | peak of the run |
 |---|---|---|---|---|---|---|---|---|"""
 
 # Least harmful first: what does not change the result, then weights in fewer bits.
@@ -153,15 +154,15 @@ def stages_row(mode: Mode, needs: Needs) -> str:
 
 def training_row(mode: Mode, rank: int, needs: Needs) -> str:
     """Row of the second table."""
-    training, previews = needs.stages[2:]
-    held = training.held
+    training, validation = needs.stages[2:]
+    resident = training.resident
     sizes = (
-        held["transformer"],
-        held["adapters, gradients and moments"],
-        sum(held.values()),
+        resident["transformer"],
+        resident["adapters, gradients and moments"],
+        sum(resident.values()),
         needs.step.activations,
         training.peak,
-        previews.peak,
+        validation.peak,
         needs.peak,
     )
     return f"| {mode.name} | {rank} | {' | '.join(map(gb, sizes))} |"

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent / "learning"))
 from experiment import Data, Plan, make_encoder, prepare
 from judge import FIGURES
 from losses import exchanged
+from paired import paired_difference
 
 from sonolora.conditioning import Example, velocity
 from sonolora.core.randomness import normal
@@ -45,7 +46,7 @@ from sonolora.sampling.preview import render
 from sonolora.sampling.sampler import SamplingSettings
 from sonolora.training.step_phases import phase_times
 from sonolora.training.trainer import Trainer, TrainingConfig
-from sonolora.training.validation import SIGMAS, eval_losses, paired_difference
+from sonolora.training.validation import SIGMAS, eval_losses
 
 CPU, F32 = torch.device("cpu"), torch.float32
 ALONE = "without a film"
@@ -207,7 +208,7 @@ def times(base: Base, arms: dict[str, Transformer], rank: int) -> Iterator[str]:
     yield "| film | video tokens | joint, ms | frozen-cached, ms | without a film, ms | watching a film once, ms |"
     yield "|---|---:|---:|---:|---:|---:|"
     for film in (VideoFormat(49, 24, 96, 64), VideoFormat(89, 24, 512, 288)):
-        joint = Tokens(51, film=film)
+        joint = Tokens(51, video_format=film)
         tokens = {JOINT: joint, FROZEN_CACHED: replace(joint, one_way=True), ALONE: Tokens(51)}
         trainers = {}
         for name, each in tokens.items():
@@ -238,18 +239,18 @@ def published(rank: int) -> Iterator[str]:
         "\n## LTX-2.3, computed\n\nBy the functions of `sonolora estimate`; no GPU has run it. Published defaults (89 "
         f"frames of 768 x 768, preview 960 x 960), rank {rank}, bfloat16, nothing recomputed.\n"
     )
-    yield "| | TFLOP a step | transformer, GB | training, GB | listening, GB | peak of the run, GB | seen, GB a clip |"
+    yield "| | TFLOP a step | transformer, GB | training, GB | validation, GB | peak of the run, GB | seen, GB a clip |"
     yield "|---|---:|---:|---:|---:|---:|---:|"
     for name in V2A_VIDEO:
         settings = RunSettings(v2a_video=name)
         step: Step = training_step(V2A, request, settings)
         needs = count_needs(shape, V2A, request, settings, cuda)
         stages = {stage.name: stage for stage in needs.stages}
-        seen = count_needs(shape, V2A, request, settings, cuda, clips=2).watched - needs.watched
+        seen = count_needs(shape, V2A, request, settings, cuda, clips=2).examples - needs.examples
         sizes = (
-            stages["training"].held["transformer"],
+            stages["training"].resident["transformer"],
             stages["training"].peak,
-            stages["listening"].peak,
+            stages["validation"].peak,
             needs.peak,
             seen,
         )

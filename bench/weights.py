@@ -12,9 +12,14 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parent / "learning"))
+
+from paired import paired_difference
 
 from sonolora.conditioning import Example, velocity
 from sonolora.core.randomness import generator, normal
@@ -30,7 +35,7 @@ from sonolora.modes.t2a import T2A
 from sonolora.planning.base_shape import BaseShape
 from sonolora.runs.demo import CLIPS, clip
 from sonolora.training.trainer import Trainer, TrainingConfig
-from sonolora.training.validation import SIGMAS, eval_losses, paired_difference
+from sonolora.training.validation import SIGMAS, eval_losses
 
 CPU, F32 = torch.device("cpu"), torch.float32
 RANK, LEARNING_RATE, SEED = 16, 2e-3, 42

@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from shallow_base import write_shallow_base
 from torch import Tensor
 
 from sonolora.core.threads import configure_threads
 from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.text.text_encoder import Tokenizer, load_tokenizer
-from sonolora.ltx.weights.base import find_base
+from sonolora.ltx.weights.base import BUILT_IN, find_base
 from sonolora.ltx.weights.checkpoint import Checkpoint
 from sonolora.media.audio import Waveform
 from sonolora.planning.allocations import Allocations
 from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.work_counts import make_example, step_bytes, step_flops
-from sonolora.training.step_phases import flop_counter, marks
+from sonolora.training.step_phases import flop_counter, read_phases
 from sonolora.training.trainer import Trainer, TrainingConfig
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -81,8 +82,9 @@ def tones() -> Callable[..., Waveform]:
 
 
 @pytest.fixture(scope="session")
-def base():
-    return find_base("tiny")
+def base(tmp_path_factory):
+    """The first four layers of the embedded base: as few as what is counted with three is extrapolated to."""
+    return find_base(str(write_shallow_base(BUILT_IN / "tiny", tmp_path_factory.mktemp("base") / "four", layers=4)))
 
 
 @pytest.fixture(scope="session")
@@ -104,13 +106,13 @@ def trainer_of(shape):
 
 @pytest.fixture(scope="session")
 def takes_what_was_counted(shape, trainer_of):
-    """Holds what is counted for a step to a real one of a model: what is kept for the backward pass, and FLOPs."""
+    """Compares what is counted for a step with a real one: what is saved for the backward pass, and FLOPs."""
 
     def check(model, step):
         trainer = trainer_of(model, step)
         trainer.step()
         with Allocations("cpu") as live:
-            before, forward, *_ = marks(trainer, model, lambda: live.now, 1)
+            before, forward, *_ = read_phases(trainer, model, lambda: live.now, 1)
         assert forward - before == pytest.approx(step_bytes(shape, step, "cpu").activations, abs=4096)
         with flop_counter() as counter:
             trainer.step()

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from figures import f_score, inside, mel_distance, onsets, seam_flux, seam_steps, seams_of
 from made_data import Made
+from paired import Difference, paired_difference
 from sets import Embedding, nearer
 from torch import Tensor
 
 from sonolora.analysis.likeness import description, distances, energy_distance, log_mel
 from sonolora.media.audio import Waveform, peak, peak_normalized
-from sonolora.training.validation import Difference, paired_difference
 
 LORA = "LoRA"
 # By name, for each sample one sound or several; of several the mean of their figures counts.

@@ -16,12 +16,13 @@ from contenders import BASE, CEILINGS
 from experiment import Plan
 from judge import LORA, Leak, Row
 from made_data import KINDS
+from paired import Difference, paired_difference
 from torch import Tensor
 
 from sonolora import __version__
 from sonolora.ltx.weights.base import Base
 from sonolora.planning.bench.machine_limits import device_name
-from sonolora.training.validation import SIGMAS, Difference, paired_difference
+from sonolora.training.validation import SIGMAS
 
 LINE = 115
 GIVEN = {

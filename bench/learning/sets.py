@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import torch
 from made_data import known_sounds
+from paired import CONFIDENCE, RESAMPLES, Difference
 from torch import Tensor
 
 from sonolora.analysis.likeness import descriptions, energy_distance, weighted_energy
 from sonolora.core.randomness import generator
 from sonolora.media.audio import Waveform
-from sonolora.training.validation import CONFIDENCE, RESAMPLES, Difference
 
 _CORPUS_SEED, _CORPUS_SOUNDS = 1_000, 100
 _LEAST_SPREAD_DB = 0.5

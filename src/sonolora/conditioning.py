@@ -1,15 +1,15 @@
-"""The one data class that carries all six modes, and the one function that turns it into model inputs.
+"""The data class of all six modes, and the function that turns it into model inputs.
 
-In: an `Example` (what is clean, what is given beside it) and the noisy target. Out: the velocity of the target's
-frames, and which of them count in the loss. Training, previews and `generate` come through here, so that a preview
-cannot drift from real inference.
+In: an `Example` (clean latents and conditioning) and the noisy target. Out: the velocity of the target's frames.
+Training, previews and `generate` all use it, so that a preview cannot drift from real inference.
 
-B batch, T target frames (25 a second), R reference frames, N video tokens, S text tokens, C latent channels.
+B batch, T target frames (25 a second), R reference frames, N video tokens, X axes of a position, S text tokens,
+D context width, C latent channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -22,15 +22,15 @@ from sonolora.ltx.model.transformer import NO_BLOCKS, CachedVideoKV, Stream, Tra
 
 @dataclass(frozen=True)
 class Video:
-    """A clean video beside the audio: it is never noised and has no loss."""
+    """A clean video beside the audio: never noised, without a loss."""
 
     latents_BNC: Tensor
-    positions_BXN: Tensor  # middles: seconds, height and width in pixels
+    positions_BXN: Tensor  # middles of the tokens: seconds, height and width in pixels
     context_BSD: Tensor  # text context of the video stream
 
     @property
     def stream(self) -> Stream:
-        """The input of the video stream: all of it is clean."""
+        """The input of the video stream, with sigma 0."""
         sigma_B = torch.zeros_like(self.latents_BNC[:, 0, 0], dtype=torch.float32)
         return Stream(self.latents_BNC, self.positions_BXN, sigma_B, self.context_BSD)
 
@@ -39,13 +39,11 @@ class Video:
 class Example:
     """One batch of training or generation; every tensor has a leading batch axis."""
 
-    latents_BTC: Tensor  # clean target frames; where nothing is kept in generation their values do not matter
+    latents_BTC: Tensor  # clean target frames; in generation only kept frames are used
     context_BSD: Tensor  # text context of the audio stream
-    keep_BT: Tensor | None = None  # frames held clean: timestep 0, no loss
-    reference_BRC: Tensor | None = None  # clean frames put before the target, on the same time axis
-    video: Video | CachedVideoKV | None = (
-        None  # `CachedVideoKV`: one that does not hear the audio, as the audio sees it
-    )
+    keep_BT: Tensor | None = None  # frames that stay clean: timestep 0, no loss
+    reference_BRC: Tensor | None = None  # clean frames before the target, on the same time axis
+    video: Video | CachedVideoKV | None = None  # `CachedVideoKV`: a one-way video
 
     def to(self, device: torch.device) -> Example:
         """The same example with every tensor on `device`."""
@@ -58,7 +56,7 @@ def collate(examples: Sequence[Example]) -> Example:
 
 
 def map_tensors(join: Callable[[list[Tensor]], Tensor], *examples: Example) -> Example:
-    """An example of what `join` makes of each tensor that the examples have in the same place."""
+    """An example of `join` applied to the tensors that the examples have in the same field."""
     changed: dict[str, Any] = {}
     for field in fields(examples[0]):
         values = [getattr(example, field.name) for example in examples]
@@ -72,6 +70,33 @@ def map_tensors(join: Callable[[list[Tensor]], Tensor], *examples: Example) -> E
     return replace(examples[0], **changed)
 
 
+def move_examples(examples: Iterable[Example], device: torch.device, *, pin: bool = False) -> list[Example]:
+    """Examples on a device, or in pinned host memory. Tensors that several share, such as contexts, stay shared."""
+    moved: dict[int, tuple[Tensor, Tensor]] = {}  # with the original, whose id is then not reused
+
+    def move(parts: list[Tensor]) -> Tensor:
+        (tensor,) = parts
+        if id(tensor) not in moved:
+            target = tensor.to(device)
+            moved[id(tensor)] = tensor, target.pin_memory() if pin else target
+        return moved[id(tensor)][1]
+
+    return [map_tensors(move, example) for example in examples]
+
+
+def distinct_tensors(examples: Iterable[Example]) -> Iterator[Tensor]:
+    """All tensors of the examples, those that several share once."""
+    tensors: dict[int, Tensor] = {}
+
+    def collect(parts: list[Tensor]) -> Tensor:
+        tensors[id(parts[0])] = parts[0]
+        return parts[0]
+
+    for example in examples:
+        map_tensors(collect, example)
+    yield from tensors.values()
+
+
 def velocity(
     model: Transformer,
     example: Example,
@@ -82,9 +107,9 @@ def velocity(
 ) -> Tensor:
     """The model's velocity for the target's frames, (B, T, C), float32.
 
-    Kept frames are taken from the example whatever `noisy` holds there. The reference stands in front with its own
-    positions from 0 s, as the published trainer has it (`reference_positions: overlap`). The sample's sigma stays
-    that of the noisy frames; only the timesteps of clean tokens are 0.
+    Kept frames are taken from the example whatever `noisy_BTC` holds there. The reference comes before the target with
+    its own positions from 0 s, as in the published trainer (`reference_positions: overlap`). The sample's sigma is that
+    of the noisy frames; only the timesteps of clean tokens are 0.
     """
     batch, frames, _ = noisy_BTC.shape
     keep = example.keep_BT
@@ -94,9 +119,9 @@ def velocity(
         length = example.reference_BRC.shape[1]
         tokens = torch.cat([example.reference_BRC, tokens], dim=1)
         middles = torch.cat([on_device(audio_token_midpoints, length, device=tokens.device), middles])
-        given = torch.ones(batch, length, dtype=torch.bool, device=tokens.device)
+        clean = torch.ones(batch, length, dtype=torch.bool, device=tokens.device)
         keep = torch.cat(
-            [given, torch.zeros_like(noisy_BTC[..., 0], dtype=torch.bool) if keep is None else keep], dim=1
+            [clean, torch.zeros_like(noisy_BTC[..., 0], dtype=torch.bool) if keep is None else keep], dim=1
         )
     audio = Stream(tokens, middles.expand(batch, 1, -1), sigma_B, example.context_BSD, keep)
     video = example.video.stream if isinstance(example.video, Video) else example.video

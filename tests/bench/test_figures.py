@@ -8,13 +8,13 @@ import pytest
 import torch
 from figures import ONSET_TOLERANCE, f_score, inside, mel_distance, onsets, seam_flux, seam_steps, seams_of
 from films import film
+from paired import RESAMPLES
 from scenes import KINDS as KNOWN_FILMS
 from sets import nearer
 
 from sonolora.analysis.likeness import distances, energy_distance, log_mel
 from sonolora.core.randomness import normal
 from sonolora.media.audio import Waveform
-from sonolora.training.validation import RESAMPLES
 
 RATE = 48_000
 TIME = np.arange(2 * RATE) / RATE

@@ -56,16 +56,16 @@ def run(clips, tmp_path_factory):
 
 def test_it_counts_the_clips(run):
     shown, record, _ = run
-    assert (record["clips"], record["left_out"]) == (CLIPS, 2)  # the short one with its caption
+    assert (record["clips"], record["skipped"]) == (CLIPS, 2)  # the short one with its caption
     assert record["needs"]["tokens"]["audio"] == frame_count(0.5)
     assert f"clips     {CLIPS}, each of {frame_count(0.5)} audio" in shown
 
 
 def test_prices(run):
     _, record, _ = run
-    assert record["price_there"] == pytest.approx(STEPS * 0.0022)
+    assert record["hosted_price"] == pytest.approx(STEPS * 0.0022)
     hours = (record["training_seconds"] + record["preview_seconds"]) / 3600
-    assert record["price_here"] == pytest.approx(hours * 0.2 * 0.5)
+    assert record["electricity_price"] == pytest.approx(hours * 0.2 * 0.5)
 
 
 def test_time_is_that_of_steps_and_looks(run):
@@ -92,14 +92,14 @@ def test_every_stage_is_shown(run):
     shown, record, _ = run
     for stage in record["needs"]["stages"]:
         assert any(line.split(None, 1)[:1] == [stage["name"].split()[0]] for line in shown.splitlines()), stage["name"]
-        assert stage["peak"] == sum(stage["held"].values()) + stage["working"]
+        assert stage["peak"] == sum(stage["resident"].values()) + stage["transient"]
     assert record["fits"]
 
 
 def test_a_card_that_is_not_here(run, clips, sonolora, monkeypatch):
     """Time is not guessed, cached videos are named, and what does not fit ends as it would with `train`."""
     *_, result = run
-    needs = replace(result.needs, watched=3 * 10**8, reserve=10**9, host_bytes=10**9)
+    needs = replace(result.needs, examples=3 * 10**8, reserve=10**9, host_bytes=10**9)
     error = SonoloraError("it does not fit cuda: use a larger card")
     there = replace(result, device="a card of 1 GB", dtype="bfloat16", needs=needs, pace=None, error=error)
     monkeypatch.setattr("sonolora.planning.estimate.estimate", lambda *_, **named: named["card"] == 1 and there)
@@ -107,7 +107,7 @@ def test_a_card_that_is_not_here(run, clips, sonolora, monkeypatch):
     assert (done.code, done.err) == (1, "it does not fit cuda: use a larger card\n")
     assert "a card of 1 GB (bfloat16)" in done.out
     assert "time      unknown for a card that is not here; a step is " in done.out
-    assert "cached video keys and values: 0.30 GB more" in done.out
+    assert "training examples: 0.30 GB more" in done.out
     assert "blocks offloaded to host memory: 1.00 GB" in done.out
     assert re.search(r"reserve for CUDA +1\.00 GB", done.out)
 

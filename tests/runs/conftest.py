@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from pydantic import Field, create_model
 from run_support import Recorded, Silent, begin
+from shallow_base import write_shallow_base
 
+from sonolora.ltx.weights.base import BUILT_IN
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_audio
 from sonolora.modes import MODES
@@ -17,12 +20,11 @@ from sonolora.planning.run_settings import RunSettings
 
 CLIP_RATE = 16000
 STEPS = 12
-SETTINGS = RunSettings(device="cpu", checkpoint_every=4, preview_every=6)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _short_runs():
-    """Here modes take fewer steps than the published minimum of 100, and previews are sampled in 4 steps.
+@contextmanager
+def short_runs():
+    """Within it modes take fewer steps than the published minimum of 100, and previews are sampled in 4 steps.
 
     The minimum is a rule of the request and not of training: tests/modes holds it.
     """
@@ -33,6 +35,18 @@ def _short_runs():
             patch.setitem(MODES, name, replace(mode, request=request))
         patch.setattr(needs, "PREVIEW_STEPS", 4)
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_runs():
+    with short_runs():
+        yield
+
+
+@pytest.fixture(scope="session")
+def shallow_base(tmp_path_factory):
+    """The folder of a base with the first layer of `tiny`, in which wiring is tested."""
+    return write_shallow_base(BUILT_IN / "tiny", tmp_path_factory.mktemp("base") / "shallow")
 
 
 def tone(seconds, pitch, rate=CLIP_RATE):
@@ -74,17 +88,18 @@ def with_previews(short_body):
     return {**short_body, "validation": [{"prompt": "t0ne a tone, number 2"}, {"prompt": "t0ne a low tone"}]}
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, with_previews):
+@pytest.fixture(scope="session")
+def settings(shallow_base):
+    return RunSettings(base=str(shallow_base), device="cpu", checkpoint_every=4, preview_every=6)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, with_previews, settings):
     """The folder of a whole run with previews and the debug archive."""
     folder = tmp_path_factory.mktemp("run") / "out"
-    begin("t2a", {**with_previews, "debug_dataset": True}, SETTINGS, folder)
+    with short_runs():
+        begin("t2a", {**with_previews, "debug_dataset": True}, settings, folder)
     return folder
-
-
-@pytest.fixture
-def settings():
-    return SETTINGS
 
 
 @pytest.fixture

@@ -69,7 +69,10 @@ def test_of_a_damaged_index_of_previews_nothing_is_kept(artifacts, tmp_path, dam
 def test_old_states_are_removed_and_the_newest_kept(artifacts):
     for step in (998_000, 999_999, 1_000_000):
         artifacts.put_state(step, text("state"), keep=2)
-    assert artifacts.states() == ["checkpoints/step-999999.safetensors", "checkpoints/step-1000000.safetensors"]
+    assert artifacts.states() == [
+        (999_999, "checkpoints/step-999999.safetensors"),
+        (1_000_000, "checkpoints/step-1000000.safetensors"),
+    ]
 
 
 def test_metrics_of_steps_that_are_done_again_are_dropped(artifacts):

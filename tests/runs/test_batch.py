@@ -15,7 +15,7 @@ from sonolora.planning.allocations import Allocations
 from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.bench.synthetic import synthetic_trainer
 from sonolora.planning.work_counts import Step, Tokens, step_bytes
-from sonolora.training.step_phases import marks
+from sonolora.training.step_phases import read_phases
 
 BATCH = 3  # of the two clips that there are
 CPU = torch.device("cpu")
@@ -41,6 +41,6 @@ def test_what_a_step_keeps_is_counted_for_every_clip():
     trainer, model = synthetic_trainer(shape, 2, step, CPU)
     trainer.step()
     with Allocations("cpu") as live:
-        before, forward, *_ = marks(trainer, model, lambda: live.now, 1)
+        before, forward, *_ = read_phases(trainer, model, lambda: live.now, 1)
     assert forward - before == pytest.approx(counted.activations, rel=0.01)
     assert counted.activations > 2.5 * step_bytes(shape, replace(step, batch_size=1), "cpu").activations

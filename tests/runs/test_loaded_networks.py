@@ -18,8 +18,8 @@ from sonolora.runs.resume import resume
 
 
 @pytest.fixture
-def networks():
-    return Networks(find_base("tiny"), torch.device("cpu"))
+def networks(settings):
+    return Networks(find_base(settings.base), torch.device("cpu"))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import wave
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,11 +21,9 @@ from sonolora.media.write_audio import write_audio, write_wav
 from sonolora.media.write_video import write_video
 from sonolora.modes import MODES
 from sonolora.modes.request import parse
-from sonolora.planning.run_settings import RunSettings
 from sonolora.runs.generate import GenerateSettings, generate
 
 pytestmark = pytest.mark.xdist_group("modes")  # each mode is trained once
-SETTINGS = RunSettings(device="cpu", preview_every=1000, checkpoint_every=1000)
 RATE = 48000
 COMMON = {"rank": 8, "number_of_steps": 12, "learning_rate": 0.01, "trigger_phrase": "x"}
 DEBUGGED = {  # modes whose debug archive is asked for, with what theirs has more than that of others
@@ -73,7 +72,7 @@ def make_request(mode, data, assets):
     """The body of a request with one preview, and what `generate` must be asked for the same sound."""
     if mode == "v2a":
         write_video(assets / "silent.mp4", film()[0], 24, None)
-        body = {**COMMON, **SMALL_FILM, **SMALL_PREVIEW}
+        body = {**COMMON, **SMALL_FILM, **SMALL_PREVIEW, "number_of_steps": 60}
         entry = {"video_url": str(assets / "silent.mp4")}
         asked = {"video": str(assets / "silent.mp4"), "seconds": 9 / 24}
     else:
@@ -104,19 +103,19 @@ def samples_of(path):
 
 
 @pytest.fixture(scope="module", params=[mode for mode in MODES if mode != "t2a"])
-def trained(request, tmp_path_factory):
+def trained(request, tmp_path_factory, settings):
     """One run of each mode but `t2a`, which test_start.py has: (mode, its folder, what to ask of `generate`)."""
     mode = request.param
     root = tmp_path_factory.mktemp(mode)
     body, asked = make_request(mode, write_dataset(mode, root / "data"), root)
-    begin(mode, body, SETTINGS, root / "run")
+    begin(mode, body, replace(settings, preview_every=1000), root / "run")
     return mode, root / "run", asked
 
 
 def test_the_loss_falls_and_the_lora_names_its_mode(trained):
     mode, run, _ = trained
-    losses = eval_losses_of(run)
-    assert losses[12] < 0.98 * losses[0], mode
+    first, last = eval_losses_of(run).values()
+    assert last < (0.85 if mode == "v2a" else 0.98) * first, mode
     metadata = Checkpoint.open(run / "lora.safetensors").metadata
     assert metadata["mode"] == mode
     tensors = Checkpoint.open(run / "lora.safetensors").tensors
@@ -124,11 +123,11 @@ def test_the_loss_falls_and_the_lora_names_its_mode(trained):
     assert not any(".attn1." in name or ".ff." in name for name in tensors), "the video stream is not touched"
 
 
-def test_generate_gives_the_samples_of_the_preview(trained, tmp_path):
+def test_generate_gives_the_samples_of_the_preview(trained, settings, tmp_path):
     mode, run, asked = trained
-    settings = GenerateSettings(run / "lora.safetensors", device="cpu", steps=4)
-    generate(MODES[mode], asked, settings, tmp_path / "x.wav", Silent())
-    assert np.array_equal(samples_of(tmp_path / "x.wav"), samples_of(run / "previews" / "step-000012-1.wav"))
+    how = GenerateSettings(run / "lora.safetensors", base=settings.base, device="cpu", steps=4)
+    generate(MODES[mode], asked, how, tmp_path / "x.wav", Silent())
+    assert np.array_equal(samples_of(tmp_path / "x.wav"), samples_of(run / "preview.wav"))
 
 
 def test_what_is_kept_is_kept_sample_for_sample(trained):
@@ -172,10 +171,16 @@ def test_seconds_follow_from_the_film(trained):
     assert len(samples_of(run / "preview.wav")) == expected
 
 
-def refused(mode, folder, body, tmp_path, words):
-    with pytest.raises(InputError, match=words) as caught:
-        begin(mode, {**body, "training_data_url": str(folder)}, SETTINGS, tmp_path / "run")
-    return caught.value.items
+@pytest.fixture
+def refused(settings, tmp_path):
+    """The items of the error that a run on this data is refused with."""
+
+    def refused(mode, folder, body, words):
+        with pytest.raises(InputError, match=words) as caught:
+            begin(mode, {**body, "training_data_url": str(folder)}, settings, tmp_path / "run")
+        return caught.value.items
+
+    return refused
 
 
 def test_a_pair_with_a_short_side_is_skipped_whole(tmp_path, load):
@@ -189,30 +194,30 @@ def test_a_pair_with_a_short_side_is_skipped_whole(tmp_path, load):
     assert files["c1_end.wav"]["status"] == "fitted"
 
 
-def test_no_whole_pair_is_an_error(tmp_path):
+def test_no_whole_pair_is_an_error(tmp_path, refused):
     data = write_dataset("a2a", tmp_path / "data", count=1)
     write_audio(data / "c0_start.flac", sweep(0.3))
-    refused("a2a", data, SHORT, tmp_path, "no clip can be used")
+    refused("a2a", data, SHORT, "no clip can be used")
 
 
-def test_every_wrong_mask_is_named_with_its_range(tmp_path):
+def test_every_wrong_mask_is_named_with_its_range(tmp_path, refused):
     data = write_dataset("audio-inpaint", tmp_path / "data")
     (data / "c0_mask.json").write_text("[[0.5, 0.2]]")
     (data / "c2_mask.json").write_bytes(b"\xff\xfe")
-    items = refused("audio-inpaint", data, SHORT, tmp_path, r"c0_mask\.json: .*\[0\.5, 0\.2\]")
+    items = refused("audio-inpaint", data, SHORT, r"c0_mask\.json: .*\[0\.5, 0\.2\]")
     assert len(items) == 2
     assert "c2_mask.json: not text in UTF-8" in items[1].msg
 
 
-def test_silent_videos_are_named(tmp_path):
+def test_silent_videos_are_named(tmp_path, refused):
     data = write_dataset("v2a", tmp_path / "data")
     write_video(data / "mute.mp4", film()[0], 24, None)
-    refused("v2a", data, {**COMMON, **SMALL_FILM}, tmp_path, r"must have an audio track.*mute\.mp4")
+    refused("v2a", data, {**COMMON, **SMALL_FILM}, r"must have an audio track.*mute\.mp4")
 
 
-def test_videos_that_are_all_too_short_say_the_published_words(tmp_path):
+def test_videos_that_are_all_too_short_say_the_published_words(tmp_path, refused):
     data = write_dataset("v2a", tmp_path / "data")
-    items = refused("v2a", data, {**COMMON, "number_of_frames": 89}, tmp_path, "All training videos are")
+    items = refused("v2a", data, {**COMMON, "number_of_frames": 89}, "All training videos are")
     assert items[0].msg.startswith("All training videos are too short to be trainable")
     assert items[0].ctx["provided_duration"] == pytest.approx(10 / 24, abs=0.05)
 
@@ -292,20 +297,20 @@ def test_a_silent_trailing_scene_is_an_error(tmp_path, load_films):
 
 
 @pytest.mark.parametrize("mode", ["audio-extend-suffix", "audio-extend-prefix"])
-def test_a_preview_clip_shorter_than_what_is_needed_is_refused_at_its_field(mode, tmp_path):
+def test_a_preview_clip_shorter_than_what_is_needed_is_refused_at_its_field(mode, tmp_path, refused):
     write_wav(tmp_path / "tiny.wav", sweep(0.15))
     body = {
         **SHORT,
         "conditioning_seconds": 0.3,
         "validation": [{"prompt": "x", "audio_url": str(tmp_path / "tiny.wav")}],
     }
-    items = refused(mode, write_dataset(mode, tmp_path / "data"), body, tmp_path, r"lasts 0\.15 s")
+    items = refused(mode, write_dataset(mode, tmp_path / "data"), body, r"lasts 0\.15 s")
     assert items[0].loc == ("body", "validation", 0, "audio_url")
 
 
-def test_a_preview_address_that_is_not_there_is_refused_at_its_field(tmp_path):
+def test_a_preview_address_that_is_not_there_is_refused_at_its_field(tmp_path, refused):
     body = {**SHORT, "validation": [{"prompt": "x", "reference_audio_url": str(tmp_path / "none.wav")}]}
-    items = refused("a2a", write_dataset("a2a", tmp_path / "data"), body, tmp_path, r"none\.wav")
+    items = refused("a2a", write_dataset("a2a", tmp_path / "data"), body, r"none\.wav")
     assert items[0].loc == ("body", "validation", 0, "reference_audio_url")
 
 

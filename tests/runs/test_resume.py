@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -16,12 +17,11 @@ from typer.testing import CliRunner
 
 from sonolora.cli.main import app
 from sonolora.core.cancellation import InterruptedRunError
-from sonolora.core.errors import CheckpointError, SonoloraError
-from sonolora.planning.run_settings import RunSettings
-from sonolora.runs.artifacts import RunArtifacts
+from sonolora.core.errors import CheckpointError, DamagedFileError, SonoloraError
+from sonolora.runs.artifacts import PREPARED, RECORD, RunArtifacts
 from sonolora.runs.resume import resume
 
-pytestmark = pytest.mark.xdist_group("resume")
+pytestmark = pytest.mark.xdist_group("run")  # with test_start.py, whose run these are compared with
 
 
 def train_in_child(body, out, *options, **pipes):
@@ -38,24 +38,26 @@ def train_in_child(body, out, *options, **pipes):
     return process
 
 
-def test_killed_and_resumed_elsewhere_gives_the_same_file(body, tmp_path):
+def test_killed_and_resumed_elsewhere_gives_the_same_file(body, settings, tmp_path):
     body = {**body, "number_of_steps": 100}
-    process = train_in_child(body, tmp_path / "out", "--device", "cpu", "--checkpoint-every", "10")
+    options = ["--base", settings.base, "--device", "cpu", "--checkpoint-every", "10"]
+    process = train_in_child(body, tmp_path / "out", *options)
     process.kill()
     process.wait()
     assert not (tmp_path / "out" / "lora.safetensors").exists()
     # Elsewhere, with the data gone: the folder alone must be enough.
     moved = (tmp_path / "out").rename(tmp_path / "moved")
     assert CliRunner().invoke(app, ["train", "--resume", str(moved)], catch_exceptions=False).exit_code == 0
-    undisturbed = begin("t2a", body, RunSettings(device="cpu"), tmp_path / "undisturbed")
+    undisturbed = begin("t2a", body, replace(settings, preview_every=1000), tmp_path / "undisturbed")
     assert (moved / "lora.safetensors").read_bytes() == undisturbed.read_bytes()
     steps = [line["step"] for line in RunArtifacts(moved).metrics() if "loss" in line]
     assert steps == sorted(set(steps)), "no step is logged twice"
 
 
-def test_ctrl_c_saves_a_state_and_says_how_to_continue(body, tmp_path):
+def test_ctrl_c_saves_a_state_and_says_how_to_continue(body, settings, tmp_path):
     body, out = {**body, "number_of_steps": 20000}, tmp_path / "out"
-    process = train_in_child(body, out, "--checkpoint-every", "20", stderr=subprocess.PIPE, text=True)
+    options = ["--base", settings.base, "--checkpoint-every", "20"]
+    process = train_in_child(body, out, *options, stderr=subprocess.PIPE, text=True)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -116,11 +118,78 @@ def test_resuming_with_a_changed_request_is_refused(body, settings, silent, tmp_
         resume(tmp_path / "out", silent)
 
 
-RECORD = {"sonolora_version": "9.9", "mode": "t2a", "request": {}, "settings": {"magic": 1}, "base_fingerprint": "0"}
+NEWER = {"sonolora_version": "9.9", "mode": "t2a", "request": {}, "settings": {"magic": 1}, "base_fingerprint": "0"}
 
 
-@pytest.mark.parametrize(("text", "words"), [("{", "is damaged"), (json.dumps(RECORD), "by Sonolora 9.9")])
+@pytest.mark.parametrize(("text", "words"), [("{", "is damaged"), (json.dumps(NEWER), "by Sonolora 9.9")])
 def test_a_run_that_cannot_be_read_is_an_error_with_the_reason(tmp_path, silent, text, words):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(SonoloraError, match=words):
         resume(tmp_path, silent)
+
+
+@pytest.fixture
+def stopped(body, settings, tmp_path):
+    """A run with a state of step 8 alone."""
+    stops = StopsAt(step=10)
+    with pytest.raises(InterruptedRunError):
+        begin("t2a", body, settings, tmp_path / "stopped", stops, stops)
+    artifacts = RunArtifacts(tmp_path / "stopped")
+    artifacts.remove("checkpoints/step-000010.safetensors")
+    return artifacts
+
+
+def flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_newest_state_is_set_aside_for_the_one_before(finished, with_previews, settings, recorded, tmp_path):
+    stops = StopsAt(step=10)
+    with pytest.raises(InterruptedRunError):
+        begin("t2a", with_previews, settings, tmp_path / "run", stops, stops)
+    artifacts = RunArtifacts(tmp_path / "run")
+    (older, _), (newer, name) = artifacts.states()
+    assert (older, newer) == (8, 10)
+    flip(artifacts.path(name), -100)
+    lora = resume(tmp_path / "run", recorded)
+    (warning,) = recorded.warnings
+    assert "step-000010.safetensors is damaged" in warning and "set aside" in warning
+    assert "continuing from step 8" in recorded.messages
+    assert lora.read_bytes() == (finished / "lora.safetensors").read_bytes()
+    assert f"{name}.damaged" in artifacts
+
+
+def test_a_damaged_only_state_is_an_error_with_advice(stopped, silent):
+    ((_, name),) = stopped.states()
+    flip(stopped.path(name), -100)
+    with pytest.raises(DamagedFileError, match=r"step-000008.safetensors is damaged.* remove it"):
+        resume(stopped.folder, silent)
+    stopped.remove(name)
+    assert resume(stopped.folder, silent).exists()
+
+
+@pytest.mark.parametrize("at", [40, -100])
+def test_damaged_data_is_an_error(stopped, silent, at):
+    flip(stopped.path(PREPARED), at)
+    with pytest.raises(DamagedFileError, match=r"prepared.safetensors is damaged.* start it again"):
+        resume(stopped.folder, silent)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"request": {"rank": "many"}}, "run.json is damaged: request: .*rank"),
+        ({"settings": {"seed": "x"}}, "run.json is damaged: settings.seed: Input should be a valid integer"),
+        ({"settings": {"keep_checkpoints": 0}}, "keep_checkpoints must be at least 1"),
+        ({"mode": "x2y"}, "'x2y' is not a mode"),
+    ],
+)
+def test_a_damaged_record_is_an_error_that_names_what_is_wrong(stopped, silent, change, words):
+    record = json.loads(stopped.path(RECORD).read_text())
+    for name, value in change.items():
+        record[name] = value if isinstance(value, str) else {**record[name], **value}
+    stopped.path(RECORD).write_text(json.dumps(record))
+    with pytest.raises(SonoloraError, match=words):
+        resume(stopped.folder, silent)

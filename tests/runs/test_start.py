@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import wave
@@ -12,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from run_support import StopsAt, begin, eval_losses_of
+from run_support import Silent, StopsAt, begin, eval_losses_of
 from safetensors.torch import load_file
 
 from sonolora.core.atomic_files import OutputError
@@ -23,7 +24,7 @@ from sonolora.modes import find_mode
 from sonolora.modes.t2a import T2A
 from sonolora.planning.run_settings import RunSettings
 from sonolora.runs import train as train_module
-from sonolora.runs.artifacts import DEBUG_ARCHIVE, RunArtifacts
+from sonolora.runs.artifacts import DEBUG_ARCHIVE, RunArtifacts, RunDeletedError
 from sonolora.runs.generate import GenerateSettings, generate
 from sonolora.runs.resume import resume
 from sonolora.training.trainer import Trainer
@@ -69,14 +70,14 @@ def test_the_index_of_previews_says_what_each_is(finished):
     assert all(preview.sound in artifacts and preview.picture in artifacts for preview in artifacts.previews())
 
 
-def test_the_lora_changes_the_base_and_names_its_origin(finished):
+def test_the_lora_changes_the_base_and_names_its_origin(finished, settings):
     path = finished / "lora.safetensors"
     assert any(tensor.abs().max() > 0 for key, tensor in load_file(path).items() if "lora_B" in key)
     metadata = Checkpoint.open(path).metadata
     assert metadata["mode"] == "t2a"
     assert metadata["rank"] == metadata["alpha"] == "8"
     assert metadata["trigger_phrase"] == "t0ne"
-    assert metadata["base"] == "tiny"
+    assert metadata["base"] == settings.base
     assert metadata["license"].startswith("Apache-2.0"), "that of the base"
     config = json.loads((finished / "config.json").read_text())
     assert config["training_type"] == "t2a"
@@ -102,20 +103,25 @@ def test_previews_change_with_training(finished):
     assert before != after
 
 
-def generated(lora, out, silent, scale=1.0, **asked):
-    body = {"prompt": "t0ne a tone, number 2", **asked}
-    generate(T2A, body, GenerateSettings(lora, scale, device="cpu", steps=4), out, silent)
-    return frames_of(out)
+@pytest.fixture
+def generated(settings, silent, tmp_path):
+    def generated(lora, scale=1.0, **asked):
+        body = {"prompt": "t0ne a tone, number 2", **asked}
+        how = GenerateSettings(lora, scale, base=settings.base, device="cpu", steps=4)
+        generate(T2A, body, how, tmp_path / "x.wav", silent)
+        return frames_of(tmp_path / "x.wav")
+
+    return generated
 
 
-def test_generate_gives_the_samples_of_the_preview(finished, tmp_path, silent):
-    sound = generated(finished / "lora.safetensors", tmp_path / "new.wav", silent)
+def test_generate_gives_the_samples_of_the_preview(finished, generated):
+    sound = generated(finished / "lora.safetensors")
     assert sound == frames_of(finished / "previews" / "step-000012-1.wav")
 
 
-def test_generate_without_lora_gives_the_base(finished, tmp_path, silent):
-    for name, lora, scale in (("base", None, 1.0), ("zero", finished / "lora.safetensors", 0.0)):
-        sound = generated(lora, tmp_path / f"{name}.wav", silent, scale, seconds=0.5)
+def test_generate_without_lora_gives_the_base(finished, generated):
+    for lora, scale in ((None, 1.0), (finished / "lora.safetensors", 0.0)):
+        sound = generated(lora, scale, seconds=0.5)
         assert sound == frames_of(finished / "previews" / "step-000000-1.wav")
 
 
@@ -240,3 +246,37 @@ def test_two_processes_do_not_work_in_one_folder(again, body, settings, silent, 
             resume(folder, silent) if again else begin("t2a", body, settings, folder)
         process.communicate("\n")
     assert left.exists(), "it may be the other's"
+
+
+def test_a_run_that_made_things_worse_says_so_at_its_end(body, settings, recorded, tmp_path):
+    begin("t2a", {**body, "learning_rate": 1}, replace(settings, base="tiny"), tmp_path / "run", recorded)
+    losses = eval_losses_of(tmp_path / "run")
+    assert losses[12] > losses[0]
+    words = f"train_eval_loss rose from {losses[0]:.4g} at step 0 to {losses[12]:.4g} at step 12"
+    assert words in recorded.warnings[-1] and "a learning_rate below 1" in recorded.warnings[-1]
+
+
+@pytest.mark.parametrize("learning_rate", [0.002, 1e-6])
+def test_a_run_that_did_not_says_nothing(body, settings, recorded, tmp_path, learning_rate):
+    begin("t2a", {**body, "learning_rate": learning_rate}, settings, tmp_path / "run", recorded)
+    assert not [text for text in recorded.warnings if "worse" in text]
+
+
+@pytest.mark.parametrize("step", [2, 12])
+def test_a_folder_that_is_deleted_under_a_run_is_an_error(body, settings, tmp_path, step):
+    class Deletes(Silent):
+        def metrics(self, at, values):  # noqa: ARG002
+            if at >= step - 2 and (tmp_path / "run").exists():
+                shutil.rmtree(tmp_path / "run")
+
+    with pytest.raises(RunDeletedError, match="was deleted while it was in use: start the run again"):
+        begin("t2a", body, settings, tmp_path / "run", Deletes())
+    assert not (tmp_path / "run").exists(), "nothing is left of it"
+
+
+def test_a_name_that_is_too_long_is_an_error(body, settings, silent, tmp_path):
+    folder = tmp_path / ("x" * 300)
+    with pytest.raises(OutputError, match="could not be written: File name too long"):
+        begin("t2a", body, settings, folder)
+    with pytest.raises(SonoloraError, match="cannot be read: File name too long"):
+        resume(folder, silent)

@@ -23,6 +23,7 @@ from sonolora.modes.request import parse
 from sonolora.modes.t2a import T2A
 from sonolora.planning import memory_fit as fit
 from sonolora.planning import work_counts as counts
+from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.memory_fit import does_not_fit
 from sonolora.planning.needs import Needs, Stage
 from sonolora.planning.run_settings import RunSettings
@@ -67,25 +68,26 @@ def size(found):
 
 
 @pytest.mark.slow
-def test_a_block_computed_again_is_extended_right(shape, monkeypatch):
-    """The peak of all six layers, and that of four and five extended to them."""
+def test_checkpointed_blocks_are_extrapolated(monkeypatch):
+    """The peak of all six layers, and that of four and five extrapolated to them."""
+    shape = BaseShape.find("tiny")
     step = Step(T2A.lora_targets, 4, Tokens(26), policy=WeightPolicy("int8", gradient_checkpointing=True))
     extended = step_bytes(shape, step, "cuda")
-    monkeypatch.setattr(counts, "_FEW_RECOMPUTED", (6, 7))
+    monkeypatch.setattr(counts, "_COUNTED_LAYERS_CHECKPOINTED", (6, 7))
     assert step_bytes(replace(shape, fingerprint="whole"), step, "cuda") == extended
 
 
 SMALLER = {"full": 0, "int8": 20, "fp8": 20, "nf4": 30}
 
 
-def counted(shape, mode, request, settings, device, clips):  # noqa: ARG001
+def counted(shape, mode, request, settings, device):  # noqa: ARG001
     """A base of 40 and a step of 60, of which 20 grow with the rank; blocks computed again spare 30 of them."""
     base = 40 - SMALLER[settings.weights]
     held = base // 10 if settings.block_offload else base
     again = settings.block_offload or settings.gradient_checkpointing
     step = settings.batch_size * (40 + 20 * request.rank // 32 - (30 if again else 0))
     waiting = base - held if settings.block_offload else 0
-    return Needs(None, 0, (Stage("training", {"transformer": held}, step),), None, 0, host_bytes=waiting)
+    return Needs(None, 0, (Stage("training", {"transformer": held}, step),), None, 0, 0, host_bytes=waiting)
 
 
 def told(monkeypatch, room, host=1000, settings=None, **changed):
@@ -93,7 +95,7 @@ def told(monkeypatch, room, host=1000, settings=None, **changed):
     monkeypatch.setattr(fit, "available_bytes", lambda _: host)
     settings = settings or RunSettings()
     request = parse(T2A.request, {"training_data_url": "a", "rank": 32, "audio_duration_seconds": 0.5, **changed})
-    needs = counted(None, T2A, request, settings, CUDA, 1)
+    needs = counted(None, T2A, request, settings, CUDA)
     return does_not_fit(None, T2A, request, settings, CUDA, needs, room)
 
 
@@ -167,9 +169,9 @@ def test_the_settings_say_what_they_do_not_know():
         RunSettings(weights="int4")
 
 
-def test_a_quantised_run_stops_and_continues_streamed(body, tmp_path):
+def test_a_quantised_run_stops_and_continues_streamed(body, settings, tmp_path):
     """To the very file of a run that is not stopped and has all on the device, and with less on it than it began."""
-    nf4 = RunSettings(device="cpu", checkpoint_every=10, weights="nf4")
+    nf4 = replace(settings, weights="nf4", preview_every=1000)
     whole = begin("t2a", body, nf4, tmp_path / "whole").read_bytes()
     folder, stops = tmp_path / "stopped", StopsAt(step=10)
     with pytest.raises(InterruptedRunError):

@@ -11,19 +11,19 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sonolora.conditioning import Example, Video, velocity
-from sonolora.core.errors import CheckpointError
+from sonolora.core.errors import CheckpointError, DamagedFileError
 from sonolora.core.randomness import normal
 from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
 from sonolora.ltx.memory import device_constants as constants
 from sonolora.ltx.model.transformer import load_transformer
 from sonolora.training.loss import flow_losses
-from sonolora.training.state import load_newest_state, save_state
+from sonolora.training.state import load_state, save_state
 from sonolora.training.trainer import Trainer, TrainingConfig
 from sonolora.training.validation import eval_losses
 
 CPU = torch.device("cpu")
-IDENTITY = {"base": "b", "dataset": "d", "settings": "s"}
+IDENTITY = {"identity_version": "2", "base": "b", "dataset": "d", "settings": "s"}
 
 
 def make_examples(cases, count=3):
@@ -183,9 +183,9 @@ def test_resumed_training_equals_uninterrupted_training_to_the_bit(make_trainer,
     first, _ = make_trainer(batch_size=batch_size)
     for _ in range(5):
         first.step()
-    save_state(tmp_path, first, IDENTITY, keep=2)
+    save_state(tmp_path / "state.safetensors", first, IDENTITY)
     second, _ = make_trainer(batch_size=batch_size)
-    assert load_newest_state(tmp_path, second, IDENTITY)
+    load_state(tmp_path / "state.safetensors", second, [IDENTITY])
     assert second.step_count == 5
     for _ in range(7):
         second.step()
@@ -195,39 +195,43 @@ def test_resumed_training_equals_uninterrupted_training_to_the_bit(make_trainer,
         assert torch.equal(value, found[name]), name
 
 
-def test_old_states_are_removed_and_the_newest_kept(make_trainer, tmp_path):
-    trainer, _ = make_trainer()
-    for _ in range(3):
-        trainer.step()
-        save_state(tmp_path, trainer, IDENTITY, keep=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002.safetensors", "step-000003.safetensors"]
-
-
-@pytest.mark.parametrize("key", IDENTITY)
-def test_a_state_of_another_run_is_refused(make_trainer, tmp_path, key):
+@pytest.fixture
+def state(make_trainer, tmp_path):
+    """The file of a state after one step."""
     trainer, _ = make_trainer()
     trainer.step()
-    save_state(tmp_path, trainer, IDENTITY, keep=2)
+    save_state(tmp_path / "state.safetensors", trainer, IDENTITY)
+    return tmp_path / "state.safetensors"
+
+
+@pytest.mark.parametrize("key", ["base", "dataset", "settings"])
+def test_a_state_of_another_run_is_refused(make_trainer, state, key):
     with pytest.raises(CheckpointError, match=f"its {key} is"):
-        load_newest_state(tmp_path, trainer, {**IDENTITY, key: "other"})
+        load_state(state, make_trainer()[0], [{**IDENTITY, key: "other"}])
 
 
-def test_a_state_of_another_rank_is_refused(make_trainer, tmp_path):
-    trainer, _ = make_trainer(rank=8)
-    trainer.step()
-    save_state(tmp_path, trainer, IDENTITY, keep=2)
-    other, _ = make_trainer(rank=16)
+def test_a_state_is_compared_in_the_form_of_its_version(make_trainer, state):
+    old = {"base": "other", "dataset": "other", "settings": "other"}
+    load_state(state, make_trainer()[0], [old, IDENTITY])
+    with pytest.raises(CheckpointError, match="a newer version"):
+        load_state(state, make_trainer()[0], [old])
+
+
+def test_a_state_of_another_rank_is_refused(make_trainer, state):
     with pytest.raises(CheckpointError, match="another rank"):
-        load_newest_state(tmp_path, other, IDENTITY)
+        load_state(state, make_trainer(rank=16)[0], [IDENTITY])
 
 
-def test_a_damaged_state_is_an_error_and_not_a_fresh_start(make_trainer, tmp_path):
-    trainer, _ = make_trainer()
-    trainer.step()
-    path = save_state(tmp_path, trainer, IDENTITY, keep=2)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="damaged"):
-        load_newest_state(tmp_path, trainer, IDENTITY)
+@pytest.mark.parametrize("damage", ["cut", "header", "values"])
+def test_a_damaged_state_is_an_error(make_trainer, state, damage):
+    content = bytearray(state.read_bytes())
+    if damage == "cut":
+        del content[-100:]
+    else:
+        content[{"header": 20, "values": -100}[damage]] ^= 1
+    state.write_bytes(content)
+    with pytest.raises(DamagedFileError, match="is damaged"):
+        load_state(state, make_trainer()[0], [IDENTITY])
 
 
 def test_every_example_is_used_once_an_epoch(make_trainer):

@@ -82,7 +82,7 @@ def _estimate(mode: Mode, request: TrainRequest, own: dict[str, Any]) -> None:
 
 def _lines(result: Estimate) -> Iterator[str]:
     needs = result.needs
-    out = f"; {result.left_out} files skipped, `sonolora check` says why" if result.left_out else ""
+    out = f"; {result.skipped} files skipped, `sonolora check` says why" if result.skipped else ""
     tokens = [f"{needs.tokens.audio:,} audio"]
     tokens += [f"{needs.tokens.reference:,} reference"] if needs.tokens.reference else []
     tokens += [f"{needs.tokens.video:,} video"] if needs.tokens.video else []
@@ -92,10 +92,9 @@ def _lines(result: Estimate) -> Iterator[str]:
     of = ", more than the" if needs.peak > result.available else " of"
     yield f"memory    {_gb(needs.peak)}{of} {_gb(result.available)} free (computed, not measured):"
     for stage in needs.stages:
-        held = ", ".join(f"{what} {_gb(size)}" for what, size in stage.held.items())
-        yield f"  {stage.name:<20}{_gb(stage.peak):>10} peak: {held}, workspace {_gb(stage.working)}"
-    if needs.watched:
-        yield f"  cached video keys and values: {_gb(needs.watched)} more, on the device if they fit, else on the host"
+        resident = ", ".join(f"{what} {_gb(size)}" for what, size in stage.resident.items())
+        yield f"  {stage.name:<20}{_gb(stage.peak):>10} peak: {resident}, workspace {_gb(stage.transient)}"
+    yield f"  training examples: {_gb(needs.examples)} more, on the device if they fit, else on the host"
     if needs.reserve:
         yield f"  {'reserve for CUDA':<20}{_gb(needs.reserve):>10}, an assumption"
     if needs.host_bytes:
@@ -103,8 +102,12 @@ def _lines(result: Estimate) -> Iterator[str]:
     yield from _times(result)
     disk = ", ".join(f"{what} {_gb(size)}" for what, size in result.disk.items())
     yield f"disk      {_gb(sum(result.disk.values()))} of {_gb(result.disk_free)} free: {disk}"
-    here = "" if result.price_here is None else f"; here {_about(result)}{result.price_here:,.4g} for electricity"
-    yield f"price     ${result.price_there:,.2f} at fal{here}"
+    here = (
+        ""
+        if result.electricity_price is None
+        else f"; here {_about(result)}{result.electricity_price:,.4g} for electricity"
+    )
+    yield f"price     ${result.hosted_price:,.2f} at fal{here}"
 
 
 def _times(result: Estimate) -> Iterator[str]:

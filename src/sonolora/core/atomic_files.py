@@ -39,7 +39,7 @@ class OutputError(SonoloraError):
         if isinstance(error, OSError):
             error = _REASONS.get(error.errno or 0) or error.strerror or str(error)
         self.reason = error
-        kept = " The previous file is unchanged." if path.is_file() else ""
+        kept = " The previous file is unchanged." if os.path.isfile(path) else ""  # noqa: PTH113
         super().__init__(f"{path} could not be written: {self.reason}.{kept}")
 
 

@@ -11,14 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from sonolora.conditioning import Example, Video
+from sonolora.core.checked_tensors import load_checked, save_checked
 from sonolora.core.errors import CheckpointError
 from sonolora.core.frames import Span
-from sonolora.core.tensor_file import save_tensors
-from sonolora.ltx.weights.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -71,15 +69,15 @@ class Prepared:
             ],
             "digest": self.digest,
         }
-        save_tensors(path, store, {"layout": json.dumps(layout)})
+        save_checked(path, store, {"layout": json.dumps(layout)})
 
     @classmethod
     def load(cls, path: Path) -> Prepared:
-        """Raises `CheckpointError` when the file is missing or damaged."""
-        layout = Checkpoint.open(path).metadata.get("layout")
-        if not isinstance(layout, dict):
+        """Raises `CheckpointError` when the file is missing, `DamagedFileError` when it is damaged."""
+        store, metadata = load_checked(path)
+        if "layout" not in metadata:
             raise CheckpointError(f"{path}: not the prepared data of a run")
-        store = load_file(path)
+        layout = json.loads(metadata["layout"])
         return cls(
             tuple(_example(keys, store) for keys in layout["examples"]),
             tuple(layout["names"]),

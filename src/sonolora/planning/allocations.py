@@ -1,8 +1,8 @@
-"""How many bytes of tensors are alive while some code runs, and how many were at most.
+"""Counts how many bytes of tensors are alive while some code runs, and the peak.
 
-In: a type of device; on `meta` tensors have shapes and no data, so that what does not fit here can be counted too.
-Out: `now` and `peak`, as an allocator without rounding and gaps would have them. Tensors from before count nothing,
-and what a kernel takes for itself in passing is not seen.
+In: a device type; on `meta` tensors have shapes and no data, so that what does not fit this machine can be counted too.
+Out: `now` and `peak`, as an allocator without rounding and fragmentation would have them. Tensors that existed before
+do not count, and a kernel's own workspace is not seen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A context manager that counts the storages which operations make, until the last tensor on them is gone."""
+    """A context manager that counts each storage an operation allocates, until the last tensor on it is gone."""
 
     def __init__(self, device_type: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -32,17 +32,17 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self
 
     def take_peak(self) -> int:
-        """The peak since this was last called."""
+        """The peak since the last call."""
         peak, self.peak = self.peak, self.now
         return peak
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         for storage in self._storages((args, kwargs)):
-            self._know(storage, 0)
+            self._register(storage, 0)
         result = func(*args, **kwargs)
         for storage in self._storages(result):
-            self._know(storage, storage.nbytes())
+            self._register(storage, storage.nbytes())
         return result
 
     def _storages(self, tree: Any) -> Iterator[torch.UntypedStorage]:
@@ -50,15 +50,15 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(leaf, Tensor) and leaf.device.type == self._device_type:
                 yield leaf.untyped_storage()
 
-    def _know(self, storage: torch.UntypedStorage, counted: int) -> None:
+    def _register(self, storage: torch.UntypedStorage, size: int) -> None:
         key = storage._cdata
         if key in self._known:
             return
-        self.now += counted
+        self.now += size
         self.peak = max(self.peak, self.now)
 
-        def gone(_: Any) -> None:
+        def freed(_: Any) -> None:
             del self._known[key]
-            self.now -= counted
+            self.now -= size
 
-        self._known[key] = weakref.ref(storage, gone)
+        self._known[key] = weakref.ref(storage, freed)

@@ -1,7 +1,7 @@
-"""The networks of a base as shapes alone: what each takes in memory, and each on the meta device to be run there.
+"""The networks of a base as shapes: their memory, and modules on the meta device.
 
-In: a base, or LTX-2.3 as published when its files are not here. Out: bytes by the checkpoint's own header, and modules
-whose tensors have the dtypes that loading gives them. No weight is read.
+In: a base, or LTX-2.3 as published when its files are not on this machine. Out: bytes from the checkpoint's header, and
+modules whose tensors have the dtypes that loading gives them. No weight is read.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from sonolora.ltx.weights.transformer_config import TransformerConfig
 
 PUBLISHED_NAME = "ltx-2.3"
 META = torch.device("meta")
-# Of google/gemma-3-12b-it; everything else is as the architecture has it by default.
+# Of google/gemma-3-12b-it; everything else is the architecture's default.
 _GEMMA_12B = {
     "vocab_size": 262208,
     "hidden_size": 3840,
@@ -54,35 +54,35 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class BaseShape:
-    """A base without its weights. Two of the same fingerprint are equal."""
+    """A base without its weights. Equal if the fingerprints are."""
 
     name: str
     fingerprint: str
     config: Mapping[str, Any] = field(compare=False)  # the sections of the checkpoint's header
-    metadata: Mapping[str, Any] = field(compare=False)  # whatever else the header says
+    metadata: Mapping[str, Any] = field(compare=False)  # of the header, besides the config
     tensors: Mapping[str, TensorInfo | PublishedTensor] = field(compare=False)
     text_config: Gemma3TextConfig = field(compare=False)
-    text_places: int = field(compare=False)  # of a context
+    context_tokens: int = field(compare=False)  # text tokens of a context
 
     @classmethod
     def of(cls, base: Base) -> BaseShape:
-        """That of a base that is here. Raises `CheckpointError` when it does not place_weight together."""
-        from sonolora.ltx.text.language_model import read_text_config  # takes a second, for which no import should wait
+        """Of a base on this machine. Raises `CheckpointError` when its parts do not fit together."""
+        from sonolora.ltx.text.language_model import read_text_config  # takes a second to import
 
-        places = load_tokenizer(base.checkpoint, base.text_encoder).max_tokens
+        context_tokens = load_tokenizer(base.checkpoint, base.text_encoder).max_tokens
         sections = {name: base.checkpoint.section(name) for name in ("transformer", "audio_vae", "vocoder", "vae")}
         checkpoint, text = base.checkpoint, read_text_config(base.text_encoder)
-        return cls(base.name, base.fingerprint, sections, checkpoint.metadata, checkpoint.tensors, text, places)
+        return cls(base.name, base.fingerprint, sections, checkpoint.metadata, checkpoint.tensors, text, context_tokens)
 
     @classmethod
     def published(cls) -> BaseShape:
-        """LTX-2.3 with Gemma 3 12B, by the published table."""
+        """LTX-2.3 with Gemma 3 12B, from the published table."""
         text = Gemma3TextConfig(**_GEMMA_12B)
         return cls(PUBLISHED_NAME, "published", LTX23_CONFIG, {}, published_tensors(), text, PUBLISHED_TOKENS)
 
     @classmethod
     def find(cls, name: str) -> BaseShape:
-        """By a base's name; `ltx-2.3` need not be here. Raises `SonoloraError` for any other that is not."""
+        """By a base's name; `ltx-2.3` need not be on this machine. Raises `SonoloraError` for any other that is not."""
         try:
             base = find_base(name)
         except SonoloraError:
@@ -92,14 +92,14 @@ class BaseShape:
         return cls.of(base)
 
     def with_layers(self, layers: int) -> BaseShape:
-        """The same with the first so many layers alone. Raises `InputError` when there are not so many."""
-        most = self.transformer_config.layers
-        if not 0 < layers <= most:
-            raise InputError.of("layers", f"{self.name} has {most} layers, not {layers}")
-        if layers == most:
+        """The same with its first layers alone. Raises `InputError` when it does not have as many."""
+        all_layers = self.transformer_config.layers
+        if not 0 < layers <= all_layers:
+            raise InputError.of("layers", f"{self.name} has {all_layers} layers, not {layers}")
+        if layers == all_layers:
             return self
         config = {**self.config, "transformer": {**self.config["transformer"], "num_layers": layers}}
-        name = f"{self.name} with {layers} of its {most} layers"
+        name = f"{self.name} with {layers} of its {all_layers} layers"
         return replace(self, name=name, fingerprint=f"{self.fingerprint}-{layers}", config=config)
 
     @cached_property
@@ -110,31 +110,37 @@ class BaseShape:
     def transformer_bytes(
         self, dtype: torch.dtype, *, video: bool, one_way: bool = False, policy: WeightPolicy = PLAIN
     ) -> int:
-        """What a `Transformer` so built and held takes on the device."""
-        ends, block = self._transformer_parts(dtype, video, one_way, policy)
-        return ends + block * (DEVICE_SLOTS if policy.offloaded else self.transformer_config.layers)
+        """Device memory of the frozen `Transformer` in this form."""
+        outer, block = self._transformer_parts(dtype, video, one_way, policy)
+        return outer + block * (DEVICE_SLOTS if policy.offloaded else self.transformer_config.layers)
 
     def offloaded_bytes(
         self, dtype: torch.dtype, *, video: bool, one_way: bool = False, policy: WeightPolicy = PLAIN
     ) -> int:
-        """What of it waits in the host's memory."""
+        """Host memory of its offloaded blocks."""
         _, block = self._transformer_parts(dtype, video, one_way, policy)
         return block * self.transformer_config.layers if policy.offloaded else 0
 
     def _transformer_parts(
         self, dtype: torch.dtype, video: bool, one_way: bool, policy: WeightPolicy
     ) -> tuple[int, int]:
-        """Bytes outside of the blocks, and of a block; they are all alike."""
+        """Bytes outside the blocks, and of one block; all blocks are alike."""
         model = self.transformer(1, dtype, video=video, one_way=one_way, policy=policy)
         block = _size(model.transformer_blocks)
         return _size(model) - block, block
 
+    def context_bytes(self, dtype: torch.dtype, *, video: bool) -> int:
+        """Memory of a text's context, for the audio stream and with `video` for both."""
+        config = self.transformer_config
+        width = config.audio.context_dim + (config.video.context_dim if video else 0)
+        return self.context_tokens * width * dtype.itemsize
+
     def codec_bytes(self) -> int:
-        """What the audio codec and the vocoder place_weight, always in float32."""
+        """Memory of the audio codec and the vocoder, always in float32."""
         return self._bytes(torch.float32, False, lambda name: name.startswith(("audio_vae.", "vocoder.")))
 
     def video_encoder_bytes(self, dtype: torch.dtype) -> int:
-        """What the video encoder holds."""
+        """Memory of the video encoder."""
         return self._bytes(dtype, True, lambda name: name.startswith("vae."))
 
     def _bytes(self, dtype: torch.dtype, video: bool, belongs: Callable[[str], bool]) -> int:
@@ -145,19 +151,19 @@ class BaseShape:
         )
 
     def _dtype(self, name: str, dtype: torch.dtype) -> torch.dtype:
-        info = self.tensors.get(name)  # that it is missing is said when it is loaded
+        info = self.tensors.get(name)  # a missing one is an error when the base is loaded
         return torch.float32 if info is not None and info.dtype == "F32" else dtype
 
     def transformer(
         self, layers: int, dtype: torch.dtype, *, video: bool, one_way: bool = False, policy: WeightPolicy = PLAIN
     ) -> Transformer:
-        """The first so many of its layers, all in one place."""
+        """Its first layers, none of them offloaded."""
         with META:
             model = Transformer(replace(self.transformer_config, layers=layers), video=video, one_way=one_way)
-        here = replace(policy, offloaded=False)
+        resident = replace(policy, offloaded=False)
         model.gradient_checkpointing = policy.uses_gradient_checkpointing
         return self._as_loaded(
-            model, lambda name: PREFIX + name, dtype, lambda name, tensor: place_weight(model, name, tensor, here)
+            model, lambda name: PREFIX + name, dtype, lambda name, tensor: place_weight(model, name, tensor, resident)
         )
 
     @cached_property
@@ -171,13 +177,13 @@ class BaseShape:
         return AudioCodec(vae, vocoder, build_log_mel(self.config["audio_vae"], META))
 
     def video_encoder(self, dtype: torch.dtype) -> VideoEncoder:
-        """The encoder of films."""
+        """The video encoder."""
         with META:
             encoder = VideoEncoder(self.config["vae"])
         return self._as_loaded(encoder, encoder.checkpoint_name, dtype)
 
     def text_encoder(self, tokenizer: Tokenizer, dtype: torch.dtype, *, video: bool) -> TextEncoder:
-        """The text encoder, whose parts are read from nowhere as they are needed."""
+        """The text encoder, whose parts are made on meta where they would be read."""
         from sonolora.ltx.text.language_model import LanguageModel, tensor_shapes
 
         gemma = {name: TensorInfo("BF16", size, 0, 0) for name, size in tensor_shapes(self.text_config).items()}
@@ -194,12 +200,12 @@ class BaseShape:
         dtype: torch.dtype,
         place_weight: Callable[[str, Tensor], Tensor | None] = lambda _, tensor: tensor,
     ) -> _Module:
-        """With the dtypes, frozen and in eval mode, as `load_module` leaves it."""
+        """With the dtypes, frozen and in eval mode, as `load_module` leaves a module."""
         state = {}
         for name, tensor in module.state_dict().items():
             read = torch.empty(tensor.shape, dtype=self._dtype(file_name(name), dtype), device=META)
-            if (held := place_weight(name, read)) is not None:
-                state[name] = held
+            if (placed := place_weight(name, read)) is not None:
+                state[name] = placed
         module.load_state_dict(state, strict=True, assign=True)
         return module.requires_grad_(False).eval()
 

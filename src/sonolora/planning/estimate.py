@@ -1,12 +1,13 @@
-"""What a run will take, before it starts: clips, memory, time, disk, and what it costs there and here.
+"""What a run will take, before it starts: clips, memory, time, disk, and its price.
 
 In: a mode, a request, settings, the folder it would write to. Out: an `Estimate`. The data is read and fitted as for
-training, nothing is encoded, no weight is read, and the folder is not made.
+training; nothing is encoded, no weight is read, and the folder is not created.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -26,57 +27,52 @@ from sonolora.ltx.text.text_encoder import load_tokenizer
 from sonolora.ltx.weights.base import Base, find_base
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
+from sonolora.planning.available_memory import available_bytes
 from sonolora.planning.base_shape import PUBLISHED_NAME, BaseShape
 from sonolora.planning.bench.pace import Pace, measure_pace
-from sonolora.planning.memory_fit import available_bytes, does_not_fit
-from sonolora.planning.needs import (
-    Needs,
-    count_needs,
-    preview_sampling,
-    preview_tokens,
-    training_step,
-)
+from sonolora.planning.memory_fit import does_not_fit
+from sonolora.planning.needs import Needs, count_needs, preview_sampling, preview_tokens, training_step
 from sonolora.planning.prices import PUBLISHED_PRICES, billed_steps
 from sonolora.planning.run_settings import RunSettings
 from sonolora.planning.work_counts import preview_flops, step_flops
 from sonolora.training.validation import MAX_CLIPS, SIGMAS
 
-_WAV_BYTES = 48000 * 2 * 2  # a second: two channels of 16 bits
+_WAV_BYTES_PER_SECOND = 48000 * 2 * 2  # two channels of 16 bits
 
 
 @dataclass(frozen=True)
 class Power:
-    """What electricity costs here."""
+    """The price of electricity."""
 
     watts: float  # of the whole machine under load
     price_per_kwh: float
 
     def cost(self, seconds: float) -> float:
-        """Of so much time."""
+        """Of a run that takes this long."""
         return seconds / 3600 * self.watts / 1000 * self.price_per_kwh
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """All figures; bytes and seconds. `error` is what the run would be refused with."""
+    """All figures; bytes and seconds. `error` is the one that the run would end with before it starts."""
 
     mode: str
     base: str
     device: str
-    dtype: str  # that the network computes in there
+    dtype: str  # of the computation on that device
     steps: int
     clips: int
-    left_out: int
+    skipped: int  # files
     needs: Needs
     available: int
     step_flops: int
-    pace: Pace | None  # and the seconds: not known of a card that is not here
+    pace: Pace | None  # None, as the seconds are, for a GPU that is not in this machine
     training_seconds: float | None
-    preview_seconds: float | None
+    preview_seconds: float | None  # of all evaluations
     disk: Mapping[str, int]
     disk_free: int
-    price_there: float  # dollars
-    price_here: float | None
+    hosted_price: float  # dollars
+    electricity_price: float | None
     error: SonoloraError | None
 
     def as_json(self) -> dict[str, Any]:
@@ -99,28 +95,29 @@ def estimate(
 ) -> Estimate:
     """Read the data, count, and measure a few steps. Raises as a run would for data that cannot be used.
 
-    The base `ltx-2.3` need not be here. `available` is the memory to hold the run to, by default the device's. `card`:
-    for a CUDA card of so many GB (10^9 bytes) that need not be here, in place of the settings' device.
+    The base `ltx-2.3` need not be on this machine. `available`: memory to compare with, by default the device's.
+    `card`: the memory in GB (10^9 bytes) of a CUDA GPU that is taken in place of the settings' device and need not be
+    in this machine.
     """
     settings.check_mode(mode)
     device = settings.place() if card is None else torch.device("cuda")
     shape, base = _base(settings.base)
-    captions, left_out = _read(mode, request, base, shape, progress)
+    captions, skipped = _read(mode, request, base, shape, progress)
     progress.phase("counting and measuring", None)
-    needs = count_needs(shape, mode, request, settings, device, len(captions))
+    needs = count_needs(shape, mode, request, settings, device, len(captions), len(set(captions)))
     if available is None:
         available = available_bytes(device) if card is None else round(card * 1e9)
     error = None
     if needs.peak > available and device.type == "cuda":
-        error = does_not_fit(shape, mode, request, settings, device, needs, available, len(captions))
+        error = does_not_fit(shape, mode, request, settings, device, needs, available)
     step = training_step(mode, request, settings)
-    looks = math.ceil(request.number_of_steps / settings.preview_every) + 1
+    evaluations = math.ceil(request.number_of_steps / settings.preview_every) + 1
     pace = measure_pace(shape, step, device) if card is None else None
-    training = listening = price_here = None
+    training = validation = price = None
     if pace is not None:
         training = request.number_of_steps * pace.step
-        listening = looks * _look_seconds(shape, mode, request, settings, pace, len(captions), device.type)
-        price_here = None if power is None else power.cost(training + listening)
+        validation = evaluations * _evaluation_seconds(shape, mode, request, settings, pace, len(captions), device.type)
+        price = None if power is None else power.cost(training + validation)
     return Estimate(
         mode=mode.name,
         base=shape.name,
@@ -128,23 +125,23 @@ def estimate(
         dtype=str(compute_dtype(device)).removeprefix("torch."),
         steps=request.number_of_steps,
         clips=len(captions),
-        left_out=left_out,
+        skipped=skipped,
         needs=needs,
         available=available,
         step_flops=step_flops(shape, step, device.type).whole,
         pace=pace,
         training_seconds=training,
-        preview_seconds=listening,
-        disk=_disk(shape, mode, request, settings, needs, captions, looks, compute_dtype(device).itemsize),
+        preview_seconds=validation,
+        disk=_disk(shape, mode, request, settings, needs, captions, evaluations, compute_dtype(device)),
         disk_free=shutil.disk_usage(_existing(folder)).free,
-        price_there=billed_steps(request.number_of_steps) * PUBLISHED_PRICES[mode.name],
-        price_here=price_here,
+        hosted_price=billed_steps(request.number_of_steps) * PUBLISHED_PRICES[mode.name],
+        electricity_price=price,
         error=error,
     )
 
 
 def _base(name: str) -> tuple[BaseShape, Base]:
-    """The shape, and a base whose tokenizer can be used to look at captions."""
+    """The shape, and a base whose tokenizer checks the captions."""
     try:
         base = find_base(name)
     except SonoloraError:
@@ -155,23 +152,23 @@ def _base(name: str) -> tuple[BaseShape, Base]:
 
 
 def _read(mode: Mode, request: TrainRequest, base: Base, shape: BaseShape, progress: Progress) -> tuple[list[str], int]:
-    """The captions of the clips that would be trained on, and how many files would be left out."""
+    """The captions of the clips that would be trained on, and how many files would be skipped."""
     report = Report()
     tokenizer = load_tokenizer(base.checkpoint, base.text_encoder)
-    rate = shape.codec.sample_rate
+    sample_rate = shape.codec.sample_rate
     with tempfile.TemporaryDirectory() as scratch:
         progress.phase("fetching the data", None)
         files = open_dataset(request.training_data_url, Path(scratch))
         progress.phase("reading the clips", len(files.names))
-        clips = load_clips(mode, request, files, rate, tokenizer, report, progress.advance)
+        clips = load_clips(mode, request, files, sample_rate, tokenizer, report, progress.advance)
         captions = [clip.caption for clip in clips]
     return captions, sum(entry["status"] == "skipped" for entry in report.as_json()["files"])
 
 
-def _look_seconds(
+def _evaluation_seconds(
     shape: BaseShape, mode: Mode, request: TrainRequest, settings: RunSettings, pace: Pace, clips: int, kind: str
 ) -> float:
-    """Of the fixed grid and all previews, at the speed of the step's forward pass."""
+    """Seconds of one evaluation, its losses and all previews, at the speed of the step's forward pass."""
     sampling, step = preview_sampling(shape.metadata, request, settings), training_step(mode, request, settings)
     flops = preview_flops(shape, step.tokens, kind, None) * len(SIGMAS) * min(clips, MAX_CLIPS)
     for spec in mode.previews(request):
@@ -188,26 +185,26 @@ def _disk(
     settings: RunSettings,
     needs: Needs,
     captions: list[str],
-    looks: int,
-    itemsize: int,
+    evaluations: int,
+    dtype: torch.dtype,
 ) -> dict[str, int]:
-    """Bytes by what takes them; pictures and the report are a few megabytes more."""
+    """Bytes by what they are for; pictures and the report take a few megabytes more."""
     config = shape.transformer_config
     spec = mode.previews(request)
     texts = {*captions, *(one.prompt for one in spec), *(one.negative_prompt for one in spec)}
-    width = config.audio.context_dim + (config.video.context_dim if mode.video else 0)
-    contexts = len(texts) * shape.text_places * width * itemsize
-    # What is kept is encoded one_way, from the sound with silence in the rest.
+    contexts = len(texts) * shape.context_bytes(dtype, video=mode.video)
+    # Kept frames are encoded separately, from the audio with silence in the regenerated spans.
     per_clip = (needs.tokens.audio * (2 if needs.tokens.kept else 1) + needs.tokens.reference) * config.audio.channels
     latents = 4 * len(captions) * (per_clip + needs.tokens.video * config.video.channels)
+    states = settings.keep_checkpoints + 1  # a new one is written before an old one is removed
     return {
         "cache": contexts + latents,
         "prepared data": contexts + latents,
-        "checkpoints": (settings.keep_checkpoints + 1) * 3 * needs.step.adapters,  # one more while it is written
-        "previews": round(looks * sum(one.seconds for one in spec) * _WAV_BYTES),
+        "checkpoints": states * 3 * needs.step.adapters,
+        "previews": round(evaluations * sum(one.seconds for one in spec) * _WAV_BYTES_PER_SECOND),
         "LoRA": needs.step.adapters // 2,
     }
 
 
 def _existing(folder: Path) -> Path:
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))  # noqa: PTH110

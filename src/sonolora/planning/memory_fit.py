@@ -1,7 +1,7 @@
-"""Whether a run fits the device's memory, and what to change when it does not.
+"""Whether a run fits the device's memory, and what to change if it does not.
 
-In: a mode, a request, a base, a device. Out: nothing or a warning where it may run, and an error that names the nearest
-settings that fit where it cannot.
+In: a mode, a request, a base, a device. Out: nothing, a warning where it may still run, or an error that names the
+nearest settings that fit.
 """
 
 from __future__ import annotations
@@ -13,24 +13,16 @@ from typing import Any
 import torch
 
 from sonolora.core.errors import InputError, SonoloraError
-from sonolora.core.memory import host_available_bytes
 from sonolora.ltx.memory.weight_forms import WEIGHTS
 from sonolora.ltx.weights.base import Base
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
+from sonolora.planning.available_memory import available_bytes
 from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.needs import Needs, count_needs
 from sonolora.planning.run_settings import FROZEN_CACHED, RunSettings
 
-_PLENTY = 16  # times the weights: what a run can need beside them is far less
-
-
-def available_bytes(device: torch.device) -> int:
-    """Memory that a run may take: what is free, and on a card also what this process holds there for reuse."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device)
-    return host_available_bytes()
+_AMPLE = 16  # times the weights: a run needs far less besides them
 
 
 def check_fit(
@@ -41,25 +33,25 @@ def check_fit(
     device: torch.device,
     available: int | None = None,
 ) -> str | None:
-    """Hold a run to the memory that is available, by default the device's; returns a warning, if there is one.
+    """Compare a run with the memory that is available, by default the device's; returns a warning, if there is one.
 
-    Clips are not known yet: with one of them it is the least that the run needs. Raises `InputError` for what a card
-    cannot hold and would with another field, at the nearest that fits, and else `SonoloraError`.
+    However many clips there are: those that find no room on the device stay on the host. Raises `InputError` for what
+    does not fit a GPU and would with another value of a field, naming the nearest, and otherwise `SonoloraError`.
     """
     available = available_bytes(device) if available is None else available
     weights = sum(info.end - info.start for info in base.checkpoint.tensors.values())
-    if available > _PLENTY * weights and device.type == "cpu":
+    if available > _AMPLE * weights and device.type == "cpu":
         return None
     shape = BaseShape.of(base)
     needs = count_needs(shape, mode, request, settings, device)
     if needs.peak > available:
         if device.type == "cuda":
             raise does_not_fit(shape, mode, request, settings, device, needs, available)
-        return f"memory may not be enough: {_gap(needs, available)}"
+        return f"memory may not be enough: {_shortage(needs, available)}"
     if (free := available_bytes(torch.device("cpu"))) < needs.host_bytes:
         return (
-            f"memory may not be enough: --block-offload keeps {_gb(needs.host_bytes)} in the host's memory, and "
-            f"{_gb(free)} are free there"
+            f"host memory may not be enough: --block-offload keeps {_gb(needs.host_bytes)} there, and {_gb(free)} are "
+            "free"
         )
     return None
 
@@ -72,138 +64,137 @@ def does_not_fit(
     device: torch.device,
     needs: Needs,
     available: int,
-    clips: int = 1,
 ) -> SonoloraError:
-    """The error that says so, and names what would fit: options of the run first, then fields of the request."""
-    search = _Search(shape, mode, request, settings, device, clips, available, available_bytes(torch.device("cpu")))
-    return search.error(f"it does not fit {device}: {_gap(needs, available)}")
+    """The error for a run that does not fit; it names what would: options of the run first, then fields."""
+    search = _Search(shape, mode, request, settings, device, available, available_bytes(torch.device("cpu")))
+    return search.error(f"it does not fit {device}: {_shortage(needs, available)}")
 
 
 @dataclass(frozen=True)
 class _Search:
-    """What would fit, found by counting. `host`: bytes that are free in the host's memory."""
+    """What would fit, found by counting. `host`: free bytes of host memory."""
 
     shape: BaseShape
     mode: Mode
     request: TrainRequest
     settings: RunSettings
     device: torch.device
-    clips: int
     available: int
     host: int
 
-    def error(self, what: str) -> SonoloraError:
-        """`what` is wrong, and what to do: one change; else two options; else several changes together."""
-        recomputing, quantising, both = _ways(self.settings)
-        every = [self.settings, *recomputing, *quantising, *both]
-        least, changes = self.smallest_request()
-        if all(self.count(least, way).peak > self.available for way in (every[-1], *self.one_way)):
-            return self.nothing_fits(what, every[-1])
+    def error(self, problem: str) -> SonoloraError:
+        """The problem, and what to do: one change, else two options, else several changes together."""
+        recomputed, quantised, both = _smaller_settings(self.settings)
+        every = [self.settings, *recomputed, *quantised, *both]
+        smallest, changes = self.smallest_request()
+        if all(self.count(smallest, settings).peak > self.available for settings in (every[-1], *self.one_way)):
+            return self.nothing_fits(problem, every[-1])
         fewer = [replace(self.settings, batch_size=size) for size in range(self.settings.batch_size - 1, 0, -1)]
-        kinds = (recomputing, fewer, quantising, self.one_way)  # from the least harm on
-        options = [self.options(way) for ways in kinds if (way := self.first(ways, self.request))]
+        kinds = (recomputed, fewer, quantised, self.one_way)  # the least harmful first
+        options = [self.options(settings) for kind in kinds if (settings := self.first(kind, self.request))]
         fields = self.fields()
         if fields or options:
-            words = f"{what}. It would fit with {', or '.join([*options, *map(_said, fields.items())])}"
+            words = f"{problem}. It would fit with {', or '.join([*options, *map(_assignment, fields.items())])}"
             return InputError.of(next(iter(fields)), words) if fields else SonoloraError(words)
-        if way := self.first(both, self.request):
-            return SonoloraError(f"{what}. It would fit with {self.options(way)}")
-        way = self.first(every, least)
-        if way is None or not changes:
-            return self.nothing_fits(what, every[-1])
+        if settings := self.first(both, self.request):
+            return SonoloraError(f"{problem}. It would fit with {self.options(settings)}")
+        settings = self.first(every, smallest)
+        if settings is None or not changes:
+            return self.nothing_fits(problem, every[-1])
         together = dict[str, Any]()
         for name, value in changes.items():
             together[name] = value
-            if self.fits(self.request.model_copy(update=together), way):
+            if self.fits(self.request.model_copy(update=together), settings):
                 break
-        said = [*filter(None, [self.options(way)]), *map(_said, together.items())]
-        return InputError.of(next(iter(together)), f"{what}. It would fit with {', '.join(said)} together")
+        words = ", ".join([*filter(None, [self.options(settings)]), *map(_assignment, together.items())])
+        return InputError.of(next(iter(together)), f"{problem}. It would fit with {words} together")
 
-    def nothing_fits(self, what: str, smallest: RunSettings) -> SonoloraError:
-        least, changes = self.smallest_request()
-        said = [*filter(None, [self.options(smallest)]), *map(_said, changes.items())]
+    def nothing_fits(self, problem: str, smallest_settings: RunSettings) -> SonoloraError:
+        smallest, changes = self.smallest_request()
+        words = ", ".join([*filter(None, [self.options(smallest_settings)]), *map(_assignment, changes.items())])
         return SonoloraError(
-            f"{what}. No setting makes it fit: with {', '.join(said) or 'the smallest of all'}, "
-            f"{_gap(self.count(least, smallest), self.available)}. Use a card with more memory, or the CPU"
+            f"{problem}. No setting makes it fit: with {words or 'the smallest values'}, "
+            f"{_shortage(self.count(smallest, smallest_settings), self.available)}. Use a GPU with more memory, or the "
+            "CPU"
         )
 
     def smallest_request(self) -> tuple[TrainRequest, dict[str, Any]]:
-        """The request with every field at the least that it can be, and those that are not so already."""
-        least, changes = self.request, dict[str, Any]()
+        """The request with every field at its minimum, and the fields that this changes."""
+        smallest, changes = self.request, dict[str, Any]()
         for name, values in _fields(self.mode, self.request):
             for value in reversed(values):
-                changed = least.model_copy(update={name: value})
+                changed = smallest.model_copy(update={name: value})
                 if not changed.faults():
-                    least, changes[name] = changed, value
+                    smallest, changes[name] = changed, value
                     break
-        return least, changes
+        return smallest, changes
 
     def fields(self) -> dict[str, Any]:
-        """Fields that make it fit alone, each at the value nearest to the request's."""
-        found = {
+        """Fields that alone make it fit, each at the value nearest to the request's."""
+        nearest = {
             name: _nearest(self.request, name, values, lambda changed: self.fits(changed, self.settings))
             for name, values in _fields(self.mode, self.request)
         }
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in nearest.items() if value is not None}
 
     @property
     def one_way(self) -> list[RunSettings]:
-        """The way in which films are not there in training, if it is not taken already."""
+        """The settings with cached one-way videos, if the mode has videos and they are not cached already."""
         possible = self.mode.video and not self.settings.one_way_video
         return [replace(self.settings, v2a_video=FROZEN_CACHED)] if possible else []
 
-    def count(self, request: TrainRequest, way: RunSettings) -> Needs:
-        return count_needs(self.shape, self.mode, request, way, self.device, self.clips)
+    def count(self, request: TrainRequest, settings: RunSettings) -> Needs:
+        return count_needs(self.shape, self.mode, request, settings, self.device)
 
-    def fits(self, request: TrainRequest, way: RunSettings) -> bool:
+    def fits(self, request: TrainRequest, settings: RunSettings) -> bool:
         if request.faults():
             return False
-        counted = self.count(request, way)
-        return counted.peak <= self.available and counted.host_bytes <= self.host
+        needs = self.count(request, settings)
+        return needs.peak <= self.available and needs.host_bytes <= self.host
 
-    def first(self, ways: Iterable[RunSettings], request: TrainRequest) -> RunSettings | None:
-        return next((way for way in ways if self.fits(request, way)), None)
+    def first(self, candidates: Iterable[RunSettings], request: TrainRequest) -> RunSettings | None:
+        return next((settings for settings in candidates if self.fits(request, settings)), None)
 
-    def options(self, way: RunSettings) -> str:
+    def options(self, settings: RunSettings) -> str:
         """What to add to the command line."""
-        given = self.settings
-        words = [f"--weights {way.weights}"] if way.weights != given.weights else []
-        if way.batch_size != given.batch_size:
-            words.append(f"--batch-size {way.batch_size}")
-        if way.v2a_video != given.v2a_video:
-            words.append(f"--v2a-video {way.v2a_video}")
-        if way.block_offload != given.block_offload:
+        current = self.settings
+        words = [f"--weights {settings.weights}"] if settings.weights != current.weights else []
+        if settings.batch_size != current.batch_size:
+            words.append(f"--batch-size {settings.batch_size}")
+        if settings.v2a_video != current.v2a_video:
+            words.append(f"--v2a-video {settings.v2a_video}")
+        if settings.block_offload != current.block_offload:
             words.append("--block-offload")
-        elif way.gradient_checkpointing != given.gradient_checkpointing:
+        elif settings.gradient_checkpointing != current.gradient_checkpointing:
             words.append("--gradient-checkpointing")
         return " ".join(words)
 
 
-def _ways(settings: RunSettings) -> tuple[list[RunSettings], list[RunSettings], list[RunSettings]]:
-    """Ways to hold the base in less memory, each from the least harm on: computing blocks again, which changes no
-    number; quantising weights; and both. fp8 is left out: it takes what int8 takes, and errs more.
+def _smaller_settings(settings: RunSettings) -> tuple[list[RunSettings], list[RunSettings], list[RunSettings]]:
+    """Settings that need less memory, the least harmful first: with gradient checkpointing or block offload, which
+    change no number; with quantised weights; with both. Without fp8, which needs as much as int8 and is less exact.
     """
-    hows: list[dict[str, Any]] = [{"gradient_checkpointing": True}, {"block_offload": True}]
+    recomputing: list[dict[str, Any]] = [{"gradient_checkpointing": True}, {"block_offload": True}]
     if settings.block_offload:
-        hows = []
+        recomputing = []
     elif settings.gradient_checkpointing:
-        hows = hows[1:]
-    if settings.cuda_graph or settings.compile:  # which cannot wait for blocks
-        hows = [how for how in hows if "block_offload" not in how]
+        recomputing = recomputing[1:]
+    if settings.cuda_graph or settings.compile:  # neither works with offloaded blocks
+        recomputing = [changes for changes in recomputing if "block_offload" not in changes]
     coarser = [weights for weights in WEIGHTS[WEIGHTS.index(settings.weights) + 1 :] if weights != "fp8"]
     return (
-        [replace(settings, **how) for how in hows],
+        [replace(settings, **changes) for changes in recomputing],
         [replace(settings, weights=weights) for weights in coarser],
-        [replace(settings, weights=weights, **how) for weights in coarser for how in hows],
+        [replace(settings, weights=weights, **changes) for weights in coarser for changes in recomputing],
     )
 
 
-def _said(field: tuple[str, Any]) -> str:
+def _assignment(field: tuple[str, Any]) -> str:
     return f"{field[0]} = {field[1]}"
 
 
 def _fields(mode: Mode, request: TrainRequest) -> Iterator[tuple[str, Sequence[Any]]]:
-    """Fields that memory depends on, each with its values below the request's, from the nearest down."""
+    """Fields that memory depends on, each with its values below the request's, the nearest first."""
     yield from _below(request, "rank", (64, 32, 16, 8))
     if mode.video:
         yield from _below(request, "number_of_frames", range(113, 8, -8))
@@ -227,7 +218,7 @@ def _sizes(request: TrainRequest, name: str) -> Iterator[tuple[str, Sequence[Any
 
 
 def _nearest(request: TrainRequest, name: str, values: Sequence[Any], fits: Callable[[TrainRequest], bool]) -> Any:
-    """The first of the falling values that fits, or None."""
+    """The first of the descending values that fits, or None."""
 
     def with_value(at: int) -> TrainRequest:
         return request.model_copy(update={name: values[at]})
@@ -242,7 +233,7 @@ def _nearest(request: TrainRequest, name: str, values: Sequence[Any], fits: Call
     return values[usable[low]]
 
 
-def _gap(needs: Needs, available: int) -> str:
+def _shortage(needs: Needs, available: int) -> str:
     stage = max(needs.stages, key=lambda stage: stage.peak)
     reserve = f" with a reserve of {_gb(needs.reserve)}" if needs.reserve else ""
     return f"{stage.name} needs {_gb(needs.peak)}{reserve} (computed, not measured), and {_gb(available)} are free"

@@ -1,9 +1,9 @@
-"""On the meta device, the way that a real device takes through attention and norms.
+"""Attention and norms on the meta device, with the memory use of the kernels of a real one.
 
-There torch writes the scores of attention out, as no device does that trains here: at the film's 6,912 tokens that
-would be counted as hundreds of gigabytes. Within `kernels_of(device)` tensors on meta go through the fused attention
-of the CPU or of CUDA. CUDA has a fused root-mean-square norm, too, which keeps its input and one number a row; the
-CPU's is composed of single operations, as meta's is.
+On meta torch materialises the attention scores, as no device that trains here does: with the 6,912 tokens of a video
+that would count as hundreds of gigabytes. Within `device_kernels(device_type)` meta tensors take the fused attention of
+the CPU or of CUDA. CUDA also has a fused root-mean-square norm, which saves its input and one number per row; the CPU's
+is composed of single operations, as meta's is.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 
-class kernels_of(TorchFunctionMode):  # noqa: N801 - used like a function, in `with`
-    """Within it, meta tensors take the way of tensors on a device of this type."""
+class device_kernels(TorchFunctionMode):  # noqa: N801 - used like a function, in `with`
+    """Within it, operations on meta tensors are those that a device of this type would run."""
 
     def __init__(self, device_type: str) -> None:
         super().__init__()
@@ -40,26 +40,29 @@ class kernels_of(TorchFunctionMode):  # noqa: N801 - used like a function, in `w
         dropout_p: float = 0.0,
         is_causal: bool = False,
         scale: float | None = None,
-        enable_gqa: bool = False,  # noqa: ARG002 - the shape of the output is that of the queries in any case
+        enable_gqa: bool = False,  # noqa: ARG002 - the output has the shape of the queries in any case
     ) -> Any:
-        aten, how = torch.ops.aten, (dropout_p, is_causal)
+        aten, options = torch.ops.aten, (dropout_p, is_causal)
         if not self._cuda:
-            return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, *how, attn_mask=attn_mask, scale=scale)[0]
+            flash = aten._scaled_dot_product_flash_attention_for_cpu
+            return flash(q, k, v, *options, attn_mask=attn_mask, scale=scale)[0]
         if attn_mask is None:
-            return aten._scaled_dot_product_flash_attention(q, k, v, *how, scale=scale)[0]
+            return aten._scaled_dot_product_flash_attention(q, k, v, *options, scale=scale)[0]
         # Flash attention takes no mask. Such calls are not differentiated here.
-        return aten._scaled_dot_product_efficient_attention(q, k, v, attn_mask, False, *how, scale=scale)[0]
+        return aten._scaled_dot_product_efficient_attention(q, k, v, attn_mask, False, *options, scale=scale)[0]
 
 
-def always_as_on(device_type: str, module: nn.Module) -> None:
-    """Have a module take that way on every call: a backward pass, which may call it again, is outside of all modes."""
+def bind_device_kernels(module: nn.Module, device_type: str) -> None:
+    """Run every call of a module within `device_kernels`: gradient checkpointing calls it from the backward pass, which
+    is outside of all modes.
+    """
     forward = module.forward
 
-    def called(*args: Any, **kwargs: Any) -> Any:
-        with kernels_of(device_type):
+    def bound(*args: Any, **kwargs: Any) -> Any:
+        with device_kernels(device_type):
             return forward(*args, **kwargs)
 
-    module.forward = called
+    module.forward = bound
 
 
 def _fused_rms_norm(x: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:  # noqa: ARG001
@@ -67,7 +70,7 @@ def _fused_rms_norm(x: Tensor, shape: Any, weight: Tensor | None = None, eps: fl
 
 
 class _FusedRMSNorm(torch.autograd.Function):
-    """What the fused kernel makes and keeps, without the numbers. The weight is frozen."""
+    """What the fused kernel allocates and saves, without the numbers. The weight is frozen."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
 """What a run needs of a device's memory, stage by stage, before it starts.
 
-In: a base's shape, a mode, a request, a device. Out: `Needs`: for every stage what is held and how much at most.
-Weights are counted by the checkpoint's header, all else by `counts`; nothing of it is measured on the device.
+In: a base's shape, a mode, a request, a device. Out: `Needs`. Weights are counted from the checkpoint's header,
+everything else by `work_counts`; nothing is measured on the device.
 """
 
 from __future__ import annotations
@@ -36,57 +36,56 @@ from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.sampler import SamplingSettings
 
 PREVIEW_STEPS = SamplingSettings().steps  # as published
-
-# An assumption, not a measurement: code of the kernels that CUDA loads when they are first used, workspaces of matrix
-# products and convolutions, and what the allocator loses to rounding and gaps.
+# An assumption, not a measurement: code of kernels that CUDA loads at their first use, workspaces of matrix products
+# and convolutions, and what the allocator loses to rounding and fragmentation.
 CUDA_RESERVE = 1 << 30
-_KINDS_OF_PASSES = 3  # of the sampler: as given, perturbed, without the film
+_KINDS_OF_PASSES = 3  # of the sampler: conditional, perturbed, without the video
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a run. `held`: bytes by what holds them, all through it. `working`: bytes beside them at most."""
+    """One stage of a run, in bytes: what stays all through it, by what it is; and the peak of everything else."""
 
     name: str
-    held: Mapping[str, int]
-    working: int
+    resident: Mapping[str, int]
+    transient: int
 
     @property
     def peak(self) -> int:
-        """Bytes at most."""
-        return sum(self.held.values()) + self.working
+        """Peak memory of the stage."""
+        return sum(self.resident.values()) + self.transient
 
 
 @dataclass(frozen=True)
 class Needs:
-    """A run's stages, in their order."""
+    """The stages of a run in order, and what can be on the device or on the host."""
 
     tokens: Tokens  # of a training clip
     text_tokens: int
     stages: tuple[Stage, ...]
     step: StepBytes
     reserve: int
-    watched: int = 0  # what the audio sees of all films, which may lie on the device or in the host's memory
-    host_bytes: int = 0  # blocks that wait in the host's memory
+    examples: int  # bytes of all training examples, on the device if there is room beside the peak, else on the host
+    host_bytes: int = 0  # blocks that are offloaded to the host
 
     @property
     def peak(self) -> int:
-        """Bytes at most, with the reserve."""
+        """Peak memory of the run, with the reserve, without `examples`."""
         return max(stage.peak for stage in self.stages) + self.reserve
 
 
 def training_tokens(mode: Mode, request: TrainRequest) -> Tokens:
     """The shape of every training example."""
     frames = frame_count(request.clip_seconds)
-    film = None
+    video_format = None
     if mode.video:
         width, height = frame_size(request.resolution, request.aspect_ratio)
-        film = VideoFormat(request.number_of_frames, request.frame_rate, width, height)
-    return Tokens(frames, frames if mode.reference else 0, mode.kept, film)
+        video_format = VideoFormat(request.number_of_frames, request.frame_rate, width, height)
+    return Tokens(frames, frames if mode.reference else 0, mode.kept, video_format)
 
 
 def preview_tokens(spec: PreviewSpec, *, one_way: bool = False) -> Tokens:
-    """The shape of a preview; what is given to it may make it shorter."""
+    """The shape of a preview; a short source or video makes it shorter."""
     frames = frame_count(spec.seconds)
     return Tokens(frames, frames if spec.reference else 0, spec.regenerate is not None, spec.video_format, one_way)
 
@@ -102,17 +101,23 @@ def preview_sampling(metadata: Mapping[str, Any], request: TrainRequest, setting
 
 
 def training_step(mode: Mode, request: TrainRequest, settings: RunSettings) -> Step:
-    """What every step is made of."""
+    """What the cost of every training step depends on."""
     tokens = replace(training_tokens(mode, request), one_way=settings.one_way_video)
     return Step(mode.lora_targets, request.rank, tokens, settings.batch_size, settings.policy)
 
 
 def count_needs(
-    shape: BaseShape, mode: Mode, request: TrainRequest, settings: RunSettings, device: torch.device, clips: int = 1
+    shape: BaseShape,
+    mode: Mode,
+    request: TrainRequest,
+    settings: RunSettings,
+    device: torch.device,
+    clips: int = 1,
+    captions: int | None = None,
 ) -> Needs:
-    """What a run with so many clips needs on a device, which counts before that of the settings.
+    """What a run needs on a device, which takes precedence over that of the settings.
 
-    Of films that do not hear the audio, the stages count what a step or a preview has copied to the device.
+    `captions`: distinct ones among the clips, which share their text context; by default as many as clips.
     """
     kind, dtype, video, one_way = device.type, compute_dtype(device), mode.video, settings.one_way_video
     what = training_step(mode, request, settings)
@@ -120,43 +125,46 @@ def count_needs(
     previews = [preview_tokens(spec, one_way=one_way) for spec in mode.previews(request)]
     step = step_bytes(shape, what, kind)
     guidance = preview_guidance(shape.metadata, request)
-    held = replace(what.policy, gradient_checkpointing=False, offloaded=False)  # a preview has no backward pass
-    looks = [preview_bytes(shape, tokens, kind, None, held)]  # the fixed grid
+    policy = replace(what.policy, gradient_checkpointing=False, offloaded=False)  # a preview has no backward pass
+    evaluation = [preview_bytes(shape, tokens, kind, None, policy)]
     for preview in previews:
-        looks += [preview_bytes(shape, preview, kind, guidance, held), decoding_bytes(shape, preview.audio)]
+        evaluation += [preview_bytes(shape, preview, kind, guidance, policy), decoding_bytes(shape, preview.audio)]
 
-    waiting = shape.offloaded_bytes(dtype, video=tokens.joint, one_way=one_way, policy=what.policy)
+    offloaded = shape.offloaded_bytes(dtype, video=tokens.joint, one_way=one_way, policy=what.policy)
     codec = {"audio codec and vocoder": shape.codec_bytes()}
     encoders = codec | ({"video encoder": shape.video_encoder_bytes(dtype)} if video else {})
     training = {
         **codec,
         "transformer": shape.transformer_bytes(dtype, video=tokens.joint, one_way=one_way, policy=what.policy)
-        + (0 if kind == "cuda" else waiting),
-        "adapters, gradients and moments": step.held - step.example,
-        "clips": 0 if one_way else step.example * clips,
+        + (0 if kind == "cuda" else offloaded),
+        "adapters, gradients and moments": step.resident - step.example,
+        "examples of a step": step.example * what.batch_size,
     }
-    watching: list[Stage] = []
+    caching: list[Stage] = []
     if one_way:
-        films = [video_caching_bytes(shape, one, kind) for one in (tokens, *previews)]
-        kept = {name: training[name] for name in (*codec, "transformer")}
-        block = {"video stream, a block at a time": films[0][0]}
-        watching.append(Stage("watching the films", kept | block, max(working for _, working in films)))
-    # What is captured has inputs of its own, and a step keeps what it works with while previews are made.
-    inputs = {"inputs of a step": step.example * settings.batch_size} if settings.cuda_graph else {}
+        counts = [video_caching_bytes(shape, one, kind) for one in (tokens, *previews)]
+        resident = {name: training[name] for name in (*codec, "transformer")}
+        block = {"video stream, one block at a time": counts[0][0]}
+        caching.append(Stage("caching the videos", resident | block, max(transient for _, transient in counts)))
+    # A captured step has inputs of its own, and its workspace stays allocated while previews are rendered.
+    inputs = {"inputs of a step": step.example * what.batch_size} if settings.cuda_graph else {}
     captured = (
-        {"captured step": step.peak - step.held, "inputs of passes": _KINDS_OF_PASSES * step.example}
+        {"captured step": step.peak - step.resident, "inputs of passes": _KINDS_OF_PASSES * step.example}
         if settings.cuda_graph
         else {}
     )
-    sent = step.example * settings.batch_size if one_way else 0  # before they are joined
     stages = (
         Stage("encoding the clips", encoders, max(encoding_bytes(shape, one, kind) for one in (tokens, *previews))),
         Stage("encoding the texts", encoders, text_bytes(shape, kind, video=video)),
-        *watching,
-        Stage("training", training | inputs, step.peak - step.held + sent),
-        Stage("listening", training | inputs | captured | {"adapters, exact": step.adapters}, max(looks)),
+        *caching,
+        Stage("training", training | inputs, step.peak - step.resident),
+        Stage("validation", training | inputs | captured | {"exact adapters": step.adapters}, max(evaluation)),
     )
+    context = shape.context_bytes(dtype, video=tokens.joint)
+    examples = clips * (step.example - context) + (clips if captions is None else captions) * context
+    if one_way:  # of a preview the positive and the negative prompt's
+        config = shape.transformer_config
+        examples += sum(2 * video_kv_bytes(config, preview.video, dtype) for preview in previews)
     reserve = CUDA_RESERVE if kind == "cuda" else 0
-    seen = [tokens] * clips + previews
-    watched = sum(video_kv_bytes(shape.transformer_config, one.video, dtype) for one in seen) if one_way else 0
-    return Needs(tokens, shape.text_places, stages, step, reserve, watched, waiting if kind == "cuda" else 0)
+    host_bytes = offloaded if kind == "cuda" else 0
+    return Needs(tokens, shape.context_tokens, stages, step, reserve, examples, host_bytes)

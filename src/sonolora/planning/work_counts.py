@@ -1,9 +1,9 @@
-"""What the work of a run needs beside the weights: counted by doing it on the meta device, with the run's own code.
+"""Memory and FLOPs of a run's work, without the weights: counted by running its own code on the meta device.
 
-In: a base's shape, the tokens of an example, a type of device. Out: bytes and FLOPs of a training step and of a
-preview, and bytes of what encodes. Step and preview are run with two and with three of the layers and extended to all:
-from the second on layers are alike, and every figure grows by as much with each. Where blocks are computed again, the
-last ones decide the peak of few layers, and it takes four and five.
+In: a base's shape, the tokens of an example, a device type. Out: bytes and FLOPs of a training step and of a sampling
+step, and bytes of encoding. Both steps run with two and with three layers and are extrapolated: from the second on
+layers are alike, and every figure grows by the same amount with each. With gradient checkpointing the last blocks
+decide the peak of a few layers, so it takes four and five.
 """
 
 from __future__ import annotations
@@ -27,55 +27,55 @@ from sonolora.ltx.text.text_encoder import Tokenizer
 from sonolora.modes.preview_spec import VideoFormat
 from sonolora.planning.allocations import Allocations
 from sonolora.planning.base_shape import META, BaseShape
-from sonolora.planning.meta_kernels import always_as_on, kernels_of
+from sonolora.planning.meta_kernels import bind_device_kernels, device_kernels
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.sampler import SamplingSettings, sample
 from sonolora.training.loss import flow_losses
-from sonolora.training.step_phases import flop_counter, marks
+from sonolora.training.step_phases import flop_counter, read_phases
 from sonolora.training.trainer import Trainer, TrainingConfig
 
-_FEW = 2, 3  # layers
-_FEW_RECOMPUTED = 4, 5
+_COUNTED_LAYERS = 2, 3
+_COUNTED_LAYERS_CHECKPOINTED = 4, 5
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The shape of one example. The text's places are the base's."""
+    """The shape of one example. The number of text tokens is the base's."""
 
     audio: int  # latent frames of the target
-    reference: int = 0  # latent frames in front of it
-    kept: bool = False  # whether parts of the target are given
-    film: VideoFormat | None = None
-    one_way: bool = False  # whether the film does not hear the audio, and is given as keys and values
+    reference: int = 0  # latent frames before it
+    kept: bool = False  # whether parts of the target are conditioning
+    video_format: VideoFormat | None = None
+    one_way: bool = False  # whether the video is given as cached keys and values
 
     @property
     def joint(self) -> bool:
-        """Whether the video stream runs beside that of the audio."""
-        return self.film is not None and not self.one_way
+        """Whether the video stream runs beside the audio stream."""
+        return self.video_format is not None and not self.one_way
 
     @property
     def video(self) -> int:
-        """Tokens of the film."""
-        if self.film is None:
+        """Video tokens."""
+        if (video := self.video_format) is None:
             return 0
-        frames = (self.film.frames - 1) // FRAMES_PER_LATENT + 1
-        return frames * (self.film.height // PIXELS_PER_LATENT) * (self.film.width // PIXELS_PER_LATENT)
+        frames = (video.frames - 1) // FRAMES_PER_LATENT + 1
+        return frames * (video.height // PIXELS_PER_LATENT) * (video.width // PIXELS_PER_LATENT)
 
 
 @dataclass(frozen=True)
 class StepBytes:
-    """Bytes beside the weights of a training step, with one example on the device."""
+    """Bytes of a training step without the weights, with one example on the device."""
 
     example: int
     adapters: int  # A and B
-    held: int  # between two steps: example, adapters, gradients and both moments
-    activations: int  # what the forward pass leaves for the backward pass
+    resident: int  # between two steps: example, adapters, gradients and both moments
+    activations: int  # saved by the forward pass for the backward pass
     peak: int
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a training step is made of."""
+    """What the cost of a training step depends on, besides the base."""
 
     targets: tuple[str, ...]
     rank: int
@@ -86,7 +86,7 @@ class Step:
 
 @dataclass(frozen=True)
 class StepFlops:
-    """Of matrix products and attention."""
+    """FLOPs of matrix products and attention."""
 
     forward: int
     whole: int
@@ -95,14 +95,14 @@ class StepFlops:
 def make_example(
     shape: BaseShape, tokens: Tokens, device: torch.device, dtype: torch.dtype, layers: int | None = None
 ) -> Example:
-    """An example of that shape with random values, or with none on the meta device; for so many layers, or all."""
-    config, places = shape.transformer_config, shape.text_places
+    """An example of that shape with random values, or none on meta. `layers`: of the cached video, all by default."""
+    config, text = shape.transformer_config, shape.context_tokens
 
     def values(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.randn(1, *size, dtype=dtype, device=device)
 
     def video() -> Video | CachedVideoKV | None:
-        if tokens.film is None:
+        if tokens.video_format is None:
             return None
         if tokens.one_way:
             size = layers or config.layers, config.audio.heads, tokens.video, config.audio.head_dim
@@ -110,12 +110,12 @@ def make_example(
         return Video(
             values(tokens.video, config.video.channels),
             values(len(config.video.max_positions), tokens.video),
-            values(places, config.video.context_dim, dtype=dtype),
+            values(text, config.video.context_dim, dtype=dtype),
         )
 
     return Example(
         values(tokens.audio, config.audio.channels),
-        values(places, config.audio.context_dim, dtype=dtype),
+        values(text, config.audio.context_dim, dtype=dtype),
         torch.zeros(1, tokens.audio, dtype=torch.bool, device=device) if tokens.kept else None,
         values(tokens.reference, config.audio.channels) if tokens.reference else None,
         video(),
@@ -124,37 +124,41 @@ def make_example(
 
 @lru_cache
 def step_bytes(shape: BaseShape, step: Step, device_type: str) -> StepBytes:
-    """Of every step after the first."""
+    """Memory of every step after the first."""
 
     def with_layers(layers: int) -> tuple[int, ...]:
         model = _model(shape, layers, step.tokens, device_type, step.policy)
-        with kernels_of(device_type), Allocations(META.type) as live:
+        with device_kernels(device_type), Allocations(META.type) as live:
             trainer, example = _trainer(shape, model, step)
-            before, forward, backward, update = marks(trainer, model, lambda: (live.now, live.take_peak()), 1)
+            before, forward, backward, update = read_phases(trainer, model, lambda: (live.now, live.take_peak()), 1)
         adapters = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-        held, moments = update[0], 2 * adapters
-        # This was the first step; later the moments are there. What the update needs beside them is at most one
-        # matrix, as meta and the CPU have it, and nothing in CUDA's one kernel for all.
+        resident, moments = update[0], 2 * adapters
+        # This was the first step; in later ones the moments exist before. The update's own workspace is at most one
+        # matrix on meta and the CPU, and nothing in CUDA's fused kernel.
         peak = max(forward[1] + moments, backward[1] + moments, update[1])
-        return example, adapters, held, forward[0] - before[0], peak
+        return example, adapters, resident, forward[0] - before[0], peak
 
     return StepBytes(
-        *_extended(with_layers, shape, _FEW_RECOMPUTED if step.policy.uses_gradient_checkpointing else _FEW)
+        *_extrapolated(
+            with_layers,
+            shape,
+            _COUNTED_LAYERS_CHECKPOINTED if step.policy.uses_gradient_checkpointing else _COUNTED_LAYERS,
+        )
     )
 
 
 @lru_cache
 def step_flops(shape: BaseShape, step: Step, device_type: str) -> StepFlops:
-    """Of one step."""
+    """FLOPs of one step."""
 
     def with_layers(layers: int) -> tuple[int, ...]:
         model = _model(shape, layers, step.tokens, device_type, step.policy)
-        with kernels_of(device_type), flop_counter() as counter:
+        with device_kernels(device_type), flop_counter() as counter:
             trainer, _ = _trainer(shape, model, step)
-            _, forward, _, whole = marks(trainer, model, counter.get_total_flops, 1)
+            _, forward, _, whole = read_phases(trainer, model, counter.get_total_flops, 1)
         return forward, whole
 
-    return StepFlops(*_extended(with_layers, shape, _FEW))
+    return StepFlops(*_extrapolated(with_layers, shape, _COUNTED_LAYERS))
 
 
 def _model(
@@ -163,12 +167,12 @@ def _model(
     dtype = compute_dtype(torch.device(device_type))
     model = shape.transformer(layers, dtype, video=tokens.joint, one_way=tokens.one_way, policy=policy)
     for block in model.transformer_blocks if policy.uses_gradient_checkpointing else ():
-        always_as_on(device_type, block)
+        bind_device_kernels(block, device_type)
     return model
 
 
 def _trainer(shape: BaseShape, model: Transformer, step: Step) -> tuple[Trainer, int]:
-    """A trainer on meta, and the bytes of its one example."""
+    """A trainer on meta, and the bytes of its only example."""
     example, size = _example(shape, model, step.tokens)
     adapters = add_adapters(model, step.targets, step.rank, 0)
     config = TrainingConfig(steps=1, learning_rate=1.0, seed=0, batch_size=step.batch_size)
@@ -186,13 +190,13 @@ def _example(shape: BaseShape, model: Transformer, tokens: Tokens) -> tuple[Exam
 def preview_bytes(
     shape: BaseShape, tokens: Tokens, device_type: str, guidance: Guidance | None, policy: WeightPolicy = PLAIN
 ) -> int:
-    """Bytes beside the weights of a step of the sampler with this guidance; without it, of a loss of the fixed grid.
+    """Bytes, without the weights, of a sampling step with this guidance; without guidance, of one evaluation loss.
 
-    Layers pass their memory on: two of them need what all need.
+    Layers reuse each other's memory: two of them need as much as all.
     """
     model = _model(shape, 2, tokens, device_type, policy)
     with Allocations(META.type) as live:
-        _look(shape, model, tokens, device_type, guidance)
+        _run_without_gradients(shape, model, tokens, device_type, guidance)
     return live.peak
 
 
@@ -203,14 +207,16 @@ def preview_flops(shape: BaseShape, tokens: Tokens, device_type: str, guidance: 
     def with_layers(layers: int) -> tuple[int, ...]:
         model = _model(shape, layers, tokens, device_type)
         with flop_counter() as counter:
-            _look(shape, model, tokens, device_type, guidance)
+            _run_without_gradients(shape, model, tokens, device_type, guidance)
         return (counter.get_total_flops(),)
 
-    return _extended(with_layers, shape, _FEW)[0]
+    return _extrapolated(with_layers, shape, _COUNTED_LAYERS)[0]
 
 
-def _look(shape: BaseShape, model: Transformer, tokens: Tokens, device_type: str, guidance: Guidance | None) -> None:
-    with kernels_of(device_type), torch.inference_mode():
+def _run_without_gradients(
+    shape: BaseShape, model: Transformer, tokens: Tokens, device_type: str, guidance: Guidance | None
+) -> None:
+    with device_kernels(device_type), torch.inference_mode():
         example, _ = _example(shape, model, tokens)
         noise = torch.empty_like(example.latents_BTC)
         if guidance is None:
@@ -220,18 +226,20 @@ def _look(shape: BaseShape, model: Transformer, tokens: Tokens, device_type: str
             sample(model, example, negative_context, noise, SamplingSettings(1, guidance))
 
 
-def _extended(count: Callable[[int], tuple[int, ...]], shape: BaseShape, numbers: tuple[int, int]) -> tuple[int, ...]:
-    """What is counted with all layers, from what is counted with these numbers of them."""
+def _extrapolated(
+    count: Callable[[int], tuple[int, ...]], shape: BaseShape, counted: tuple[int, int]
+) -> tuple[int, ...]:
+    """The figures with all layers, from those with two other numbers of layers, of which the second is one more."""
     layers = shape.transformer_config.layers
-    if layers <= max(numbers):
+    if layers <= max(counted):
         return count(layers)
-    few, more = map(count, numbers)
-    return tuple(a + (b - a) * (layers - numbers[0]) for a, b in zip(few, more, strict=True))
+    fewer, more = map(count, counted)
+    return tuple(a + (b - a) * (layers - counted[0]) for a, b in zip(fewer, more, strict=True))
 
 
 @lru_cache
 def decoding_bytes(shape: BaseShape, frames: int) -> int:
-    """Bytes beside the weights while latents become sound."""
+    """Bytes of decoding latents to audio, without the weights."""
     codec = shape.codec
     with Allocations(META.type) as live:
         codec.decode(torch.empty(1, frames, codec.channels, device=META))
@@ -240,50 +248,50 @@ def decoding_bytes(shape: BaseShape, frames: int) -> int:
 
 @lru_cache
 def encoding_bytes(shape: BaseShape, tokens: Tokens, device_type: str) -> int:
-    """Bytes beside the weights while a clip becomes latents: its sound, or its film, whichever needs more."""
+    """Bytes of encoding a clip, without the weights: its audio or its video, whichever needs more."""
     codec = shape.codec
     samples = round(encoded_seconds(tokens.audio) * codec.sample_rate)
     with Allocations(META.type) as live:
         codec.encode(torch.empty(1, 2, samples, device=META))
-    if tokens.film is None:
+    if (video := tokens.video_format) is None:
         return live.peak
     dtype = compute_dtype(torch.device(device_type))
-    encoder, film = shape.video_encoder(dtype), tokens.film
-    with kernels_of(device_type), torch.no_grad(), Allocations(META.type) as watched:
-        pixels = torch.empty(film.frames, film.height, film.width, 3, dtype=torch.uint8, device=META)
+    encoder = shape.video_encoder(dtype)
+    with device_kernels(device_type), torch.no_grad(), Allocations(META.type) as live_video:
+        pixels = torch.empty(video.frames, video.height, video.width, 3, dtype=torch.uint8, device=META)
         encoder.encode(pixels.permute(3, 0, 1, 2)[None].to(dtype) / 127.5 - 1)
-    return max(live.peak, watched.peak)
+    return max(live.peak, live_video.peak)
 
 
 @lru_cache
 def video_caching_bytes(shape: BaseShape, tokens: Tokens, device_type: str) -> tuple[int, int]:
-    """Bytes of what is there of the video's half while a film is watched: its ends and one block; and beside them."""
+    """Bytes of caching a video's keys and values: the weights on the device (one block of all); everything else."""
     dtype = compute_dtype(torch.device(device_type))
-    half = shape.transformer(1, dtype, video=True, one_way=True)
-    film = make_example(shape, replace(tokens, one_way=False), META, dtype).video
-    assert isinstance(film, Video)
-    with kernels_of(device_type), torch.no_grad(), Allocations(META.type) as live:
-        half.transformer_blocks[0].forward_one_way(*half.embed_one_way(film.stream))  # type: ignore[operator]
-    return sum(parameter.nbytes for parameter in half.parameters()), live.peak
+    model = shape.transformer(1, dtype, video=True, one_way=True)
+    video = make_example(shape, replace(tokens, one_way=False), META, dtype).video
+    assert isinstance(video, Video)
+    with device_kernels(device_type), torch.no_grad(), Allocations(META.type) as live:
+        model.transformer_blocks[0].forward_one_way(*model.embed_one_way(video.stream))  # type: ignore[operator]
+    return sum(parameter.nbytes for parameter in model.parameters()), live.peak
 
 
 @lru_cache
 def text_bytes(shape: BaseShape, device_type: str, *, video: bool) -> int:
-    """Bytes while a text as long as can be becomes contexts, with the weights, which come and go."""
-    tokenizer = Tokenizer(_LongestText(shape.text_places), shape.text_places)
+    """Bytes of encoding a text of the greatest length, with the weights, which are loaded layer by layer."""
+    tokenizer = Tokenizer(_LongestText(shape.context_tokens), shape.context_tokens)
     encoder = shape.text_encoder(tokenizer, compute_dtype(torch.device(device_type)), video=video)
-    with kernels_of(device_type), Allocations(META.type) as live:
+    with device_kernels(device_type), Allocations(META.type) as live:
         encoder.encode([""])
     return live.peak
 
 
 class _LongestText:
-    """In place of a tokenizer: every text is as long as a context."""
+    """A tokenizer for which every text is as long as a context."""
 
     bos_token_id = 0
 
-    def __init__(self, places: int) -> None:
-        self._places = places
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
 
     def __call__(self, *_: Any, **__: Any) -> dict[str, list[int]]:
-        return {"input_ids": [0] * (self._places - 1)}
+        return {"input_ids": [0] * (self._tokens - 1)}

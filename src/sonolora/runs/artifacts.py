@@ -1,7 +1,7 @@
 """What a run makes, by name: put here when it is made, read here by whoever wants it.
 
 In: a run's folder. Out: its outputs. Nothing else knows where in the folder an output lies, so that outputs can be kept
-elsewhere: `put`, `append`, `remove`, `path` and `names` are all that touches the disk, the rest is made of them.
+elsewhere: the first six methods are all that touches the disk, the rest is made of them.
 Light to import, so that a command or the server can ask what a folder holds.
 """
 
@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from sonolora.core.atomic_files import OutputError, atomic_write, write_json
-from sonolora.core.errors import SonoloraError
+from sonolora.core.atomic_files import OutputError, atomic_write, write_json, writing
+from sonolora.core.errors import DamagedFileError, SonoloraError
 from sonolora.runs.run_record import RunRecord
 from sonolora.training.metrics import metrics_line, parse_metrics, until_step
 
@@ -31,6 +32,7 @@ METRICS = "metrics.jsonl"
 PREVIEWS = "previews"
 RECORD = "run.json"
 PREPARED = "prepared.safetensors"  # what training needs of the data
+START_AGAIN = "This run cannot continue: start it again in another folder"
 _PREVIEW_INDEX = f"{PREVIEWS}/index.json"
 _STATES = "checkpoints"
 _STATE = re.compile(rf"{_STATES}/step-(\d+)\.safetensors")
@@ -57,6 +59,13 @@ class Preview:
         return f"{PREVIEWS}/step-{self.step:06d}-{self.number}.png"
 
 
+class RunDeletedError(SonoloraError):
+    """The folder of a run was deleted while the run was at work."""
+
+    def __init__(self) -> None:
+        super().__init__("the folder of this run was deleted while it was in use: start the run again")
+
+
 class RunArtifacts:
     """The outputs of the run in a folder. A name is a path below it, with `/`."""
 
@@ -69,28 +78,37 @@ class RunArtifacts:
     def put(self, name: str, write: Callable[[Path], object]) -> None:
         """Have `write` make an output at a path; it must be atomic, as all writers of this package are.
 
-        Raises `OutputError` when it cannot be written.
+        Raises `OutputError` when it cannot be written, `RunDeletedError` when the folder is gone.
         """
         path = self.path(name)
-        try:
+        with self._writing(path):
             if path.parent != self.folder:  # without parents: the folder itself must be there
                 path.parent.mkdir(exist_ok=True)
-        except OSError as error:
-            raise OutputError(path, error) from error
-        write(path)
+            write(path)
 
     def append(self, name: str, text: str) -> None:
         """Add to the end of an output. Raises as `put` does."""
         path = self.path(name)
+        with self._writing(path), path.open("a", encoding="utf-8") as file:
+            file.write(text)
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
         try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise OutputError(path, error) from error
+            with writing(path):
+                yield
+        except OutputError as error:
+            if not self.folder.is_dir():
+                raise RunDeletedError from error
+            raise
 
     def remove(self, name: str) -> None:
         """Remove an output, if it is there."""
         self.path(name).unlink(missing_ok=True)
+
+    def set_aside(self, name: str) -> None:
+        """Keep a damaged output under another name, under which nothing reads it."""
+        self.path(name).replace(self.path(f"{name}.damaged"))
 
     def path(self, name: str) -> Path:
         """A file on this machine to read the output from, if there is one."""
@@ -108,7 +126,7 @@ class RunArtifacts:
         self.put(name, partial(write_json, data=data))
 
     def record(self) -> RunRecord:
-        """How the run was started. Raises `SonoloraError` when there is none or it is damaged."""
+        """How the run was started. Raises `SonoloraError` when there is none, `DamagedFileError` when it is damaged."""
         path = self.path(RECORD)
         try:
             return RunRecord.parse(path.read_bytes())
@@ -120,7 +138,7 @@ class RunArtifacts:
         except OSError as error:
             raise SonoloraError(f"{path} cannot be read: {error.strerror}") from error
         except ValueError as error:
-            raise SonoloraError(f"{path} is damaged: {error}. The run in this folder cannot continue") from error
+            raise DamagedFileError(f"{path} is damaged: {error}. {START_AGAIN}") from error
 
     def is_finished(self) -> bool:
         """Whether nothing is left to do: trained, evaluated at the last step, and all written. Raises as `record`."""
@@ -153,13 +171,12 @@ class RunArtifacts:
     def put_state(self, step: int, write: Callable[[Path], object], *, keep: int) -> None:
         """A training state; all but the newest `keep` are removed."""
         self.put(f"{_STATES}/step-{step:06d}.safetensors", write)
-        for old in self.states()[:-keep]:
+        for _, old in self.states()[:-keep]:
             self.remove(old)
 
-    def states(self) -> list[str]:
-        """The training states, the oldest first."""
-        found = [(int(match[1]), name) for name in self.names(_STATES) if (match := _STATE.fullmatch(name))]
-        return [name for _, name in sorted(found)]
+    def states(self) -> list[tuple[int, str]]:
+        """The training states with their steps, the oldest first."""
+        return sorted((int(match[1]), name) for name in self.names(_STATES) if (match := _STATE.fullmatch(name)))
 
     def begin_metrics(self, step: int) -> None:
         """Drop the lines of steps after this one, which will be done again."""

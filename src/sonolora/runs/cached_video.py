@@ -1,7 +1,7 @@
-"""One-way videos: the examples of a run, or of one sound, with the video's keys and values computed once and cached.
+"""One-way videos: examples whose video is replaced by the keys and values that the audio attends to, computed once.
 
-In: examples with a `Video`. Out: the same with `CachedVideoKV`, and the device that holds them: the run's when there is
-room for all, else pinned host memory, from which each is copied when it is needed. Not yet run on a GPU.
+In: examples with a `Video`. Out: the same with `CachedVideoKV`, on the device if there is room for all, else in pinned
+host memory. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -11,47 +11,45 @@ from dataclasses import replace
 
 import torch
 
-from sonolora.conditioning import Example, Video, map_tensors
-from sonolora.core.errors import InputError
+from sonolora.conditioning import Example, Video, move_examples
+from sonolora.core.cancellation import CancelToken
 from sonolora.core.progress import Progress
 from sonolora.data.prepared import Prepared
 from sonolora.ltx.model.frozen_video import cache_video_kv, video_kv_bytes
 from sonolora.ltx.weights.checkpoint import Checkpoint
 from sonolora.ltx.weights.transformer_config import TransformerConfig
-from sonolora.planning.base_shape import BaseShape
-from sonolora.planning.memory_fit import available_bytes
-from sonolora.planning.needs import count_needs
+from sonolora.runs.example_placement import example_device
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.run import Run
 
-_CPU = torch.device("cpu")
 
+def cache_videos(run: Run, prepared: Prepared, networks: Networks, progress: Progress, cancel: CancelToken) -> Prepared:
+    """All examples and previews of a run with cached videos, where they stay.
 
-def cache_videos(run: Run, prepared: Prepared, networks: Networks, progress: Progress) -> tuple[Prepared, torch.device]:
-    """All examples and previews of a run, watched; and where they are. Raises `InputError` when there is no room."""
+    Raises `InputError` when there is no room for them, `StopRequestedError` between two blocks.
+    """
     checkpoint, device, dtype = networks.base.checkpoint, networks.device, networks.dtype
     config = TransformerConfig.from_header(checkpoint.section("transformer"))
     examples = [*prepared.examples, *(item.example for item in prepared.previews)]
     sizes = [
-        video_kv_bytes(config, one.video.latents_BNC.shape[1], dtype)
+        video_kv_bytes(config, one.video.latents_BNC.shape[1], dtype) // 2  # keys and values are a tensor each
         for one in examples
         if isinstance(one.video, Video)
+        for _ in ("keys", "values")
     ]
-    place = _place(run, device, sizes)
-    progress.phase("watching the films", config.layers)
-    watched = iter(
-        with_cached_videos(examples, checkpoint, device=device, dtype=dtype, place=place, advance=progress.advance)
-    )
-    where = "on the device" if place == device else "in the host's memory"
-    what = f"{len(prepared.examples)} films" + (f" and {len(prepared.previews)} previews" if prepared.previews else "")
-    progress.message(f"what the audio sees of {what}: {sum(sizes) / 1e9:,.2f} GB {where}")
-    return (
-        replace(
-            prepared,
-            examples=tuple(next(watched) for _ in prepared.examples),
-            previews=tuple(replace(item, example=next(watched)) for item in prepared.previews),
-        ),
-        place,
+    advice = "give fewer clips, a lower resolution or number_of_frames, or --v2a-video joint"
+    place = example_device(run, device, sizes, "number_of_frames", advice)
+    progress.phase("caching the videos", config.layers)
+    cancel.check()
+    block_done = cancel.after(progress.advance)
+    cached = iter(with_cached_videos(examples, checkpoint, device=device, dtype=dtype, place=place, advance=block_done))
+    where = "on the device" if place == device else "in host memory"
+    what = f"{len(prepared.examples)} videos" + (f" and {len(prepared.previews)} previews" if prepared.previews else "")
+    progress.message(f"keys and values of {what}: {sum(sizes) / 1e9:,.2f} GB {where}")
+    return replace(
+        prepared,
+        examples=tuple(next(cached) for _ in prepared.examples),
+        previews=tuple(replace(item, example=next(cached)) for item in prepared.previews),
     )
 
 
@@ -66,26 +64,8 @@ def with_cached_videos(
 ) -> list[Example]:
     """Examples on `place`, their `Video` replaced by its `CachedVideoKV`. `advance` is called after each block."""
     videos = [example.video.stream for example in examples if isinstance(example.video, Video)]
-    seen = cache_video_kv(checkpoint, videos, device=device, dtype=dtype, storage_device=place, advance=advance)
-    placed = [replace(example, video=video).to(place) for example, video in zip(examples, seen, strict=True)]
-    if device.type == "cuda" and place.type == "cpu":  # all of it, so that no copy waits
-        return [map_tensors(lambda parts: parts[0].pin_memory(), example) for example in placed]
-    return placed
-
-
-def _place(run: Run, device: torch.device, sizes: Sequence[int]) -> torch.device:
-    """The device, if all that a run needs fits beside them; else the host."""
-    if device.type == "cuda":
-        needs = count_needs(BaseShape.of(run.base), run.mode, run.request, run.settings, device)
-        if needs.peak + sum(sizes) <= available_bytes(device):
-            return device
-        # Keys and values are half of it each, and torch pins memory in powers of two.
-        sizes = [2 << (size // 2 - 1).bit_length() for size in sizes]
-    if sum(sizes) > (free := available_bytes(_CPU)):
-        raise InputError.of(
-            "number_of_frames",
-            f"what the audio sees of {len(sizes)} films takes {sum(sizes) / 1e9:,.1f} GB of the host's memory, where "
-            f"{free / 1e9:,.1f} GB are free: give fewer clips, a lower resolution or number_of_frames, or "
-            "--v2a-video joint",
-        )
-    return _CPU
+    cached = cache_video_kv(checkpoint, videos, device=device, dtype=dtype, storage_device=place, advance=advance)
+    pin = device.type == "cuda" and place.type == "cpu"  # all of it, so that no copy waits
+    return move_examples(
+        [replace(example, video=video) for example, video in zip(examples, cached, strict=True)], place, pin=pin
+    )

@@ -9,14 +9,14 @@ from typing import Any
 from sonolora import __version__
 from sonolora.core.atomic_files import remove_half_written
 from sonolora.core.cancellation import CancelToken, never
-from sonolora.core.errors import CheckpointError, SonoloraError
+from sonolora.core.errors import CheckpointError, DamagedFileError, InputError, SonoloraError
 from sonolora.core.progress import Progress
 from sonolora.data.prepared import Prepared
 from sonolora.modes import find_mode
-from sonolora.modes.request import parse
+from sonolora.modes.request import TrainRequest, parse
 from sonolora.planning.memory_fit import check_fit
 from sonolora.planning.run_settings import RunSettings, UnknownSettingError, read_settings
-from sonolora.runs.artifacts import PREPARED, RunArtifacts
+from sonolora.runs.artifacts import PREPARED, RECORD, START_AGAIN, RunArtifacts
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.run import Run
 from sonolora.runs.run_folder import exclusive_use
@@ -39,26 +39,38 @@ def resume(
     """
     artifacts = RunArtifacts(folder)
     record = artifacts.record()
-    mode, settings = find_mode(record.mode), _settings(record, folder, changed)
+    mode, settings = find_mode(record.mode), _settings(record, artifacts, changed)
     networks = networks or Networks.of(settings)
     if networks.base.fingerprint != record.base_fingerprint:
         raise CheckpointError(f"this run was started with another base than {networks.base.name}")
     with exclusive_use(folder):
         remove_half_written(folder)
-        run = Run(mode, parse(mode.request, record.request), settings, networks.base, record, artifacts)
-        prepared = Prepared.load(artifacts.path(PREPARED))
+        run = Run(mode, _request(record, artifacts), settings, networks.base, record, artifacts)
+        try:
+            prepared = Prepared.load(artifacts.path(PREPARED))
+        except DamagedFileError as error:
+            raise DamagedFileError(f"{error}. {START_AGAIN}") from error
         if warning := check_fit(mode, run.request, settings, networks.base, networks.device):
             progress.warning(warning)
         return train(run, prepared, networks, progress, CancelToken(should_stop))
 
 
-def _settings(record: RunRecord, folder: Path, changed: dict[str, Any]) -> RunSettings:
+def _request(record: RunRecord, artifacts: RunArtifacts) -> TrainRequest:
+    try:
+        return parse(find_mode(record.mode).request, record.request)
+    except InputError as error:
+        raise DamagedFileError(f"{artifacts.path(RECORD)} is damaged: request: {error}. {START_AGAIN}") from error
+
+
+def _settings(record: RunRecord, artifacts: RunArtifacts, changed: dict[str, Any]) -> RunSettings:
     # A captured step is bound to its device and to its memory there; uncaptured it is the same step.
     uncaptured = {"cuda_graph": False} if changed else {}
     try:
         return read_settings(record.settings, **uncaptured | changed)
     except UnknownSettingError as error:
         raise SonoloraError(
-            f"{folder} was started by Sonolora {record.sonolora_version} with settings that {__version__} does not "
-            f"have ({error}): continue it with that version"
+            f"{artifacts.folder} was started by Sonolora {record.sonolora_version} with settings that {__version__} "
+            f"does not have ({error}): continue it with that version"
         ) from error
+    except (InputError, TypeError) as error:
+        raise DamagedFileError(f"{artifacts.path(RECORD)} is damaged: settings: {error}. {START_AGAIN}") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,14 +17,15 @@ import torch
 from torch import Tensor
 
 from sonolora.core.cancellation import CancelToken, InterruptedRunError, StopRequestedError
-from sonolora.core.errors import SonoloraError
+from sonolora.core.errors import DamagedFileError, SonoloraError
 from sonolora.core.progress import Progress
 from sonolora.data.prepared import Prepared
 from sonolora.ltx.lora.adapters import add_adapters, save_lora
 from sonolora.media.write_audio import write_wav
-from sonolora.runs.artifacts import CONFIG, LORA, METRICS, PREVIEW
+from sonolora.runs.artifacts import CONFIG, LORA, METRICS, PREVIEW, RunArtifacts, RunDeletedError
 from sonolora.runs.cached_video import cache_videos
 from sonolora.runs.evaluate import Evaluator
+from sonolora.runs.example_placement import place_examples
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.lora_metadata import lora_config, lora_metadata
 from sonolora.runs.metrics_log import MetricsLog
@@ -34,6 +35,7 @@ from sonolora.training.state import load_state, save_state
 from sonolora.training.trainer import Trainer, TrainingConfig
 
 LOG_EVERY = 10
+WORSE = 1.01  # times the loss before training; the evaluation itself varies by far less
 
 
 def train(run: Run, prepared: Prepared, networks: Networks, progress: Progress, cancel: CancelToken) -> Path:
@@ -42,6 +44,14 @@ def train(run: Run, prepared: Prepared, networks: Networks, progress: Progress, 
     Raises `InterruptedRunError` when asked to stop: between two steps, or while previews are rendered, which is done
     again when the run continues. Raises `SonoloraError` when training diverges; earlier states stay.
     """
+    try:
+        return _train(run, prepared, networks, progress, cancel)
+    except StopRequestedError:  # before the first step: there is nothing to save
+        step = max((step for step, _ in run.artifacts.states()), default=0)
+        raise InterruptedRunError(run.folder, step, run.request.number_of_steps) from None
+
+
+def _train(run: Run, prepared: Prepared, networks: Networks, progress: Progress, cancel: CancelToken) -> Path:
     began = time.monotonic()
     request, settings, artifacts = run.request, run.settings, run.artifacts
     identities = run.record.identities(prepared.digest)
@@ -54,14 +64,13 @@ def train(run: Run, prepared: Prepared, networks: Networks, progress: Progress, 
     )
     one_way = settings.one_way_video
     with networks.transformer(video=run.mode.video and not one_way, one_way=one_way, policy=settings.policy) as model:
-        place = networks.device
         if one_way:
-            prepared, place = cache_videos(run, prepared, networks, progress)
+            prepared = cache_videos(run, prepared, networks, progress, cancel)
+        else:
+            prepared = place_examples(run, prepared, networks.device, progress)
         adapters = add_adapters(model, run.mode.lora_targets, request.rank, settings.seed)
-        examples = [example.to(place) for example in prepared.examples]
-        trainer = Trainer(model, adapters, examples, config, static=settings.cuda_graph)
-        if states := artifacts.states():
-            load_state(artifacts.path(states[-1]), trainer, identities)
+        trainer = Trainer(model, adapters, prepared.examples, config, static=settings.cuda_graph)
+        if _load_newest_state(artifacts, trainer, identities, progress):
             progress.message(f"continuing from step {trainer.step_count}")
         log = MetricsLog(artifacts, trainer.step_count, progress)
         evaluator = Evaluator(run, prepared, networks.codec, model, adapters, log, progress, cancel, networks.device)
@@ -83,7 +92,41 @@ def train(run: Run, prepared: Prepared, networks: Networks, progress: Progress, 
             save()
             raise InterruptedRunError(run.folder, trainer.step_count, config.steps) from None
     progress.message(f"trained and written in {time.monotonic() - began:.0f} s")
+    _warn_if_worse(run, progress)
+    if LORA not in artifacts:
+        raise RunDeletedError
     return artifacts.path(LORA)
+
+
+def _warn_if_worse(run: Run, progress: Progress) -> None:
+    """Than the base was, on clips of the training data."""
+    losses = {line["step"]: line["train_eval_loss"] for line in run.artifacts.metrics() if "train_eval_loss" in line}
+    steps = run.request.number_of_steps
+    if losses.get(steps, 0.0) > WORSE * losses.get(0, math.inf):
+        progress.warning(
+            f"training made it worse: train_eval_loss rose from {losses[0]:.4g} at step 0 to {losses[steps]:.4g} at "
+            f"step {steps}. Train again with a learning_rate below {run.request.learning_rate:g}"
+        )
+
+
+def _load_newest_state(
+    artifacts: RunArtifacts, trainer: Trainer, identities: Sequence[Mapping[str, str]], progress: Progress
+) -> bool:
+    """Whether there is one. A damaged one is set aside for the one before it; if there is none, its error is raised."""
+    states = artifacts.states()
+    for older, (step, name) in reversed(list(enumerate(states))):
+        try:
+            load_state(artifacts.path(name), trainer, identities)
+        except DamagedFileError as error:
+            if not older:
+                raise DamagedFileError(
+                    f"{error}. It is the only state: remove it, and the run starts again at step 0"
+                ) from error
+            artifacts.set_aside(name)
+            progress.warning(f"{error}. It is set aside, and training continues from the state before step {step}")
+        else:
+            return True
+    return False
 
 
 @dataclass

@@ -1,7 +1,9 @@
-"""The training step's mathematics: rectified flow on the frames that are not kept.
+"""The training loss: rectified flow on the frames that are not kept.
 
 x = (1 - sigma) * latents + sigma * noise;  target velocity = noise - latents;
-loss of a sample = mean over its regenerated frames and channels of (prediction - target)^2.
+loss of a sample = mean of (prediction - target)^2 over its regenerated frames and all channels.
+
+B batch, T target frames, C latent channels.
 """
 
 from __future__ import annotations
@@ -21,5 +23,5 @@ def flow_losses(model: Transformer, example: Example, noise_BTC: Tensor, sigma_B
     errors_BT = (predicted - (noise_BTC - example.latents_BTC)).square().mean(dim=-1)
     if example.keep_BT is None:
         return errors_BT.mean(dim=1)
-    counts = ~example.keep_BT
-    return torch.where(counts, errors_BT, 0.0).sum(dim=1) / counts.sum(dim=1)
+    regenerated_BT = ~example.keep_BT
+    return torch.where(regenerated_BT, errors_BT, 0.0).sum(dim=1) / regenerated_BT.sum(dim=1)

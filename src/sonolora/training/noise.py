@@ -1,10 +1,10 @@
-"""The density that training draws its noise levels from.
+"""The densities of the noise level in training.
 
 In: the number of target frames and a key of randomness. Out: sigma in [0, 1].
-`published` is the publisher's shifted logit-normal, whose shift is a line in the number of tokens, extrapolated
-below its first anchor (1,024), as audio always is. `clamped` ends that line at its anchors. `matched` draws from where
-the sampler goes: each of its steps is equally likely, and every level within a step. `uniform` is there to compare
-with. Source of the first: facts of the published trainer, version 1.2.0.
+`published` is the publisher's shifted logit-normal. Its shift is linear in the number of tokens and extrapolated below
+the first anchor of 1,024, where audio always is. `clamped` is constant beyond the anchors. `matched` follows the
+sampler: each of its steps is equally likely, and every level within a step. `uniform` is for comparison.
+Source of `published`: the published trainer, version 1.2.0.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _ANCHORS = ((1024, 0.95), (4096, 2.05))
 SIGMA_MIN = 1e-3
 _UNIFORM_SHARE = 0.1
 _SAMPLING_STEPS = 30  # of the published pipelines
-# Normal quantiles of 0.5 % and 99.9 %: what lies between them is stretched over [0, 1].
+# Normal quantiles of 0.5 % and 99.9 %: the range between them is stretched to [0, 1].
 _LOW_QUANTILE, _HIGH_QUANTILE = -2.5758, 3.0902
 
 
 def shift(tokens: int) -> float:
-    """Mean of the normal variable under the sigmoid, for a sequence of `tokens`."""
+    """Mean of the normal variable inside the sigmoid, for a sequence of `tokens`."""
     (x0, y0), (x1, y1) = _ANCHORS
     return y0 + (y1 - y0) * (tokens - x0) / (x1 - x0)
 
@@ -42,8 +42,8 @@ def _published(tokens: int, draw: torch.Generator) -> float:
 
 
 def _clamped(tokens: int, draw: torch.Generator) -> float:
-    (least, _), (most, _) = _ANCHORS
-    return _shifted_logit_normal(shift(min(max(tokens, least), most)), draw)
+    (low, _), (high, _) = _ANCHORS
+    return _shifted_logit_normal(shift(min(max(tokens, low), high)), draw)
 
 
 def _shifted_logit_normal(mean: float, draw: torch.Generator) -> float:

@@ -1,6 +1,6 @@
-"""The phases of a training step, and something read where one ends: a clock, a count of FLOPs or of bytes.
+"""The phases of a training step, and a reading at the end of each: a clock, a count of FLOPs or of bytes.
 
-In: a `Trainer`, its model, and a function to read. Out: what it read before the first step and after every phase.
+In: a `Trainer`, its model, and a function to read. Out: its values before the first step and after every phase.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sonolora.training.trainer import Trainer
 PHASES = ("forward", "backward", "update")  # the backward pass ends with the gradients clipped
 _T = TypeVar("_T")
 _ATEN = torch.ops.aten
-# torch's counter knows attention by its GPU kernels alone; the CPU's does the same products.
+# torch's counter knows the GPU kernels of attention alone; the CPU's computes the same products.
 _CPU_ATTENTION: Mapping[Any, Any] = {
     _ATEN._scaled_dot_product_flash_attention_for_cpu: (
         lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)  # type: ignore[no-untyped-call]
@@ -32,38 +32,38 @@ _CPU_ATTENTION: Mapping[Any, Any] = {
 
 
 def flop_counter() -> FlopCounterMode:
-    """Counts the FLOPs of matrix products, convolutions and attention within it."""
+    """Counts the FLOPs of matrix products, convolutions and attention."""
     return FlopCounterMode(display=False, custom_mapping=dict(_CPU_ATTENTION))
 
 
-def marks(trainer: Trainer, model: Transformer, read: Callable[[], _T], steps: int) -> list[_T]:
-    """`read()` before the first of so many steps and at the end of every phase of every step."""
-    found = [read()]
+def read_phases(trainer: Trainer, model: Transformer, read: Callable[[], _T], steps: int) -> list[_T]:
+    """`read()` before the first of the steps and at the end of every phase of each."""
+    readings = [read()]
 
-    def note(*_: Any) -> None:
-        found.append(read())
+    def phase_ends(*_: Any) -> None:
+        readings.append(read())
 
-    hooks = model.register_forward_hook(note), register_optimizer_step_pre_hook(note)
+    hooks = model.register_forward_hook(phase_ends), register_optimizer_step_pre_hook(phase_ends)
     try:
         for _ in range(steps):
             trainer.step()
-            note()
+            phase_ends()
     finally:
         for hook in hooks:
             hook.remove()
-    assert len(found) == 1 + len(PHASES) * steps, "a step is one forward pass, one backward pass and one update"
-    return found
+    assert len(readings) == 1 + len(PHASES) * steps, "a step is one forward pass, one backward pass and one update"
+    return readings
 
 
 def phase_times(trainer: Trainer, model: Transformer, device: torch.device, steps: int) -> list[list[float]]:
     """Milliseconds of each phase of each step; the host waits for the device only after the last."""
     mark, elapsed = clock(device)
-    times = [elapsed(*pair) for pair in pairwise(marks(trainer, model, mark, steps))]
+    times = [elapsed(*pair) for pair in pairwise(read_phases(trainer, model, mark, steps))]
     return [times[at : at + len(PHASES)] for at in range(0, len(times), len(PHASES))]
 
 
 def clock(device: torch.device) -> tuple[Callable[[], Any], Callable[[Any, Any], float]]:
-    """A function that marks a moment of the device's time, and one that tells the milliseconds between two."""
+    """A function that marks a moment in the device's time, and one that gives the milliseconds between two."""
     if device.type == "cpu":
         return time.perf_counter, lambda start, end: 1000 * (end - start)
     if device.type == "mps":  # untried

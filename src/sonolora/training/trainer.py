@@ -1,8 +1,10 @@
-"""The training loop's engine: one `Trainer` holds the adapters and the optimiser, and takes steps.
+"""Optimisation steps: a `Trainer` has the adapters and the optimiser.
 
-In: a frozen model with adapters, examples, a config. Out: trained adapters, and a state that continues exactly.
-Everything random is a pure function of (seed, step, slot), and the learning rate of the step, so the state is no
-more than the adapters, the two moments of Adam and a step count.
+In: a frozen model with adapters, examples, a config. Out: trained adapters, and a state from which training continues
+exactly. Everything random is a pure function of (seed, step, slot) and the learning rate one of the step, so the state
+is the adapters, Adam's two moments and a step count.
+
+T target frames, C latent channels, B batch.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from sonolora.ltx.model.transformer import Transformer
 from sonolora.training.loss import flow_losses
 from sonolora.training.noise import DENSITIES, draw_sigma
 
-_FINAL_RATE = 0.1
+_FINAL_LEARNING_RATE = 0.1  # of the first
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,15 @@ class TrainingConfig:
             raise ValueError(f"sigma density {self.sigma_density!r} is not one of {', '.join(DENSITIES)}")
 
     def learning_rate_at(self, step: int) -> float:
-        """Linear from the full rate to a tenth of it."""
-        return self.learning_rate * (1 - (1 - _FINAL_RATE) * step / self.steps)
+        """Linear, from the full learning rate to a tenth of it."""
+        return self.learning_rate * (1 - (1 - _FINAL_LEARNING_RATE) * step / self.steps)
 
 
 class Trainer:
     """Takes optimisation steps. `step_count` is the number of steps done.
 
-    The examples have one shape and are on the adapters' device, or in pinned memory. With `static` a step's inputs keep
-    their addresses, and on a GPU the step is captured once and replayed (`CudaGraphStep`; not yet run on a GPU).
+    The examples have one shape and are on the adapters' device or in pinned host memory. With `static` a step's inputs
+    keep their addresses, and on a GPU the step is captured once and replayed (`CudaGraphStep`; not yet run on a GPU).
     """
 
     def __init__(
@@ -74,9 +76,9 @@ class Trainer:
             for letter, parameter in (("A", adapter.lora_A), ("B", adapter.lora_B))
         }
         self._device = next(iter(self._parameters.values())).device
-        # Not given its function yet: in a cycle of references a run's memory would outlive the run.
+        # It gets its function with each call: in a reference cycle a run's memory would outlive the run.
         self._static = CudaGraphStep() if static else None
-        # On a card the rate is a tensor, so that a captured update sees it change. Meta has no fused update.
+        # On a GPU the learning rate is a tensor, so that a captured update sees it change. Meta has no fused update.
         cuda = self._device.type == "cuda"
         self._optimizer = torch.optim.AdamW(
             self._parameters.values(),
@@ -87,10 +89,10 @@ class Trainer:
         )
 
     def step(self) -> Tensor:
-        """One optimisation step; returns its losses (batch,), on the device, without waiting for them."""
+        """One optimisation step; returns its losses (B,), on the device, without waiting for them."""
         for group in self._optimizer.param_groups:
-            rate = self.config.learning_rate_at(self.step_count)
-            group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
+            learning_rate = self.config.learning_rate_at(self.step_count)
+            group["lr"] = group["lr"].fill_(learning_rate) if isinstance(group["lr"], Tensor) else learning_rate
         inputs = self._inputs(self.step_count)
         losses = self._compute(*inputs) if self._static is None else self._static(self._compute, *inputs)
         self.step_count += 1
@@ -100,22 +102,22 @@ class Trainer:
         """Example, noise and sigma of a step, on the device: a pure function of the seed and the step."""
         config = self.config
         slots = range(config.batch_size)
-        chosen = [self._examples[self._index(step * config.batch_size + slot)] for slot in slots]
-        example = collate([one.to(self._device) for one in chosen])
+        batch = [self._examples[self._index(step * config.batch_size + slot)] for slot in slots]
+        example = collate([one.to(self._device) for one in batch])
         frames, channels = example.latents_BTC.shape[1:]
         noise = torch.cat([normal((1, frames, channels), config.seed, "noise", step, slot) for slot in slots])
         sigma = torch.tensor(
             [draw_sigma(config.sigma_density, frames, config.seed, "sigma", step, slot) for slot in slots]
         )
-        return example, self._sent(noise), self._sent(sigma)
+        return example, self._to_device(noise), self._to_device(sigma)
 
-    def _sent(self, drawn: Tensor) -> Tensor:
+    def _to_device(self, tensor: Tensor) -> Tensor:
         # From memory that is not pinned the host would wait for the copy.
-        drawn = drawn.pin_memory() if self._device.type == "cuda" else drawn
-        return drawn.to(self._device, non_blocking=True)
+        tensor = tensor.pin_memory() if self._device.type == "cuda" else tensor
+        return tensor.to(self._device, non_blocking=True)
 
     def _compute(self, example: Example, noise_BTC: Tensor, sigma_B: Tensor) -> Tensor:
-        """All that a step does on the device."""
+        """Everything that a step does on the device."""
         self._optimizer.zero_grad(set_to_none=True)  # before the forward pass, which needs their memory
         losses = flow_losses(self._model, example, noise_BTC, sigma_B)
         losses.mean().backward()  # type: ignore[no-untyped-call]
@@ -124,17 +126,17 @@ class Trainer:
         return losses.detach()
 
     def _index(self, draw: int) -> int:
-        """Every example once an epoch, in an order of the epoch's own."""
+        """The example of a draw: each once an epoch, in an order of the epoch's own."""
         epoch, position = divmod(draw, len(self._examples))
         order = torch.randperm(len(self._examples), generator=generator(self.config.seed, "order", epoch))
         return int(order[position])
 
     def is_finite(self) -> bool:
-        """Whether all that was learnt is numbers still; waits for the device."""
+        """Whether all adapters are finite; waits for the device."""
         return all(bool(parameter.isfinite().all()) for parameter in self._parameters.values())
 
     def state(self) -> dict[str, Tensor]:
-        """Adapters and Adam's moments by name, on the CPU."""
+        """Adapters and Adam's moments by name, copied to the CPU."""
         state = {}
         for name, parameter in self._parameters.items():
             moments = self._optimizer.state.get(parameter, {})
@@ -144,7 +146,7 @@ class Trainer:
         return state
 
     def load_state(self, state: Mapping[str, Tensor], step_count: int) -> None:
-        """Continue from `state`, before any step is taken. Raises `CheckpointError` when it is of other adapters."""
+        """Continue from `state`, before any step is taken. Raises `CheckpointError` when its adapters are others."""
         expected = {f"{name}{part}" for name in self._parameters for part in ("", ".exp_avg", ".exp_avg_sq")}
         if different := expected.symmetric_difference(state):
             raise CheckpointError(f"the training state is of another LoRA: it differs in {min(different)}")

@@ -1,4 +1,4 @@
-"""What a machine does at best, measured: the ceilings that a training step is held against.
+"""The peak throughput of a device, measured: the ceilings of a training step.
 
 In: a device and a dtype. Out: `Limits`.
 """
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from sonolora.training.step_phases import clock
 
-_TRIES = 5
+_REPEATS = 5
 _MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}
-_COPIED_BYTES = {"cpu": 2**28, "cuda": 2**30}
+_COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
 
 
 @dataclass(frozen=True)
@@ -27,34 +27,33 @@ class Limits:
     """Of one device and one dtype."""
 
     flops_per_second: float  # of a large matrix product in the dtype of the run
-    bytes_per_second: float  # of a large copy, bytes read and bytes written together
+    bytes_per_second: float  # of a large copy, read and written bytes together
 
 
 def machine_limits(device: torch.device, dtype: torch.dtype) -> Limits:
     """The best of a few large matrix products and of a few large copies."""
-    kind = "cuda" if device.type == "cuda" else "cpu"
-    size, copied = _MATMUL_SIZE[kind], _COPIED_BYTES[kind]
+    size, copy_size = _MATMUL_SIZE[device.type], _COPY_BYTES[device.type]
     left, right = torch.randn(2, size, size, device=device, dtype=dtype)
     product = torch.empty_like(left)
-    source = torch.zeros(copied, dtype=torch.uint8, device=device)
+    source = torch.zeros(copy_size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return Limits(
         flops_per_second=2 * size**3 / _best_seconds(device, lambda: torch.mm(left, right, out=product)),
-        bytes_per_second=2 * copied / _best_seconds(device, lambda: target.copy_(source)),
+        bytes_per_second=2 * copy_size / _best_seconds(device, lambda: target.copy_(source)),
     )
 
 
 def _best_seconds(device: torch.device, work: Callable[[], Tensor]) -> float:
     mark, elapsed = clock(device)
     moments = [mark()]
-    for _ in range(1 + _TRIES):
+    for _ in range(1 + _REPEATS):
         work()
         moments.append(mark())
     return min(elapsed(*pair) for pair in pairwise(moments)) / 1000
 
 
 def device_name(device: torch.device) -> str:
-    """What a card or the processor calls itself, or at least its architecture."""
+    """The name of a GPU or of the processor, or at least its architecture."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with contextlib.suppress(OSError, StopIteration):

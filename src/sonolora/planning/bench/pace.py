@@ -1,8 +1,8 @@
-"""How long a training step will take on this device: a few real steps of a few real layers, before anything is loaded.
+"""How long a training step will take on this device, measured before anything is loaded.
 
-In: a base's shape, what a step is made of, a device. Out: seconds, and in words where they come from. The layers have
-random weights, which take as long as trained ones; a base that is small is measured whole. Where even that would take
-too long, what is left is a bound: the FLOPs at the speed of a large matrix product, measured in the same process.
+In: a base's shape, a step, a device. Out: seconds, and how they were found: a few real steps of a few layers with
+random weights, which take as long as trained ones. A small base is measured whole. Where even a few layers would take
+too long, a lower bound remains: the FLOPs at the speed of a large matrix product, measured in the same process.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from sonolora.planning.bench.synthetic import synthetic_trainer
 from sonolora.planning.work_counts import Step, step_flops
 from sonolora.training.step_phases import phase_times
 
-_FEW = 2, 4  # layers
+_MEASURED_LAYERS = 2, 4
 _SMALL_BYTES = 256 << 20
 _WARM_UP, _STEPS = 2, 5
-_SECONDS = 30.0  # that measuring may take where a step runs at a third of the limit
+_MAX_SECONDS = 30.0  # of measuring, for a step that runs at a third of the limit
 _EAGER_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a step and of its forward pass. A bound is what they cannot be below."""
+    """Seconds of a step and of its forward pass. `bound`: they are lower bounds; `how`: in words, for people."""
 
     step: float
     forward: float
@@ -37,23 +37,23 @@ class Pace:
 
 
 def measure_pace(shape: BaseShape, step: Step, device: torch.device) -> Pace:
-    """Measure on a device that is there."""
+    """Measure on a device of this machine."""
     dtype, layers = compute_dtype(device), shape.transformer_config.layers
     flops = step_flops(shape, step, device.type)
     speed = machine_limits(device, dtype).flops_per_second
-    held = shape.transformer_bytes(dtype, video=step.tokens.joint, one_way=step.tokens.one_way)
-    large = held > _SMALL_BYTES and layers > max(_FEW)
-    few = _FEW if large else (layers,)
-    expected = (_WARM_UP + _STEPS) * flops.whole * sum(few) / layers / (speed * _EAGER_SHARE)
-    if expected > _SECONDS:
-        how = f"not measured, would take too long: its FLOPs at {speed / 1e12:.3g} TFLOP/s, the best of this device"
+    weights = shape.transformer_bytes(dtype, video=step.tokens.joint, one_way=step.tokens.one_way)
+    large = weights > _SMALL_BYTES and layers > max(_MEASURED_LAYERS)
+    measured = _MEASURED_LAYERS if large else (layers,)
+    expected = (_WARM_UP + _STEPS) * flops.whole * sum(measured) / layers / (speed * _EAGER_SHARE)
+    if expected > _MAX_SECONDS:
+        how = f"not measured, which would take too long: its FLOPs at the device's peak of {speed / 1e12:.3g} TFLOP/s"
         return Pace(flops.whole / speed, flops.forward / speed, True, how)
-    first, *others = (_times(shape, count, step, device) for count in few)
+    first, *others = (_times(shape, count, step, device) for count in measured)
     if not others:
-        return Pace(*first, False, f"measured here, {_STEPS} steps with random weights")
-    less, more = _FEW
+        return Pace(*first, False, f"measured on this device, {_STEPS} steps with random weights")
+    less, more = _MEASURED_LAYERS
     whole, forward = (a + (b - a) / (more - less) * (layers - less) for a, b in zip(first, others[0], strict=True))
-    how = f"measured here with {less} and {more} of the {layers} layers, random weights, and extended to all"
+    how = f"measured on this device with {less} and {more} of the {layers} layers, random weights, and extrapolated"
     return Pace(whole, forward, False, how)
 
 

@@ -1,7 +1,7 @@
-"""How long a preview takes here: sampling with guidance, then the decoder and the vocoder.
+"""How long a preview takes on this device: sampling with guidance, then the decoder and the vocoder.
 
-In: a base's shape, a mode's clip. Out: seconds of both, with random weights and a random example, which take as long.
-The second of two is measured; the first warms up with a single step.
+In: a base's shape, a mode's clip. Out: seconds of both, with random weights and a random example, which take as long as
+real ones. The second of two previews is measured; the first warms up with one sampling step.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sonolora.training.step_phases import clock
 
 @dataclass(frozen=True)
 class PreviewTime:
-    """Seconds, for a sound as long as a training clip."""
+    """Seconds, for a preview as long as a training clip."""
 
     mode: str
     base: str
@@ -43,7 +43,7 @@ class PreviewTime:
 def measure_preview(
     shape: BaseShape, mode: Mode, request: TrainRequest, settings: RunSettings, *, rank: int, steps: int
 ) -> PreviewTime:
-    """Make one preview with so many sampling steps. Raises `SonoloraError` for a device that is not there."""
+    """Render one preview with `steps` sampling steps. Raises `SonoloraError` for a device that is not there."""
     settings.check_mode(mode)
     device = settings.place()
     step = replace(training_step(mode, request, settings), rank=rank)

@@ -1,6 +1,6 @@
-"""What `sonolora bench` measured, in words: a table for a terminal, and a page of results to keep.
+"""The results of `sonolora bench` as text: a table for a terminal, and a page to keep.
 
-In: `Measurement`s as JSON has them, so that those of other processes can stand beside each other. Out: lines of text.
+In: `Measurement`s as JSON, so that those of several processes can be shown together. Out: lines of text.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _HEAD = (
 )
 _LEGEND = """\
 Random weights and examples of the right shapes, made on the device. ms: median of {steps} steps. Of the limit: the time
-that FLOPs and least bytes of the phases take at the ceilings that were measured beside, as a share of the time of the
-step. Operations: {operations} of one step. Peak: with weights, adapters, moments and one example, by the allocator;
-computed: the same by the function with which `sonolora estimate` decides what fits. Plain loop: how many times as long
-a loop takes with nothing of ours around the model's loss, a step of each in turn. On a machine with other work times
-of different lines cannot be compared; those of one line's plain loop can, as far as so few steps say something."""
+that the FLOPs and the fewest bytes of the phases take at the ceilings measured in the same process, as a share of the
+time of the step. Operations: {operations} of one step. Peak: with weights, adapters, moments and one example, from the
+allocator; computed: the same from the function with which `sonolora estimate` decides what fits. Plain loop: the time
+of a plain PyTorch loop around the model's loss, as a multiple of ours, in alternating steps. On a busy machine the
+times of different lines cannot be compared; the plain loop of a line can, as far as a few steps show."""
 
 
 def table(record: Record) -> str:
-    """One measurement in lines for a person."""
+    """One measurement, for people."""
     limits = record["limits"]
     tokens = f"{record['audio_tokens']} audio frames"
     tokens += f" + {record['reference_tokens']} of reference" if record["reference_tokens"] else ""
@@ -40,11 +40,11 @@ def table(record: Record) -> str:
         f"parameters  {record['frozen_parameters']:,} frozen, {record['trained_parameters']:,} trained",
         f"limits      {limits['flops_per_second'] / 1e9:,.0f} GFLOP/s in a large matrix product, "
         f"{limits['bytes_per_second'] / 1e9:,.1f} GB/s in a large copy",
-        f"memory      {record['peak_bytes'] / 1e9:,.3f} GB at most, {record['computed_bytes'] / 1e9:,.3f} GB computed",
+        f"memory      {record['peak_bytes'] / 1e9:,.3f} GB peak, {record['computed_bytes'] / 1e9:,.3f} GB computed",
         f"operations  {record['operations']:,} a step",
     ]
     if plain := record["plain"]:
-        lines.append(f"plain loop  {plain['median_ms']:.2f} ms, {plain['times_as_long']:.3f} times as long")
+        lines.append(f"plain loop  {plain['median_ms']:.2f} ms, {plain['times_as_long']:.3f} times ours")
     lines += ["", f"{'':<9}{'median ms':>10}{'min':>9}{'max':>9}{'GFLOP':>10}{'MB':>10}{'floor ms':>10}{'reached':>9}"]
     for name, phase in record["phases"].items():
         lines.append(
@@ -56,7 +56,7 @@ def table(record: Record) -> str:
 
 
 def page(command: str, records: Sequence[Record]) -> str:
-    """Results of one command on one device, a section for each base."""
+    """The results of one command on one device, a section for each base."""
     first = records[0]
     parts = [
         f"# The training step on {first['device']}",
@@ -73,9 +73,9 @@ def page(command: str, records: Sequence[Record]) -> str:
 
 def _section(base: str, records: Sequence[Record]) -> Iterator[str]:
     best = max(record["limits"]["flops_per_second"] for record in records)
-    moved = max(record["limits"]["bytes_per_second"] for record in records)
+    copied = max(record["limits"]["bytes_per_second"] for record in records)
     yield f"## {base}, rank {records[0]['rank']}"
-    yield f"Ceilings: {best / 1e12:,.3g} TFLOP/s in a large matrix product, {moved / 1e9:,.4g} GB/s in a large copy."
+    yield f"Ceilings: {best / 1e12:,.3g} TFLOP/s in a large matrix product, {copied / 1e9:,.4g} GB/s in a large copy."
     yield "\n".join([_HEAD, *map(_row, records)])
 
 

@@ -1,14 +1,14 @@
-"""How long one training step takes here, and how long it would have to take: measured, nothing assumed.
+"""How long a training step takes on this device, beside its roofline: measured, nothing assumed.
 
 In: a base's shape, a mode's step, settings. Out: a `Measurement` of `Trainer.step` on random weights and examples of
-the right shapes, which take as long as real ones: time by phase, FLOPs, the bytes that must move at least, and the
-floor that they put under it; operations, and memory beside what `counts` computes for it. FLOPs, and on a CPU
-operations and memory, are those of the network as written, also where it runs compiled.
+the right shapes, which take as long as real ones: time by phase, FLOPs, the fewest bytes that must move, and the lower
+bound that follows; operations, and memory beside what `work_counts` computes. FLOPs, and on a CPU operations and
+memory, are those of the eager network, also where it runs compiled.
 
-The floor of a phase is the larger of two times: its FLOPs at the speed of a large matrix product, and its bytes at
-the speed of a large copy, both measured in the same process; within a phase one can hide behind the other. The
-floor of the step is the sum over its phases, which cannot hide each other: the backward pass needs the loss, the
-update the norm of all gradients. Weights that fit in the machine's cache may move faster than the copy.
+The lower bound of a phase is the larger of two times: its FLOPs at the speed of a large matrix product, and its bytes
+at the speed of a large copy, both measured in the same process; within a phase they overlap. That of the step is the
+sum over its phases, which do not: the backward pass needs the loss, the update the norm of all gradients. Weights that
+fit in the machine's cache may move faster than the copy.
 """
 
 from __future__ import annotations
@@ -41,33 +41,33 @@ from sonolora.planning.needs import training_step
 from sonolora.planning.run_settings import RunSettings
 from sonolora.planning.work_counts import Step, make_example, step_bytes
 from sonolora.training.loss import flow_losses
-from sonolora.training.step_phases import PHASES, clock, flop_counter, marks, phase_times
+from sonolora.training.step_phases import PHASES, clock, flop_counter, phase_times, read_phases
 from sonolora.training.trainer import Trainer
 
 WHOLE = "step"
-_ORDINARY = 2  # steps before one that is counted; the one after that is captured, if one is
+_UNCOUNTED = 2  # steps before the one that is counted; a graph is captured in the one after it
 _WARM_UP = 2
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of the step, or the whole of it."""
+    """One phase of the step, or all of it."""
 
     median_ms: float
     min_ms: float
     max_ms: float
     flops: int  # of matrix products and attention
     least_bytes: int  # as `least_bytes` counts them
-    floor_ms: float
-    share: float  # of the limit that is reached: floor / median
+    floor_ms: float  # the lower bound
+    share: float  # of the limit: floor / median
 
 
 @dataclass(frozen=True)
 class Plain:
-    """A loop without anything of ours around the model's loss, one step of it after each of ours."""
+    """A plain PyTorch loop around the model's loss, one step of it after each of `Trainer`."""
 
     median_ms: float
-    times_as_long: float  # median of the paired rounds
+    times_as_long: float  # median of the paired steps
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Measurement:
     layers: int
     rank: int
     batch_size: int
-    options: tuple[str, ...]  # what of the settings is not the default
+    options: tuple[str, ...]  # settings that are not the default
     steps: int
     audio_tokens: int  # of one example
     reference_tokens: int
@@ -94,9 +94,9 @@ class Measurement:
     versions: Mapping[str, str]
     limits: Limits
     phases: Mapping[str, Phase]
-    operations: int  # kernels and copies on a card, operations that reach a kernel or make a view on a CPU
-    peak_bytes: int  # with the weights, as the allocator saw it
-    computed_bytes: int  # the same by `counts`
+    operations: int  # kernels and copies on a GPU; on a CPU operations that reach a kernel or make a view
+    peak_bytes: int  # with the weights, from the allocator
+    computed_bytes: int  # the same from `work_counts`
     plain: Plain | None
 
 
@@ -110,10 +110,10 @@ def measure_step(
     steps: int,
     plain: bool = False,
 ) -> Measurement:
-    """Take so many training steps, after a few to warm up, and measure them.
+    """Measure `steps` training steps, after a few to warm up.
 
-    The base of the settings and the rank of the request count for nothing. Raises `SonoloraError` for settings or a
-    device that cannot be.
+    The base of the settings and the rank of the request are not used. Raises `SonoloraError` for settings that exclude
+    each other and a device that is not there.
     """
     settings.check_mode(mode)
     device = settings.place()
@@ -125,10 +125,10 @@ def measure_step(
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
         else:
-            stack.enter_context(_as_written())
+            stack.enter_context(_eager())
             live = stack.enter_context(Allocations(device.type))
         trainer, model = synthetic_trainer(shape, layers, step, device, static=settings.cuda_graph)
-        for _ in range(_ORDINARY):
+        for _ in range(_UNCOUNTED):
             trainer.step()
     flops, moved = _count(trainer, model)
     for _ in range(_WARM_UP):
@@ -138,7 +138,7 @@ def measure_step(
         times = [[time] for (time,) in _in_turn([trainer.step], device, steps)]
     else:
         times = phase_times(trainer, model, device, steps)
-    beside = _plain(trainer, model, shape, step, device, steps) if plain else None
+    plain_loop = _plain(trainer, model, shape, step, device, steps) if plain else None
     operations = _operations(trainer, device)
     limits = machine_limits(device, dtype)
     floors = [
@@ -166,7 +166,7 @@ def measure_step(
         audio_tokens=tokens.audio,
         reference_tokens=tokens.reference,
         video_tokens=tokens.video,
-        text_tokens=shape.text_places,
+        text_tokens=shape.context_tokens,
         frozen_parameters=sum(parameter.numel() for parameter in model.parameters()) - trained,
         trained_parameters=trained,
         device=device_name(device),
@@ -178,53 +178,53 @@ def measure_step(
         operations=operations,
         peak_bytes=peak,
         computed_bytes=weights + counted.peak + (counted.example * step.batch_size if settings.cuda_graph else 0),
-        plain=beside,
+        plain=plain_loop,
     )
 
 
 def _count(trainer: Trainer, model: Transformer) -> tuple[list[int], list[int]]:
     """FLOPs and least bytes of each phase, from one step."""
-    kept: set[int] = set()
+    saved: set[int] = set()
 
     def pack(tensor: Tensor) -> Tensor:
-        kept.add(tensor.untyped_storage().data_ptr())
+        saved.add(tensor.untyped_storage().data_ptr())
         return tensor.detach()
 
-    with _as_written(), flop_counter() as counter, saved_tensors_hooks(pack, lambda tensor: tensor):
-        counts = marks(trainer, model, counter.get_total_flops, 1)
-    return [after - before for before, after in pairwise(counts)], least_bytes(model, kept)
+    with _eager(), flop_counter() as counter, saved_tensors_hooks(pack, lambda tensor: tensor):
+        counts = read_phases(trainer, model, counter.get_total_flops, 1)
+    return [after - before for before, after in pairwise(counts)], least_bytes(model, saved)
 
 
-def least_bytes(model: Transformer, kept: set[int]) -> list[int]:
-    """Bytes that each phase of a step must read and write at least, however it is programmed.
+def least_bytes(model: Transformer, saved: set[int]) -> list[int]:
+    """The fewest bytes that each phase of a step must read and write, however it is implemented.
 
-    Forward: every weight is read. Backward: those that autograd kept are read again (`kept` holds the addresses
-    of their storages; the weights of the text's keys and values, for instance, are not needed again), and every
-    gradient is written. Update: AdamW reads gradient, value and two moments, and writes value and moments.
-    Activations are left out: they need not leave the cache.
+    Forward: every weight is read. Backward: those that autograd saved are read again (`saved`: the addresses of their
+    storages; the weights of the text's keys and values, for instance, are not needed again), and every gradient is
+    written. Update: AdamW reads gradient, value and two moments, and writes value and moments. Activations do not
+    count: they need not leave the cache.
     """
     weights = [*model.parameters(), *model.buffers()]
     values = sum(parameter.nbytes for parameter in weights if parameter.requires_grad)
-    again = sum(weight.nbytes for weight in weights if weight.untyped_storage().data_ptr() in kept)
+    again = sum(weight.nbytes for weight in weights if weight.untyped_storage().data_ptr() in saved)
     return [sum(weight.nbytes for weight in weights), again + values, (4 + 3) * values]
 
 
-def _in_turn(works: list[Callable[[], object]], device: torch.device, rounds: int) -> list[list[float]]:
-    """Milliseconds of each of the works, round by round; the host waits for the device only after the last."""
+def _in_turn(functions: list[Callable[[], object]], device: torch.device, rounds: int) -> list[list[float]]:
+    """Milliseconds of each function, round by round; the host waits for the device only after the last."""
     mark, elapsed = clock(device)
     moments = [mark()]
     for _ in range(rounds):
-        for work in works:
-            work()
+        for function in functions:
+            function()
             moments.append(mark())
     times = [elapsed(*pair) for pair in pairwise(moments)]
-    return [times[at : at + len(works)] for at in range(0, len(times), len(works))]
+    return [times[at : at + len(functions)] for at in range(0, len(times), len(functions))]
 
 
 def _plain(
     trainer: Trainer, model: Transformer, shape: BaseShape, step: Step, device: torch.device, rounds: int
 ) -> Plain:
-    """The same model, adapters and loss in a loop as it stands in a tutorial: AdamW and noise as they come."""
+    """The same model, adapters and loss in the loop of a tutorial: torch's AdamW and noise."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained)
     layers = shape.transformer_config.layers
@@ -243,8 +243,8 @@ def _plain(
     return Plain(median(theirs for _, theirs in times), median(theirs / ours for ours, theirs in times))
 
 
-def _as_written() -> AbstractContextManager[None]:
-    """Within it nothing runs compiled: a block that is first called while operations are watched would never be."""
+def _eager() -> AbstractContextManager[None]:
+    """Within it nothing runs compiled: a block whose first call is observed by a dispatch mode would never be."""
     return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
 
 
@@ -257,9 +257,9 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _operations(trainer: Trainer, device: torch.device) -> int:
-    """Of one step."""
+    """The number of operations of one step."""
     if device.type == "cpu":
-        with _as_written(), _Operations() as counted:  # type: ignore[no-untyped-call]
+        with _eager(), _Operations() as counted:  # type: ignore[no-untyped-call]
             trainer.step()
         return int(counted.count)
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:

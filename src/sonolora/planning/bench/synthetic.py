@@ -1,6 +1,6 @@
-"""A training step with random weights on random data, made on the device itself: it takes as long as a real one.
+"""A training step with random weights and data, made on the device: it takes as long as a real one.
 
-In: a base's shape, how many of its layers, what a step is made of. Out: a `Trainer` and its model. No file is read.
+In: a base's shape, a number of its layers, a step. Out: a `Trainer` and its model. No file is read.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from sonolora.training.trainer import Trainer, TrainingConfig
 
 _SEED = 0
 _LEARNING_RATE = 1e-4
-_SPREAD = 0.02
-_MANY = 1 << 20  # steps, over which the learning rate falls
+_STD = 0.02
+_STEPS = 1 << 20  # over which the learning rate falls
 
 
 def synthetic_model(shape: BaseShape, layers: int, step: Step, device: torch.device) -> Transformer:
-    """The first so many layers of the transformer of that shape, as a run holds it, with random weights."""
+    """The first layers of the transformer of that shape, under the step's weight policy, with random weights."""
     tokens = step.tokens
     model = shape.transformer(
         layers, compute_dtype(device), video=tokens.joint, one_way=tokens.one_way, policy=step.policy
     )
     blocks, model.transformer_blocks = model.transformer_blocks, nn.ModuleList()
     _fill(model, device, step.policy.weights)
-    for block in blocks:  # what is streamed is never there as a whole
+    for block in blocks:  # offloaded blocks are never on the device all at once
         _fill(block, device, step.policy.weights).to("cpu" if step.policy.offloaded else device)
     model.transformer_blocks = blocks
     apply_policy(model, step.policy, device)
@@ -41,12 +41,12 @@ def synthetic_model(shape: BaseShape, layers: int, step: Step, device: torch.dev
 def _fill(module: nn.Module, device: torch.device, weights: str) -> nn.Module:
     module.to_empty(device=device)
     for parameter in module.parameters():
-        parameter.normal_(std=_SPREAD)
+        parameter.normal_(std=_STD)
     for layer in module.modules():
-        if isinstance(layer, QuantisedLinear):  # zeros would need less power, and a card could run faster for it
-            weight = torch.randn(layer.out_features, layer.in_features, device=device) * _SPREAD
-            for held, values in zip((layer.codes, layer.scales), quantise(weight, weights), strict=True):
-                held.copy_(values)
+        if isinstance(layer, QuantisedLinear):  # zeros need less power, with which a GPU may run faster
+            weight = torch.randn(layer.out_features, layer.in_features, device=device) * _STD
+            for target, values in zip((layer.codes, layer.scales), quantise(weight, weights), strict=True):
+                target.copy_(values)
     return module
 
 
@@ -57,5 +57,5 @@ def synthetic_trainer(
     model = synthetic_model(shape, layers, step, device)
     adapters = add_adapters(model, step.targets, step.rank, _SEED)
     example = make_example(shape, step.tokens, device, compute_dtype(device), layers)
-    config = TrainingConfig(_MANY, _LEARNING_RATE, _SEED, step.batch_size)
+    config = TrainingConfig(_STEPS, _LEARNING_RATE, _SEED, step.batch_size)
     return Trainer(model, adapters, [example], config, static=static), model
