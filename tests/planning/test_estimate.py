@@ -34,7 +34,7 @@ def test_a_base_that_is_not_here(clips, monkeypatch, tmp_path):
         T2A, request, RunSettings("ltx-2.3", "cpu"), tmp_path / "out", Silent(), Power(100, 1), available=1
     )
     assert result.needs.text_tokens == 1024
-    assert result.needs.stages[2].held["transformer"] == 4 * 3_286_408_320
+    assert result.needs.stages[2].resident["transformer"] == 4 * 3_286_408_320
     assert result.error is None  # on a CPU it is no error
 
 
@@ -44,6 +44,6 @@ def test_a_card_that_is_not_here(clips, monkeypatch, tmp_path):
     request = parse(T2A.request, {"training_data_url": str(clips), "audio_duration_seconds": 0.5})
     result = estimate(T2A, request, RunSettings("ltx-2.3"), tmp_path / "out", Silent(), card=8)
     assert (result.device, result.dtype) == ("a card of 8 GB", "bfloat16")
-    assert result.needs.stages[2].held["transformer"] == 6_574_987_520  # bfloat16, but for the tables
+    assert result.needs.stages[2].resident["transformer"] == 6_574_987_520  # bfloat16, but for the tables
     assert result.pace is None
     assert "--block-offload" in str(result.error)

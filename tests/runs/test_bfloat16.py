@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from sonolora.media.audio import decode_audio
 from sonolora.modes import MODES
-from sonolora.planning import run_settings
+from sonolora.planning import needs, work_counts
 from sonolora.runs import generate as generate_module
 from sonolora.runs import loaded_networks
 from sonolora.runs.artifacts import RunArtifacts
@@ -20,7 +20,7 @@ from sonolora.runs.generate import GenerateSettings, generate
 @pytest.fixture(autouse=True)
 def _bfloat16(monkeypatch):
     """What a CUDA device computes in, on this CPU."""
-    for module in (run_settings, loaded_networks, generate_module):
+    for module in (work_counts, needs, loaded_networks, generate_module):
         monkeypatch.setattr(module, "compute_dtype", lambda device: torch.bfloat16)  # noqa: ARG005
 
 

@@ -16,6 +16,7 @@ from sonolora.data.encoding_cache import Cache, default_cache_folder
 from sonolora.ltx.codec.audio_codec import load_audio_codec
 from sonolora.ltx.lora.adapters import add_adapters, save_lora
 from sonolora.ltx.model.transformer import load_transformer
+from sonolora.ltx.weights.base import find_base
 from sonolora.media.write_video import write_video
 from sonolora.modes import MODES
 from sonolora.modes.preview_spec import PreviewSpec
@@ -43,6 +44,12 @@ class Told(Silent):
 
     def warning(self, text):
         self.warnings.append(text)
+
+
+@pytest.fixture(scope="module")
+def base():
+    """The one that `generate` uses by default."""
+    return find_base("tiny")
 
 
 @pytest.fixture(scope="module")

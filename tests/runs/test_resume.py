@@ -182,7 +182,7 @@ def test_damaged_data_is_an_error(stopped, silent, at):
     [
         ({"request": {"rank": "many"}}, "run.json is damaged: request: .*rank"),
         ({"settings": {"seed": "x"}}, "run.json is damaged: settings.seed: Input should be a valid integer"),
-        ({"settings": {"keep_checkpoints": 0}}, "keep_checkpoints must be at least 1"),
+        ({"settings": {"keep_checkpoints": 0}}, "keep_checkpoints: must be at least 1"),
         ({"mode": "x2y"}, "'x2y' is not a mode"),
     ],
 )

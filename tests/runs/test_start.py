@@ -176,7 +176,7 @@ def test_a_second_run_in_a_folder_is_refused(finished, body, settings):
 
 
 def test_clips_that_are_all_too_short_are_an_error_with_their_length(body, settings, tmp_path):
-    with pytest.raises(InputError, match=r"the longest has 0\.60 s, so lower audio_duration_seconds") as caught:
+    with pytest.raises(InputError, match=r"the longest lasts 0\.60 s, so lower audio_duration_seconds") as caught:
         begin("t2a", {**body, "audio_duration_seconds": 3}, settings, tmp_path / "out")
     item = caught.value.items[0].as_wire()
     assert item["loc"] == ["body", "training_data_url"]

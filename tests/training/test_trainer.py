@@ -165,7 +165,7 @@ class HostTensors(TorchDispatchMode):
 def test_a_step_takes_nothing_from_the_host_but_its_inputs(make_trainer):
     trainer, _ = make_trainer()
     inputs = trainer._inputs(0)
-    constants._kept.cache_clear()
+    constants._cached.cache_clear()
     with HostTensors() as first:
         trainer._compute(*inputs)
     trainer._compute(*inputs)  # after the first, in which the optimiser makes its state

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from sonolora import __version__
 from sonolora.core.atomic_files import remove_half_written
@@ -66,11 +70,18 @@ def _settings(record: RunRecord, artifacts: RunArtifacts, changed: dict[str, Any
     # A captured step is bound to its device and to its memory there; uncaptured it is the same step.
     uncaptured = {"cuda_graph": False} if changed else {}
     try:
-        return read_settings(record.settings, **uncaptured | changed)
+        settings = read_settings(record.settings, **uncaptured | changed)
+        return TypeAdapter(RunSettings).validate_json(json.dumps(asdict(settings)), strict=True)
     except UnknownSettingError as error:
         raise SonoloraError(
             f"{artifacts.folder} was started by Sonolora {record.sonolora_version} with settings that {__version__} "
             f"does not have ({error}): continue it with that version"
+        ) from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, ("settings", *fault["loc"])))
+        raise DamagedFileError(
+            f"{artifacts.path(RECORD)} is damaged: {where}: {fault['msg']}. {START_AGAIN}"
         ) from error
     except (InputError, TypeError) as error:
         raise DamagedFileError(f"{artifacts.path(RECORD)} is damaged: settings: {error}. {START_AGAIN}") from error
