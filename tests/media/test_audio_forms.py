@@ -250,3 +250,22 @@ def test_a_file_that_is_cut_short_yields_its_beginning_and_a_warning(tmp_path: P
     np.testing.assert_array_equal(decoded.waveform.samples[:, -COUNT:].T, INTEGERS[16] / 2**15)
     part = decode_audio(tmp_path / name, seconds=0.5)
     assert (part.waveform.seconds, part.warning) == (0.5, decoded.warning)
+
+
+@pytest.mark.parametrize(
+    "name", ["24 in 32.wav", "big-endian s24.wav", "little-endian s24.aifc", "s24.aiff", "s24.wav"]
+)
+def test_the_end_of_a_long_file_is_found_in_every_form(tmp_path: Path, name: str) -> None:
+    repeats = 600  # 12.5 s
+    makers = {
+        "24 in 32.wav": lambda: wav(wave_format(PCM, 24, 8), packed(24, 32) * repeats),
+        "big-endian s24.wav": lambda: wav(wave_format(PCM, 24, order=">"), packed(24, big=True) * repeats, big=True),
+        "little-endian s24.aifc": lambda: aiff(24, packed(24) * repeats, b"sowt", count=repeats * COUNT),
+        "s24.aiff": lambda: aiff(24, packed(24, big=True) * repeats, count=repeats * COUNT),
+        "s24.wav": lambda: wav(wave_format(PCM, 24), packed(24) * repeats),
+    }
+    (tmp_path / name).write_bytes(makers[name]())
+    end = decode_audio(tmp_path / name, seconds=1.5 * COUNT / RATE, at_end=True)
+    expected = np.tile(INTEGERS[24], (2, 1))[-COUNT * 3 // 2 :] / 2**23
+    np.testing.assert_array_equal(end.waveform.samples.T, expected)
+    assert (end.seconds, end.warning) == (12.5, None)

@@ -43,18 +43,18 @@ def chirp(seconds: float) -> Waveform:
 @pytest.mark.parametrize("extension", AUDIO_EXTENSIONS)
 def test_a_span_holds_the_samples_of_the_whole(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"a{extension}"
-    write_audio(path, chirp(13.21))  # long enough for the end to be sought
+    write_audio(path, chirp(9.21))  # long enough for the end to be sought
     whole = decode_audio(path)
     samples = whole.waveform.samples
     assert whole.seconds == whole.waveform.seconds
-    for start, seconds in ((0.0, 2.0), (1.37, 2.0), (12.0, 5.0), (0.0, 20.0)):
+    for start, seconds in ((0.0, 2.0), (1.37, 2.0), (8.0, 5.0), (0.0, 20.0)):
         part = decode_audio(path, start, seconds)
         low = round(start * RATE)
         np.testing.assert_array_equal(part.waveform.samples, samples[:, low : low + round(seconds * RATE)])
         assert part.seconds == pytest.approx(whole.seconds, abs=0.01)
         assert part.warning is None
-    np.testing.assert_array_equal(decode_audio(path, 12.5).waveform.samples, samples[:, round(12.5 * RATE) :])
-    for seconds in (1.5, 9.0, 20.0):
+    np.testing.assert_array_equal(decode_audio(path, 8.5).waveform.samples, samples[:, round(8.5 * RATE) :])
+    for seconds in (1.5, 20.0):
         end = decode_audio(path, seconds=seconds, at_end=True)
         # Decoders of AAC fill bands with noise of a random generator, whose state is not that of the whole.
         tolerance = 0.01 if extension == ".m4a" else 0
@@ -62,8 +62,8 @@ def test_a_span_holds_the_samples_of_the_whole(tmp_path: Path, extension: str) -
         assert end.seconds == pytest.approx(whole.seconds, abs=1e-6)
         assert end.warning is None
     assert probe_audio(path).seconds == pytest.approx(whole.seconds, abs=0.03)
-    with pytest.raises(MediaError, match=r"it lasts 13\.\d\d s, so there is nothing after 14\.00 s"):
-        decode_audio(path, 14.0, 1.0)
+    with pytest.raises(MediaError, match=r"it lasts 9\.\d\d s, so there is nothing after 10\.00 s"):
+        decode_audio(path, 10.0, 1.0)
 
 
 def test_a_recording_of_two_hours_is_read_in_part_and_refused_as_a_whole(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_file_that_is_cut_off_behind_the_span_is_warned_of(tmp_path: Path, ext
 def test_the_last_seconds_of_a_file_whose_header_promises_more(tmp_path: Path) -> None:
     """Seeking leads behind the end: it is read from the start."""
     path = tmp_path / "a.flac"
-    write_audio(path, noise(60))
+    write_audio(path, noise(24))
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     whole, end = decode_audio(path), decode_audio(path, seconds=5.0, at_end=True)
@@ -129,10 +129,10 @@ def test_the_last_seconds_of_a_file_whose_header_promises_more(tmp_path: Path) -
 
 
 def test_a_length_that_no_header_declares_is_counted(tmp_path: Path) -> None:
-    write_audio(tmp_path / "a.aac", noise(20))
-    assert decode_audio(tmp_path / "a.aac", seconds=1.0).seconds == pytest.approx(20.04, abs=0.03)
-    write_wav(tmp_path / "pipe.wav", noise(20))
+    write_audio(tmp_path / "a.aac", noise(8))
+    assert decode_audio(tmp_path / "a.aac", seconds=1.0).seconds == pytest.approx(8.04, abs=0.03)
+    write_wav(tmp_path / "pipe.wav", noise(8))
     content = bytearray((tmp_path / "pipe.wav").read_bytes())
     content[40:44] = b"\xff" * 4
     (tmp_path / "pipe.wav").write_bytes(content)
-    assert decode_audio(tmp_path / "pipe.wav", seconds=1.0).seconds == 20
+    assert decode_audio(tmp_path / "pipe.wav", seconds=1.0).seconds == 8

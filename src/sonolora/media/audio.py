@@ -94,7 +94,9 @@ def decode_audio(path: Path, start: float = 0.0, seconds: float | None = None, *
     cannot be detected there.
     """
     if at_end and seconds is not None:
-        return _decode_end(path, seconds, seek=True) or _decode_end(path, seconds, seek=False) or decode_audio(path)
+        end = _decode_end(path, seconds, seek=True) or _decode_end(path, seconds, seek=False)
+        assert end is not None  # only seeking can fail
+        return end
     with open_audio(path) as track:
         declared, length = declared_seconds(track)
         kept: deque[NDArray[np.float32]] = deque()  # blocks, each (samples, channels), from sample `first` on
@@ -141,6 +143,8 @@ def _decode_end(path: Path, seconds: float, *, seek: bool) -> Decoded | None:
         first = position = span = 0
         for time, block in track.blocks():
             if not span:
+                if seek and time is None:
+                    return None
                 span = round(seconds * track.sample_rate)
                 first = position = round(((time or 0.0) - track.start) * track.sample_rate) if seek else 0
                 track.broken_packets = 0 if seek else track.broken_packets  # those that depend on skipped packets

@@ -61,7 +61,8 @@ class AudioTrack:
 
     def seek(self, seconds: float) -> bool:
         """Continue at a packet `seconds` after the start, or before; False if the file does not allow it."""
-        if self.stream.time_base is None:
+        # Where FFmpeg is wrong about the size of a sample, it does not find the beginning of one either.
+        if self.stream.time_base is None or self.codec != self.stream.codec_context.name:
             return False
         with suppress(av.FFmpegError):
             self.media.container.seek(round((self.start + seconds) / self.stream.time_base), stream=self.stream)
