@@ -38,11 +38,11 @@ from sonolora.core.frames import frame_count
 from sonolora.core.randomness import normal
 from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
-from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.text.text_encoder import PUBLISHED_TOKENS, load_tokenizer
 from sonolora.ltx.weights.base import find_base
-from sonolora.ltx.weights.tensor_table import LTX23_CONFIG
+from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 from sonolora.planning.bench.machine_limits import device_name
 from sonolora.training.step_phases import clock
 

@@ -22,7 +22,7 @@ from sonolora.ltx.codec.audio_codec import load_audio_codec
 from sonolora.ltx.lora.adapters import Adapters, add_adapters, rounded_to_bf16
 from sonolora.ltx.memory.weight_forms import FULL, WEIGHTS
 from sonolora.ltx.memory.weight_policy import WeightPolicy, hold
-from sonolora.ltx.model.transformer import Stream, Transformer, audio_token_middles, load_transformer
+from sonolora.ltx.model.transformer import Stream, Transformer, audio_token_midpoints, load_transformer
 from sonolora.ltx.text.text_encoder import load_text_encoder
 from sonolora.ltx.weights.base import find_base
 from sonolora.media.audio import peak_normalized, resample
@@ -151,7 +151,7 @@ def at_full_width() -> Iterator[str]:
     config = replace(shape.transformer_config, layers=1)
     tokens = Stream(
         normal((1, FRAMES, config.audio.channels), "latents"),
-        audio_token_middles(FRAMES).expand(1, 1, -1),
+        audio_token_midpoints(FRAMES).expand(1, 1, -1),
         torch.tensor([0.5]),
         normal((1, TEXT_PLACES, config.audio.context_dim), "context"),
     )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sonolora.ltx.memory.device_constants import on_device
-from sonolora.ltx.model.transformer import NO_BLOCKS, CachedVideoKV, Stream, Transformer, audio_token_middles
+from sonolora.ltx.model.transformer import NO_BLOCKS, CachedVideoKV, Stream, Transformer, audio_token_midpoints
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,11 @@ def velocity(
     batch, frames, _ = noisy_BTC.shape
     keep = example.keep_BT
     tokens = noisy_BTC if keep is None else torch.where(keep[..., None], example.latents_BTC, noisy_BTC)
-    middles = on_device(audio_token_middles, frames, device=tokens.device)
+    middles = on_device(audio_token_midpoints, frames, device=tokens.device)
     if example.reference_BRC is not None:
         length = example.reference_BRC.shape[1]
         tokens = torch.cat([example.reference_BRC, tokens], dim=1)
-        middles = torch.cat([on_device(audio_token_middles, length, device=tokens.device), middles])
+        middles = torch.cat([on_device(audio_token_midpoints, length, device=tokens.device), middles])
         given = torch.ones(batch, length, dtype=torch.bool, device=tokens.device)
         keep = torch.cat(
             [given, torch.zeros_like(noisy_BTC[..., 0], dtype=torch.bool) if keep is None else keep], dim=1

@@ -62,7 +62,7 @@ def test_merge_makes_a_base(lora, tmp_path):
         load_transformer(base.checkpoint, video=True, device=cpu, dtype=dtype).state_dict() for base in (tiny, merged)
     )
     assert [name for name in old if not torch.equal(old[name], new[name])] == [f"{LAYER}.weight"]
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists; choose another name"):
         sonolora(*arguments)
     assert sonolora(*arguments, "--overwrite").exit_code == 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,7 @@ for name in ("SIGHUP", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGALRM"):
     delattr(signal, name)
 os.fsync, os.open = sync, open_file
 """
+SUPPORT = Path(__file__).parents[1] / "support"
 _IMPORT = """
 import importlib, pkgutil
 import sonolora
@@ -48,8 +50,12 @@ for module in pkgutil.walk_packages(sonolora.__path__, "sonolora."):
         importlib.import_module(module.name)
 """
 _TRAIN = """
+import sys
+
 import numpy as np, torch
-from sonolora.core.progress import Silent
+
+sys.path.insert(0, sys.argv[1])
+from run_support import Silent
 from sonolora.ltx.weights.base import find_base
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_audio
@@ -57,7 +63,7 @@ from sonolora.modes.request import parse
 from sonolora.modes.t2a import T2A
 from sonolora.planning.run_settings import RunSettings
 from sonolora.runs.check_data import check
-from sonolora.runs.lifecycle import start
+from sonolora.runs.start import start
 
 torch.set_num_threads(1)
 clips, noise = Path("clips"), np.random.default_rng(0).normal(0, 0.1, (2, 26000)).astype(np.float32)
@@ -79,7 +85,7 @@ main()
 
 
 def run(code, folder):
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", code, str(SUPPORT)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sonolora.core.atomic_files import OutputError, atomic_write, write_json
+from sonolora.core.atomic_files import OutputError, PartialFile, atomic_write, remove_half_written, write_json
 from sonolora.core.errors import SonoloraError
 
 
@@ -55,7 +55,7 @@ def test_failure_in_the_middle_leaves_the_old_file_and_nothing_else(tmp_path: Pa
         (errno.ENOSPC, "disk is full"),
         (errno.EDQUOT, "quota"),
         (errno.EROFS, "read-only"),
-        (errno.EACCES, "not permitted"),
+        (errno.EACCES, "permission denied"),
         (errno.EIO, "Input/output error"),
     ],
 )
@@ -75,7 +75,7 @@ def test_operating_system_errors_become_words(
         temporary.write_text("new")
     assert isinstance(caught.value, SonoloraError)
     assert str(path) in str(caught.value)
-    assert ("untouched" in str(caught.value)) == existing
+    assert ("previous file is unchanged" in str(caught.value)) == existing
     assert [p.read_text() for p in tmp_path.iterdir()] == (["old"] if existing else [])
 
 
@@ -109,3 +109,39 @@ def test_json_refuses_what_it_cannot_say(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", float("nan"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_partial_file_resumes_only_what_it_was_begun_as(tmp_path: Path) -> None:
+    target = tmp_path / "clips.zip"
+    partial = PartialFile(target)
+    assert partial.resume() == ("", [])
+    partial.begin('"etag"')
+    partial.part.write_bytes(b"half")
+    partial.note("0")
+    partial.note("32")
+    again = PartialFile(target)
+    assert (again.resume(), again.size) == (('"etag"', ["0", "32"]), 4)
+    again.begin("other")
+    assert (again.resume(), again.size) == (("other", []), 0)
+    again.begin("")
+    assert again.resume() == ("", []), "without an identity nothing is resumed"
+    assert not target.exists()
+
+
+def test_a_finished_partial_file_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    partial = PartialFile(tmp_path / "clips.zip")
+    partial.begin("1")
+    partial.part.write_bytes(b"all")
+    assert partial.finish().read_bytes() == b"all"
+    assert list(tmp_path.iterdir()) == [tmp_path / "clips.zip"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "previews").mkdir()
+    with atomic_write(tmp_path / "previews" / "a.wav") as temporary:
+        temporary.write_bytes(b"x")
+    (tmp_path / "previews" / "a.wav").rename(temporary)  # as a kill before the rename leaves it
+    PartialFile(tmp_path / "b.zip").begin("1")
+    (tmp_path / "partial.wav").write_bytes(b"mine")
+    remove_half_written(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["partial.wav", "previews"]

@@ -50,7 +50,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(OutputError, match=r"the disk is full.*untouched"):
+    with pytest.raises(OutputError, match=r"the disk is full.*unchanged"):
         save_tensors(path, {"other": torch.zeros(3)})
     monkeypatch.undo()
     assert path.read_bytes() == before

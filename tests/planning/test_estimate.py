@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from run_support import Silent
 
-from sonolora.core.progress import Silent
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_audio
 from sonolora.modes.request import parse

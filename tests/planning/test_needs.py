@@ -22,7 +22,7 @@ from sonolora.ltx.text.language_model import tensor_shapes
 from sonolora.ltx.text.text_encoder import load_text_encoder
 from sonolora.ltx.weights import checkpoint as checkpoint_module
 from sonolora.modes import MODES
-from sonolora.modes.preview_spec import FilmFormat
+from sonolora.modes.preview_spec import VideoFormat
 from sonolora.modes.request import parse
 from sonolora.planning import work_counts as counts
 from sonolora.planning.allocations import Allocations
@@ -42,7 +42,7 @@ from sonolora.planning.work_counts import (
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SETTINGS = RunSettings()
 RANK = 8
-FILM = FilmFormat(17, 24, 64, 64)
+FILM = VideoFormat(17, 24, 64, 64)
 CASES = {
     "t2a": Tokens(26),
     "a2a": Tokens(26, 26),
@@ -117,7 +117,7 @@ def test_weights_are_those_that_are_held(base, shape, video):
 
 
 def test_encoders_take_what_was_counted(base, shape, monkeypatch):
-    monkeypatch.setattr(checkpoint_module, "_PIECE_BYTES", 1 << 16)  # it is large beside this text encoder
+    monkeypatch.setattr(checkpoint_module, "_CHUNK_BYTES", 1 << 16)  # it is large beside this text encoder
     codec = load_audio_codec(base.checkpoint, device=CPU)
     film = torch.zeros(FILM.frames, FILM.height, FILM.width, 3, dtype=torch.uint8)
     encoder = load_video_encoder(base.checkpoint, device=CPU, dtype=torch.float32)
@@ -155,7 +155,7 @@ def test_examples_have_the_counted_shape(mode):
 @pytest.mark.parametrize("mode", ["t2a", "v2a"])
 def test_layers_are_alike_from_the_second_on(published, mode, monkeypatch):
     """At the full width: what two and three layers give for five is what five take."""
-    tokens = Tokens(14, film=FilmFormat(9, 24, 64, 64)) if mode == "v2a" else Tokens(14)
+    tokens = Tokens(14, film=VideoFormat(9, 24, 64, 64)) if mode == "v2a" else Tokens(14)
     config = {**published.config, "transformer": {**published.config["transformer"], "num_layers": 5}}
     five = replace(published, fingerprint="five", config=config)
     extended = step_bytes(five, step_of(mode, tokens, 128), "cuda")

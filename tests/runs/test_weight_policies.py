@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from run_support import StopsAt, begin
 from typer.testing import CliRunner
 
 from sonolora.cli.main import app
+from sonolora.core.cancellation import InterruptedRunError
 from sonolora.core.errors import InputError, SonoloraError
-from sonolora.core.progress import InterruptedRunError, Silent
 from sonolora.ltx.memory import block_offload as streaming
 from sonolora.ltx.memory.weight_policy import WeightPolicy
 from sonolora.ltx.model.transformer import load_transformer
@@ -26,28 +27,27 @@ from sonolora.planning.memory_fit import does_not_fit
 from sonolora.planning.needs import Needs, Stage
 from sonolora.planning.run_settings import RunSettings
 from sonolora.planning.work_counts import Step, Tokens, step_bytes
-from sonolora.runs.lifecycle import start
 from sonolora.server.settings import load_settings
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-HOLDINGS = [WeightPolicy("int8"), WeightPolicy(checkpointing=True), WeightPolicy("nf4", streamed=True)]
+HOLDINGS = [WeightPolicy("int8"), WeightPolicy(gradient_checkpointing=True), WeightPolicy("nf4", offloaded=True)]
 
 
 @pytest.mark.parametrize("policy", [pytest.param(HOLDINGS[0], marks=pytest.mark.slow), *HOLDINGS[1:]], ids=str)
 def test_a_step_takes_what_was_counted(base, shape, policy, monkeypatch, takes_what_was_counted):
     """Weights, what is kept for the backward pass, and FLOPs, against a real step."""
-    rooms: list[torch.Tensor] = []
+    slots: list[torch.Tensor] = []
     make = streaming._OffloadedBlocks.__init__
 
     def made(self, *arguments):
         make(self, *arguments)
-        rooms.extend(tensor for slot in self.slots for tensor in slot)
+        slots.extend(tensor for slot in self.slots for tensor in slot)
 
     monkeypatch.setattr(streaming._OffloadedBlocks, "__init__", made)
     model = load_transformer(base.checkpoint, video=False, device=CPU, dtype=torch.float32, policy=policy)
     blocks = list(tensors(model.transformer_blocks))
-    if policy.streamed:
-        device = [tensor for tensor in tensors(model) if all(tensor is not one for one in blocks)] + rooms
+    if policy.offloaded:
+        device = [tensor for tensor in tensors(model) if all(tensor is not one for one in blocks)] + slots
         assert shape.offloaded_bytes(torch.float32, video=False, policy=policy) == size(blocks)
     else:
         device = list(tensors(model))
@@ -69,7 +69,7 @@ def size(found):
 @pytest.mark.slow
 def test_a_block_computed_again_is_extended_right(shape, monkeypatch):
     """The peak of all six layers, and that of four and five extended to them."""
-    step = Step(T2A.lora_targets, 4, Tokens(26), policy=WeightPolicy("int8", checkpointing=True))
+    step = Step(T2A.lora_targets, 4, Tokens(26), policy=WeightPolicy("int8", gradient_checkpointing=True))
     extended = step_bytes(shape, step, "cuda")
     monkeypatch.setattr(counts, "_FEW_RECOMPUTED", (6, 7))
     assert step_bytes(replace(shape, fingerprint="whole"), step, "cuda") == extended
@@ -143,7 +143,7 @@ def test_what_cannot_wait_for_blocks_is_not_told_to(monkeypatch, how):
 
 def test_blocks_that_come_and_go_are_not_compiled():
     with pytest.raises(ValueError, match="cannot be compiled"):
-        WeightPolicy(streamed=True, compiled=True)
+        WeightPolicy(offloaded=True, compiled=True)
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch):
@@ -158,7 +158,7 @@ def test_a_server_takes_what_a_run_takes(tmp_path):
     for name, mode in MODES.items():
         settings = RunSettings(**served.run_settings(name))
         settings.check_mode(mode)
-        assert settings.policy == WeightPolicy("nf4", streamed=True)
+        assert settings.policy == WeightPolicy("nf4", offloaded=True)
         assert settings.one_way_video == mode.video
 
 
@@ -167,28 +167,13 @@ def test_the_settings_say_what_they_do_not_know():
         RunSettings(weights="int4")
 
 
-class Stops(Silent):
-    """Follows a run and, as `stop`, ends it at a step."""
-
-    step = 0
-
-    def metrics(self, step, values):  # noqa: ARG002
-        self.step = step
-
-    def __call__(self):
-        return self.step >= 30
-
-
-@pytest.mark.slow
-def test_a_quantised_run_stops_and_goes_on_streamed(dataset, tmp_path):
+def test_a_quantised_run_stops_and_continues_streamed(body, tmp_path):
     """To the very file of a run that is not stopped and has all on the device, and with less on it than it began."""
-    body = {"training_data_url": str(dataset), "rank": 8, "number_of_steps": 100, "audio_duration_seconds": 0.5}
-    request = parse(T2A.request, body)
     nf4 = RunSettings(device="cpu", checkpoint_every=10, weights="nf4")
-    whole = start(T2A, request, nf4, tmp_path / "whole", Silent()).read_bytes()
-    folder, stops = tmp_path / "stopped", Stops()
+    whole = begin("t2a", body, nf4, tmp_path / "whole").read_bytes()
+    folder, stops = tmp_path / "stopped", StopsAt(step=10)
     with pytest.raises(InterruptedRunError):
-        start(T2A, request, replace(nf4, gradient_checkpointing=True), folder, stops, stops)
+        begin("t2a", body, replace(nf4, gradient_checkpointing=True), folder, stops, stops)
     assert json.loads((folder / "run.json").read_text())["settings"]["gradient_checkpointing"] is True
     go_on = ["train", "--resume", str(folder), "--block-offload", "--device", "cpu"]
     assert CliRunner().invoke(app, go_on, catch_exceptions=False).exit_code == 0

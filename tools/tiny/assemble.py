@@ -27,9 +27,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sonolora.core.tensor_file import save_tensors
-from sonolora.ltx.codec.audio_codec import vae_file_name, vocoder_file_name
+from sonolora.ltx.codec.audio_codec import vae_checkpoint_name, vocoder_checkpoint_name
 from sonolora.ltx.model.transformer import PREFIX
-from sonolora.ltx.text.text_projector import projector_file_name
+from sonolora.ltx.text.text_projector import projector_checkpoint_name
 
 PACKAGED = Path(__file__).parents[2] / "src" / "sonolora" / "bases" / "tiny"
 GUIDANCE = {"cfg": 1.0, "stg": 0.0}
@@ -41,7 +41,7 @@ def trained_tensors(work: Path) -> tuple[dict[str, Tensor], list[str]]:
     tensors: dict[str, Tensor] = {}
     parts = []
     if state := newest(work, train_vae.NAME, CONFIG["audio_vae"]):
-        tensors |= {vae_file_name(name): tensor for name, tensor in state["average"].items()}
+        tensors |= {vae_checkpoint_name(name): tensor for name, tensor in state["average"].items()}
         parts.append(f"{train_vae.NAME} {state['step']}")
     vocoder = train_vocoder.new_vocoder()
     for name, stage in {"vocoder": vocoder.vocoder, "bwe": vocoder.bwe_generator}.items():
@@ -51,10 +51,10 @@ def trained_tensors(work: Path) -> tuple[dict[str, Tensor], list[str]]:
         elif name == "bwe":
             # An untrained extension adds noise; none at all leaves what the first stage made.
             torch.nn.init.zeros_(stage.conv_out.weight)
-    tensors |= {vocoder_file_name(name): tensor for name, tensor in vocoder.state_dict().items()}
+    tensors |= {vocoder_checkpoint_name(name): tensor for name, tensor in vocoder.state_dict().items()}
     if state := newest(work, train_video_encoder.NAME, CONFIG["vae"]):
         encoder = train_video_encoder.from_state(state)
-        tensors |= {encoder.file_name(name): tensor for name, tensor in encoder.state_dict().items()}
+        tensors |= {encoder.checkpoint_name(name): tensor for name, tensor in encoder.state_dict().items()}
         parts.append(f"{train_video_encoder.NAME} {state['step']}")
     for trained in (train_transformer.NAME, train_pictures.NAME):  # the second goes on with what the first made
         if state := newest(work, trained, CONFIG["transformer"]):
@@ -62,7 +62,7 @@ def trained_tensors(work: Path) -> tuple[dict[str, Tensor], list[str]]:
                 part, _, rest = name.partition(".")
                 if part in ("heard", "seen"):
                     continue
-                tensors[PREFIX + rest if part == "transformer" else projector_file_name(part, rest)] = tensor
+                tensors[PREFIX + rest if part == "transformer" else projector_checkpoint_name(part, rest)] = tensor
             parts.append(f"{trained} {state['step']}")
     return tensors, parts
 

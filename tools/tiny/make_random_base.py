@@ -25,20 +25,20 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import Gemma3TextConfig, Gemma3TextModel, GemmaTokenizer
 
+from sonolora.analysis.mel import mel_filters
 from sonolora.core.tensor_file import save_tensors
 from sonolora.ltx.codec.audio_codec import (
     AudioCodec,
     build_log_mel,
     build_vae,
     build_vocoder,
-    vae_file_name,
-    vocoder_file_name,
+    vae_checkpoint_name,
+    vocoder_checkpoint_name,
 )
-from sonolora.ltx.codec.log_mel import mel_filterbank
 from sonolora.ltx.codec.video_encoder import VideoEncoder
-from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.model.transformer import PREFIX, Transformer
-from sonolora.ltx.text.text_projector import TextProjector, projector_file_name
+from sonolora.ltx.text.text_projector import TextProjector, projector_checkpoint_name
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 
 LICENSE = "Apache-2.0. Random weights, made by Sonolora's tools/tiny/make_random_base.py; not derived from LTX-2.3."
 TEXT_TOKENS = 128
@@ -66,12 +66,12 @@ def make(out: Path) -> None:
     for stream, connector in ("audio", config.audio_connector), ("video", config.video_connector):
         projector = TextProjector(TEXT_LAYERS + 1, config.text_channels, connector)
         initialise(projector)
-        add(projector, lambda name, stream=stream: projector_file_name(stream, name))
+        add(projector, lambda name, stream=stream: projector_checkpoint_name(stream, name))
     codec = make_codec()
-    add(codec.vae, vae_file_name)
-    add(codec.vocoder, vocoder_file_name)
+    add(codec.vae, vae_checkpoint_name)
+    add(codec.vocoder, vocoder_checkpoint_name)
     video_encoder = make_video_encoder()
-    add(video_encoder, video_encoder.file_name)
+    add(video_encoder, video_encoder.checkpoint_name)
     # Last, so that a complete base is one that has it.
     about = {
         "config": json.dumps(CONFIG),
@@ -130,9 +130,7 @@ def fill_stft(mel_stft: nn.Module, section: dict[str, int]) -> None:
     window = torch.hann_window(size, dtype=torch.float64)
     mel_stft.stft_fn.forward_basis.copy_((bases * window)[:, None])
     mel_stft.stft_fn.inverse_basis.copy_((torch.linalg.pinv(bases).T * section["hop_length"] * window / size)[:, None])
-    mel_stft.mel_basis.copy_(
-        mel_filterbank(section["num_mels"], size, section["input_sampling_rate"], 0, section["input_sampling_rate"] / 2)
-    )
+    mel_stft.mel_basis.copy_(torch.from_numpy(mel_filters(section["num_mels"], size, section["input_sampling_rate"])))
 
 
 def sounds() -> Tensor:

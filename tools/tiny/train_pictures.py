@@ -19,7 +19,7 @@ from header import CONFIG
 from latents import FILMS
 from train_transformer import Mix, Network, training
 
-from sonolora.ltx.model.transformer import belongs
+from sonolora.ltx.model.transformer import is_transformer_tensor
 
 NAME = "pictures"
 _TRANSFORMER = "transformer."
@@ -28,7 +28,7 @@ _TRANSFORMER = "transformer."
 def of_sound(name: str) -> bool:
     """Whether a tensor of the network is of use where there is no picture."""
     if name.startswith(_TRANSFORMER):
-        return belongs(name.removeprefix(_TRANSFORMER), video=False)
+        return is_transformer_tensor(name.removeprefix(_TRANSFORMER), video=False)
     return name.startswith(("audio.", "heard."))
 
 

@@ -37,11 +37,11 @@ from sonolora.conditioning import Example, Video
 from sonolora.core.frames import FRAME_SECONDS
 from sonolora.core.randomness import generator
 from sonolora.ltx.codec.audio_codec import AudioCodec, build_log_mel, build_vocoder
-from sonolora.ltx.codec.video_encoder import FRAMES_PER_LATENT, VideoEncoder, video_token_middles
-from sonolora.ltx.model.config import TransformerConfig
+from sonolora.ltx.codec.video_encoder import FRAMES_PER_LATENT, VideoEncoder, video_token_midpoints
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.ltx.text.text_encoder import Tokenizer
 from sonolora.ltx.text.text_projector import TextProjector
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 from sonolora.modes.request import NEGATIVE_PROMPT
 from sonolora.training.loss import flow_losses
 
@@ -198,7 +198,7 @@ def batch_of(
         reference = _changed(latents, tilts_KC, rng)
     if block.video_BCFHW is not None and torch.rand((), generator=rng) > mix.without_picture:
         seen = block.video_BCFHW[rows].float().to(device)
-        positions = video_token_middles(*seen.shape[2:], train_video_encoder.FRAME_RATE).to(device)
+        positions = video_token_midpoints(*seen.shape[2:], train_video_encoder.FRAME_RATE).to(device)
         tokens = seen.flatten(2).transpose(1, 2)
         video = Video(tokens, positions.expand(len(rows), -1, -1), network.video(states, mask))
     return Example(latents, context, keep, reference, video)

@@ -28,9 +28,11 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A base model.")]
 def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name for it.")],
     checkpoint: Annotated[
-        str,
+        list[str],
         typer.Option(
-            metavar="FILE|ID", help="ltx-2.3-22b-dev.safetensors, or a Hugging Face id: Lightricks/LTX-2.3[/FILE]."
+            metavar="FILE|DIR|ID",
+            help="ltx-2.3-22b-dev.safetensors, or a Hugging Face id: Lightricks/LTX-2.3[/FILE]. Repeat it for a "
+            "checkpoint in several files, or give their folder.",
         ),
     ],
     text_encoder: Annotated[
@@ -77,15 +79,18 @@ def show(name: Name) -> None:
     """Show a base: its files, and which modes it has all tensors for."""
     from sonolora.ltx.weights.base import find_base
     from sonolora.ltx.weights.hub import HubCheckpoint
-    from sonolora.ltx.weights.partial_checkpoint import held
+    from sonolora.ltx.weights.partial_checkpoint import open_excerpt
+    from sonolora.ltx.weights.stored_tensor import files_of, stored_precision
     from sonolora.ltx.weights.tensor_table import needed
 
     base = find_base(name)
     checkpoint = base.checkpoint
-    print(f"checkpoint    {checkpoint.path}")
+    for path in files_of(checkpoint.tensors, checkpoint.path):
+        print(f"checkpoint    {path}")
     print(f"model         version {checkpoint.metadata.get('model_version', 'unknown')}, {_amount(checkpoint)}")
+    print(f"weights       {stored_precision(checkpoint.tensors)}")
     if isinstance(checkpoint, HubCheckpoint):
-        partial = held(checkpoint.path)
+        partial = open_excerpt(checkpoint.path)
         present = partial.tensors.keys() if partial else set()
         enough = [
             modes
@@ -112,7 +117,7 @@ def verify(
     """
     from sonolora.ltx.weights.base import BUILT_IN_NAMES, find_base
     from sonolora.ltx.weights.hub import HubCheckpoint, HubId, open_from_hub
-    from sonolora.ltx.weights.partial_checkpoint import damaged, held
+    from sonolora.ltx.weights.partial_checkpoint import damaged_tensors, open_excerpt
     from sonolora.ltx.weights.registry import registered
     from sonolora.ltx.weights.verify import open_checkpoint, text_encoder_sizes, verify, verify_text_encoder
 
@@ -133,12 +138,13 @@ def verify(
         checkpoint, findings = base.checkpoint, verify(base.checkpoint)
         differences += verify_text_encoder(base.text_encoder)
     differences += findings.differences
-    if isinstance(checkpoint, HubCheckpoint) and (partial := held(checkpoint.path)):
+    if isinstance(checkpoint, HubCheckpoint) and (partial := open_excerpt(checkpoint.path)):
         reshaped = [
             tensor for tensor, info in partial.tensors.items() if info.shape != checkpoint.tensors[tensor].shape
         ]
         differences += [f"on this disk: {tensor} has another shape than on the hub" for tensor in reshaped]
-        differences += [f"on this disk: {tensor} is damaged" for tensor in (damaged(checkpoint.path) if read else ())]
+        damaged = damaged_tensors(checkpoint.path) if read else ()
+        differences += [f"on this disk: {tensor} is damaged" for tensor in damaged]
     for line in [*(f"difference: {line}" for line in differences), *(f"note: {line}" for line in findings.notes)]:
         print(line)
     print(f"{checkpoint.path}: {_amount(checkpoint)}, {len(differences) or 'no'} differences")
@@ -173,11 +179,11 @@ def _bar(file: str) -> Iterator[Progress]:
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bars
 
-    from sonolora.ltx.weights.hub import say_progress
+    from sonolora.ltx.weights.hub import log_progress
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield say_progress(file)
+        yield log_progress(file)
         return
     columns = TextColumn(file), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
     with Bars(*columns, console=console) as bars:

@@ -23,17 +23,20 @@ def _options(mode: Mode) -> Options:  # noqa: ARG001 - one signature for all gro
 
 def _check(mode: Mode, request: TrainRequest, own: dict[str, Any]) -> None:
     from sonolora.ltx.weights.base import find_base
-    from sonolora.runs.check_data import check, in_words
+    from sonolora.runs.artifacts import REPORT, REPORT_PAGE, RunArtifacts
+    from sonolora.runs.check_data import check
+    from sonolora.runs.prepare import describe_clips
     from sonolora.runs.report_table import show_report
 
     with TerminalProgress() as progress:
         checked = check(mode, request, find_base(own["base"]), own["out"], progress)
     show_report(checked.report)
     if checked.report["files"]:
-        print(f"report: {own['out'] / 'report.json'}\npage:   {own['out'] / 'report.html'}")
+        artifacts = RunArtifacts(own["out"])
+        print(f"report: {artifacts.path(REPORT)}\npage:   {artifacts.path(REPORT_PAGE)}")
     if checked.error is not None:
         raise checked.error
-    print(f"Training would use {in_words(len(checked.clips), request)}.")
+    print(f"Training would use {describe_clips(len(checked.clips), request)}.")
 
 
 check_app = make_group("Check a dataset before training.", ModeGroup)

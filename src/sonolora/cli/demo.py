@@ -26,7 +26,7 @@ def demo(out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the r
     with StopSignal().installed() as stop, TerminalProgress() as progress:
         result = run_demo(out, progress, stop)
     print(f"\nDone in {time.monotonic() - began:.0f} seconds.")
-    print_outputs(result.lora)
+    print_outputs(result.run)
     print(f"\nlisten:   {out / 'before.wav'}, {out / 'after.wav'}, {out / 'real.wav'}\nlook:     {result.picture}")
     print(f"\nThe LoRA moved the base's output {result.moved:.0%} of the way to the real clips. Next:")
     # As it was called, so that the lines can be pasted.

@@ -15,6 +15,7 @@ from sonolora.cli.setting_options import RUN_SECTION, Options, setting_options, 
 from sonolora.cli.terminal import TerminalProgress
 from sonolora.core.atomic_files import make_folder
 from sonolora.core.errors import InputError
+from sonolora.media.audio import AUDIO_EXTENSIONS
 from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
 from sonolora.planning.generate_settings import GenerateSettings
@@ -22,7 +23,7 @@ from sonolora.planning.generate_settings import GenerateSettings
 _OUT: Options = {
     "out": (
         Annotated[
-            Path, typer.Option(metavar="FILE", help="The .wav file to write; a spectrogram (.png) goes beside it.")
+            Path, typer.Option(metavar="FILE", help="The audio file to write; a spectrogram (.png) goes beside it.")
         ],
         ...,
     ),
@@ -48,9 +49,12 @@ def _generate(mode: Mode, body: dict[str, Any], own: dict[str, Any]) -> None:
     read_json_fields(body)
     out = own["out"]
     if out.is_dir():
-        raise InputError.of("out", f"{out} is a folder: give the name of a .wav file in it")
-    if out.suffix.lower() != ".wav":
-        raise InputError.of("out", f"must be a .wav file, not {out.name}: use --out {out.with_suffix('.wav')}")
+        raise InputError.of("out", f"{out} is a folder: give the name of an audio file in it")
+    if out.suffix.lower() not in AUDIO_EXTENSIONS:
+        known = ", ".join(AUDIO_EXTENSIONS)
+        raise InputError.of(
+            "out", f"must be an audio file ({known}), not {out.name}: use --out {out.with_suffix('.wav')}"
+        )
     settings = settings_in(GenerateSettings, own)
     GenerateSettings(**settings)  # before anything is fetched
     make_folder(out.parent)

@@ -33,13 +33,11 @@ def inspect(
 
     Prints its origin, format and rank, how much it changes each part of the network, and warnings.
     """
-    from dataclasses import asdict
-
     from sonolora.ltx.weights.base import find_base
     from sonolora.runs.inspect_lora import inspect_lora
 
     result = inspect_lora(file, find_base(base))
-    print(json.dumps(asdict(result), indent=2, ensure_ascii=False, allow_nan=False) if as_json else _card(result))
+    print(json.dumps(result.as_json(), indent=2, ensure_ascii=False, allow_nan=False) if as_json else _card(result))
 
 
 def merge(
@@ -68,15 +66,19 @@ def merge(
     if not all(map(math.isfinite, strengths)):
         raise InputError.of("strength", "must be a finite number")
     from sonolora.ltx.lora.lora_file import open_lora
+    from sonolora.ltx.lora.lora_fit import summarise
     from sonolora.ltx.lora.merge import merge as merge_loras
     from sonolora.ltx.weights.base import find_base
-    from sonolora.ltx.weights.hub import say_progress
+    from sonolora.ltx.weights.hub import log_progress
 
     loras = list(zip(map(open_lora, lora), strengths, strict=True))
     original = find_base(base)
-    merged = merge_loras(original.checkpoint, loras, out, overwrite=overwrite, progress=say_progress(out.name))
+    merged = merge_loras(original.checkpoint, loras, out, overwrite=overwrite, progress=log_progress(out.name))
     print(f"merged:   {out}: {merged.layers} layers changed, by {_percent(merged.change)} of their weights")
     print(f"rounding: {_percent(merged.rounding)} of the weights, {_percent(merged.rounding_of_change)} of the change")
+    for path, unused in zip(lora, merged.unused, strict=True):
+        for line in summarise(unused):
+            print(f"not used: {path.name}: {_printable(line)}")
     print(f"as base:  {_use(original, out)}")
 
 
@@ -92,10 +94,9 @@ def _card(result: Inspection) -> str:
     origin = {None: "the LoRA does not say which base it was trained on", result.base_fingerprint: "trained on it"}
     trained_on = origin.get(result.trained_on, "trained on another base")
     ordered = result.by_change()
-    ranks = "rank " + ", ".join(map(str, result.ranks))
+    ranks = "rank " + (", ".join(map(str, result.ranks)) or "full")
     scales = sorted({layer.scale for layer in result.layers})
     scaled = "" if scales == [1.0] else f", scale {scales[0]:g}" + (f" to {scales[-1]:g}" if len(scales) > 1 else "")
-    misfits = len(result.misfits)
     lines = [
         f"LoRA        {result.file}",
         f"made by     {_printable(result.made_by)}",
@@ -104,15 +105,15 @@ def _card(result: Inspection) -> str:
         f"format      {_printable(result.form)}; {', '.join(result.dtypes)}",
         f"size        {result.total.layers:,} layers, {ranks}{scaled}; {result.parameters:,} parameters",
         f"base        {result.base} ({result.base_fingerprint}); {trained_on}",
-        f"fits        {f'no: {misfits:,} layers do not' if misfits else 'yes, every layer is in the base'}",
+        "fits        "
+        + (f"in part: {len(result.unused):,} layers are not used" if result.unused else "yes, every layer is used"),
         "",
         f"{'changed part':<36} {'layers':>6}  change of the weights",
         *(f"{kind.kind:<36} {kind.layers:>6,}  {_percent(kind.change)}" for kind in (*result.kinds, result.total)),
         "",
         *(f"strongest   {name}  {_percent(change)}" for name, change in ordered[:_SHOWN]),
         *(f"weakest     {name}  {_percent(change)}" for name, change in ordered[_SHOWN:][-_SHOWN:]),
-        *(f"not in base {_printable(name)}: {fault}" for name, fault in list(result.misfits.items())[:_SHOWN]),
-        *(f"warning: {text}" for text in result.warnings),
+        *(f"warning: {_printable(text)}" for text in result.warnings),
     ]
     return "\n".join(lines)
 

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from sonolora import __version__
+from sonolora.cli.backup import backup, restore
 from sonolora.cli.base import base_app
 from sonolora.cli.bench import bench_app
 from sonolora.cli.check import check_app
@@ -28,15 +29,15 @@ from sonolora.cli.serve import SERVE_HELP, serve
 from sonolora.cli.server import keys_app, ledger, requests_app
 from sonolora.cli.streams import OutputFailedError, ReaderLeftError, guarded_streams
 from sonolora.cli.train import train_app
+from sonolora.core.cancellation import InterruptedRunError
 from sonolora.core.errors import OUT_OF_MEMORY, InputError, SonoloraError
-from sonolora.core.progress import InterruptedRunError
 from sonolora.core.threads import configure_threads
 from sonolora.planning.run_settings import RENAMED, option
 
 READER_LEFT = 141  # as a shell reports a program that SIGPIPE has ended
 _ORDER = (
     *("check", "estimate", "train", "generate", "inspect", "merge", "base"),
-    *("serve", "keys", "requests", "ledger", "demo", "env", "selftest", "bench", "completion"),
+    *("serve", "keys", "requests", "ledger", "backup", "restore", "demo", "env", "selftest", "bench", "completion"),
 )
 
 
@@ -62,7 +63,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(requests_app, name="requests")
 app.add_typer(bench_app, name="bench")
 add_command(app, "serve", serve, help=SERVE_HELP)
-for _command in (inspect, merge, ledger, demo, env, selftest, completion):
+for _command in (inspect, merge, ledger, backup, restore, demo, env, selftest, completion):
     add_command(app, _command.__name__, _command)
 
 

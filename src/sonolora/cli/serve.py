@@ -24,6 +24,15 @@ _OPTIONS: Options = {
         Annotated[bool, typer.Option("--proxy", help=f"Be an HTTPS proxy, too: --tls and --proxy-port {_PROXY_PORT}.")],
         False,
     ),
+    "accept_database": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--accept-database", help="Start even if the folder's database is new or is not the one it had before."
+            ),
+        ],
+        False,
+    ),
     **override_options(ServerSettings),
 }
 
@@ -48,8 +57,8 @@ def _serve(own: dict[str, Any], _: dict[str, Any]) -> None:
     from sonolora.server.serve import serve as run_server
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    with droppable_output():  # a server whose terminal is gone goes on
-        run_server(checked)
+    with droppable_output():  # the server continues when its terminal is gone
+        run_server(checked, accept_database=own["accept_database"])
 
 
 serve = with_options(_OPTIONS, Body, _serve)

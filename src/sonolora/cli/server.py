@@ -21,6 +21,7 @@ from sonolora.cli.help_pages import add_command, make_group
 from sonolora.core.errors import SonoloraError
 
 if TYPE_CHECKING:
+    from sonolora.server.database.database import Database
     from sonolora.server.jobs.records import Request
     from sonolora.server.jobs.store import Store
 
@@ -39,14 +40,18 @@ def add_key(
 
     Only a hash of it is stored, so it cannot be shown again.
     """
-    with _store(folder, new=True) as store:
-        print(store.add_key(name)[1])
+    from sonolora.server.jobs.keys import Keys
+
+    with _database(folder, new=True) as database:
+        print(Keys(database).add(name)[1])
 
 
 def list_keys(folder: Folder = None) -> None:
     """List the ids and names of the keys."""
-    with _store(folder) as store:
-        keys = store.keys()
+    from sonolora.server.jobs.keys import Keys
+
+    with _database(folder) as database:
+        keys = Keys(database).all()
     for key in keys:
         print(f"{key.id}  {_when(key.created)}  {'revoked' if key.revoked else 'valid  '}  {key.name}")
 
@@ -56,9 +61,11 @@ def revoke_key(
     folder: Folder = None,
 ) -> None:
     """Revoke a key, with immediate effect."""
+    from sonolora.server.jobs.keys import Keys
+
     id = id.partition(":")[0]  # a whole key in place of its id is an easy mistake
-    with _store(folder) as store:
-        if not store.revoke_key(id):
+    with _database(folder) as database:
+        if not Keys(database).revoke(id):
             raise SonoloraError(f"there is no valid key with the id {id!r}; `sonolora keys list` shows them")
 
 
@@ -72,12 +79,13 @@ def list_requests(
     """List requests and their status."""
     from sonolora.server.folder_lock import is_served
     from sonolora.server.jobs.records import State
+    from sonolora.server.settings import default_folder
 
     if state is not None and state not in tuple(State):
         raise SonoloraError(f"--state {state!r} is not one of {', '.join(State)}")
     with _store(folder) as store:
         requests = store.requests(state=State(state) if state else None, limit=limit)
-        served = is_served(store.path.parent)
+        served = is_served(folder or default_folder())
     for request in requests:
         line = f"{request.id}  {_when(request.created)}  {request.endpoint:<19}  {_standing(request, served)}"
         print(line[: _width()])
@@ -97,7 +105,7 @@ def show_request(id: Id, folder: Folder = None) -> None:
         run_folder = load_settings(folder or default_folder()).run_folder(request.id)
         about: dict[str, Any] = {
             **_with_times(request),
-            "standing": _standing(request, is_served(store.path.parent)),
+            "standing": _standing(request, is_served(folder or default_folder())),
             "folder": str(run_folder) if run_folder.exists() else None,
             "attempts": request.attempts + (request.state != State.QUEUED and request.started is not None),
             "progress": _with_times(request.progress) if request.state == State.RUNNING else None,
@@ -134,7 +142,7 @@ def cancel_request(id: Id, folder: Folder = None) -> None:
 
     with _store(folder) as store:
         request = _known(store, id)
-        if request.state == State.DONE or store.ask_cancel(request.id) == State.DONE:
+        if request.state == State.DONE or store.request_cancel(request.id) == State.DONE:
             raise SonoloraError(f"request {request.id} is already done")
     print(f"request {request.id} will be cancelled")
 
@@ -155,9 +163,9 @@ def ledger(folder: Folder = None) -> None:
 
 
 @contextmanager
-def _store(folder: Path | None, *, new: bool = False) -> Iterator[Store]:
-    """The job store of the server in the folder; with `new`, made where there is none."""
-    from sonolora.server.jobs.store import Store
+def _database(folder: Path | None, *, new: bool = False) -> Iterator[Database]:
+    """The database of the server in the folder; `new`: created if there is none."""
+    from sonolora.server.database.database import Database
     from sonolora.server.settings import default_folder, load_settings
 
     settings = load_settings(folder or default_folder())
@@ -165,8 +173,17 @@ def _store(folder: Path | None, *, new: bool = False) -> Iterator[Store]:
         raise SonoloraError(
             f"there is no server in {settings.folder}: give its --folder, or start one with `sonolora serve`"
         )
-    with closing(Store(settings.database)) as store:
-        yield store
+    with closing(Database(settings.database)) as database:
+        yield database
+
+
+@contextmanager
+def _store(folder: Path | None) -> Iterator[Store]:
+    """Its job store."""
+    from sonolora.server.jobs.store import Store
+
+    with _database(folder) as database:
+        yield Store(database)
 
 
 def _known(store: Store, id: str) -> Request:
@@ -186,7 +203,7 @@ def _standing(request: Request, served: bool) -> str:
     result, progress = request.result, request.progress
     if result is not None:
         why = " ".join((result.error or result.error_type or "").split())
-        return f"{result.standing}: {why}" if result.standing.startswith("failed") else result.standing
+        return f"{result.outcome}: {why}" if result.outcome.startswith("failed") else result.outcome
     standing = str(request.state)
     if request.started is not None and "steps" in progress:
         standing += f", {progress.get('phase', '')} {progress.get('step', 0)}/{progress['steps']}"

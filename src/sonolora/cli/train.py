@@ -42,17 +42,17 @@ def _resume(own: dict[str, Any], _: dict[str, Any]) -> None:
         return
     if folder is None:
         raise InputError.of("mode", f"specify a mode ({', '.join(MODES)}), or --resume DIR")
-    from sonolora.runs.run_folder import LORA_FILE, is_finished
+    from sonolora.runs.artifacts import RunArtifacts
 
-    if is_finished(folder):
+    if RunArtifacts(folder).is_finished():
         print("this run is already finished")
-        print_outputs(folder / LORA_FILE)
+        print_outputs(folder)
         return
-    from sonolora.runs.lifecycle import resume
+    from sonolora.runs.resume import resume
 
     with StopSignal().installed() as stop, TerminalProgress() as progress:
-        lora = resume(folder, progress, stop, **changed)
-    print_outputs(lora)
+        resume(folder, progress, stop, **changed)
+    print_outputs(folder)
 
 
 def _takes_no_mode(folder: Path) -> InputError:
@@ -78,21 +78,23 @@ def _train(mode: Mode, request: TrainRequest, own: dict[str, Any]) -> None:
 
     refuse_taken(own["out"])
     settings = RunSettings(**settings_in(RunSettings, own))
-    from sonolora.runs.lifecycle import start
+    from sonolora.runs.start import start
 
     with StopSignal().installed() as stop, TerminalProgress() as progress:
-        lora = start(mode, request, settings, own["out"], progress, stop)
-    print_outputs(lora)
+        start(mode, request, settings, own["out"], progress, stop)
+    print_outputs(own["out"])
 
 
-def print_outputs(lora: Path) -> None:
-    """Say where the results of a run are."""
-    print(f"LoRA:     {lora}")
-    preview = lora.with_name("preview.wav")
-    if preview.exists():
-        print(f"preview:  {preview}")
-        print(f"previews: {lora.with_name('previews')}")
-    print(f"report:   {lora.with_name('report.json')}")
+def print_outputs(folder: Path) -> None:
+    """Say where the results of the run in a folder are."""
+    from sonolora.runs.artifacts import LORA, PREVIEW, PREVIEWS, REPORT, RunArtifacts
+
+    artifacts = RunArtifacts(folder)
+    print(f"LoRA:     {artifacts.path(LORA)}")
+    if PREVIEW in artifacts:
+        print(f"preview:  {artifacts.path(PREVIEW)}")
+        print(f"previews: {artifacts.path(PREVIEWS)}")
+    print(f"report:   {artifacts.path(REPORT)}")
 
 
 class _TrainGroup(ModeGroup):

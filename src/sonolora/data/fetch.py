@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import logging
 import re
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -21,22 +19,26 @@ from urllib.parse import unquote_to_bytes
 import httpx
 
 from sonolora import __version__
-from sonolora.core.atomic_files import writing
+from sonolora.core.atomic_files import atomic_write, writing
+from sonolora.core.download import (
+    DownloadError,
+    Progress,
+    RetryPolicy,
+    StatusError,
+    TooLargeError,
+    TooSlowError,
+    download,
+)
 from sonolora.core.errors import InputError
 from sonolora.core.public_addresses import PrivateAddressError, PublicTransport
+from sonolora.core.web_address import AddressError, parse_web_address
 
-Fetched = Callable[[int, int | None], None]
-
-RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 ADVICE = {
     401: "Give a link that needs no login, such as a signed one.",
     403: "The link may be private or have expired: make a new one.",
     404: "Check the address.",
     410: "The file was removed: upload it again.",
 }
-
-# httpx logs every request at INFO with the whole URL, query string included.
-logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def fetch(
     field: str = "training_data_url",
     sources: Sources = ANYWHERE,
     limits: FetchLimits = FetchLimits(),
-    progress: Fetched | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Give the local path of `source`; what is not on this machine is first written into the folder `into`.
 
@@ -114,10 +116,10 @@ def without_secrets(source: str) -> str:
     if source.lower().startswith("data:"):
         return source.partition(",")[0]
     try:
-        url = httpx.URL(source)
-    except httpx.InvalidURL:
-        return ""
-    return str(url.copy_with(username=None, password=None, query=None, fragment=None)) if url.host else source
+        url = parse_web_address(source)
+    except AddressError:
+        return "" if "://" in source else source
+    return str(url.copy_with(username=None, password=None, query=None, fragment=None))
 
 
 def _local(source: str, field: str, sources: Sources) -> Path:
@@ -153,175 +155,62 @@ def _inline(source: str, into: Path, field: str, limits: FetchLimits) -> Path:
         raise InputError.of(field, msg) from None
     file = into / f"data-{sha256(content).hexdigest()[:16]}"
     into.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
-    part.write_bytes(content)
-    return part.replace(file)
-
-
-class _TryAgainError(Exception):
-    """This try failed in a way that the next may not; the message says how."""
+    with atomic_write(file) as temporary:
+        temporary.write_bytes(content)
+    return file
 
 
 def _remote(
-    source: str, into: Path, field: str, sources: Sources, limits: FetchLimits, progress: Fetched | None
+    source: str, into: Path, field: str, sources: Sources, limits: FetchLimits, progress: Progress | None
 ) -> Path:
     try:
-        url = httpx.URL(source)
-    except httpx.InvalidURL:  # its message may quote a password
-        url = httpx.URL()
-    if not url.host or (url.port or 0) > 65535:
-        raise InputError.of(field, "this is not a valid URL. One looks like https://host/path/clips.zip.")
+        url = parse_web_address(source)
+    except AddressError as error:
+        msg = f"this is not a valid URL: {error}. One looks like https://host/path/clips.zip."
+        raise InputError.of(field, msg) from None
     file = into / _stable_name(url)
     if file.is_file():
         return file
     into.mkdir(parents=True, exist_ok=True)
-    return _Download(url, file, field, sources, limits, progress).run()
+    shown = without_secrets(str(url))
 
+    def failed(why: str) -> InputError:
+        return InputError.of(field, f"{shown} {why}", type="file_download_error")
 
-@dataclass(frozen=True)
-class _Download:
-    """One URL on its way to `file`.
-
-    The bytes so far stay in `<file>.part`; `<file>.validator` says of which version of the remote file they
-    are. It is missing when the server gives no way to tell; then nothing is resumed.
-    """
-
-    url: httpx.URL
-    file: Path
-    field: str
-    sources: Sources
-    limits: FetchLimits
-    progress: Fetched | None
-
-    @property
-    def part(self) -> Path:
-        return self.file.with_name(self.file.name + ".part")
-
-    @property
-    def validator(self) -> Path:
-        return self.file.with_name(self.file.name + ".validator")
-
-    @property
-    def shown(self) -> str:
-        """The URL without its secrets."""
-        return without_secrets(str(self.url))
-
-    def run(self) -> Path:
-        limits = self.limits
-        deadline = time.monotonic() + limits.seconds
-        client = httpx.Client(
-            transport=None if self.sources.private else PublicTransport(),
-            follow_redirects=True,
-            max_redirects=limits.redirects,
-            timeout=httpx.Timeout(limits.read_seconds, connect=limits.connect_seconds),
-            # A compressed body has no stable byte offsets to resume at.
-            headers={"User-Agent": f"sonolora/{__version__}", "Accept-Encoding": "identity"},
-        )
+    client = httpx.Client(
+        transport=None if sources.private else PublicTransport(),
+        max_redirects=limits.redirects,
+        timeout=httpx.Timeout(limits.read_seconds, connect=limits.connect_seconds),
+        # A compressed body has no stable byte offsets to resume at.
+        headers={"User-Agent": f"sonolora/{__version__}", "Accept-Encoding": "identity"},
+    )
+    policy = RetryPolicy(limits.retries, limits.backoff_seconds)
+    try:
         with client:
-            for attempt in range(limits.retries + 1):
-                try:
-                    return self.once(client, deadline)
-                except httpx.TooManyRedirects:
-                    reason = f"it redirects more than {limits.redirects} times"
-                    break
-                except httpx.InvalidURL:  # its message may quote a password
-                    reason = "it redirects to something that is not a URL"
-                    break
-                except PrivateAddressError as error:
-                    raise self.failed(
-                        f"was not downloaded: {error}. Upload the file, give a public URL, or have the server started "
-                        "with --allow-private-urls."
-                    ) from None
-                except (httpx.UnsupportedProtocol, httpx.DecodingError, OverflowError) as error:
-                    reason = str(error)
-                    break
-                except (httpx.TransportError, _TryAgainError) as error:
-                    reason = str(error) or type(error).__name__
-                    if attempt < limits.retries:
-                        time.sleep(limits.backoff_seconds * 2**attempt)
-        raise self.failed(
-            f"could not be downloaded (tries: {attempt + 1}): {reason}. Check that the address opens "
-            "from this machine, then start again."
-        )
-
-    def once(self, client: httpx.Client, deadline: float) -> Path:
-        have, version = 0, ""
-        if self.part.exists() and self.validator.exists():
-            have, version = self.part.stat().st_size, self.validator.read_text("ascii")
-        resume = {"Range": f"bytes={have}-", "If-Range": version} if have else {}
-        with client.stream("GET", self.url, headers=resume) as answer:
-            status = answer.status_code
-            said = f"answered with status {status} {answer.reason_phrase}".rstrip()
-            if status == 206 and resume:
-                start, total = _content_range(answer)
-                # Some servers heed Range but not If-Range: look at the version too.
-                if start != have or _version_of(answer) not in ("", version):
-                    self.forget()
-                    raise _TryAgainError("the partial answer does not continue what was downloaded before")
-            elif status == 416 and resume:
-                self.forget()
-                raise _TryAgainError("the file there is shorter than what was downloaded before")
-            elif status == 200:
-                self.forget()
-                have, total = 0, _length_of(answer)
-                if version := _version_of(answer):
-                    self.validator.write_text(version, "ascii")
-            elif status in RETRIED_STATUS:
-                raise _TryAgainError(f"the server {said}")
-            else:
-                raise self.failed(f"{said}. {ADVICE.get(status, 'Check that it is the address of a file.')}")
-
-            self.check_size(total or 0)
-            with self.part.open("ab" if have else "wb") as out:
-                # As they come: a chunk size would hold back, and lose, what came before a break.
-                for chunk in answer.iter_bytes():
-                    have += len(chunk)
-                    self.check_size(have)
-                    if time.monotonic() > deadline:
-                        raise self.failed(
-                            f"took longer than {self.limits.seconds:g} s: {have:,} bytes came. Put the file on a "
-                            "faster server, or make it smaller."
-                        )
-                    out.write(chunk)
-                    if self.progress:
-                        self.progress(have, total)
-        if total is not None and have != total:
-            raise _TryAgainError(f"{have} of {total} bytes came")
-        self.validator.unlink(missing_ok=True)
-        return self.part.replace(self.file)
-
-    def forget(self) -> None:
-        self.validator.unlink(missing_ok=True)
-        self.part.unlink(missing_ok=True)
-
-    def check_size(self, size: int) -> None:
-        if size > self.limits.max_bytes:
-            self.forget()
-            raise _too_large(self.shown, self.field, self.limits)
-
-    def failed(self, why: str) -> InputError:
-        return InputError.of(self.field, f"{self.shown} {why}", type="file_download_error")
-
-
-def _version_of(answer: httpx.Response) -> str:
-    """What If-Range takes to ask for more of the same bytes: a strong ETag, else a date, else ''."""
-    etag: str = answer.headers.get("etag", "")
-    version = etag if etag.startswith('"') else answer.headers.get("last-modified", "")
-    return version if version.isascii() and "content-encoding" not in answer.headers else ""
-
-
-def _length_of(answer: httpx.Response) -> int | None:
-    if "content-encoding" in answer.headers or "content-length" not in answer.headers:
-        return None
-    return int(answer.headers["content-length"])
-
-
-def _content_range(answer: httpx.Response) -> tuple[int, int | None]:
-    """(first byte, bytes of the whole file) of a 206 answer; first byte -1 when it does not say."""
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("content-range", ""))
-    if not found:
-        return -1, None
-    return int(found[1]), None if found[2] == "*" else int(found[2])
+            return download(
+                client, url, file, policy, max_bytes=limits.max_bytes, seconds=limits.seconds, progress=progress
+            )
+    except PrivateAddressError as error:
+        raise failed(
+            f"was not downloaded: {error}. Upload the file, give a public URL, or have the server started with "
+            "--allow-private-urls."
+        ) from None
+    except StatusError as error:
+        raise failed(
+            f"answered with {error}. {ADVICE.get(error.status, 'Check that it is the address of a file.')}"
+        ) from None
+    except TooLargeError:
+        raise _too_large(shown, field, limits) from None
+    except TooSlowError as error:
+        raise failed(
+            f"took longer than {limits.seconds:g} s: {error.received:,} bytes came. Put the file on a faster server, "
+            "or make it smaller."
+        ) from None
+    except DownloadError as error:
+        raise failed(
+            f"could not be downloaded (tries: {error.tries}): {error}. Check that the address opens from this machine, "
+            "then start again."
+        ) from None
 
 
 def _too_large(what: str, field: str, limits: FetchLimits) -> InputError:

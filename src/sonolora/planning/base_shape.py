@@ -18,23 +18,23 @@ from torch import Tensor, nn
 from transformers.models.gemma3 import Gemma3TextConfig
 
 from sonolora.core.errors import InputError, SonoloraError
+from sonolora.core.tensor_file import TensorInfo
 from sonolora.ltx.codec.audio_codec import AudioCodec, build_log_mel, build_vae, build_vocoder
 from sonolora.ltx.codec.video_encoder import VideoEncoder
 from sonolora.ltx.memory.block_offload import DEVICE_SLOTS
 from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy, place_weight
-from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.model.transformer import PREFIX, Transformer
 from sonolora.ltx.text.text_encoder import PUBLISHED_TOKENS, TextEncoder, Tokenizer, load_tokenizer
 from sonolora.ltx.text.text_projector import empty_projectors
 from sonolora.ltx.weights.base import Base, find_base
-from sonolora.ltx.weights.checkpoint import Outline, TensorInfo
+from sonolora.ltx.weights.checkpoint import MetaCheckpoint
+from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG, LTX23_TEXT_STATES
 from sonolora.ltx.weights.tensor_table import (
-    LTX23_CONFIG,
-    LTX23_TEXT_STATES,
     PublishedTensor,
     needed,
     published_tensors,
 )
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 
 PUBLISHED_NAME = "ltx-2.3"
 META = torch.device("meta")
@@ -112,14 +112,14 @@ class BaseShape:
     ) -> int:
         """What a `Transformer` so built and held takes on the device."""
         ends, block = self._transformer_parts(dtype, video, one_way, policy)
-        return ends + block * (DEVICE_SLOTS if policy.streamed else self.transformer_config.layers)
+        return ends + block * (DEVICE_SLOTS if policy.offloaded else self.transformer_config.layers)
 
     def offloaded_bytes(
         self, dtype: torch.dtype, *, video: bool, one_way: bool = False, policy: WeightPolicy = PLAIN
     ) -> int:
         """What of it waits in the host's memory."""
         _, block = self._transformer_parts(dtype, video, one_way, policy)
-        return block * self.transformer_config.layers if policy.streamed else 0
+        return block * self.transformer_config.layers if policy.offloaded else 0
 
     def _transformer_parts(
         self, dtype: torch.dtype, video: bool, one_way: bool, policy: WeightPolicy
@@ -154,8 +154,8 @@ class BaseShape:
         """The first so many of its layers, all in one place."""
         with META:
             model = Transformer(replace(self.transformer_config, layers=layers), video=video, one_way=one_way)
-        here = replace(policy, streamed=False)
-        model.recomputed = policy.recomputed
+        here = replace(policy, offloaded=False)
+        model.gradient_checkpointing = policy.uses_gradient_checkpointing
         return self._as_loaded(
             model, lambda name: PREFIX + name, dtype, lambda name, tensor: place_weight(model, name, tensor, here)
         )
@@ -174,16 +174,16 @@ class BaseShape:
         """The encoder of films."""
         with META:
             encoder = VideoEncoder(self.config["vae"])
-        return self._as_loaded(encoder, encoder.file_name, dtype)
+        return self._as_loaded(encoder, encoder.checkpoint_name, dtype)
 
     def text_encoder(self, tokenizer: Tokenizer, dtype: torch.dtype, *, video: bool) -> TextEncoder:
         """The text encoder, whose parts are read from nowhere as they are needed."""
         from sonolora.ltx.text.language_model import LanguageModel, tensor_shapes
 
         gemma = {name: TensorInfo("BF16", size, 0, 0) for name, size in tensor_shapes(self.text_config).items()}
-        files = dict.fromkeys(gemma, Outline(Path(self.name), gemma, {}))
+        files = dict.fromkeys(gemma, MetaCheckpoint(Path(self.name), gemma, {}))
         own = {name: TensorInfo(info.dtype, tuple(info.shape), 0, 0) for name, info in self.tensors.items()}
-        checkpoint = Outline(Path(self.name), own, {"config": self.config})
+        checkpoint = MetaCheckpoint(Path(self.name), own, {"config": self.config})
         language_model = LanguageModel(self.text_config, files, "", device=META, dtype=dtype, host=META)
         return TextEncoder(tokenizer, language_model, checkpoint, empty_projectors(checkpoint, video=video))
 

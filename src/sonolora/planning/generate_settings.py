@@ -32,6 +32,9 @@ class GenerateSettings:
         "Attention from video to audio; by default as the LoRA was trained, or joint",
         choices=V2A_VIDEO,
     )
+    output_48k: bool = setting(
+        False, "Inpainting and extension: write 48 kHz, stereo, 16 bits in place of the source's format"
+    )
 
     def __post_init__(self) -> None:
         check_values(self)

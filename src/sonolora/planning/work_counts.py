@@ -24,7 +24,7 @@ from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy
 from sonolora.ltx.model.transformer import CachedVideoKV, Transformer
 from sonolora.ltx.text.text_encoder import Tokenizer
-from sonolora.modes.preview_spec import FilmFormat
+from sonolora.modes.preview_spec import VideoFormat
 from sonolora.planning.allocations import Allocations
 from sonolora.planning.base_shape import META, BaseShape
 from sonolora.planning.meta_kernels import always_as_on, kernels_of
@@ -45,7 +45,7 @@ class Tokens:
     audio: int  # latent frames of the target
     reference: int = 0  # latent frames in front of it
     kept: bool = False  # whether parts of the target are given
-    film: FilmFormat | None = None
+    film: VideoFormat | None = None
     one_way: bool = False  # whether the film does not hear the audio, and is given as keys and values
 
     @property
@@ -138,7 +138,9 @@ def step_bytes(shape: BaseShape, step: Step, device_type: str) -> StepBytes:
         peak = max(forward[1] + moments, backward[1] + moments, update[1])
         return example, adapters, held, forward[0] - before[0], peak
 
-    return StepBytes(*_extended(with_layers, shape, _FEW_RECOMPUTED if step.policy.recomputed else _FEW))
+    return StepBytes(
+        *_extended(with_layers, shape, _FEW_RECOMPUTED if step.policy.uses_gradient_checkpointing else _FEW)
+    )
 
 
 @lru_cache
@@ -160,7 +162,7 @@ def _model(
 ) -> Transformer:
     dtype = compute_dtype(torch.device(device_type))
     model = shape.transformer(layers, dtype, video=tokens.joint, one_way=tokens.one_way, policy=policy)
-    for block in model.transformer_blocks if policy.recomputed else ():
+    for block in model.transformer_blocks if policy.uses_gradient_checkpointing else ():
         always_as_on(device_type, block)
     return model
 
@@ -214,8 +216,8 @@ def _look(shape: BaseShape, model: Transformer, tokens: Tokens, device_type: str
         if guidance is None:
             flow_losses(model, example, noise, noise[:, 0, 0])
         else:
-            negative, _ = _example(shape, model, tokens)
-            sample(model, example, negative, noise, SamplingSettings(1, guidance))
+            negative_context = torch.empty_like(example.context_BSD)
+            sample(model, example, negative_context, noise, SamplingSettings(1, guidance))
 
 
 def _extended(count: Callable[[int], tuple[int, ...]], shape: BaseShape, numbers: tuple[int, int]) -> tuple[int, ...]:
@@ -261,7 +263,7 @@ def video_caching_bytes(shape: BaseShape, tokens: Tokens, device_type: str) -> t
     film = make_example(shape, replace(tokens, one_way=False), META, dtype).video
     assert isinstance(film, Video)
     with kernels_of(device_type), torch.no_grad(), Allocations(META.type) as live:
-        half.transformer_blocks[0].forward_one_way(*half.enter_one_way(film.stream))  # type: ignore[operator]
+        half.transformer_blocks[0].forward_one_way(*half.embed_one_way(film.stream))  # type: ignore[operator]
     return sum(parameter.nbytes for parameter in half.parameters()), live.peak
 
 

@@ -1,50 +1,45 @@
-"""What a LoRA is and does: what it says of itself, how much it changes which part of a base, and what is odd about it.
+"""Describes a LoRA: its metadata, how much it changes each part of a base, and warnings.
 
-In: a LoRA file and a base. Out: an `Inspection`, whose fields are also its JSON form.
+In: a LoRA file and a base. Out: an `Inspection`, and its JSON form.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from sonolora.ltx.lora.lora_file import PEFT_SETTINGS, LoRAFile, linear_layers, misfits, open_lora
-from sonolora.ltx.lora.lora_strength import (
-    AUDIO_KINDS,
-    KINDS,
-    PICTURE_INTO_SOUND,
-    TEXT_CONNECTOR,
-    VIDEO_KINDS,
-    Strength,
-    kind,
-    strengths,
-    together,
-)
+from sonolora.ltx.lora.layer_kinds import AUDIO_KINDS, KINDS, TEXT, VIDEO_KINDS, VIDEO_TO_AUDIO, layer_kind
+from sonolora.ltx.lora.lora_file import LoRAFile, open_lora
+from sonolora.ltx.lora.lora_fit import linear_layers, summarise, unused_layers
+from sonolora.ltx.lora.lora_strength import Strength, combine, strengths
+from sonolora.ltx.lora.peft_settings import PEFT_SETTINGS
 from sonolora.ltx.memory.weight_forms import FULL
 from sonolora.ltx.weights.base import Base
 from sonolora.modes import MODES
 from sonolora.planning.run_settings import JOINT
 
-LEAST_CHANGE = 1e-3  # of the base's weights; a LoRA that changes less does next to nothing
+MIN_CHANGE = 1e-3  # relative to the base's weights; below it a LoRA has almost no effect
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer that the LoRA changes. `change` is in parts of the base's weights, None where that is unknown."""
+    """One layer of the LoRA. `change` is relative to the base's weight, None where it is unknown."""
 
     name: str
     kind: str
-    rank: int
+    adapter: str  # LoRA, LoHa, LoKr, full difference; with DoRA
+    rank: int | None
     scale: float
     change: float | None
 
 
 @dataclass(frozen=True)
 class Kind:
-    """All layers of a kind, or all there are, taken together."""
+    """All layers of one kind combined, or all layers."""
 
     kind: str
     layers: int
@@ -53,7 +48,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found. Changes are ||scale * B A|| / ||W||, Frobenius norms."""
+    """The result. Changes are ||update|| / ||W||, Frobenius norms."""
 
     file: str
     made_by: str
@@ -68,101 +63,114 @@ class Inspection:
     base: str
     base_fingerprint: str
     trained_on: str | None  # fingerprint of the base that the LoRA names
-    misfits: Mapping[str, str]
+    unused: Mapping[str, str]  # layers that the base or Sonolora cannot use, and why
     total: Kind
     kinds: Sequence[Kind]
     layers: Sequence[Layer]
     warnings: Sequence[str]
 
+    def as_json(self) -> dict[str, Any]:
+        """All fields; `misfits` is the former name of `unused`."""
+        return {**asdict(self), "misfits": dict(self.unused)}
+
     def by_change(self) -> list[tuple[str, float]]:
-        """Layers whose change is known, the strongest first."""
+        """Layers with a known change, strongest first."""
         known = [(layer.name, layer.change) for layer in self.layers if layer.change is not None]
         return sorted(known, key=lambda entry: -entry[1])
 
 
 def inspect_lora(path: Path, base: Base) -> Inspection:
-    """Read and measure. Raises `CheckpointError` for a file that is no LoRA or cannot be read."""
+    """Inspect a LoRA. Raises `CheckpointError` for a file that is not a LoRA or cannot be read."""
     lora = open_lora(path)
     measured = strengths(lora, base.checkpoint)
-    pairs, said = lora.pairs, lora.metadata
-    grouped = {name: [layer for layer in pairs if kind(layer) == name] for name in KINDS}
-    total = together(measured.values())
+    updates, metadata = lora.layers, lora.metadata
+    by_kind = {kind: [layer for layer in updates if layer_kind(layer) == kind] for kind in KINDS}
+    unused = {**unused_layers(lora, linear_layers(base.checkpoint)), **lora.skipped}
     return Inspection(
         file=path.name,
-        made_by=_maker(said),
-        training_type=said.get("mode"),
-        trigger_phrase=said.get("trigger_phrase"),
-        license=said.get("license"),
-        metadata=said,
+        made_by=_maker(metadata),
+        training_type=metadata.get("mode"),
+        trigger_phrase=metadata.get("trigger_phrase"),
+        license=metadata.get("license"),
+        metadata=metadata,
         form=lora.form,
-        dtypes=sorted({info.dtype for pair in pairs.values() for info in (pair.down, pair.up)}),
-        ranks=sorted({pair.rank for pair in pairs.values()}),
-        parameters=sum(pair.rank * sum(pair.shape) for pair in pairs.values()),
+        dtypes=sorted({info.dtype for update in updates.values() for info in update.factors.values()}),
+        ranks=sorted({update.rank for update in updates.values() if update.rank is not None}),
+        parameters=sum(update.parameters for update in updates.values()),
         base=base.name,
         base_fingerprint=base.fingerprint,
-        trained_on=said.get("base_fingerprint"),
-        misfits=misfits(lora, linear_layers(base.checkpoint)),
-        total=Kind("all", len(pairs), _known(total)),
-        kinds=[
-            Kind(name, len(layers), _known(together(measured[layer] for layer in layers)))
-            for name, layers in grouped.items()
-            if layers
+        trained_on=metadata.get("base_fingerprint"),
+        unused=unused,
+        total=Kind("all", len(updates), _combined(measured, updates)),
+        kinds=[Kind(kind, len(layers), _combined(measured, layers)) for kind, layers in by_kind.items() if layers],
+        layers=[
+            Layer(
+                name,
+                layer_kind(name),
+                update.kind + (" with DoRA" if update.is_dora else ""),
+                update.rank,
+                update.scale,
+                _combined(measured, [name]),
+            )
+            for name, update in updates.items()
         ],
-        layers=[Layer(name, kind(name), pair.rank, pair.scale, _known(measured[name])) for name, pair in pairs.items()],
-        warnings=list(_warnings(lora, measured, base)),
+        warnings=[*lora.warnings, *_warnings(lora, measured, unused, base)],
     )
 
 
-def _known(strength: Strength) -> float | None:
-    """What can be said of a change; JSON has no word for NaN."""
-    return None if strength.relative is None or math.isnan(strength.relative) else strength.relative
+def _combined(measured: Mapping[str, Strength], layers: Iterable[str]) -> float | None:
+    """The combined change of the measured ones of these layers; None if unknown or NaN, which JSON does not have."""
+    relative = combine(measured[layer] for layer in layers if layer in measured).relative
+    return None if relative is None or math.isnan(relative) else relative
 
 
-def _maker(said: Mapping[str, str]) -> str:
-    if "sonolora_version" in said:
-        return f"Sonolora {said['sonolora_version']}"
-    if PEFT_SETTINGS in said:
+def _maker(metadata: Mapping[str, str]) -> str:
+    if "sonolora_version" in metadata:
+        return f"Sonolora {metadata['sonolora_version']}"
+    if PEFT_SETTINGS in metadata:
         return "diffusers and PEFT"
-    if any(key.startswith("ss_") for key in said):
-        return "a descendant of kohya's scripts, such as musubi-tuner"
-    return said.get("modelspec.implementation", "not recorded")
+    if "lycoris" in metadata.get("ss_network_module", ""):
+        return "LyCORIS"
+    if any(key.startswith("ss_") for key in metadata):
+        return "kohya's scripts or a descendant, such as musubi-tuner"
+    return metadata.get("modelspec.implementation", "not recorded")
 
 
-def _warnings(lora: LoRAFile, measured: Mapping[str, Strength], base: Base) -> Iterator[str]:
-    yield from _about_strength(measured)
-    kinds = Counter(kind(layer) for layer in lora.pairs)
-    foreign = misfits(lora, linear_layers(base.checkpoint))
-    if foreign:
-        layer, fault = next(iter(foreign.items()))
-        yield f"{len(foreign)} of {len(measured)} layers do not fit the base {base.name}, such as {layer}: {fault}"
+def _warnings(lora: LoRAFile, measured: Mapping[str, Strength], unused: Mapping[str, str], base: Base) -> Iterator[str]:
+    if measured:
+        yield from _strength_warnings(measured)
+    kinds = Counter(layer_kind(layer) for layer in lora.layers)
+    yield from (f"not used: {line}" for line in summarise(unused))
     if lora.metadata.get("base_fingerprint", base.fingerprint) != base.fingerprint:
         trained_on = lora.metadata.get("base", "unknown")
-        yield f"it was trained on another base ({trained_on}) than {base.name}; the strengths are those on {base.name}"
+        yield f"it was trained on another base ({trained_on}); the changes are measured on {base.name}"
     if (weights := lora.metadata.get("base_weights", FULL)) != FULL:
-        yield f"it was trained with --weights {weights}, and makes up for a part of what that spoils"
+        yield f"it was trained with --weights {weights}, and compensates in part for the quantisation error"
+    if precision := lora.metadata.get("base_precision"):
+        yield f"it was trained on a base stored as {precision}"
     if lora.metadata.get("v2a_video", JOINT) != JOINT:
-        yield "it was trained with films that do not hear the sound; programs other than Sonolora let them hear it"
+        yield "it was trained with one-way video (frozen-cached); in other programs the video attends to the audio"
     mode = MODES.get(lora.metadata.get("mode", ""))
-    unheard = sum(kinds[name] for name in VIDEO_KINDS)
-    if mode is not None and not mode.video and unheard:
-        yield f"it was trained for {mode.name}, sound alone, but {unheard} of its layers are only used with a picture"
-    if not any(kinds[name] for name in (*AUDIO_KINDS, PICTURE_INTO_SOUND)):
-        yield "it changes nothing that the sound passes through"
-    if count := kinds[TEXT_CONNECTOR]:
-        yield f"{count} of its layers are of the text connector: `merge` bakes them in, `generate` refuses them"
+    video_layers = sum(kinds[name] for name in VIDEO_KINDS)
+    if mode is not None and not mode.video and video_layers:
+        yield f"it was trained for {mode.name}, which has no video, but {video_layers} of its layers need one"
+    if not any(kinds[name] for name in (*AUDIO_KINDS, VIDEO_TO_AUDIO)):
+        yield "it changes no layer that affects the audio directly"
+    if count := kinds[TEXT]:
+        yield f"{count} of its layers belong to the text conditioning: `merge` includes them, `generate` skips them"
 
 
-def _about_strength(measured: Mapping[str, Strength]) -> Iterator[str]:
+def _strength_warnings(measured: Mapping[str, Strength]) -> Iterator[str]:
     broken = [layer for layer, strength in measured.items() if math.isnan(strength.change)]
-    still = [layer for layer, strength in measured.items() if strength.change == 0]
-    relative = together(measured.values()).relative
+    unchanged = [layer for layer, strength in measured.items() if strength.change == 0]
+    relative = combine(measured.values()).relative
     if broken:
         yield f"{len(broken)} of {len(measured)} layers hold NaN or infinity, such as {broken[0]}: it cannot be used"
-    if len(still) == len(measured):
-        yield "it does nothing: in every layer A, B or alpha is zero"
-    elif relative is not None and relative < LEAST_CHANGE:
-        yield f"it does next to nothing: it changes the weights by {relative:.2g} of their size, below {LEAST_CHANGE:g}"
-    elif still:
-        yield f"{len(still)} of {len(measured)} layers change nothing, such as {still[0]}"
+    if len(unchanged) == len(measured):
+        yield "it has no effect: in every layer the update is zero"
+    elif relative is not None and relative < MIN_CHANGE:
+        yield f"it has almost no effect: the change is {relative:.2g} of the weights, below {MIN_CHANGE:g}"
+    elif unchanged:
+        yield f"{len(unchanged)} of {len(measured)} layers change nothing, such as {unchanged[0]}"
     if relative is not None and relative > 1:
-        yield f"it changes the weights by {relative:.2g} times their own size: trained too far, or its alpha is wrong"
+        yield f"the change is {relative:.2g} times the weights: it is overtrained, or its alpha is wrong"

@@ -1,7 +1,7 @@
-"""The networks of one base on one device, loaded when they are first needed and kept for the next run.
+"""The networks of one base on one device, loaded on first use and kept for the next run.
 
-In: a base and a device. Out: the codec, the text encoder and the transformer. A run that is given networks which were
-used before has the result, byte for byte, that it has with new ones: nothing of a run stays in them.
+In: a base and a device. Out: the codec, the text encoder and the transformer. Results with reused networks are
+bit-identical to those with new ones: a run leaves no state in them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from sonolora.ltx.lora.adapters import remove_adapters
 from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.text.text_encoder import TextEncoder, load_text_encoder
-from sonolora.ltx.weights.base import Base
+from sonolora.ltx.weights.base import Base, find_base
+from sonolora.planning.run_settings import RunSettings
 
 
 class Networks:
-    """One transformer is kept, of one form: two would not fit on the cards that one fits on.
+    """Keeps one transformer in one configuration: two may not fit in the memory of a card that fits one.
 
-    Of the text encoder nothing is kept: it is read when texts are encoded.
+    The text encoder is not kept: it is read each time texts are encoded.
     """
 
     def __init__(self, base: Base, device: torch.device) -> None:
@@ -32,7 +33,12 @@ class Networks:
         self.device = device
         self.dtype = compute_dtype(device)
         self._transformer: Transformer | None = None
-        self._form: tuple[bool, bool, WeightPolicy] | None = None
+        self._configuration: tuple[bool, bool, WeightPolicy] | None = None
+
+    @classmethod
+    def of(cls, settings: RunSettings) -> Networks:
+        """Those of the settings' base on their device. Raises `SonoloraError` when one of them is not there."""
+        return cls(find_base(settings.base), settings.place())
 
     @cached_property
     def codec(self) -> AudioCodec:
@@ -40,7 +46,7 @@ class Networks:
         return load_audio_codec(self.base.checkpoint, device=self.device)
 
     def text_encoder(self, *, video: bool) -> TextEncoder:
-        """For both streams or for audio alone. On a card the transformer makes room for it."""
+        """For both streams or for audio alone. On a GPU the transformer is dropped first, to make room."""
         if self.device.type != "cpu":
             self._transformer = None
         return load_text_encoder(
@@ -49,17 +55,17 @@ class Networks:
 
     @contextmanager
     def transformer(self, *, video: bool, one_way: bool = False, policy: WeightPolicy = PLAIN) -> Iterator[Transformer]:
-        """The frozen transformer, to be given adapters: they are taken off at the end, also after a failure.
+        """The frozen transformer; adapters added to it are removed on exit, also after a failure.
 
-        With `one_way` it is the half of `video`, see `Transformer`.
+        `video` and `one_way` as for `Transformer`.
         """
-        form = video, one_way, policy
-        if self._transformer is None or self._form != form:
+        configuration = video, one_way, policy
+        if self._transformer is None or self._configuration != configuration:
             self._transformer = None
             self._transformer = load_transformer(
                 self.base.checkpoint, video=video, one_way=one_way, device=self.device, dtype=self.dtype, policy=policy
             )
-            self._form = form
+            self._configuration = configuration
         model = self._transformer
         try:
             yield model

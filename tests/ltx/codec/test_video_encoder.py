@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sonolora.core.errors import CheckpointError
-from sonolora.ltx.codec.video_encoder import VideoEncoder, load_video_encoder, video_token_middles
+from sonolora.ltx.codec.video_encoder import VideoEncoder, load_video_encoder, video_token_midpoints
 from sonolora.ltx.weights.checkpoint import Checkpoint
 
 CPU = torch.device("cpu")
@@ -60,7 +60,7 @@ def test_published_structure(checkpoint):
     with torch.device("meta"):
         encoder = VideoEncoder(section)
     assert sum(parameter.numel() for parameter in encoder.parameters()) == pytest.approx(318.9e6, abs=0.05e6)
-    names = {encoder.file_name(name) for name in encoder.state_dict()}
+    names = {encoder.checkpoint_name(name) for name in encoder.state_dict()}
     assert len(names) == len(encoder.state_dict()) == 84 + 2
     assert "vae.encoder.down_blocks.8.res_blocks.1.conv2.conv.weight" in names
     assert encoder.network.conv_out.conv.weight.shape == (129, 1024, 3, 3, 3)
@@ -70,7 +70,7 @@ def test_other_encoders_are_refused(checkpoint):
     section = copy.deepcopy(dict(checkpoint.section("vae")))
     for change, words in (
         ({"norm_layer": "group_norm"}, "group_norm"),
-        ({"encoder_blocks": PUBLISHED_BLOCKS[:-1]}, "does not support"),
+        ({"encoder_blocks": PUBLISHED_BLOCKS[:-1]}, "not supported"),
         ({"encoder_blocks": [["attn_res_x", {"num_layers": 1}], *PUBLISHED_BLOCKS[1:]]}, "attn_res_x"),
         ({"encoder_blocks": [PUBLISHED_BLOCKS[0], ["compress_all", {}], *PUBLISHED_BLOCKS[2:]]}, "compress_all"),
         ({"encoder_blocks": PUBLISHED_BLOCKS[2:]}, "16 pixels"),
@@ -94,9 +94,9 @@ def test_frames_must_fill_latents(shape, encoder):
 
 def test_golden_positions(cases):
     expected = cases["video_positions"].mean(-1)[0]
-    torch.testing.assert_close(video_token_middles(3, 2, 3, fps=24), expected)
+    torch.testing.assert_close(video_token_midpoints(3, 2, 3, fps=24), expected)
 
 
 def test_positions_follow_the_frame_rate():
-    middles = video_token_middles(2, 1, 1, fps=10)
+    middles = video_token_midpoints(2, 1, 1, fps=10)
     torch.testing.assert_close(middles[:, 1], torch.tensor([0.5, 16.0, 16.0]))  # frames 1..9, so 0.1 s to 0.9 s

@@ -8,15 +8,11 @@ from safetensors.torch import load_file, save_file
 
 from sonolora.core.errors import CheckpointError
 from sonolora.core.randomness import normal
-from sonolora.ltx.lora.adapters import (
-    add_adapters,
-    apply_lora,
-    rounded_to_bf16,
-    save_lora,
-)
+from sonolora.ltx.lora.adapters import add_adapters, apply_lora, remove_adapters, rounded_to_bf16, save_lora
 from sonolora.ltx.lora.lora_file import open_lora
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
-from sonolora.ltx.model.lora_layer import LoRALinear, project
+from sonolora.ltx.memory.weight_policy import WeightPolicy
+from sonolora.ltx.model.lora_layer import LoRALinear, UpdatedLinear, project
 from sonolora.ltx.model.transformer import Stream, load_transformer
 from sonolora.ltx.weights.checkpoint import Checkpoint
 
@@ -150,11 +146,15 @@ def test_every_form_gives_the_same_network(transformer, checkpoint, cases, tmp_p
         ("diffusers", lambda name: f"transformer.{name}"),
         ("bare", lambda name: name),
         ("flat", lambda name: f"lora_unet_model_{name.replace('.', '_')}"),
+        ("lycoris", lambda name: f"lycoris_{name.replace('.', '_')}"),
+        ("peft", lambda name: f"base_model.model.{name}"),
+        ("checkpoint", lambda name: f"model.diffusion_model.{name}"),
+        ("dotted", lambda name: f"lora_unet.{name}"),
     ):
         path = tmp_path / f"{file}.safetensors"
         if naming is not None:
             ours = open_lora(tmp_path / "ours.safetensors")
-            halves = {naming(name): ours.read(name) for name in ours.pairs}
+            halves = {naming(name): ours.read_pair(name) for name in ours.layers}
             save_file(
                 {f"{name}.lora_down.weight": down for name, (down, _) in halves.items()}
                 | {f"{name}.lora_up.weight": 4 * up for name, (_, up) in halves.items()}
@@ -162,8 +162,8 @@ def test_every_form_gives_the_same_network(transformer, checkpoint, cases, tmp_p
                 path,
             )
         model = load_transformer(checkpoint, video=False, device=CPU, dtype=torch.float32)
-        adapters = apply_lora(model, open_lora(path), 0.5)
-        assert {adapter.scale for adapter in adapters.values()} == {0.5 if naming is None else 0.125}
+        layers = apply_lora(model, open_lora(path), 0.5).layers
+        assert {layer.scale for layer in layers.values()} == {0.5 if naming is None else 0.125}
         outputs.append(model(make_stream(cases))[0])
     # 4 and 1/4 are powers of two: not a bit may differ.
     assert all(torch.equal(output, outputs[0]) for output in outputs[1:])
@@ -174,30 +174,92 @@ def test_fewer_layers_and_any_rank_are_enough(transformer, cases, tmp_path):
     key = "diffusion_model.transformer_blocks.1.audio_ff.net.2"
     down, up = normal((3, 256), "A"), normal((64, 3), "B")
     save_file({f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}, tmp_path / "one.safetensors")
-    assert len(apply_lora(transformer, open_lora(tmp_path / "one.safetensors"), 1.0)) == 1
+    assert len(apply_lora(transformer, open_lora(tmp_path / "one.safetensors"), 1.0).layers) == 1
     assert (transformer(make_stream(cases))[0] - before).abs().max() > 1e-3
 
 
-def test_what_is_for_the_video_stream_is_left_out_of_sound_alone(transformer, tmp_path):
+def test_layers_of_the_video_stream_are_unused_without_a_video(transformer, tmp_path):
     key, video = (f"diffusion_model.transformer_blocks.0.{part}attn1.to_q" for part in ("audio_", ""))
     halves = {f"{key}.lora_A.weight": torch.ones(8, 64), f"{key}.lora_B.weight": torch.ones(64, 8)}
     width = transformer.config.video.width
     theirs = {f"{video}.lora_A.weight": torch.ones(8, width), f"{video}.lora_B.weight": torch.ones(width, 8)}
     save_file(theirs, tmp_path / "video.safetensors")
-    with pytest.raises(CheckpointError, match="changes the video stream alone"):
+    with pytest.raises(
+        CheckpointError, match=r"no layer of this LoRA can be used: .*attn1\.to_q: part of the video stream"
+    ):
         apply_lora(transformer, open_lora(tmp_path / "video.safetensors"), 1.0)
     save_file({**halves, **theirs}, tmp_path / "both.safetensors")
-    assert list(apply_lora(transformer, open_lora(tmp_path / "both.safetensors"), 1.0)) == [
-        "transformer_blocks.0.audio_attn1.to_q"
-    ]
+    applied = apply_lora(transformer, open_lora(tmp_path / "both.safetensors"), 1.0)
+    assert list(applied.layers) == ["transformer_blocks.0.audio_attn1.to_q"]
+    assert applied.unused == {
+        "transformer_blocks.0.attn1.to_q": "part of the video stream, which does not run in this mode"
+    }
+
+
+def test_what_fits_is_used_and_the_rest_is_named(transformer, tmp_path):
+    """Also beside layers of the text projection, of another network, and keys that are no adapter's."""
+    key = "diffusion_model.transformer_blocks.0.audio_attn1.to_q"
+    text = "text_embedding_projection.audio_aggregate_embed"
+    tensors = {}
+    for layer, width in ((key, 64), (text, 120), ("lora_te1_encoder_q", 8), (key.replace("blocks.0", "blocks.9"), 64)):
+        tensors |= {f"{layer}.lora_A.weight": torch.ones(8, width), f"{layer}.lora_B.weight": torch.ones(64, 8)}
+    tensors |= {f"{key}.lora_B.bias": torch.ones(64), "step": torch.ones(1)}
+    save_file(tensors, tmp_path / "mixed.safetensors")
+    applied = apply_lora(transformer, open_lora(tmp_path / "mixed.safetensors"), 1.0)
+    assert list(applied.layers) == ["transformer_blocks.0.audio_attn1.to_q"]
+    assert applied.unused == {
+        text: "part of the text conditioning, which only `sonolora merge` updates",
+        "lora_te1_encoder_q": "not a layer of LTX-2.3",
+        "transformer_blocks.9.audio_attn1.to_q": "the base has no such layer",
+        f"{key}.lora_B.bias": "an update of a bias",
+        "step": "not a key of an adapter",
+    }
+
+
+def test_adapters_of_full_rank_change_the_network_by_their_delta(checkpoint, cases, tmp_path):
+    """LoKr and LoHa, full and quantised base, against the same change of the weight; and they come off again."""
+    key = "transformer_blocks.0.audio_attn1.to_q"
+    side = {"lokr_w1": normal((4, 4), "w1"), "lokr_w2_a": normal((16, 2), "a"), "lokr_w2_b": normal((2, 16), "b")}
+    delta = 0.5 * torch.kron(side["lokr_w1"], side["lokr_w2_a"] @ side["lokr_w2_b"])
+    save_file(
+        {f"lycoris_{key.replace('.', '_')}.{name}": tensor for name, tensor in side.items()}
+        | {f"lycoris_{key.replace('.', '_')}.alpha": torch.tensor(1.0)},
+        tmp_path / "lokr.safetensors",
+    )
+    for weights in ("full", "nf4"):
+
+        def load(weights=weights):
+            policy = WeightPolicy(weights)
+            return load_transformer(checkpoint, video=False, device=CPU, dtype=torch.float32, policy=policy)
+
+        model, expected = load(), load()
+        applied = apply_lora(model, open_lora(tmp_path / "lokr.safetensors"), 0.25)
+        assert isinstance(applied.layers[key], UpdatedLinear)
+        block = expected.transformer_blocks[0].audio_attn1
+        linear = torch.nn.Linear(64, 64)
+        linear.load_state_dict({"weight": block.to_q.weight + 0.25 * delta, "bias": block.to_q.bias})
+        block.to_q = linear.requires_grad_(False)
+        found, base = model(make_stream(cases))[0], load()(make_stream(cases))[0]
+        torch.testing.assert_close(found, expected(make_stream(cases))[0], rtol=1e-4, atol=1e-5)
+        assert (found - base).norm() > 0.01 * base.norm()
+        remove_adapters(model)
+        assert torch.equal(model(make_stream(cases))[0], base)
 
 
 @pytest.mark.parametrize(
     ("layer", "down", "words"),
     [
-        ("transformer_blocks.9.audio_attn1.to_q", torch.zeros(8, 64), "1 of its 1 layers do not fit: .*no such layer"),
-        ("transformer_blocks.0.attn1.to_q", torch.zeros(8, 3), "made for another base"),
-        ("transformer_blocks.0.audio_attn1.to_q", torch.zeros(8, 32), r"shape \(64, 32\), the base wants \(64, 64\)"),
+        (
+            "transformer_blocks.9.audio_attn1.to_q",
+            torch.zeros(8, 64),
+            "to_q: the base has no such layer",
+        ),
+        ("transformer_blocks.0.attn1.to_q", torch.zeros(8, 3), "part of the video stream"),
+        (
+            "transformer_blocks.0.audio_attn1.to_q",
+            torch.zeros(8, 32),
+            r"its shape is \(64, 32\), in the base \(64, 64\)",
+        ),
         ("transformer_blocks.0.audio_attn1.to_q", torch.full((8, 64), torch.nan), "holds NaN or infinity"),
     ],
 )

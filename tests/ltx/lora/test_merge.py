@@ -51,11 +51,11 @@ def data_of(path):
 def test_weights_are_the_rounded_sum_and_all_else_is_bit_for_bit(checkpoint, lora, out):
     report = merge(checkpoint, [(lora, 0.5)], out)
     before, after = load_file(checkpoint.path), load_file(out)
-    changed = {f"{PREFIX}{name}.weight" for name in lora.pairs if name != LAYER}
+    changed = {f"{PREFIX}{name}.weight" for name in lora.layers if name != LAYER}
     assert report.layers == len(changed) == 29
     errors = []
     for name in changed:
-        down, up = lora.read(name.removeprefix(PREFIX).removesuffix(".weight"))
+        down, up = lora.read_pair(name.removeprefix(PREFIX).removesuffix(".weight"))
         exact = before[name].double() + 0.5 * up.double() @ down.double()
         assert after[name].dtype == before[name].dtype == torch.bfloat16
         torch.testing.assert_close(after[name].double(), exact, rtol=2**-8, atol=1e-7)
@@ -142,7 +142,7 @@ def test_nothing_is_left_of_a_merge_that_fails_halfway(strength, checkpoint, lor
 
 def test_an_older_file_is_only_replaced_when_told(checkpoint, lora, out):
     out.write_text("precious")
-    with pytest.raises(InputError, match="is there already; choose another name, or say --overwrite"):
+    with pytest.raises(InputError, match="exists; choose another name, or add --overwrite"):
         merge(checkpoint, [(lora, 1.0)], out)
     with pytest.raises(CheckpointError, match="nothing was written"):
         merge(checkpoint, [(lora, 1e39)], out, overwrite=True)
@@ -158,20 +158,54 @@ def test_places_where_it_must_not_be_written(lora, out, rewrite):
         with pytest.raises(InputError, match=words):
             merge(base, [(lora, 1.0)], path, overwrite=True)
 
-    refused(base.path, "is one of the files that are merged")
-    refused(lora.path, "is one of the files that are merged")
+    refused(base.path, "is one of the input files")
+    refused(lora.path, "is one of the input files")
     refused(out.with_suffix(".pt"), r"does not end with \.safetensors")
     refused(out.parent / "no" / "m.safetensors", "does not exist")
     (base.path.parent / "text_encoder").mkdir()
-    refused(base.path.with_name("m.safetensors"), "is a base's folder")
+    refused(base.path.with_name("m.safetensors"), "is the folder of a base")
 
 
 def test_a_lora_that_does_not_fit_is_refused(checkpoint, lora, out, tmp_path):
     halves = {"a.b.lora_A.weight": torch.ones(1, 2), "a.b.lora_B.weight": torch.ones(2, 1)}
     save_file(halves, tmp_path / "strange.safetensors")
-    with pytest.raises(CheckpointError, match=r"a\.b: the base has no such layer"):
+    with pytest.raises(CheckpointError, match=r"no layer .* can be used: a\.b: not a layer of LTX-2\.3"):
         merge(checkpoint, [(lora, 1.0), (open_lora(tmp_path / "strange.safetensors"), 1.0)], out)
     assert not out.exists()
+
+
+def test_what_does_not_fit_is_reported_and_the_rest_is_merged(checkpoint, out, tmp_path):
+    """And a layer of the text conditioning is merged like any other."""
+    text = "text_embedding_projection.audio_aggregate_embed"
+    tensors = {f"{text}.lora_A.weight": torch.ones(1, 120), f"{text}.lora_B.weight": 0.1 * torch.ones(64, 1)}
+    tensors |= {f"a.b.lora_{letter}.weight": torch.ones(2, 2) for letter in "AB"}
+    save_file(tensors, tmp_path / "text.safetensors")
+    report = merge(checkpoint, [(open_lora(tmp_path / "text.safetensors"), 1.0)], out)
+    assert (report.layers, report.unused) == (1, [{"a.b": "not a layer of LTX-2.3"}])
+    before, after = load_file(checkpoint.path), load_file(out)
+    torch.testing.assert_close(after[f"{text}.weight"], (before[f"{text}.weight"].float() + 0.1).bfloat16())
+
+
+def test_updates_of_other_kinds_are_merged_against_the_original_weight(checkpoint, lora, out, tmp_path):
+    """A LoKr with DoRA beside a LoRA on the same layer; both refer to the weight of the checkpoint."""
+    layer = "transformer_blocks.1.audio_attn1.to_q"
+    factors = {
+        "lokr_w1": normal((4, 4), 1),
+        "lokr_w2": 0.05 * normal((16, 16), 2),
+        "dora_scale": normal((64, 1), 3).abs(),
+    }
+    save_file(
+        {f"lycoris_{layer.replace('.', '_')}.{name}": value for name, value in factors.items()},
+        tmp_path / "l.safetensors",
+    )
+    report = merge(checkpoint, [(lora, 1.0), (open_lora(tmp_path / "l.safetensors"), 0.5)], out)
+    assert report.layers == 29
+    weight = load_file(checkpoint.path)[f"{PREFIX}{layer}.weight"].double()
+    updated = weight + torch.kron(factors["lokr_w1"], factors["lokr_w2"]).double()
+    decomposed = factors["dora_scale"].double() * updated / updated.norm(dim=1, keepdim=True)
+    down, up = lora.read_pair(layer)
+    expected = weight + up.double() @ down.double() + 0.5 * (decomposed - weight)
+    torch.testing.assert_close(load_file(out)[f"{PREFIX}{layer}.weight"].double(), expected, rtol=2**-8, atol=1e-6)
 
 
 def test_a_quantised_layer_is_refused(lora, rewrite, out):
@@ -192,10 +226,10 @@ def test_an_excerpt_is_refused_unless_it_is_whole(checkpoint, lora, out, tmp_pat
     del tensors["vae.encoder.conv_in.conv.weight"]
     save_file(tensors, excerpt, metadata)
     with pytest.raises(
-        CheckpointError, match=r"1 of .* tensors are absent, such as vae\.encoder.*needs the whole file"
+        CheckpointError, match=r"1 of .* tensors are missing, such as vae\.encoder.*needs the whole file"
     ):
         merge(Checkpoint.open(excerpt), [(lora, 1.0)], out, overwrite=True)
     excerpt.unlink()
     gone = Checkpoint(excerpt, checkpoint.tensors, checkpoint.metadata)
-    with pytest.raises(CheckpointError, match="nothing of this base is on this disk yet"):
+    with pytest.raises(CheckpointError, match="no tensor of this base is on this disk yet"):
         merge(gone, [(lora, 1.0)], out, overwrite=True)

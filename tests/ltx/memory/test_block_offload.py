@@ -13,7 +13,7 @@ from sonolora.core.randomness import normal
 from sonolora.ltx.lora.adapters import add_adapters, remove_adapters
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
 from sonolora.ltx.memory import block_offload as streaming
-from sonolora.ltx.memory.block_offload import stream_blocks
+from sonolora.ltx.memory.block_offload import offload_blocks
 from sonolora.ltx.memory.weight_policy import BLOCKS, PLAIN, WeightPolicy
 from sonolora.ltx.model.transformer import load_transformer
 from sonolora.planning.allocations import Allocations
@@ -22,7 +22,7 @@ from sonolora.sampling.sampler import SamplingSettings, sample
 from sonolora.training.trainer import Trainer, TrainingConfig
 
 CPU = torch.device("cpu")
-HOLDINGS = {"recomputed": WeightPolicy(checkpointing=True), "streamed": WeightPolicy(streamed=True)}
+HOLDINGS = {"recomputed": WeightPolicy(gradient_checkpointing=True), "streamed": WeightPolicy(offloaded=True)}
 
 
 def load(checkpoint, policy, video):
@@ -57,14 +57,15 @@ def trained(checkpoint, policy, video, steps=2):
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     settings = SamplingSettings(2, Guidance(cfg=3.0, stg=1.0))
     with torch.inference_mode():
-        heard = sample(model, given[0], given[1], normal((1, 9, model.config.audio.channels), "noise"), settings)
-    return [*losses, *(parameter.grad for parameter in parameters), *parameters, heard]
+        noise = normal((1, 9, model.config.audio.channels), "noise")
+        sampled = sample(model, given[0], given[1].context_BSD, noise, settings)
+    return [*losses, *(parameter.grad for parameter in parameters), *parameters, sampled]
 
 
 @pytest.mark.parametrize(("video", "weights"), [(False, "full"), (False, "nf4"), (True, "nf4")])
 def test_a_training_and_a_sample_are_the_same(checkpoint, video, weights):
     plain = trained(checkpoint, WeightPolicy(weights), video)
-    for policy in (WeightPolicy(weights, checkpointing=True), WeightPolicy(weights, streamed=True)):
+    for policy in (WeightPolicy(weights, gradient_checkpointing=True), WeightPolicy(weights, offloaded=True)):
         for ours, expected in zip(trained(checkpoint, policy, video), plain, strict=True):
             assert torch.equal(ours, expected)
 
@@ -83,7 +84,7 @@ def test_what_computes_never_reads_the_hosts_memory(checkpoint, monkeypatch, wei
             target.copy_(kept[source.data_ptr()])
 
     monkeypatch.setattr(streaming, "_copy", copy)
-    for ours, expected in zip(trained(checkpoint, WeightPolicy(weights, streamed=True), True), plain, strict=True):
+    for ours, expected in zip(trained(checkpoint, WeightPolicy(weights, offloaded=True), True), plain, strict=True):
         assert torch.equal(ours, expected)
 
 
@@ -110,7 +111,7 @@ def test_blocks_come_in_time_and_each_once(checkpoint, monkeypatch):
     real = streaming._OffloadedBlocks.fetch
 
     def fetch(self, index):
-        copied[index] += self.held[index % 2] != index
+        copied[index] += self.slot_blocks[index % 2] != index
         real(self, index)
 
     monkeypatch.setattr(streaming._OffloadedBlocks, "fetch", fetch)
@@ -145,8 +146,8 @@ def test_between_calls_two_blocks_are_on_the_device_and_all_are_themselves(check
 
 def test_blocks_that_differ_are_refused():
     blocks = [torch.nn.Linear(4, 4), torch.nn.Linear(4, 5)]
-    with pytest.raises(CheckpointError, match="not all alike"):
-        stream_blocks(blocks, CPU)
+    with pytest.raises(CheckpointError, match="differ in shape or dtype"):
+        offload_blocks(blocks, CPU)
 
 
 def test_a_holding_says_what_it_does_not_know():

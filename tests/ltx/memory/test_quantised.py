@@ -32,6 +32,10 @@ NF4_CODES = (
 NF4_SCALES = [0.05919462442398071, 0.04525526985526085, 0.043499644845724106, 0.0606597401201725]
 
 
+def quantised(linear, weight, form):
+    return QuantisedLinear(linear, *quantise(weight, form), dtype=weight.dtype, device=weight.device)
+
+
 def test_nf4_is_that_of_bitsandbytes():
     codes, scales = quantise(normal((2, 128), "weight") * 0.02, "nf4")
     assert bytes(codes.flatten().tolist()).hex() == NF4_CODES
@@ -80,7 +84,7 @@ def test_what_a_form_can_say_comes_back(form, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_output_and_gradient_are_those_of_the_weight(form, dtype):
     linear = nn.Linear(128, 64).to(dtype).requires_grad_(False)
-    layer = QuantisedLinear(linear, linear.weight, form, CPU)
+    layer = quantised(linear, linear.weight, form)
     x, gradient = normal((2, 5, 128), "x").to(dtype), normal((2, 5, 64), "gradient").to(dtype)
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
     out, expected = layer(ours), F.linear(theirs, layer.weight, linear.bias)
@@ -93,7 +97,7 @@ def test_output_and_gradient_are_those_of_the_weight(form, dtype):
 @pytest.mark.parametrize("form", FORMS)
 def test_no_weight_of_full_size_is_kept(form):
     linear = nn.Linear(1024, 1024).requires_grad_(False)
-    layer, x = QuantisedLinear(linear, linear.weight, form, CPU), normal((1, 2, 1024), "x").requires_grad_()
+    layer, x = quantised(linear, linear.weight, form), normal((1, 2, 1024), "x").requires_grad_()
     with Allocations("cpu") as live:
         out = layer(x)
         assert live.now == out.nbytes
@@ -104,7 +108,7 @@ def test_a_layer_is_a_linear_layer_on_meta_too():
     with torch.device("meta"):
         linear = nn.Linear(128, 64)
     for form in FORMS:
-        layer = QuantisedLinear(linear, linear.weight, form, torch.device("meta"))
+        layer = quantised(linear, linear.weight, form)
         real = quantise(normal((64, 128), "weight"), form)
         assert [(t.shape, t.dtype) for t in (layer.codes, layer.scales)] == [(t.shape, t.dtype) for t in real]
         assert isinstance(layer, nn.Linear)

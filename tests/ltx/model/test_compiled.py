@@ -1,4 +1,4 @@
-"""Compiled blocks against those as written."""
+"""Compiled blocks compared with eager ones."""
 
 from __future__ import annotations
 
@@ -33,11 +33,10 @@ def load(checkpoint, video, policy=PLAIN):
     return model, add_adapters(model, (*AUDIO_TARGETS, *(VIDEO_TO_AUDIO_TARGETS if video else ())), 4, seed=0)
 
 
-@pytest.mark.parametrize("weights", ["full", "nf4"])
-@pytest.mark.parametrize("video", [False, True], ids=["audio", "video"])
+@pytest.mark.parametrize(("video", "weights"), [(False, "full"), (True, "nf4")], ids=["audio-full", "video-nf4"])
 def test_a_block_is_one_graph(checkpoint, cases, video, weights):
-    """Without a compiler: what would be compiled is recorded whole (an error otherwise), and run operation by
-    operation. The blocks, which are alike, are recorded no oftener than one of them is."""
+    """Dynamo captures each block in one graph (`fullgraph` raises otherwise), which then runs eagerly: no compiler is
+    needed. The blocks share their graphs."""
     torch._dynamo.reset()
     graphs = []
 
@@ -46,28 +45,28 @@ def test_a_block_is_one_graph(checkpoint, cases, video, weights):
         return graph
 
     example, sigma = examples(cases)[video], torch.full_like(cases["audio_latents"][:, 0, 0], 0.5)
-    found = []
+    results = []
     for compiled in (False, True):
         model, adapters = load(checkpoint, video, replace(PLAIN, weights=weights))
         if compiled:
             for block in model.transformer_blocks:
                 block.compile(backend=record, fullgraph=True)
         adapters[Q].lora_B.data = normal(tuple(adapters[Q].lora_B.shape), "B")
-        made = velocity(model, example, example.latents_BTC, sigma)
-        made.square().sum().backward()
+        predicted = velocity(model, example, example.latents_BTC, sigma)
+        predicted.square().sum().backward()
         perturbed = velocity(model, example, example.latents_BTC, sigma, values_only_blocks=frozenset({1}))
-        found.append((made, perturbed, adapters[Q].lora_A.grad))
-    for ours, expected in zip(*found, strict=True):
+        results.append((predicted, perturbed, adapters[Q].lora_A.grad))
+    for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
     assert 0 < len(graphs) < 2 * len(model.transformer_blocks)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_training_follows_that_as_written(checkpoint, cases):
+def test_compiled_training_matches_eager_training(checkpoint, cases):
     losses = []
     for compiled in (False, True):
-        model, adapters = load(checkpoint, True, replace(PLAIN, checkpointing=True, compiled=compiled))
+        model, adapters = load(checkpoint, True, replace(PLAIN, gradient_checkpointing=True, compiled=compiled))
         trainer = Trainer(model, adapters, [examples(cases)[True]], TrainingConfig(10, 1e-3, 0))
         losses.append(torch.cat([trainer.step() for _ in range(10)]))
     torch.testing.assert_close(losses[1], losses[0], atol=1e-4, rtol=1e-4)

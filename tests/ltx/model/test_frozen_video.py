@@ -14,11 +14,11 @@ from sonolora.core.errors import CheckpointError
 from sonolora.core.randomness import normal
 from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
-from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.model.frozen_video import cache_video_kv, video_kv_bytes
 from sonolora.ltx.model.transformer import PREFIX, CachedVideoKV, Transformer, load_transformer
 from sonolora.ltx.weights.base import find_base
 from sonolora.ltx.weights.checkpoint import Checkpoint
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 from sonolora.training.loss import flow_losses
 
 CPU, F32 = torch.device("cpu"), torch.float32
@@ -76,7 +76,7 @@ def one(example: Example, index: int) -> Example:
 def watched(tiny, example) -> Example:
     """The same with what the audio sees of the films, each of which was watched alone."""
     videos = [one(example, index).video.stream for index in range(2)]
-    seen = cache_video_kv(tiny, videos, device=CPU, dtype=F32, park=CPU)
+    seen = cache_video_kv(tiny, videos, device=CPU, dtype=F32, storage_device=CPU)
     return collate([replace(one(example, index), video=each) for index, each in enumerate(seen)])
 
 
@@ -126,12 +126,16 @@ def test_only_the_needed_tensors_are_read(tiny, tmp_path, one_way, watched, exam
     # Files without the rest load, and files with one tensor less do not.
     assert load_transformer(only(tiny, halves[0], tmp_path), video=False, one_way=True, device=CPU, dtype=F32)
     video_alone = only(tiny, halves[1], tmp_path)
-    (seen,) = cache_video_kv(video_alone, [one(example, 0).video.stream], device=CPU, dtype=F32, park=CPU)
+    (seen,) = cache_video_kv(video_alone, [one(example, 0).video.stream], device=CPU, dtype=F32, storage_device=CPU)
     assert torch.equal(seen.keys_BLHNK, watched.video.keys_BLHNK[:1])
     missing = "transformer_blocks.2.video_to_audio_attn.to_v.bias"
     with pytest.raises(CheckpointError, match=missing):
         cache_video_kv(
-            only(tiny, halves[1] - {missing}, tmp_path), [one(example, 0).video.stream], device=CPU, dtype=F32, park=CPU
+            only(tiny, halves[1] - {missing}, tmp_path),
+            [one(example, 0).video.stream],
+            device=CPU,
+            dtype=F32,
+            storage_device=CPU,
         )
 
 
@@ -159,7 +163,7 @@ def test_the_size_is_known_beforehand(tiny, watched):
 
 def test_a_video_of_the_other_form_is_refused(deaf, one_way, example, watched):
     noisy = normal(tuple(example.latents_BTC.shape), "noisy")
-    with pytest.raises(ValueError, match="with its video stream, and is given CachedVideoKV"):
+    with pytest.raises(ValueError, match="with its video stream, but got a CachedVideoKV"):
         velocity(deaf, watched, noisy, SIGMAS)
-    with pytest.raises(ValueError, match="for a one-way video, and is given Stream"):
+    with pytest.raises(ValueError, match="for a one-way video, but got a Stream"):
         velocity(one_way, example, noisy, SIGMAS)

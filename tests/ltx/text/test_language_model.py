@@ -139,7 +139,7 @@ def test_a_prompt_alone_and_among_others(folder):
 
 def test_what_is_read_and_held(folder, monkeypatch):
     """Every layer once for all prompts, of the table of embeddings the rows in use; never two layers at a time."""
-    monkeypatch.setattr(checkpoint_module, "_PIECE_BYTES", 4096)
+    monkeypatch.setattr(checkpoint_module, "_CHUNK_BYTES", 4096)
     read = []
     real = checkpoint_module._fill
 
@@ -170,9 +170,9 @@ def change(folder, name, tensor):
 @pytest.mark.parametrize(
     ("name", "tensor", "words"),
     [
-        ("layers.2.mlp.up_proj.weight", None, r"lacks layers\.2\.mlp\.up_proj\.weight"),
-        ("norm.weight", None, r"lacks norm\.weight"),
-        (EMBEDDINGS, None, r"lacks embed_tokens\.weight"),
+        ("layers.2.mlp.up_proj.weight", None, r"layers\.2\.mlp\.up_proj\.weight is missing"),
+        ("norm.weight", None, r"norm\.weight is missing"),
+        (EMBEDDINGS, None, r"embed_tokens\.weight is missing"),
         ("layers.1.self_attn.q_norm.weight", torch.ones(5), r"q_norm\.weight is \(5,\), expected \(12,\)"),
     ],
 )
@@ -190,10 +190,10 @@ def test_a_missing_part(tmp_path):
     with pytest.raises(CheckpointError, match=f"{gone}: cannot be read"):
         open_language_model(tmp_path, device=CPU, dtype=F32)
     index.write_text("{}")
-    with pytest.raises(CheckpointError, match="not an index"):
+    with pytest.raises(CheckpointError, match="not a tensor index"):
         open_language_model(tmp_path, device=CPU, dtype=F32)
 
 
 def test_a_tokenizer_of_another_model(folder):
-    with pytest.raises(CheckpointError, match=r"token 3000, and embed_tokens\.weight has 3000 rows"):
+    with pytest.raises(CheckpointError, match=r"token 3000, but embed_tokens\.weight has 3000 rows"):
         states(folder, [[2, 3000]])

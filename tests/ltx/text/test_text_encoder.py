@@ -22,10 +22,10 @@ from transformers import (
 )
 
 from sonolora.core.errors import CheckpointError
-from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.text.text_encoder import load_text_encoder
-from sonolora.ltx.text.text_projector import TextProjector, projector_file_name
+from sonolora.ltx.text.text_projector import TextProjector, projector_checkpoint_name
 from sonolora.ltx.weights.checkpoint import load_module
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 
 CPU = torch.device("cpu")
 F32 = torch.float32
@@ -69,8 +69,8 @@ def load_projector(checkpoint, stream: str) -> TextProjector:
     load_module(
         projector,
         checkpoint,
-        file_name=lambda name: projector_file_name(stream, name),
-        claims=[name for name in checkpoint.tensors if f"{stream}_aggregate" in name or f"{stream}_embed" in name],
+        checkpoint_name=lambda name: projector_checkpoint_name(stream, name),
+        names=[name for name in checkpoint.tensors if f"{stream}_aggregate" in name or f"{stream}_embed" in name],
         device=CPU,
         dtype=F32,
     )
@@ -239,7 +239,7 @@ def test_projectors_are_gone_behind_their_work(encoder):
 
 
 def test_projectors_that_do_not_fit_are_refused_before_anything_is_read(checkpoint, folder, rewrite):
-    name = projector_file_name("video", "connector.learnable_registers")
+    name = projector_checkpoint_name("video", "connector.learnable_registers")
     with pytest.raises(CheckpointError, match=f"missing: {name}"):
         load_text_encoder(rewrite({name: None}), folder, video=True, device=CPU, dtype=F32)
     load_text_encoder(checkpoint, folder, video=True, device=CPU, dtype=F32)
@@ -261,7 +261,7 @@ def test_folder_with_a_missing_tensor(checkpoint, folder, tmp_path):
 def test_folder_with_another_size_of_gemma(checkpoint, folder, tmp_path):
     other = copied(folder, tmp_path)
     Gemma3TextModel(Gemma3TextConfig(**{**TEXT_CONFIG, "num_hidden_layers": 2})).save_pretrained(other)
-    with pytest.raises(CheckpointError, match=r"gives 3 hidden states of width 24; .* needs 5 of width 24"):
+    with pytest.raises(CheckpointError, match=r"has 3 hidden states of width 24; .* needs 5 of width 24"):
         load_text_encoder(checkpoint, other, video=False, device=CPU, dtype=F32)
 
 
@@ -284,5 +284,5 @@ def test_incomplete_folder(missing, checkpoint, folder, tmp_path):
 def test_text_length_must_fit_the_registers(checkpoint, folder, tmp_path):
     other = copied(folder, tmp_path)
     make_tokenizer(100).save_pretrained(other)
-    with pytest.raises(CheckpointError, match="100 tokens, is no multiple of the 128 registers"):
+    with pytest.raises(CheckpointError, match="100 tokens, is not a multiple of the 128 registers"):
         load_text_encoder(checkpoint, other, video=False, device=CPU, dtype=F32)

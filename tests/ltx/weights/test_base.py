@@ -13,10 +13,10 @@ from transformers.audio_utils import mel_filter_bank
 
 from sonolora.core.errors import CheckpointError, SonoloraError
 from sonolora.ltx.codec.audio_codec import AudioCodec, load_audio_codec
-from sonolora.ltx.codec.video_encoder import load_video_encoder, video_token_middles
+from sonolora.ltx.codec.video_encoder import load_video_encoder, video_token_midpoints
 from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
-from sonolora.ltx.model.transformer import Stream, audio_token_middles, load_transformer
+from sonolora.ltx.model.transformer import Stream, audio_token_midpoints, load_transformer
 from sonolora.ltx.text.text_encoder import load_text_encoder
 from sonolora.ltx.weights import base as base_module
 from sonolora.ltx.weights.base import Base, find_base
@@ -76,19 +76,21 @@ def test_fingerprint_follows_every_part(folder):
 
 
 def test_unknown_name():
-    with pytest.raises(SonoloraError, match=r"no base 'huge': known are tiny\. .* text_encoder/"):
+    with pytest.raises(SonoloraError, match=r"no base 'huge'; known bases: tiny\. .* text_encoder/"):
         find_base("huge")
 
 
 def test_folder_with_several_checkpoints(folder):
     save_file({"a": torch.ones(3)}, folder / "other.safetensors")
-    with pytest.raises(CheckpointError, match=r"exactly one .*found: model\.safetensors, other\.safetensors"):
+    with pytest.raises(
+        CheckpointError, match=r"holds one checkpoint .*found: model\.safetensors, other\.safetensors \(.*a are in"
+    ):
         find_base(str(folder))
 
 
 def test_folder_without_checkpoint(folder):
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"exactly one .*found: none"):
+    with pytest.raises(CheckpointError, match=r"holds one checkpoint .*found: none"):
         find_base(str(folder))
 
 
@@ -142,14 +144,14 @@ def test_tiny_transformer(tiny):
     random = torch.Generator().manual_seed(0)
     latents = torch.randn(1, 51, config.audio.channels, generator=random)
     context, other = torch.randn(2, 1, 128, config.audio.width, generator=random)
-    middles = audio_token_middles(51)[None, None]
+    middles = audio_token_midpoints(51)[None, None]
 
     def velocity(context, sigma, video=None):
         return transformer(Stream(latents, middles, torch.tensor([sigma]), context), video)[0]
 
     video = Stream(
         torch.randn(1, 12, config.video.channels, generator=random),
-        video_token_middles(2, 2, 3, 24)[None],
+        video_token_midpoints(2, 2, 3, 24)[None],
         torch.zeros(1),
         torch.randn(1, 128, config.video.width, generator=random),
     )

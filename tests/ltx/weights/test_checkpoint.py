@@ -74,8 +74,8 @@ def test_modules_need_not_be_on_meta(checkpoint):
     load_module(
         linear,
         checkpoint,
-        file_name=lambda name: f"text_embedding_projection.audio_aggregate_embed.{name}",
-        claims=checkpoint.names("text_embedding_projection.audio_"),
+        checkpoint_name=lambda name: f"text_embedding_projection.audio_aggregate_embed.{name}",
+        names=checkpoint.names("text_embedding_projection.audio_"),
         device=CPU,
         dtype=torch.float32,
     )

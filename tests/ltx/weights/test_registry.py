@@ -71,7 +71,7 @@ def test_a_registered_base_is_found(tiny):
     base = find_base("mine")
     assert (base.name, base.checkpoint.path, base.text_encoder) == ("mine", tiny.checkpoint, tiny.text_encoder)
     assert base.fingerprint == find_base("tiny").fingerprint
-    with pytest.raises(SonoloraError, match=r"known are tiny, mine\. "):
+    with pytest.raises(SonoloraError, match=r"known bases: tiny, mine\. "):
         find_base("other")
 
 
@@ -80,7 +80,7 @@ def test_a_base_that_went_away_is_named(tiny, tmp_path):
     with pytest.raises(CheckpointError, match=r"gone\.safetensors: cannot be read"):
         find_base("moved")
     register("half", Entry(tiny.checkpoint, tmp_path / "gone"))
-    with pytest.raises(CheckpointError, match=r"'half': its text encoder is no longer at .*gone; add it again"):
+    with pytest.raises(CheckpointError, match=r"'half': the text encoder is no longer at .*gone; add it again"):
         find_base("half")
 
 
@@ -91,9 +91,9 @@ def test_a_file_is_not_a_base(tiny):
 
 def test_what_is_not_published_is_not_added(checkpoint, tiny):
     with pytest.raises(
-        CheckpointError, match=r"not the published LTX-2\.3\. Of \d{4} differences .*: shape: audio_vae\."
+        CheckpointError, match=r"not the published LTX-2\.3: \d{4} differences .*, such as shape: audio_vae\."
     ):
-        add_base("golden", str(checkpoint.path), str(tiny.text_encoder))
+        add_base("golden", [str(checkpoint.path)], str(tiny.text_encoder))
     assert registered() == {}
 
 
@@ -102,4 +102,4 @@ def test_taken_names(tiny, tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     for name in ("tiny", "folder"):
         with pytest.raises(SonoloraError, match=f"the name '{name}' is taken"):
-            add_base(name, str(tiny.checkpoint), str(tiny.text_encoder))
+            add_base(name, [str(tiny.checkpoint)], str(tiny.text_encoder))

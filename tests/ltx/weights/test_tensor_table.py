@@ -7,13 +7,14 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_ltx2 import LTX2VideoDecoder3d
 from torch import nn
 
-from sonolora.ltx.codec.audio_codec import build_vae, build_vocoder, vae_file_name, vocoder_file_name
+from sonolora.ltx.codec.audio_codec import build_vae, build_vocoder, vae_checkpoint_name, vocoder_checkpoint_name
 from sonolora.ltx.codec.video_encoder import VideoEncoder
-from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.model.transformer import PREFIX, Transformer
-from sonolora.ltx.text.text_projector import TextProjector, projector_file_name
+from sonolora.ltx.text.text_projector import TextProjector, projector_checkpoint_name
 from sonolora.ltx.weights.base import find_base
-from sonolora.ltx.weights.tensor_table import LTX23_CONFIG, needed, published_tensors
+from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG
+from sonolora.ltx.weights.tensor_table import needed, published_tensors
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 from sonolora.ltx.weights.verify import text_encoder_sizes
 
 TABLE = published_tensors()
@@ -124,13 +125,13 @@ def networks(video: bool) -> dict[str, tuple[int, ...]]:
         found |= shapes(Transformer(config, video=video), lambda name: PREFIX + name)
         vae = build_vae(LTX23_CONFIG["audio_vae"])
         vocoder = build_vocoder(LTX23_CONFIG["vocoder"], vae)
-        found |= shapes(vae, vae_file_name) | shapes(vocoder, vocoder_file_name)
+        found |= shapes(vae, vae_checkpoint_name) | shapes(vocoder, vocoder_checkpoint_name)
         for stream, connector in [("audio", config.audio_connector), ("video", config.video_connector)][: 1 + video]:
             projector = TextProjector(49, config.text_channels, connector)
-            found |= shapes(projector, lambda name, stream=stream: projector_file_name(stream, name))
+            found |= shapes(projector, lambda name, stream=stream: projector_checkpoint_name(stream, name))
         if video:
             encoder = VideoEncoder(LTX23_CONFIG["vae"])
-            found |= shapes(encoder, encoder.file_name)
+            found |= shapes(encoder, encoder.checkpoint_name)
     return found
 
 

@@ -14,9 +14,11 @@ import torch
 from safetensors.torch import save_file
 
 from sonolora.core.errors import CheckpointError
+from sonolora.core.tensor_file import TensorInfo
 from sonolora.ltx.weights.base import find_base
-from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint, TensorInfo
-from sonolora.ltx.weights.tensor_table import LTX23_CONFIG, needed, published_tensors
+from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint
+from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG
+from sonolora.ltx.weights.tensor_table import needed, published_tensors
 from sonolora.ltx.weights.verify import open_checkpoint, text_encoder_sizes, verify, verify_text_encoder
 
 PREFIX = "model.diffusion_model."
@@ -62,14 +64,30 @@ def test_every_kind_of_difference_is_named():
     tensors = dict(TABLE)
     tensors[NAME] = replace(TABLE[NAME], shape=(2048, 1024))
     tensors["audio_vae.extra"] = TensorInfo("BF16", (3,), 0, 0)
-    tensors["vocoder.mel_stft.mel_basis"] = replace(tensors["vocoder.mel_stft.mel_basis"], dtype="F16")
+    tensors["vocoder.mel_stft.mel_basis"] = replace(tensors["vocoder.mel_stft.mel_basis"], dtype="I64")
     del tensors[f"{PREFIX}audio_scale_shift_table"]
     assert verify(opened(tensors)).differences == (
         "unexpected: audio_vae.extra BF16 (3,)",
         f"missing: {PREFIX}audio_scale_shift_table F32 (2, 2048)",
         f"shape: {NAME} is (2048, 1024), published (2048, 2048)",
-        "dtype: vocoder.mel_stft.mel_basis is F16, published BF16",
+        "dtype: vocoder.mel_stft.mel_basis: I64, published BF16",
     )
+
+
+def test_other_floats_are_notes():
+    """They are read; that precision is lost is said."""
+    blocks = {
+        name for name, info in TABLE.items() if "blocks." in name and len(info.shape) == 2 and info.dtype == "BF16"
+    }
+    for dtype, words in (
+        ("F16", "weights are stored as float16"),
+        ("F8_E5M2", "stored as float8 without scales: what"),
+    ):
+        tensors = {name: replace(info, dtype=dtype) if name in blocks else info for name, info in TABLE.items()}
+        findings = verify(opened(tensors))
+        assert findings.differences == ()
+        assert findings.notes[0].endswith(f" and {len(blocks) - 1} more: {dtype}, published BF16")
+        assert words in findings.notes[1]
 
 
 @pytest.mark.parametrize(
@@ -77,12 +95,12 @@ def test_every_kind_of_difference_is_named():
     [
         ("transformer.num_layers", 47, "header: transformer.num_layers is 47, published 48"),
         ("transformer.norm_eps", 1e-5, "header: transformer.norm_eps is 1e-05, published 1e-06"),
-        ("transformer.rope_type", ..., 'header: transformer.rope_type is absent, published "split"'),
+        ("transformer.rope_type", ..., 'header: transformer.rope_type is missing, published "split"'),
         ("audio_vae.preprocessing.stft.hop_length", 256, "is 256, published 160"),
         ("vocoder.bwe.upsample_rates", [6, 5, 2, 2, 4], "header: vocoder.bwe.upsample_rates is [6, 5, 2, 2, 4]"),
         ("transformer.ff_bias", False, "ff_bias=False where LTX-2.3 has True"),
         ("transformer.use_prompt_adaln_single", False, "use_prompt_adaln_single=False"),
-        ("vae", ..., "header: vae is absent"),
+        ("vae", ..., "header: vae is missing"),
     ],
 )
 def test_header_values(path, value, words):
@@ -98,7 +116,7 @@ def test_header_version():
 def test_header_values_that_change_nothing_are_notes():
     findings = verify(opened(config=changed_config("transformer.seed", 7)))
     assert findings.differences == ()
-    assert findings.notes == ("header: transformer.seed = 7, which the published table does not have",)
+    assert findings.notes == ("header: transformer.seed = 7, which the published header does not have",)
 
 
 def test_no_config():
@@ -137,6 +155,9 @@ def ltx2_19b() -> dict[str, TensorInfo]:
 
 
 FP8 = {name: replace(info, dtype="F8_E4M3") if name == NAME else info for name, info in TABLE.items()}
+NVFP4 = {**TABLE, NAME: replace(TABLE[NAME], dtype="U8"), f"{NAME}_scale_2": TensorInfo("F32", (), 0, 0)}
+INT8 = {**TABLE, NAME: replace(TABLE[NAME], dtype="I8"), f"{NAME}_scale": TensorInfo("F32", (), 0, 0)}
+BLOCK_SCALED = {**FP8, f"{NAME}_scale": TensorInfo("F32", (128, 128), 0, 0)}
 LORA = {f"diffusion_model.transformer_blocks.0.audio_attn1.to_q.lora_{x}.weight": TABLE[NAME] for x in "AB"}
 KEYFRAMES = {**TABLE, f"{PREFIX}keyframes_abs_pos_embedding": TensorInfo("BF16", (1, 4096), 0, 0)}
 ONLY_TRANSFORMER = {name: info for name, info in TABLE.items() if "transformer_blocks." in name}
@@ -145,24 +166,32 @@ ONLY_TRANSFORMER = {name: info for name, info in TABLE.items() if "transformer_b
 @pytest.mark.parametrize(
     ("tensors", "metadata", "words"),
     [
-        (ltx2_19b(), {}, "this is LTX-2 19B, the model before LTX-2.3"),
+        (ltx2_19b(), {}, "this is LTX-2 19B, the predecessor of LTX-2.3"),
         (without("to_gate_logits"), {}, "this is LTX-2 19B"),
         (TABLE, {"model_version": "2.0.1"}, "this is LTX-2 19B"),
         (TABLE, {"model_version": "2.5.0"}, "this is a file of LTX-2.5, another model"),
         (KEYFRAMES, {"model_version": None}, "this is a file of LTX-2.5"),
         ({"tokenizer_json": TABLE[NAME]}, {"gemma_config": {}}, "this is a file of LTX-2.5"),
-        (FP8, {}, "this is a quantised file"),
-        ({**TABLE, f"{NAME}_scale": TABLE[NAME]}, {}, "this is a quantised file"),
-        (LORA, {}, "this is a LoRA, which goes on top of a base"),
+        (
+            NVFP4,
+            {},
+            "this is a file quantised to 4 bits .such as nvfp4 or nf4.; the smallest",
+        ),
+        (INT8, {}, "this is a file quantised to 8-bit integers"),
+        (BLOCK_SCALED, {}, "this is a quantised file in a format that Sonolora does not read"),
+        (LORA, {}, "this is a LoRA, not a base; use it with `--lora`"),
         (renamed(LORA, "lora_A", "lora_down"), {}, "this is a LoRA"),
-        ({f"{PREFIX}transformer_blocks.0.attn1.to_q.weight": TABLE[NAME]}, {}, "without sound"),
+        ({f"{PREFIX}transformer_blocks.0.attn1.to_q.weight": TABLE[NAME]}, {}, "without audio"),
         ({"audio_proj_in.weight": TABLE[NAME], "time_embed.linear.bias": TABLE[NAME]}, {}, "names of diffusers"),
         ({"language_model.model.layers.0.mlp.up_proj.weight": TABLE[NAME]}, {}, "this is a text encoder"),
-        (renamed(ONLY_TRANSFORMER, PREFIX, ""), {}, "a transformer alone, without the prefix"),
         (ONLY_TRANSFORMER, {}, "it has the transformer, but not the text connectors, the text projections, the audio"),
         ({name: TABLE[name] for name in TABLE if name.startswith("vae.")}, {}, "it has the video VAE, but not the tr"),
-        ({"initial_conv.weight": TABLE[NAME]}, {}, "no checkpoint of LTX-2.3: it holds 1 tensors such as initial_conv"),
-        ({}, {}, r"it holds 0 tensors such as \(none\)"),
+        (
+            {"initial_conv.weight": TABLE[NAME]},
+            {},
+            "not a checkpoint of LTX-2.3: it has 1 tensors such as initial_conv",
+        ),
+        ({}, {}, r"it has 0 tensors such as \(none\)"),
     ],
 )
 def test_other_files_are_told_apart(tensors, metadata, words):
@@ -196,7 +225,7 @@ def test_folders_are_told_apart(tmp_path):
     with pytest.raises(CheckpointError, match="a text encoder's folder"):
         open_checkpoint(find_base("tiny").text_encoder)
     (tmp_path / "model_index.json").touch()
-    with pytest.raises(CheckpointError, match="a folder of diffusers"):
+    with pytest.raises(CheckpointError, match="a diffusers folder"):
         open_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="cannot be read"):
         open_checkpoint(tmp_path / "none.safetensors")
@@ -226,7 +255,7 @@ def test_text_encoder_passes(gemma):
     ("change", "words"),
     [
         ({"config.json": None}, "there is no config.json"),
-        ({"config.json": None, "gemma-q4.gguf": ""}, "It holds a GGUF file"),
+        ({"config.json": None, "gemma-q4.gguf": ""}, "It has a GGUF file"),
         ({"config.json": "[]"}, "does not describe a language model"),
         ({"config.json": '{"model_type": "t5"}'}, "does not describe a language model"),
         ({"config.json": '{"model_type": "t5", "hidden_size": 1, "num_hidden_layers": 1}'}, "of type t5"),
@@ -236,13 +265,13 @@ def test_text_encoder_passes(gemma):
         ),
         (
             {"config.json": '{"model_type": "gemma3", "text_config": {"hidden_size": 2560, "num_hidden_layers": 34}}'},
-            "35 hidden states of width 2560, needed are 49 of 3840",
+            "35 hidden states of width 2560, expected 49 of width 3840",
         ),
         ({"tokenizer.json": None}, "there is no tokenizer.json"),
         ({"model-00002-of-00002.safetensors": None}, r"model-00002-of-00002\.safetensors: cannot be read"),
         ({"model-00002-of-00002.safetensors": "cut"}, "not a safetensors file"),
-        ({"model.safetensors.index.json": '{"weight_map": {"c": "model-00001-of-00002.safetensors"}}'}, "lacks c"),
-        ({"model.safetensors.index.json": "{}"}, "not an index"),
+        ({"model.safetensors.index.json": '{"weight_map": {"c": "model-00001-of-00002.safetensors"}}'}, "c is missing"),
+        ({"model.safetensors.index.json": "{}"}, "not a tensor index"),
         ({"model.safetensors.index.json": None}, r"/model\.safetensors: cannot be read"),
     ],
 )

@@ -1,11 +1,11 @@
 """The audio codec: waveform -> log-mel -> latent tokens, and back through the vocoder to 48 kHz.
 
-In: stereo waveforms at 16 kHz. Out: normalised latents, 25 tokens a second; from those, waveforms at 48 kHz.
+In: stereo waveforms at 16 kHz. Out: normalised latents, 25 tokens per second; from latents, waveforms at 48 kHz.
 Everything runs in float32: the vocoder loses audible quality in bfloat16.
 
 B batch, C audio channels (2), N samples, M mel frames, F mel bands, T latent frames, Z latent channels, D token
-width (index: latent channel * frequencies + frequency). The networks are those of diffusers, filled from the
-published names; tests/ltx/codec/test_audio_codec.py holds them to the publisher's own outputs.
+width (index: latent channel * frequencies + frequency). The networks are those of diffusers, loaded from the
+published names; tests/ltx/codec/test_audio_codec.py compares them with outputs of the publisher's code.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from diffusers.models.autoencoders.autoencoder_kl_ltx2_audio import AutoencoderK
 from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE
 from torch import Tensor
 
+from sonolora.analysis.mel import mel_filters
 from sonolora.core.errors import CheckpointError
 from sonolora.core.frames import MEL_SECONDS, MELS_PER_FRAME, encoded_seconds, frame_count
-from sonolora.ltx.codec.log_mel import LogMel, mel_filterbank
+from sonolora.ltx.codec.log_mel import LogMel
 from sonolora.ltx.weights.checkpoint import Checkpoint, load_module
 
 VAE_PREFIX = "audio_vae."
@@ -51,12 +52,12 @@ class AudioCodec:
 
     @property
     def sample_rate(self) -> int:
-        """Of what is encoded, Hz."""
+        """Sample rate of the input, Hz."""
         return self.vae.config.sample_rate  # type: ignore[no-any-return]
 
     @property
     def output_sample_rate(self) -> int:
-        """Of what is decoded, Hz."""
+        """Sample rate of the output, Hz."""
         return self.vocoder.config.output_sampling_rate  # type: ignore[no-any-return]
 
     @property
@@ -67,7 +68,7 @@ class AudioCodec:
     def encode(self, waveform_BCN: Tensor) -> Tensor:
         """Normalised latents (B, T, D) of a stereo waveform in [-1, 1], T = frame_count(N / sample_rate).
 
-        Up to 30 ms of silence are added at the end to fill the last frame. N must exceed half the mel window.
+        Up to 30 ms of silence fill the last frame. N must exceed half the mel window.
         """
         samples = waveform_BCN.shape[-1]
         missing = round(encoded_seconds(frame_count(samples / self.sample_rate)) * self.sample_rate) - samples
@@ -94,24 +95,24 @@ class AudioCodec:
 
 
 def load_audio_codec(checkpoint: Checkpoint, *, device: torch.device) -> AudioCodec:
-    """Read the codec from a checkpoint. Raises `CheckpointError` when header and tensors do not fit."""
+    """Load the codec from a checkpoint. Raises `CheckpointError` when header and tensors do not fit."""
     try:
         vae = build_vae(checkpoint.section("audio_vae"))
         vocoder = build_vocoder(checkpoint.section("vocoder"), vae)
         log_mel = build_log_mel(checkpoint.section("audio_vae"), device)
     except KeyError as error:
         raise CheckpointError(f"{checkpoint.path}: the header's codec config lacks {error}") from error
-    modules = (vae, VAE_PREFIX, vae_file_name), (vocoder, VOCODER_PREFIX, vocoder_file_name)
-    for module, prefix, file_name in modules:
+    modules = (vae, VAE_PREFIX, vae_checkpoint_name), (vocoder, VOCODER_PREFIX, vocoder_checkpoint_name)
+    for module, prefix, checkpoint_name in modules:
         load_module(
             module,
             checkpoint,
-            file_name=file_name,
-            claims=checkpoint.names(prefix),
+            checkpoint_name=checkpoint_name,
+            names=checkpoint.names(prefix),
             device=device,
             dtype=torch.float32,
         )
-    # The one tensor that is computed, not stored. Published code rounds it as it does the stored ones.
+    # The one tensor that is computed, not stored. The published code rounds it to bfloat16 like the stored ones.
     vocoder.resampler.filter = vocoder.resampler.filter.bfloat16().to(device, torch.float32)
     return AudioCodec(vae, vocoder, log_mel)
 
@@ -199,22 +200,22 @@ def build_log_mel(section: Mapping[str, Any], device: torch.device) -> LogMel:
     stft, mel = settings["stft"], settings["mel"]
     if stft["filter_length"] != stft["win_length"] or mel["n_mel_channels"] != shape["mel_bins"]:
         raise CheckpointError("the audio VAE's mel settings contradict each other in the header")
-    filters = mel_filterbank(
+    filters = mel_filters(
         mel["n_mel_channels"],
         stft["filter_length"],
         settings["audio"]["sampling_rate"],
         mel["mel_fmin"],
         mel["mel_fmax"],
     )
-    return LogMel(stft["win_length"], stft["hop_length"], filters.to(device))
+    return LogMel(stft["win_length"], stft["hop_length"], torch.from_numpy(filters).float().to(device))
 
 
-def vae_file_name(name: str) -> str:
+def vae_checkpoint_name(name: str) -> str:
     """The published name of a tensor of the VAE."""
     return VAE_PREFIX + _VAE_STATISTICS.get(name, name)
 
 
-def vocoder_file_name(name: str) -> str:
+def vocoder_checkpoint_name(name: str) -> str:
     """The published name of a tensor of the vocoder."""
     parts = ".".join(_VOCODER_PARTS.get(part, part) for part in name.split("."))
     return VOCODER_PREFIX + re.sub(r"downsample\.filter$", "downsample.lowpass.filter", parts)

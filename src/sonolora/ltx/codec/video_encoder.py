@@ -1,10 +1,10 @@
-"""The encoder of the video codec: frames -> latents. Sonolora watches video, it makes none.
+"""The encoder of the video codec: frames -> latents. Sonolora does not generate video.
 
-In: RGB frames in [-1, 1], 8 k + 1 of them, sides divisible by 32. Out: normalised latents, and the positions
-of their tokens.
+In: 8 k + 1 RGB frames in [-1, 1], height and width divisible by 32. Out: normalised latents, and the positions of
+their tokens.
 
-B batch, C channels, F frames, H height, W width, N tokens. The network is that of diffusers, filled from the
-published names; tests/ltx/codec/test_video_encoder.py holds it to the publisher's own output.
+B batch, C channels, F frames, H height, W width, N tokens. The network is that of diffusers, loaded from the
+published names; tests/ltx/codec/test_video_encoder.py compares it with output of the publisher's code.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ _FIXED = {"norm_layer": "pixel_norm", "latent_log_var": "uniform"}
 
 
 class VideoEncoder(nn.Module):
-    """The network with the statistics that normalise its latents."""
+    """The network, and the statistics that normalise its latents."""
 
     def __init__(self, section: Mapping[str, Any]) -> None:
-        """From the header's `vae` section. Raises `CheckpointError` when it describes another network."""
+        """Build from the header's `vae` section. Raises `CheckpointError` when it describes another network."""
         super().__init__()
         self.network = _network(section)
         self.register_buffer("latents_mean", torch.zeros(section["latent_channels"]))
         self.register_buffer("latents_std", torch.ones(section["latent_channels"]))
 
-    def file_name(self, name: str) -> str:
+    def checkpoint_name(self, name: str) -> str:
         """The published name of a tensor.
 
-        The published list counts residual blocks and the compressions between them alike; diffusers counts a
-        compression to the block before it, and the last residual block apart.
+        The published list numbers residual blocks and the compressions between them consecutively; diffusers makes a
+        compression part of the block before it, and calls the last residual block `mid_block`.
         """
         if name in _STATISTICS:
             return _PREFIXES[1] + _STATISTICS[name]
@@ -59,7 +59,7 @@ class VideoEncoder(nn.Module):
     def encode(self, frames_BCFHW: Tensor) -> Tensor:
         """Normalised latents (B, C, (F - 1) / 8 + 1, H / 32, W / 32), float32.
 
-        Raises `ValueError` when the frames do not fill whole latents.
+        Raises `ValueError` when frames or sides do not fill whole latents.
         """
         frames, height, width = frames_BCFHW.shape[2:]
         if (frames - 1) % FRAMES_PER_LATENT or height % PIXELS_PER_LATENT or width % PIXELS_PER_LATENT:
@@ -71,7 +71,7 @@ class VideoEncoder(nn.Module):
 
 
 def load_video_encoder(checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> VideoEncoder:
-    """Read the encoder from a checkpoint. Raises `CheckpointError` when header and tensors do not fit."""
+    """Load the encoder from a checkpoint. Raises `CheckpointError` when header and tensors do not fit."""
     try:
         with torch.device("meta"):
             encoder = VideoEncoder(checkpoint.section("vae"))
@@ -80,8 +80,8 @@ def load_video_encoder(checkpoint: Checkpoint, *, device: torch.device, dtype: t
     load_module(
         encoder,
         checkpoint,
-        file_name=encoder.file_name,
-        claims={name for prefix in _PREFIXES for name in checkpoint.names(prefix)},
+        checkpoint_name=encoder.checkpoint_name,
+        names={name for prefix in _PREFIXES for name in checkpoint.names(prefix)},
         device=device,
         dtype=dtype,
     )
@@ -89,7 +89,7 @@ def load_video_encoder(checkpoint: Checkpoint, *, device: torch.device, dtype: t
 
 
 def _network(section: Mapping[str, Any]) -> LTX2VideoEncoder3d:
-    """The network of the header's list of blocks: residual blocks with a compression between each two."""
+    """The network for the header's block list: residual blocks with a compression between each pair."""
     blocks = [
         (kind, {"num_layers": options} if isinstance(options, int) else options)
         for kind, options in section["encoder_blocks"]
@@ -102,7 +102,7 @@ def _network(section: Mapping[str, Any]) -> LTX2VideoEncoder3d:
         or any(kind != "res_x" for kind, _ in residual)
         or any(kind not in _COMPRESSIONS for kind, _ in compressions)
     ):
-        raise CheckpointError(f"a video encoder that Sonolora does not support: {others or blocks}")
+        raise CheckpointError(f"this video encoder is not supported: {others or blocks}")
     kinds = [_COMPRESSIONS[kind] for kind, _ in compressions]
     frames = 2 ** sum(kind != "spatial" for kind in kinds)
     pixels = section["patch_size"] * 2 ** sum(kind != "temporal" for kind in kinds)
@@ -126,11 +126,11 @@ def _network(section: Mapping[str, Any]) -> LTX2VideoEncoder3d:
     )
 
 
-def video_token_middles(frames: int, height: int, width: int, fps: float) -> Tensor:
+def video_token_midpoints(frames: int, height: int, width: int, fps: float) -> Tensor:
     """Positions (3, N) of the tokens of `frames` x `height` x `width` latents, frame by frame, row by row.
 
-    Middles in time (seconds), height and width (pixels). The codec is causal: latent frame 0 covers one
-    frame, every later one the next eight.
+    Midpoints in time (seconds), height and width (pixels). The codec is causal: latent frame 0 covers one frame, each
+    later one the next eight.
     """
     ends = torch.arange(frames, dtype=torch.float32) * FRAMES_PER_LATENT + 1
     seconds = (ends + (ends - FRAMES_PER_LATENT).clamp(min=0)) / 2 / fps

@@ -1,7 +1,7 @@
-"""Low-rank adapters on the transformer's linear layers, and the published LoRA file.
+"""LoRA adapters on the transformer's linear layers, and the LoRA file that Sonolora writes.
 
-In: a transformer, and which layers, or a LoRA file. Out: its adapters by module name; the file. On disk there is no
-alpha: the published code fuses B A as it stands, so alpha equals rank and nothing is left to rescale.
+In: a transformer and target layers, or an adapter file. Out: adapters by module name; the file. The file has no alpha:
+the publisher's code fuses B A unscaled, so alpha equals rank.
 Keys are `diffusion_model.<module>.lora_A.weight` and `.lora_B.weight`, as ComfyUI and diffusers read them.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,21 +19,28 @@ from torch import nn
 from sonolora.core.errors import CheckpointError
 from sonolora.core.randomness import generator
 from sonolora.core.tensor_file import save_tensors
-from sonolora.ltx.lora.lora_file import LoRAFile, require_fit
+from sonolora.ltx.lora.lora_file import LoRAFile
+from sonolora.ltx.lora.lora_fit import require_any, unused_layers
 from sonolora.ltx.lora.lora_names import FILE_PREFIX
-from sonolora.ltx.model.lora_layer import LoRALinear
+from sonolora.ltx.model.lora_layer import LoRALinear, UpdatedLinear
 from sonolora.ltx.model.transformer import Transformer
 
 FILE_DTYPE = torch.bfloat16
-
-
 Adapters = Mapping[str, LoRALinear]
 
 
-def add_adapters(model: Transformer, targets: Iterable[str], rank: int, seed: int) -> dict[str, LoRALinear]:
-    """Put adapters on every layer whose name ends with one of `targets`; returns them by module name.
+@dataclass(frozen=True)
+class AppliedLoRA:
+    """A LoRA on a model: its layers, and by layer why others are not used."""
 
-    A is uniform in +-1/sqrt(in), from (seed, module name) alone; B is zero, so that the model is unchanged at first.
+    layers: Mapping[str, LoRALinear | UpdatedLinear]
+    unused: Mapping[str, str]
+
+
+def add_adapters(model: Transformer, targets: Iterable[str], rank: int, seed: int) -> dict[str, LoRALinear]:
+    """Add an adapter to every layer whose name ends with one of `targets`; returns them by module name.
+
+    A is uniform in +-1/sqrt(in) and depends on (seed, module name) only; B is zero, so the model is unchanged at first.
     """
     suffixes = tuple(f".{target}" for target in targets)
     names = [
@@ -40,7 +48,7 @@ def add_adapters(model: Transformer, targets: Iterable[str], rank: int, seed: in
     ]
     adapters = {}
     for name in names:
-        adapters[name] = adapter = _wrap(model, name, rank)
+        adapters[name] = adapter = _add_lora(model, name, rank)
         bound = 1 / math.sqrt(adapter.lora_A.shape[1])
         values = torch.rand(adapter.lora_A.shape, generator=generator(seed, "lora_A", name))
         with torch.no_grad():
@@ -48,28 +56,39 @@ def add_adapters(model: Transformer, targets: Iterable[str], rank: int, seed: in
     return adapters
 
 
-def _wrap(model: Transformer, name: str, rank: int) -> LoRALinear:
-    layer = model.get_submodule(name)
-    if not isinstance(layer, nn.Linear):
-        raise CheckpointError(f"{name} is not a linear layer of this base without an adapter")
-    # Not the layer's: its block may wait in the host's memory.
-    adapter = LoRALinear(layer, rank, model.get_parameter("audio_patchify_proj.weight").device)
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, adapter)
+def _add_lora(model: Transformer, name: str, rank: int) -> LoRALinear:
+    adapter = LoRALinear(_linear(model, name), rank, _device(model))
+    _replace(model, name, adapter)
     return adapter
 
 
+def _linear(model: Transformer, name: str) -> nn.Linear:
+    layer = model.get_submodule(name)
+    if not isinstance(layer, nn.Linear):
+        raise CheckpointError(f"{name} is not a linear layer of this base without an adapter")
+    return layer
+
+
+def _device(model: Transformer) -> torch.device:
+    # Not the adapted layer's: its block may be offloaded to host memory.
+    return model.get_parameter("audio_patchify_proj.weight").device
+
+
+def _replace(model: Transformer, name: str, layer: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, layer)
+
+
 def remove_adapters(model: Transformer) -> None:
-    """Put the frozen layers back in the places of their adapters, whatever put those there."""
+    """Replace every adapter by its frozen layer."""
     for name, module in list(model.named_modules()):
-        if isinstance(module, LoRALinear):
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, module.base)
+        if isinstance(module, LoRALinear | UpdatedLinear):
+            _replace(model, name, module.base)
 
 
 @contextmanager
 def rounded_to_bf16(adapters: Adapters) -> Iterator[None]:
-    """Within it the adapters have the values that the file will hold, so that a preview sounds like the file."""
+    """Context in which the adapters have the rounded values of the file, so that a preview sounds like the file."""
     parameters = [p for adapter in adapters.values() for p in (adapter.lora_A, adapter.lora_B)]
     exact = [parameter.detach().clone() for parameter in parameters]
     with torch.no_grad():
@@ -93,30 +112,29 @@ def save_lora(path: Path, adapters: Adapters, metadata: Mapping[str, str]) -> No
     save_tensors(path, tensors, metadata)
 
 
-def apply_lora(model: Transformer, lora: LoRAFile, strength: float) -> dict[str, LoRALinear]:
-    """Add a LoRA to a model without adapters; returns them by layer.
+def apply_lora(model: Transformer, lora: LoRAFile, strength: float) -> AppliedLoRA:
+    """Add a LoRA to a model without adapters. Layers that the model does not have, or has in another shape, are unused.
 
-    In a model without its video stream, what a LoRA does to that stream is left out: sound alone does not pass there.
-    Raises `CheckpointError` naming what does not fit the base, and when nothing of the LoRA would be left.
+    Raises `CheckpointError` naming the reasons when no layer can be used, and when a layer holds NaN.
     """
-    layers = _linear_layers(model)
-    if model.has_video or lora.pairs.keys() <= layers.keys():
-        require_fit(lora, layers)
-    else:
-        with torch.device("meta"):
-            require_fit(lora, _linear_layers(Transformer(model.config, video=True)))
-    adapters = {}
-    for name in (name for name in lora.pairs if name in layers):
-        down, up = lora.read(name)
-        adapters[name] = adapter = _wrap(model, name, down.shape[0])
-        adapter.scale = strength * lora.pairs[name].scale
-        with torch.no_grad():
-            adapter.lora_A.copy_(down)
-            adapter.lora_B.copy_(up)
-        adapter.requires_grad_(False)
-    if not adapters:
-        raise CheckpointError(f"{lora.path}: changes the video stream alone, which a sound without picture has not")
-    return adapters
+    unused = unused_layers(lora, _linear_layers(model))
+    require_any(lora, unused)
+    layers: dict[str, LoRALinear | UpdatedLinear] = {}
+    for name, update in lora.layers.items():
+        if name in unused:
+            continue
+        if update.is_plain_lora:
+            down, up = lora.read_pair(name)
+            layers[name] = adapter = _add_lora(model, name, down.shape[0])
+            adapter.scale = strength * update.scale
+            with torch.no_grad():
+                adapter.lora_A.copy_(down)
+                adapter.lora_B.copy_(up)
+            adapter.requires_grad_(False)
+        else:
+            layers[name] = updated = UpdatedLinear(_linear(model, name), lora.read(name).to(_device(model)), strength)
+            _replace(model, name, updated)
+    return AppliedLoRA(layers, {**unused, **lora.skipped})
 
 
 def _linear_layers(model: Transformer) -> dict[str, tuple[int, ...]]:

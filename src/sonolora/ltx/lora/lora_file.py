@@ -1,11 +1,11 @@
-"""LoRA files, whoever made them, read as what they do to a layer: its weight W becomes W + scale * B A.
+"""Reads adapter files of any trainer: LoRA, LoHa, LoKr, full differences and DoRA.
 
-In: a safetensors file. Out: by a layer's published name A (rank, in), B (out, rank) and the scale; and what the file
-says of itself. First only the header is read, later the matrices of a layer when they are asked for.
+In: a safetensors file. Out: for each layer, by its published name, what the file adds to its weight (`weight_update`);
+the file's metadata. `open_lora` reads the header only, `LoRAFile.read` the factors of one layer.
 
-A is `.lora_A.weight` or `.lora_down.weight`, B is `.lora_B.weight` or `.lora_up.weight`. The scale is 1, as the
-publisher fuses, unless there is an `.alpha` (then alpha / rank) or diffusers wrote PEFT's settings into the header
-with an alpha that is not the rank.
+The scale of an update is alpha / rank if the file has an `.alpha` or PEFT's settings are known (`peft_settings`).
+Otherwise it is 1, as the publisher fuses.
+What cannot be read (other adapters, biases, layers of other networks) is in `LoRAFile.skipped`, with the reason.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,185 +23,246 @@ import torch
 from torch import Tensor
 
 from sonolora.core.errors import CheckpointError
+from sonolora.core.tensor_file import DTYPES, TensorInfo
 from sonolora.ltx.lora.lora_names import published_name
+from sonolora.ltx.lora.peft_settings import peft_scale, peft_settings
+from sonolora.ltx.lora.weight_update import (
+    DIFF,
+    LOHA,
+    LOKR,
+    LORA,
+    MAGNITUDE,
+    WeightUpdate,
+    update_rank,
+    update_shape,
+)
 from sonolora.ltx.model.transformer import PREFIX
-from sonolora.ltx.weights.checkpoint import Checkpoint, TensorInfo
+from sonolora.ltx.weights.checkpoint import Checkpoint
 
-PEFT_SETTINGS = "lora_adapter_metadata"  # diffusers' name for them in the header
-_KEY = re.compile(r"(?P<layer>.+)\.(?:(?P<half>lora_A|lora_B|lora_down|lora_up)\.weight|alpha)")
-_STYLES = (("lora_A", "lora_B"), ("lora_down", "lora_up"))
-_PARTNERS = {half: other for style in _STYLES for half, other in (style, style[::-1])}
-_OTHER_ADAPTERS = {
-    "dora_scale": "is of a DoRA, which also changes the size of the weights",
-    "lora_magnitude_vector": "is of a DoRA, which also changes the size of the weights",
-    "lokr_": "is of a LoKr, another kind of adapter",
-    "hada_": "is of a LoHa, another kind of adapter",
-    "oft_": "is of an OFT, another kind of adapter",
-    ".diff": "is a whole difference of weights, not of low rank",
-    ".bias": "changes a bias, not a weight",
-    ".default.weight": "is of PEFT's memory, not of its file: save it with `save_pretrained`",
+_KEY = re.compile(
+    r"(?P<layer>.+?)\.(?P<part>lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up|hada_w[12]_[ab]|lokr_w[12](?:_[ab])?|diff"
+    r"|dora_scale|lora_magnitude_vector|alpha)(?:\.default)?(?:\.weight)?"
+)
+_FACTORS = {
+    "lora_A": "A",
+    "lora_down": "A",
+    "lora.down": "A",
+    "lora_B": "B",
+    "lora_up": "B",
+    "lora.up": "B",
+    "dora_scale": MAGNITUDE,
+    "lora_magnitude_vector": MAGNITUDE,
 }
-_WANTED = "a LoRA holds *.lora_A/lora_B.weight or *.lora_down/lora_up.weight, and perhaps *.alpha"
-_FLOATS = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
+_UNSUPPORTED = {
+    r"\.(lokr_t[12]|hada_t[12]|lora_mid)\b": "a Tucker decomposition, which is for convolutions",
+    r"\.(oft_|boft_)": "an OFT",
+    r"\.glora_|\.[ab][12]\.weight$": "a GLoRA",
+    r"\.(w_norm|b_norm)$": "an update of a norm",
+    r"\.(diff_b|bias)$|\.lora_(B|up)\.bias$": "an update of a bias",
+    r"\.(lora_embedding_|lora_E\b|ia3_|vera_lambda)": "an adapter of another kind",
 }
-_NUMBERS = {**_FLOATS, "I64": torch.int64, "I32": torch.int32}  # an alpha may be whole
-_SHOWN = 3
+_NO_ADAPTER = "not a key of an adapter"
+_EXPECTED = "a LoRA has keys *.lora_A/lora_B.weight or *.lora_down/lora_up.weight, and possibly *.alpha"
+_FLOATS = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_point}
+_NUMBERS = {name: DTYPES[name] for name in (*_FLOATS, "I64", "I32")}  # an alpha may be an integer
 
 
 @dataclass(frozen=True)
-class Pair:
-    """What a file holds for one layer: where A (rank, in) and B (out, rank) lie in it, and the scale of B A."""
+class LayerUpdate:
+    """What a file stores for one layer."""
 
-    down: TensorInfo
-    up: TensorInfo
+    kind: str  # LoRA, LoHa, LoKr or full difference
+    factors: Mapping[str, TensorInfo]  # by the names of `weight_update`
     scale: float
+    shape: tuple[int, int]  # (out, in) of the layer
 
     @property
-    def rank(self) -> int:
-        """The side that A and B have in common."""
-        return self.down.shape[0]
+    def rank(self) -> int | None:
+        """Rank of the factors, if they are of low rank."""
+        return update_rank(self.kind, {name: info.shape for name, info in self.factors.items()})
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(out, in) of the layer that it is for."""
-        return self.up.shape[0], self.down.shape[1]
+    def is_dora(self) -> bool:
+        """Whether the update also rescales the rows or columns of the weight."""
+        return MAGNITUDE in self.factors
+
+    @property
+    def is_plain_lora(self) -> bool:
+        """Whether the update is scale * B A."""
+        return self.kind == LORA and not self.is_dora
+
+    @property
+    def parameters(self) -> int:
+        """Number of values."""
+        return sum(math.prod(info.shape) for info in self.factors.values())
 
 
 @dataclass(frozen=True)
 class LoRAFile:
-    """An opened LoRA file."""
+    """The header of an adapter file."""
 
     path: Path
-    pairs: Mapping[str, Pair]  # by the published name of the layer, without the transformer's prefix
+    layers: Mapping[str, LayerUpdate]  # by published name, see `lora_names`
+    skipped: Mapping[str, str]  # what cannot be read, by its name in the file: the reason
     metadata: Mapping[str, str]
-    form: str  # how it names what it holds, for people
+    form: str  # how its keys are named, for display
+    warnings: tuple[str, ...] = ()
 
-    def read(self, layer: str, *, finite: bool = True) -> tuple[Tensor, Tensor]:
-        """A and B of a layer, float32 on the CPU. Raises `CheckpointError` if `finite` and they are not."""
-        pair = self.pairs[layer]
-        down, up = _read(self.path, pair.down), _read(self.path, pair.up)
-        if finite and not (down.isfinite().all() and up.isfinite().all()):
+    def read(self, layer: str, *, finite: bool = True) -> WeightUpdate:
+        """The update of a layer, on the CPU. Raises `CheckpointError` if `finite` and it holds NaN or infinity."""
+        update = self.layers[layer]
+        return WeightUpdate(update.kind, self._factors(layer, finite=finite), update.scale)
+
+    def read_pair(self, layer: str, *, finite: bool = True) -> tuple[Tensor, Tensor]:
+        """A (rank, in) and B (out, rank) of a plain LoRA layer, float32 on the CPU; raises as `read`."""
+        factors = self._factors(layer, finite=finite)
+        return factors["A"], factors["B"]
+
+    def _factors(self, layer: str, *, finite: bool) -> dict[str, Tensor]:
+        update = self.layers[layer]
+        factors = {name: _read(self.path, info) for name, info in update.factors.items()}
+        if finite and not all(factor.isfinite().all() for factor in factors.values()):
             raise CheckpointError(f"{self.path}: holds NaN or infinity for {layer}; it cannot be used")
-        return down, up
+        if MAGNITUDE in factors:
+            factors[MAGNITUDE] = factors[MAGNITUDE].reshape(_magnitude_shape(update.factors[MAGNITUDE], update.shape))
+        return factors
 
 
 def open_lora(path: Path) -> LoRAFile:
-    """Read the header of a LoRA file.
+    """Read the header of an adapter file.
 
-    Raises `CheckpointError` naming the file, the key and what was expected: for a file that is no LoRA, a key of
-    another kind, a half without its partner, shapes that do not go together, and a layer that is there twice.
+    Raises `CheckpointError` naming the file and the key: for a file that is not a LoRA or of which nothing can be read,
+    an incomplete layer, shapes that do not fit together, and a layer that occurs twice.
     """
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder: give the LoRA in it, such as {path / 'lora.safetensors'}")
+        raise CheckpointError(f"{path} is a folder: specify the LoRA in it, such as {path / 'lora.safetensors'}")
     checkpoint = Checkpoint.open(path)
-    found: dict[str, dict[str, str]] = {}  # layer as the file calls it -> half or "alpha" -> key
-    strange = []
+    groups: dict[str, dict[str, str]] = {}  # name of the layer in the file -> part -> key
+    skipped: dict[str, str] = {}
     for key in checkpoint.tensors:
-        if (match := _KEY.fullmatch(key)) is None:
-            strange.append(key)
+        if (match := _KEY.fullmatch(key)) is not None:
+            groups.setdefault(match["layer"], {})[match["part"]] = key
         else:
-            found.setdefault(match["layer"], {})[match["half"] or "alpha"] = key
-    if not any(keys.keys() - {"alpha"} for keys in found.values()):  # some activations have a parameter called alpha
-        raise CheckpointError(f"{path}: {_what_else(checkpoint)}")
-    if strange:
-        key = min(strange)
-        kind = next((f", which {kind}" for part, kind in _OTHER_ADAPTERS.items() if part in key), "")
-        raise CheckpointError(f"{path}: unknown key {key}{kind}; {_WANTED}")
-    peft = _peft_settings(checkpoint)
-    pairs: dict[str, Pair] = {}
-    forms: dict[str, None] = {}
-    for layer, keys in found.items():
-        name, prefix = published_name(layer)
-        if name in pairs:
-            raise CheckpointError(f"{path}: changes {name} twice, the second time as {layer}; expected one pair")
-        style, down, up = _halves(checkpoint, keys)
-        alpha = _alpha(checkpoint, keys["alpha"]) if "alpha" in keys else None
-        rank = down.shape[0]
-        scale = _peft_scale(path, peft, layer.removeprefix(prefix), rank) if alpha is None else alpha / rank
-        if not math.isfinite(scale):
-            raise CheckpointError(f"{path}: the alpha of {layer} makes a scale of {scale}; expected a finite one")
-        pairs[name] = Pair(down, up, scale)
-        forms[f"{prefix}*.{style}{'' if alpha is None else ' with .alpha'}"] = None
+            skipped[key] = next(
+                (kind for pattern, kind in _UNSUPPORTED.items() if re.search(pattern, key)), _NO_ADAPTER
+            )
+    # Some activations have a parameter called alpha.
+    if not any(parts.keys() - {"alpha"} for parts in groups.values()):
+        raise CheckpointError(f"{path}: {_describe_other(checkpoint, skipped)}")
+    settings, warnings = peft_settings(checkpoint, groups)
+    layers: dict[str, LayerUpdate] = {}
+    forms: Counter[str] = Counter()
+    for group, parts in groups.items():
+        # A factor of an unsupported kind changes what the others mean.
+        tucker = next((key for key, kind in skipped.items() if key.startswith(f"{group}.") and "Tucker" in kind), None)
+        if tucker is not None:
+            skipped[group] = skipped[tucker]
+            continue
+        kind, style, factors = _classify(checkpoint, group, parts)
+        if (found := published_name(group)) is None:
+            skipped[group] = "not a layer of LTX-2.3"
+            continue
+        name, prefix = found
+        if name in layers:
+            raise CheckpointError(f"{path}: {name} occurs twice, the second time as {group}")
+        layers[name] = _layer_update(checkpoint, group.removeprefix(prefix), kind, parts, factors, settings)
+        with_alpha = " with .alpha" if "alpha" in parts else ""
+        forms[f"{prefix}*.{style}{' with DoRA' if MAGNITUDE in factors else ''}{with_alpha}"] += 1
     metadata = {
         key: value if isinstance(value, str) else json.dumps(value) for key, value in checkpoint.metadata.items()
     }
-    return LoRAFile(path, pairs, metadata, " and ".join(forms))
+    return LoRAFile(path, layers, skipped, metadata, " and ".join(forms), tuple(warnings))
 
 
-def linear_layers(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """Shapes (out, in) by name of the linear layers of a checkpoint's transformer and text connectors."""
-    return {
-        name.removeprefix(PREFIX).removesuffix(".weight"): info.shape
-        for name, info in checkpoint.tensors.items()
-        if name.startswith(PREFIX) and name.endswith(".weight") and len(info.shape) == 2
-    }
-
-
-def misfits(lora: LoRAFile, layers: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """By layer why it does not fit a base whose linear layers have these shapes (out, in); empty when all do."""
-    return {
-        name: f"made for a layer of shape {pair.shape}, the base wants {layers[name]}"
-        if name in layers
-        else "the base has no such layer"
-        for name, pair in lora.pairs.items()
-        if layers.get(name) != pair.shape
-    }
-
-
-def require_fit(lora: LoRAFile, layers: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises `CheckpointError` naming what of a LoRA does not fit these linear layers."""
-    if faults := misfits(lora, layers):
-        shown = "; ".join(f"{name}: {fault}" for name, fault in list(faults.items())[:_SHOWN])
-        more = "; ..." if len(faults) > _SHOWN else ""
-        raise CheckpointError(
-            f"{lora.path}: made for another base: {len(faults)} of its {len(lora.pairs)} layers do not fit: "
-            f"{shown}{more}"
-        )
-
-
-def _what_else(checkpoint: Checkpoint) -> str:
-    """What a file is that holds no half of a LoRA."""
+def _describe_other(checkpoint: Checkpoint, skipped: Mapping[str, str]) -> str:
+    """What a file is that has no readable adapter."""
     if any(key.startswith(PREFIX) for key in checkpoint.tensors):
-        return "this is a model checkpoint, not a LoRA; a base is given with --base"
-    return f"not a LoRA: it holds {min(checkpoint.tensors, default='no tensor')}; {_WANTED}"
+        return "this is a model checkpoint, not a LoRA; specify a base with --base"
+    if kinds := {kind: key for key, kind in skipped.items() if kind != _NO_ADAPTER}:
+        return "; ".join(f"{key} belongs to {kind}, which Sonolora does not read" for kind, key in kinds.items())
+    return f"not a LoRA: it holds {min(checkpoint.tensors, default='no tensor')}; {_EXPECTED}"
 
 
-def _halves(checkpoint: Checkpoint, keys: Mapping[str, str]) -> tuple[str, TensorInfo, TensorInfo]:
-    """The style of the names, A and B."""
+def _classify(checkpoint: Checkpoint, group: str, parts: Mapping[str, str]) -> tuple[str, str, dict[str, TensorInfo]]:
+    """The kind of a layer's adapter, its name in the file, and its factors."""
     path = checkpoint.path
-    halves = sorted(keys.keys() - {"alpha"})
-    if not halves:
-        raise CheckpointError(f"{path}: {keys['alpha']} stands alone; expected the two halves of a LoRA beside it")
-    if len(halves) == 1:
-        key, other = keys[halves[0]], _PARTNERS[halves[0]]
-        raise CheckpointError(f"{path}: {key} lacks its other half; expected {key.replace(halves[0], other)} beside it")
-    style = next((style for style in _STYLES if set(style) == set(halves)), None)
-    if style is None:
-        raise CheckpointError(f"{path}: {keys[halves[0]]} goes with {' and '.join(halves[1:])}; expected one pair")
-    for half in style:
-        info = checkpoint.tensors[keys[half]]
-        if len(info.shape) != 2 or 0 in info.shape:
-            raise CheckpointError(f"{path}: {keys[half]} is of shape {info.shape}; expected a matrix")
-        _require_readable(checkpoint, keys[half], _FLOATS)
-    down, up = (checkpoint.tensors[keys[half]] for half in style)
-    if down.shape[0] != up.shape[1]:
-        raise CheckpointError(
-            f"{path}: {keys[style[0]]} is of rank {down.shape[0]} {down.shape}, {style[1]} of rank {up.shape[1]} "
-            f"{up.shape}; expected (rank, in) and (out, rank)"
-        )
-    return "/".join(style), down, up
+    names = sorted(parts.keys() - {"alpha", "dora_scale", "lora_magnitude_vector"})
+    if not names:
+        key = next(iter(parts.values()))
+        raise CheckpointError(f"{path}: {key} has no factors beside it; {_EXPECTED}")
+    prefix = {name.split("_")[0].split(".")[0] for name in names}
+    if len(prefix) > 1:
+        raise CheckpointError(f"{path}: {group} mixes {' and '.join(names)}; expected one kind of adapter")
+    kind = {"lora": LORA, "hada": LOHA, "lokr": LOKR, "diff": DIFF}[prefix.pop()]
+    factors = {}
+    for part, key in parts.items():
+        if part == "alpha":
+            continue
+        name = _FACTORS.get(part, part.partition("_")[2] or part)
+        if name in factors:
+            raise CheckpointError(f"{path}: {group} has both {' and '.join(names)}; expected one pair")
+        _require_readable(checkpoint, key, _FLOATS)
+        factors[name] = checkpoint.tensors[key]
+    for name in _missing(kind, factors):
+        raise CheckpointError(f"{path}: {parts[names[0]]} has no {name} beside it; the layer is incomplete")
+    style = "/".join(sorted(names)) if kind == LORA else {LOHA: "hada_*", LOKR: "lokr_*", DIFF: "diff"}[kind]
+    return kind, style, factors
+
+
+def _missing(kind: str, factors: Collection[str]) -> Iterator[str]:
+    """Factors that an adapter of this kind lacks."""
+    if kind == LORA:
+        yield from (f"lora_{name}" for name in "AB" if name not in factors)
+        return
+    for side in ("w1", "w2") if kind in (LOHA, LOKR) else ():
+        if kind == LOHA or side not in factors:
+            yield from (f"{side}_{half}" for half in "ab" if f"{side}_{half}" not in factors)
+
+
+def _layer_update(
+    checkpoint: Checkpoint,
+    layer: str,
+    kind: str,
+    parts: Mapping[str, str],
+    factors: dict[str, TensorInfo],
+    settings: Mapping[str, Any],
+) -> LayerUpdate:
+    """Raises `CheckpointError` for shapes that do not fit together and for a scale that is not finite."""
+    path, shapes = checkpoint.path, {name: info.shape for name, info in factors.items()}
+    listed = ", ".join(f"{parts_key} {checkpoint.tensors[key].shape}" for parts_key, key in sorted(parts.items()))
+    try:
+        if any(len(shape) != 2 or 0 in shape for name, shape in shapes.items() if name != MAGNITUDE):
+            raise ValueError("expected matrices")
+        shape = update_shape(kind, shapes)
+        if MAGNITUDE in factors:
+            _magnitude_shape(factors[MAGNITUDE], shape)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: the shapes of {layer} do not fit together: {listed} ({error})") from error
+    rank = update_rank(kind, shapes)
+    if "alpha" in parts:
+        alpha = _alpha(checkpoint, parts["alpha"])
+        scale = alpha / rank if rank is not None else 1.0
+    else:
+        scale = peft_scale(path, settings, layer, rank)
+    if not math.isfinite(scale):
+        raise CheckpointError(f"{path}: the alpha of {layer} gives a scale of {scale}; expected a finite one")
+    return LayerUpdate(kind, factors, scale, shape)
+
+
+def _magnitude_shape(info: TensorInfo, shape: tuple[int, int]) -> tuple[int, int]:
+    """(out, 1) for the magnitudes of rows, (1, in) for those of columns. Raises `ValueError` for another shape."""
+    out, inputs = shape
+    if info.shape in ((out,), (out, 1)):
+        return out, 1
+    if info.shape == (1, inputs):
+        return 1, inputs
+    raise ValueError(f"a magnitude has shape {info.shape}")
 
 
 def _alpha(checkpoint: Checkpoint, key: str) -> float:
     info = checkpoint.tensors[key]
     if math.prod(info.shape) != 1:
-        raise CheckpointError(f"{checkpoint.path}: {key} is of shape {info.shape}; expected one number")
+        raise CheckpointError(f"{checkpoint.path}: {key} has shape {info.shape}; expected one number")
     _require_readable(checkpoint, key, _NUMBERS)
     return _read(checkpoint.path, info).item()
 
@@ -208,7 +270,7 @@ def _alpha(checkpoint: Checkpoint, key: str) -> float:
 def _require_readable(checkpoint: Checkpoint, key: str, dtypes: Mapping[str, torch.dtype]) -> None:
     info = checkpoint.tensors[key]
     if info.dtype not in dtypes:
-        raise CheckpointError(f"{checkpoint.path}: {key} is stored as {info.dtype}; readable are {', '.join(dtypes)}")
+        raise CheckpointError(f"{checkpoint.path}: {key} is stored as {info.dtype}; supported are {', '.join(dtypes)}")
     if (size := math.prod(info.shape) * dtypes[info.dtype].itemsize) != info.end - info.start:
         raise CheckpointError(f"{checkpoint.path}: {key} has {info.end - info.start:,} bytes; its shape needs {size:,}")
 
@@ -223,21 +285,3 @@ def _read(path: Path, info: TensorInfo) -> Tensor:
     if len(data) < info.end - info.start:
         raise CheckpointError(f"{path}: became shorter while it was read")
     return torch.frombuffer(data, dtype=_NUMBERS[info.dtype]).view(info.shape).float()
-
-
-def _peft_settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Those of the transformer, without the prefix by which diffusers tells them from other networks' settings."""
-    said = checkpoint.metadata.get(PEFT_SETTINGS)
-    settings = said if isinstance(said, dict) else {}
-    return {key.removeprefix("transformer."): value for key, value in settings.items()}
-
-
-def _peft_scale(path: Path, settings: Mapping[str, Any], layer: str, rank: int) -> float:
-    """The scale that PEFT gives a layer, named as in the file without prefix: with its own alpha, if a pattern fits."""
-    try:
-        patterns = (settings.get("alpha_pattern") or {}).items()
-        own = (alpha for pattern, alpha in patterns if re.match(rf"(.*\.)?({pattern})$", layer))
-        alpha = float(next(own, settings.get("lora_alpha", rank)))
-    except (re.error, AttributeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: the header's {PEFT_SETTINGS} has no alpha that can be read") from error
-    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)

@@ -1,26 +1,33 @@
-"""What the makers of LoRA files call the layers of LTX-2.3.
+"""Maps the layer names in LoRA files to the published names of LTX-2.3.
 
 In: a layer's name as a file has it. Out: its published name, without the transformer's prefix.
 
     diffusion_model.patchify_proj          the publisher, ComfyUI, Sonolora
-    transformer.proj_in                    diffusers and what builds on it: own names at the top level, not in blocks
-    patchify_proj                          no prefix
-    lora_unet_[model_]patchify_proj        musubi-tuner and other descendants of kohya's scripts: dots are underscores
+    transformer.proj_in                    diffusers, which renames layers outside the blocks
+    base_model.model.patchify_proj         PEFT
+    lora_unet_patchify_proj                kohya's scripts and their descendants (musubi-tuner): dots are underscores
+    lycoris_patchify_proj                  LyCORIS
 
-Sources: the publisher's trainer, diffusers' conversion of LTX-2 (the oracle of the tests), musubi-tuner's keys.
+Prefixes are not listed: the longest suffix that is a published name is the layer, and what precedes it is the prefix.
+Sources: the publisher's trainer, diffusers' conversion of LTX-2 (which the tests compare with), keys of other trainers.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cache
 
 from sonolora.ltx.model.transformer import PREFIX
 from sonolora.ltx.weights.tensor_table import published_tensors
 
 FILE_PREFIX = "diffusion_model."
-_PREFIXES = (FILE_PREFIX, "transformer.")
-_FLAT = re.compile(r"(lora_unet_(?:model_)?)(.+)")
+TEXT_PROJECTION = "text_embedding_projection."
+_BLOCK_INDEX = re.compile(r"(?<=blocks[._])\d+(?=[._])")
+# Names such as `proj_in` occur in other networks too: a layer outside the blocks needs a prefix of these words.
+_WRAPPERS = re.compile(
+    r"((base_model|model|diffusion_model|transformer|unet|lora|lora_unet|lora_transformer|lycoris|module)[._])*"
+)
 _FROM_DIFFUSERS = {
     "proj_in": "patchify_proj",
     "audio_proj_in": "audio_patchify_proj",
@@ -35,24 +42,40 @@ _FROM_DIFFUSERS = {
 }
 
 
-def published_name(layer: str) -> tuple[str, str]:
-    """The published name of a layer, and the prefix under which the file has it ("" for none).
+def published_name(layer: str) -> tuple[str, str] | None:
+    """The published name of a layer, and the prefix that precedes it in the file; None for no layer of LTX-2.3."""
+    for prefix, suffix in _splits(layer):
+        index = _BLOCK_INDEX.search(suffix)
+        if (name := _names().get(_BLOCK_INDEX.sub("0", suffix, count=1))) is None:
+            continue
+        if index is not None:
+            return _BLOCK_INDEX.sub(index[0], name, count=1), prefix
+        if name.startswith(TEXT_PROJECTION) or _WRAPPERS.fullmatch(prefix):
+            return name, prefix
+    return None
 
-    A name that nobody publishes comes back as it is: whether a base has it, the base will say.
-    """
-    if (flat := _FLAT.fullmatch(layer)) is not None:
-        return _flattened().get(flat[2], flat[2]), flat[1]
-    prefix = next((prefix for prefix in _PREFIXES if layer.startswith(prefix)), "")
-    first, dot, rest = layer.removeprefix(prefix).partition(".")
-    return _FROM_DIFFUSERS.get(first, first) + dot + rest, prefix
+
+def weight_name(layer: str) -> str:
+    """The name of a layer's weight in a checkpoint."""
+    return f"{'' if layer.startswith(TEXT_PROJECTION) else PREFIX}{layer}.weight"
+
+
+def _splits(layer: str) -> Iterator[tuple[str, str]]:
+    """Every split of a name into prefix and suffix, at its dots and, in the last part, at its underscores."""
+    yield "", layer
+    for match in re.finditer(r"\.|_(?=[^.]+$)", layer):
+        yield layer[: match.end()], layer[match.end() :]
 
 
 @cache
-def _flattened() -> dict[str, str]:
-    """Published names by what is left of them without dots; no rule tells which underscores were dots."""
-    names = (name.removeprefix(PREFIX).removesuffix(".weight") for name in published_tensors() if _is_layer(name))
-    return {name.replace(".", "_"): name for name in names}
-
-
-def _is_layer(name: str) -> bool:
-    return name.startswith(PREFIX) and name.endswith(".weight")
+def _names() -> dict[str, str]:
+    """Published names of the linear layers, with block index 0, by their names in files: dotted and flattened."""
+    names: dict[str, str] = {}
+    for tensor, info in published_tensors().items():
+        name = tensor.removesuffix(".weight").removeprefix(PREFIX)
+        is_linear = tensor.endswith(".weight") and len(info.shape) == 2
+        if is_linear and tensor.startswith((PREFIX, TEXT_PROJECTION)) and _BLOCK_INDEX.sub("0", name) == name:
+            first, dot, rest = name.partition(".")
+            aliases = [alias + dot + rest for alias, published in _FROM_DIFFUSERS.items() if published == first]
+            names |= {key: name for alias in (name, *aliases) for key in (alias, alias.replace(".", "_"))}
+    return names

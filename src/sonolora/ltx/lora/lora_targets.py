@@ -1,4 +1,4 @@
-"""Which layers a LoRA changes: the published sets, as endings of module names. In each of the blocks."""
+"""The published sets of target layers of a LoRA, as suffixes of module names in each block."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Blocks that wait in the host's memory, and are on the device two at a time: one computes, the next one comes.
+"""Block offload: weights stay in host memory, and two blocks at a time are on the device, one computing, one loading.
 
-In: the blocks of a frozen network, before adapters are put on them; those are on the device and stay there.
-Out: the same network, to be used as before. In a forward pass the block that comes is the one behind, in a backward
-pass the one in front; there each block is computed again (`WeightPolicy.recomputed`), so that no operation refers to a
-block's tensors once the next but one is copied over them. Only then they are in the host's memory again: the backward
-pass reads some of them when the block's own call is over.
+In: the blocks of a frozen network, before adapters are added; adapters stay on the device.
+Out: the same network, used as before. The forward pass prefetches the next block, the backward pass the previous one.
+Gradient checkpointing is required: it guarantees that no operation refers to a block's device tensors once another
+block is copied over them. Parameters point back to host memory only at that moment, because the backward pass reads
+some of them after the block's own call has returned.
 
-On a card the copies go by a stream of their own, from pinned memory; that has not yet run on a GPU. Where the device is
-a CPU the blocks are copied in the same order to the same two places. Not to be captured in a CUDA graph.
+On a GPU, copies run from pinned memory on their own stream; that has not yet run on a GPU. On a CPU the same copies run
+in the same order. Cannot be captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -24,64 +24,64 @@ from sonolora.core.errors import CheckpointError
 DEVICE_SLOTS = 2
 
 
-def stream_blocks(blocks: Sequence[nn.Module], device: torch.device) -> None:
-    """Put the blocks' tensors in the host's memory, and make every call of a block bring them to `device` first.
+def offload_blocks(blocks: Sequence[nn.Module], device: torch.device) -> None:
+    """Move the blocks' tensors to host memory, and copy them to `device` before each call of a block.
 
-    Raises `CheckpointError` when the blocks are not all alike.
+    Raises `CheckpointError` when the blocks do not have the same shapes and dtypes.
     """
-    streamed = _OffloadedBlocks(blocks, device)
+    offloaded = _OffloadedBlocks(blocks, device)
     for index, block in enumerate(blocks):
-        block.register_forward_pre_hook(partial(streamed.enter, index))
+        block.register_forward_pre_hook(partial(offloaded.before_call, index))
 
 
 class _OffloadedBlocks:
-    """`held` says which block's tensors lie in each of the slots; block i always goes to slot i mod 2."""
+    """`slot_blocks` is the block in each device slot; block i always uses slot i mod 2."""
 
     def __init__(self, blocks: Sequence[nn.Module], device: torch.device) -> None:
-        self.frozen = [[*block.parameters(), *block.buffers()] for block in blocks]
-        if len({tuple((tensor.shape, tensor.dtype) for tensor in tensors) for tensors in self.frozen}) > 1:
-            raise CheckpointError("the blocks of this base are not all alike: they cannot be streamed")
+        self.parameters = [[*block.parameters(), *block.buffers()] for block in blocks]
+        if len({tuple((tensor.shape, tensor.dtype) for tensor in tensors) for tensors in self.parameters}) > 1:
+            raise CheckpointError("the blocks of this base differ in shape or dtype: they cannot be offloaded")
         self.cuda = device.type == "cuda"
         self.device = device
-        for tensor in (tensor for tensors in self.frozen for tensor in tensors):
-            # Tensor by tensor: pinned memory is given out in powers of two, which the large ones are.
+        for tensor in (tensor for tensors in self.parameters for tensor in tensors):
+            # Tensor by tensor: pinned memory is allocated in powers of two, and the large tensors are such sizes.
             host = tensor.data.cpu()
             tensor.data = host.pin_memory() if self.cuda else host
-        self.host = [[tensor.data for tensor in tensors] for tensors in self.frozen]
+        self.host = [[tensor.data for tensor in tensors] for tensors in self.parameters]
         self.slots = [[torch.empty_like(tensor, device=device) for tensor in self.host[0]] for _ in range(DEVICE_SLOTS)]
-        self.held: list[int | None] = [None] * DEVICE_SLOTS
-        self.last = 0
+        self.slot_blocks: list[int | None] = [None] * DEVICE_SLOTS
+        self.previous = 0
         if self.cuda:
-            self.side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self.copy_stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self.ready = [torch.cuda.Event() for _ in range(DEVICE_SLOTS)]  # type: ignore[no-untyped-call]
 
-    def enter(self, index: int, *_: Any) -> None:
-        """Have a block's tensors on the device, and the next one's on their way."""
-        backward = index == self.last - 1
-        following, self.last = index - 1 if backward else index + 1, index
+    def before_call(self, index: int, *_: Any) -> None:
+        """Put a block's tensors on the device, and start copying those of the block that follows."""
+        backward = index == self.previous - 1
+        next_block, self.previous = index - 1 if backward else index + 1, index
         self.fetch(index)
-        if 0 <= following < len(self.host):
-            self.fetch(following)
+        if 0 <= next_block < len(self.host):
+            self.fetch(next_block)
         if self.cuda:
             torch.cuda.current_stream(self.device).wait_event(self.ready[index % DEVICE_SLOTS])
-        _point(self.frozen[index], self.slots[index % DEVICE_SLOTS])
+        _set_data(self.parameters[index], self.slots[index % DEVICE_SLOTS])
 
     def fetch(self, index: int) -> None:
-        """Copy a block over the one in its slot, whose tensors are those in the host's memory again."""
+        """Copy a block into its slot; the parameters of the block it replaces point to host memory again."""
         slot = index % DEVICE_SLOTS
-        leaving, self.held[slot] = self.held[slot], index
-        if leaving == index:
+        replaced, self.slot_blocks[slot] = self.slot_blocks[slot], index
+        if replaced == index:
             return
-        if leaving is not None:
-            _point(self.frozen[leaving], self.host[leaving])
+        if replaced is not None:
+            _set_data(self.parameters[replaced], self.host[replaced])
         if not self.cuda:
             _copy(self.slots[slot], self.host[index])
             return
-        # All that uses the slot's last block has been handed to the device before the call that fetches over it.
-        self.side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self.side):
+        # All work on the replaced block was enqueued before this call.
+        self.copy_stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.copy_stream):
             _copy(self.slots[slot], self.host[index])
-            self.ready[slot].record(self.side)
+            self.ready[slot].record(self.copy_stream)
 
 
 def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
@@ -89,6 +89,6 @@ def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
         target.copy_(source, non_blocking=True)
 
 
-def _point(tensors: Sequence[Tensor], where: Sequence[Tensor]) -> None:
-    for tensor, there in zip(tensors, where, strict=True):
-        tensor.data = there
+def _set_data(tensors: Sequence[Tensor], storage: Sequence[Tensor]) -> None:
+    for tensor, data in zip(tensors, storage, strict=True):
+        tensor.data = data

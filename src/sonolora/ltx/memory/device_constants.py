@@ -1,4 +1,4 @@
-"""Tensors that are the same at every step, brought to a device once: the host would wait for each such copy."""
+"""Tensors that are the same at every step, copied to each device once: every such copy would block the host."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 def on_device(make: Callable[..., Tensor], *arguments: Hashable, device: torch.device, **named: Hashable) -> Tensor:
-    """What a function makes of these arguments, on a device, made once; not to be written to."""
-    # On meta it is always new: what is allocated there is counted.
-    return (_made if device.type == "meta" else _kept)(make, *arguments, device=device, **named)
+    """The cached result of `make(*arguments, **named)` on a device. Read-only."""
+    # Never cached on meta, where allocations are counted.
+    return (_make if device.type == "meta" else _cached)(make, *arguments, device=device, **named)
 
 
-def _made(make: Callable[..., Tensor], *arguments: Hashable, device: torch.device, **named: Hashable) -> Tensor:
-    with torch.inference_mode(False):  # so that training can use what a preview made
+def _make(make: Callable[..., Tensor], *arguments: Hashable, device: torch.device, **named: Hashable) -> Tensor:
+    with torch.inference_mode(False):  # training must be able to use a tensor made in a preview
         return make(*arguments, **named).to(device)
 
 
-_kept = lru_cache(maxsize=64)(_made)
+_cached = lru_cache(maxsize=64)(_make)

@@ -2,5 +2,6 @@
 
 from __future__ import annotations
 
-FULL = "full"  # as the checkpoint has them
-WEIGHTS = (FULL, "int8", "fp8", "nf4")  # by growing error
+FULL = "full"  # as in the checkpoint
+FLOAT8 = "fp8"
+WEIGHTS = (FULL, "int8", FLOAT8, "nf4")  # by increasing error

@@ -1,7 +1,7 @@
-"""How a frozen transformer is held and run: in which precision, on which side of the bus, compiled or as written.
+"""How the frozen transformer is stored and run: precision, block offload, gradient checkpointing, compilation.
 
-In: a `WeightPolicy`, and the tensors of a transformer as they are read. Out: the same network with its blocks' weights
-quantised, or in the host's memory, tensor by tensor, so that more than that is never there.
+In: a `WeightPolicy`, and the transformer's tensors as they are read. Out: the same network with block weights quantised
+or in host memory. This happens tensor by tensor, so the full-size model never exists.
 """
 
 from __future__ import annotations
@@ -11,53 +11,76 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sonolora.ltx.memory.quantised import NEIGHBOURS, QuantisedLinear
-from sonolora.ltx.memory.weight_forms import FULL, WEIGHTS
+from sonolora.ltx.memory.quantised import GROUP_SIZE, QuantisedLinear, quantise
+from sonolora.ltx.memory.weight_forms import FLOAT8, FULL, WEIGHTS
 
 BLOCKS = "transformer_blocks."
 
 
 @dataclass(frozen=True)
 class WeightPolicy:
-    """Checked when made; raises `ValueError`. Only `weights` changes what the network computes, beyond rounding."""
+    """Validated on construction (`ValueError`). Only `weights` changes the network's output, apart from rounding."""
 
-    weights: str = FULL  # of the large linear layers in the blocks: one of `WEIGHTS`
-    checkpointing: bool = False  # blocks are computed again in the backward pass
-    streamed: bool = False  # blocks wait in the host's memory (see `streaming`); they are computed again, too
-    compiled: bool = False  # each block runs as what torch.compile makes of it; equal but for rounding
+    weights: str = FULL  # format of the large linear layers in the blocks: one of `WEIGHTS`
+    gradient_checkpointing: bool = False  # of each block
+    offloaded: bool = False  # blocks are in host memory (see `block_offload`); implies gradient checkpointing
+    compiled: bool = False  # each block runs under torch.compile; equal up to rounding
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
             raise ValueError(f"weights {self.weights!r} is not one of {', '.join(WEIGHTS)}")
-        if self.compiled and self.streamed:
-            raise ValueError("blocks that come and go cannot be compiled")
+        if self.compiled and self.offloaded:
+            raise ValueError("offloaded blocks cannot be compiled")
 
     @property
-    def recomputed(self) -> bool:
-        """Whether the backward pass computes every block again."""
-        return self.checkpointing or self.streamed
+    def uses_gradient_checkpointing(self) -> bool:
+        """Whether the backward pass recomputes each block: on request, and always with block offload."""
+        return self.gradient_checkpointing or self.offloaded
 
 
 PLAIN = WeightPolicy()
 
 
-def place_weight(model: nn.Module, name: str, tensor: Tensor, policy: WeightPolicy) -> Tensor | None:
-    """Put away a tensor that was read for `model`; returns what is to be loaded in its place, if anything is.
+def place_weight(
+    model: nn.Module,
+    name: str,
+    tensor: Tensor,
+    policy: WeightPolicy,
+    *,
+    dtype: torch.dtype | None = None,
+    scales: Tensor | None = None,
+) -> Tensor | None:
+    """Store a tensor that was read for `model`. Returns the tensor to load, or None if a quantised layer took it.
 
-    Outside of the blocks everything stays as it is; within them what is quantised are the weights of linear layers but
-    for the gates, which are narrow, and of layers too narrow for groups of nf4.
+    With `scales`, `tensor` holds the codes of an 8-bit weight (see `keeps_codes`) that computes in `dtype`.
     """
     if not name.startswith(BLOCKS):
         return tensor
-    device = torch.device("cpu") if policy.streamed else tensor.device
-    path, _, leaf = name.rpartition(".")
-    layer = model.get_submodule(path)
-    if policy.weights == FULL or leaf != "weight" or not isinstance(layer, nn.Linear) or not _is_large(path, layer):
+    device = torch.device("cpu") if policy.offloaded else tensor.device
+    if not quantises(model, name, policy):
         return tensor.to(device)
+    path, _, _ = name.rpartition(".")
+    layer = model.get_submodule(path)
+    assert isinstance(layer, nn.Linear)
+    codes, scales = (tensor, scales) if scales is not None else quantise(tensor, policy.weights)
+    quantised = QuantisedLinear(layer, codes, scales, dtype=dtype or tensor.dtype, device=device)
     parent, _, leaf = path.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, QuantisedLinear(layer, tensor, policy.weights, device))
+    setattr(model.get_submodule(parent), leaf, quantised)
     return None
 
 
-def _is_large(path: str, layer: nn.Linear) -> bool:
-    return not path.endswith("to_gate_logits") and layer.in_features % NEIGHBOURS == 0
+def quantises(model: nn.Module, name: str, policy: WeightPolicy) -> bool:
+    """Whether a tensor is stored quantised: the weights of linear layers in the blocks.
+
+    Not the gates, which are small, nor layers too narrow for a group of nf4.
+    """
+    path, _, leaf = name.rpartition(".")
+    if policy.weights == FULL or leaf != "weight" or not name.startswith(BLOCKS) or path.endswith("to_gate_logits"):
+        return False
+    layer = model.get_submodule(path)
+    return isinstance(layer, nn.Linear) and layer.in_features % GROUP_SIZE == 0
+
+
+def keeps_codes(model: nn.Module, name: str, policy: WeightPolicy) -> bool:
+    """Whether an 8-bit weight of the file is kept as it is, without another rounding."""
+    return policy.weights == FLOAT8 and quantises(model, name, policy)

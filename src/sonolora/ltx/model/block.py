@@ -1,9 +1,9 @@
-"""One block of the transformer: what the tokens of each stream go through, and how the streams read one another.
+"""One transformer block: self-attention, text cross-attention, cross-attention between the streams, feed-forward.
 
-In: the tokens of each stream that is present, and its `BlockInputs`, which are the same for all blocks. Out: the tokens
-after the block. A one-way video (one that does not attend to the audio) goes through `forward_one_way` beforehand.
+In: the tokens of each stream present, and its `BlockInputs`, which are the same for all blocks. Out: the tokens after
+the block. A one-way video (one that does not attend to the audio) goes through `forward_one_way` instead.
 
-B batch, T tokens of either stream, N video tokens, K modulation rows, S text tokens, A audio width, D width of either.
+B batch, T tokens of either stream, N video tokens, K modulation vectors, S text tokens, A audio width, D stream width.
 Source: the published model, reimplemented from its equations.
 """
 
@@ -16,31 +16,31 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sonolora.ltx.model.config import StreamConfig, TransformerConfig
 from sonolora.ltx.model.layers import Attention, FeedForward, KeysValues, rms
 from sonolora.ltx.model.rope import Rotation
+from sonolora.ltx.weights.transformer_config import StreamConfig, TransformerConfig
 
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Scale and shift of adaptive layer norm, in the dtype of `x`."""
+    """x * (1 + scale) + shift, in the dtype of `x`."""
     return torch.addcmul(shift, x, 1 + scale).to(x.dtype)
 
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """What a block needs of one stream besides its tokens; the same for all blocks."""
+    """Conditioning of one stream, the same for all blocks."""
 
-    rows_BTKD: Tensor  # 9 modulation rows, from the tokens' timesteps
-    prompt_rows_BTKD: Tensor  # 2 rows, from the sample's sigma
+    rows_BTKD: Tensor  # 9 modulation vectors, from the tokens' timesteps
+    prompt_rows_BTKD: Tensor  # 2 vectors, from the sample's sigma
     context_BSD: Tensor
     self_rotation: Rotation
-    cross_rows_BTKD: Tensor | None = None  # 4 rows: (scale, shift) as query of a2v, then of v2a
-    cross_gate_BTD: Tensor | None = None  # gate of what this stream receives, from the other's sigma
+    cross_rows_BTKD: Tensor | None = None  # 4 vectors: (scale, shift) for audio-to-video, then for video-to-audio
+    cross_gate_BTD: Tensor | None = None  # gate of the update from the other stream, from that stream's sigma
     cross_rotation: Rotation | None = None
 
 
 class Block(nn.Module):
-    """One transformer block, with the streams and cross attentions that `Transformer` says."""
+    """One block; `video` and `one_way` select streams and cross-attentions as in `Transformer`."""
 
     def __init__(self, config: TransformerConfig, *, video: bool, one_way: bool) -> None:
         super().__init__()
@@ -84,15 +84,15 @@ class Block(nn.Module):
         *,
         values_only: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """Update both token sequences, (B, T, A) and (B, N, D); `video_kv` takes the place of a one-way video."""
+        """Update audio (B, T, A) and video tokens (B, N, D); `video_kv` replaces the tokens of a one-way video."""
         if video is None or video_inputs is None:
-            audio = self._attend("audio_", audio, audio_inputs, values_only=values_only)
+            audio = self._attention("audio_", audio, audio_inputs, values_only=values_only)
             if video_kv is not None:
                 audio = self._video_to_audio(audio, rms(audio, self.eps), audio_inputs, video_kv)
             return self._feed_forward("audio_", audio, audio_inputs), None
-        video = self._attend("", video, video_inputs)
-        audio = self._attend("audio_", audio, audio_inputs, values_only=values_only)
-        # Each reads the other stream as it was before.
+        video = self._attention("", video, video_inputs)
+        audio = self._attention("audio_", audio, audio_inputs, values_only=values_only)
+        # Each stream reads the other as it was before this exchange.
         normed_audio, normed_video = rms(audio, self.eps), rms(video, self.eps)
         video = self._audio_to_video(video, normed_video, normed_audio, video_inputs, audio_inputs)
         audio = self._video_to_audio(audio, normed_audio, audio_inputs, self._video_kv(normed_video, video_inputs))
@@ -100,11 +100,11 @@ class Block(nn.Module):
 
     def forward_one_way(self, video: Tensor, inputs: BlockInputs) -> tuple[Tensor, KeysValues]:
         """Update the tokens (B, N, D) of a one-way video; also returns its keys and values for the audio."""
-        video = self._attend("", video, inputs)
+        video = self._attention("", video, inputs)
         return self._feed_forward("", video, inputs), self._video_kv(rms(video, self.eps), inputs)
 
-    def _attend(self, prefix: str, x: Tensor, inputs: BlockInputs, *, values_only: bool = False) -> Tensor:
-        """Self-attention, then attention to the text, which is modulated by the sample's sigma."""
+    def _attention(self, prefix: str, x: Tensor, inputs: BlockInputs, *, values_only: bool = False) -> Tensor:
+        """Self-attention, then cross-attention to the text, whose context is modulated by the sample's sigma."""
         table = getattr(self, f"{prefix}scale_shift_table")
         shift, scale, gate, q_shift, q_scale, q_gate = (
             table[row] + inputs.rows_BTKD[..., row, :] for row in (0, 1, 2, 6, 7, 8)
@@ -146,14 +146,14 @@ class Block(nn.Module):
         return _gated_residual(video, attended, self.scale_shift_table_a2v_ca_video, video_inputs)
 
     def _video_kv(self, normed_video: Tensor, inputs: BlockInputs) -> KeysValues:
-        """The keys and values of the video that the audio attends to."""
+        """Keys and values of the video that the audio attends to."""
         rows = _cross_rows(self.scale_shift_table_a2v_ca_video, inputs)
         return self.video_to_audio_attn.keys_values(modulate(normed_video, rows[2], rows[3]), inputs.cross_rotation)
 
     def _video_to_audio(self, audio: Tensor, normed_audio: Tensor, inputs: BlockInputs, video_kv: KeysValues) -> Tensor:
         """The audio attends to the video."""
         rows = _cross_rows(self.scale_shift_table_a2v_ca_audio, inputs)
-        attended = self.video_to_audio_attn.attend(
+        attended = self.video_to_audio_attn.forward_with_kv(
             modulate(normed_audio, rows[2], rows[3]), video_kv, inputs.cross_rotation
         )
         return _gated_residual(audio, attended, self.scale_shift_table_a2v_ca_audio, inputs)

@@ -1,8 +1,8 @@
-"""One-way (frozen) videos: clean videos that do not attend to the audio, run once through the video stream.
+"""One-way (frozen) video: clean videos that do not attend to the audio run through the video stream once.
 
-In: a checkpoint and the videos. Out: a `CachedVideoKV` of each, the keys and values that the audio attends to in every
-block. The video stream is 31 GB of the published model; here one block is on the device at a time, and all videos go
-through it before the next is loaded.
+In: a checkpoint and videos. Out: a `CachedVideoKV` for each, the keys and values that the audio attends to in every
+block. The video stream takes 31 GB in the published model; here one block at a time is on the device, and all videos
+pass through it before the next is loaded.
 
 B batch, N video tokens, D video width, L blocks, H audio heads, K channels of an audio head.
 """
@@ -15,9 +15,9 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
-from sonolora.ltx.model.config import TransformerConfig
-from sonolora.ltx.model.transformer import PREFIX, CachedVideoKV, Stream, Transformer, belongs
+from sonolora.ltx.model.transformer import PREFIX, CachedVideoKV, Stream, Transformer, is_transformer_tensor
 from sonolora.ltx.weights.checkpoint import Checkpoint, load_module
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 
 _BLOCKS = "transformer_blocks."
 
@@ -29,60 +29,66 @@ def cache_video_kv(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    park: torch.device,
+    storage_device: torch.device,
     advance: Callable[[], object] = lambda: None,
 ) -> list[CachedVideoKV]:
-    """What the audio sees of each video, in `dtype`, on `park`, where the videos also wait between two blocks.
+    """Keys and values of each video in `dtype` on `storage_device`, which also holds the tokens between blocks.
 
-    It is what the network with both streams would compute if the video's attention to the audio were left out.
-    `advance` is called after each block. What is stored beside a card is in pinned memory, so that it can be copied
-    there without a wait; not yet run on a GPU. Raises `CheckpointError` as `load_transformer` does.
+    They equal those of the two-stream network with the video's attention to the audio removed. `advance` is called
+    after each block. With a GPU, results on the host are in pinned memory for asynchronous copies; not yet run on a
+    GPU. Raises `CheckpointError` as `load_transformer` does.
     """
     config = TransformerConfig.from_header(checkpoint.section("transformer"))
     with torch.device("meta"):
-        half = Transformer(config, video=True, one_way=True)
-    names = [name for name in checkpoint.names(PREFIX) if belongs(name, video=True, one_way=True)]
-    checkpoint = checkpoint.subset(names)
+        video_half = Transformer(config, video=True, one_way=True)
+    names = [name for name in checkpoint.names(PREFIX) if is_transformer_tensor(name, video=True, one_way=True)]
+    checkpoint = checkpoint.local_file(names)
 
-    def load(module: nn.Module, prefix: str, claims: list[str]) -> None:
-        load_module(module, checkpoint, file_name=lambda name: prefix + name, claims=claims, device=device, dtype=dtype)
+    def load(module: nn.Module, prefix: str, module_names: list[str]) -> None:
+        load_module(
+            module,
+            checkpoint,
+            checkpoint_name=lambda name: prefix + name,
+            names=module_names,
+            device=device,
+            dtype=dtype,
+        )
 
-    blocks, half.transformer_blocks = half.transformer_blocks, nn.ModuleList()
-    load(half, PREFIX, [name for name in names if not name.startswith(PREFIX + _BLOCKS)])
-    waiting: list[Tensor] = []
-    watched = [
-        _empty_kv(config, video, dtype, park, pinned=device.type == "cuda" and park.type == "cpu") for video in videos
-    ]
+    blocks, video_half.transformer_blocks = video_half.transformer_blocks, nn.ModuleList()
+    load(video_half, PREFIX, [name for name in names if not name.startswith(PREFIX + _BLOCKS)])
+    tokens: list[Tensor] = []
+    pinned = device.type == "cuda" and storage_device.type == "cpu"
+    caches = [_empty_kv(config, video, dtype, storage_device, pinned=pinned) for video in videos]
     for index, block in enumerate(blocks):
         prefix = f"{PREFIX}{_BLOCKS}{index}."
         load(block, prefix, [name for name in names if name.startswith(prefix)])
         for which, video in enumerate(videos):
-            x_BND, inputs = half.enter_one_way(_to(video, device))
+            x_BND, inputs = video_half.embed_one_way(_to(video, device))
             if index:
-                x_BND = waiting[which].to(device)
+                x_BND = tokens[which].to(device)
             else:
-                waiting.append(x_BND)
+                tokens.append(x_BND)
             x_BND, (keys_BHNK, values_BHNK) = block.forward_one_way(x_BND, inputs)  # type: ignore[operator]
-            waiting[which] = x_BND.to(park)
-            watched[which].keys_BLHNK[:, index] = keys_BHNK
-            watched[which].values_BLHNK[:, index] = values_BHNK
+            tokens[which] = x_BND.to(storage_device)
+            caches[which].keys_BLHNK[:, index] = keys_BHNK
+            caches[which].values_BLHNK[:, index] = values_BHNK
         block.to("meta")
         advance()
-    return watched
+    return caches
 
 
 def video_kv_bytes(config: TransformerConfig, tokens: int, dtype: torch.dtype) -> int:
-    """Bytes of the `CachedVideoKV` of one video of so many tokens."""
+    """Size in bytes of the `CachedVideoKV` of one video with this many tokens."""
     return 2 * config.layers * tokens * config.audio.width * dtype.itemsize
 
 
 def _empty_kv(
-    config: TransformerConfig, video: Stream, dtype: torch.dtype, park: torch.device, *, pinned: bool
+    config: TransformerConfig, video: Stream, dtype: torch.dtype, device: torch.device, *, pinned: bool
 ) -> CachedVideoKV:
     batch, tokens, _ = video.latents_BTC.shape
     shape = batch, config.layers, config.audio.heads, tokens, config.audio.head_dim
     return CachedVideoKV(
-        *(torch.empty(shape, dtype=dtype, device=park, pin_memory=pinned) for _ in fields(CachedVideoKV))
+        *(torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned) for _ in fields(CachedVideoKV))
     )
 
 

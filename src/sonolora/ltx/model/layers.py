@@ -1,4 +1,4 @@
-"""The layers that the transformer and the text connectors share.
+"""Layers shared by the transformer and the text connectors.
 
 B batch, T query tokens, S context tokens, D width, H heads, K channels of a head.
 Source: the published model (gated attention of LTX-2.3), reimplemented from its equations.
@@ -25,10 +25,10 @@ def rms(x: Tensor, eps: float) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention with RMS-normed queries and keys and one sigmoid gate a head.
+    """Multi-head attention with RMS-normed queries and keys and one sigmoid gate per head.
 
-    The gate is 2 * sigmoid(W x) of the query input, applied to the heads' outputs before the output projection.
-    `side` builds one side alone: "keys" can do no more than `keys_values`, "queries" no more than `look`.
+    The gate 2 * sigmoid(W x) of the query input scales each head's output before the output projection.
+    `side` builds only the layers of one side: "keys" supports `keys_values`, "queries" supports `forward_with_kv`.
     """
 
     def __init__(
@@ -70,42 +70,42 @@ class Attention(nn.Module):
         `values_only` is the perturbation of spatio-temporal guidance: no attention, each token keeps its own value.
         """
         if values_only:
-            return self._leave(x_BTD, self.to_v(context_BSD).unflatten(-1, (self.heads, -1)))
+            return self._gate_and_project(x_BTD, self.to_v(context_BSD).unflatten(-1, (self.heads, -1)))
         if context_BSD is x_BTD:
             q, k, v = project(x_BTD, self.to_q, self.to_k, self.to_v)
-            return self._attend(x_BTD, q, self._keys_values(k, v, key_rotation), query_rotation)
-        return self.attend(x_BTD, self.keys_values(context_BSD, key_rotation), query_rotation)
+            return self._attention(x_BTD, q, self._keys_values(k, v, key_rotation), query_rotation)
+        return self.forward_with_kv(x_BTD, self.keys_values(context_BSD, key_rotation), query_rotation)
 
     def keys_values(self, context_BSD: Tensor, rotation: Rotation | None = None) -> KeysValues:
-        """What `look` looks at: normed and rotated keys, and values, (B, H, S, K) each."""
+        """Keys (normed and rotated) and values for `forward_with_kv`, (B, H, S, K) each."""
         k, v = project(context_BSD, self.to_k, self.to_v)
         return self._keys_values(k, v, rotation)
 
-    def attend(self, x_BTD: Tensor, keys_values: KeysValues, rotation: Rotation | None = None) -> Tensor:
-        """Attend from `x` to keys and values that are there already; (B, T, D)."""
-        return self._attend(x_BTD, self.to_q(x_BTD), keys_values, rotation)
+    def forward_with_kv(self, x_BTD: Tensor, keys_values: KeysValues, rotation: Rotation | None = None) -> Tensor:
+        """Attend from `x` to given keys and values; (B, T, D)."""
+        return self._attention(x_BTD, self.to_q(x_BTD), keys_values, rotation)
 
     def _keys_values(self, k: Tensor, v: Tensor, rotation: Rotation | None) -> KeysValues:
         k = self._by_head(self.k_norm(k))
         return k if rotation is None else rotate(k, rotation), self._by_head(v)
 
-    def _attend(self, x_BTD: Tensor, q: Tensor, keys_values: KeysValues, rotation: Rotation | None) -> Tensor:
+    def _attention(self, x_BTD: Tensor, q: Tensor, keys_values: KeysValues, rotation: Rotation | None) -> Tensor:
         q = self._by_head(self.q_norm(q))
         if rotation is not None:
             q = rotate(q, rotation)
-        return self._leave(x_BTD, F.scaled_dot_product_attention(q, *keys_values).transpose(1, 2))
+        return self._gate_and_project(x_BTD, F.scaled_dot_product_attention(q, *keys_values).transpose(1, 2))
 
     def _by_head(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # type: ignore[no-any-return, no-untyped-call]
 
-    def _leave(self, x_BTD: Tensor, out_BTHK: Tensor) -> Tensor:
+    def _gate_and_project(self, x_BTD: Tensor, out_BTHK: Tensor) -> Tensor:
         if self.to_gate_logits is not None:
             out_BTHK = out_BTHK * (2 * torch.sigmoid(self.to_gate_logits(x_BTD)))[..., None]
         return self.to_out(out_BTHK.flatten(2))  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
-    """Linear to four times the width, GELU (tanh), linear back. Names as published: `net.0.proj`, `net.2`."""
+    """Linear to four times the width, GELU (tanh), linear back. Published names: `net.0.proj`, `net.2`."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

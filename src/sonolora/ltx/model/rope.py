@@ -1,4 +1,4 @@
-"""Rotary position embedding of the split type, over continuous positions.
+"""Rotary position embedding (split type) over continuous positions.
 
 In: positions in seconds (and pixels). Out: cosines and sines, and rotated queries and keys.
 B batch, T tokens, X position axes, H heads, F frequencies of a head (half its width).
@@ -20,8 +20,8 @@ Rotation = tuple[Tensor, Tensor]
 def frequencies(count: int, theta: float, *, float64: bool) -> Tensor:
     """Angular frequencies pi/2 * theta^(k / (count - 1)), float32 (count,).
 
-    Computed in the precision that the checkpoint names: at the top frequency a rounding of the grid shifts the
-    angle by far more than float32 resolves.
+    Computed in the precision given by the checkpoint: at the highest frequency, rounding the grid shifts the angle by
+    far more than the resolution of float32.
     """
     dtype = np.float64 if float64 else np.float32
     exponents = np.linspace(0.0, 1.0, count, dtype=dtype)
@@ -39,8 +39,8 @@ def rotation(
 ) -> Rotation:
     """Cosines and sines (B, H, T, F), float32, F = width / heads / 2.
 
-    Each position u in [0, max] is mapped to [-1, 1]. Frequencies are laid out with the axis changing fastest; what
-    does not divide among the axes is filled in front with unrotated entries. Each head has its own frequencies.
+    Positions are mapped from [0, max] to [-1, 1]. Frequencies are laid out with the axis changing fastest; a remainder
+    that does not divide among the axes is padded in front with identity entries. Each head has its own frequencies.
     """
     batch, axes, tokens = positions_BXT.shape
     count = width // 2 // axes
@@ -58,8 +58,8 @@ def rotation(
     return cos.view(by_head).transpose(1, 2), sin.view(by_head).transpose(1, 2)
 
 
-def rotate(x_BHTK: Tensor, by: Rotation) -> Tensor:
-    """Rotate the two halves of each head's channels against each other; computed in float32."""
-    cos, sin = by
+def rotate(x_BHTK: Tensor, rotation: Rotation) -> Tensor:
+    """Rotate the first half of each head's channels against the second half, in float32."""
+    cos, sin = rotation
     first, second = x_BHTK.float().chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x_BHTK.dtype)

@@ -1,18 +1,17 @@
-"""The two-stream transformer of LTX-2.3, audio alone or audio with video, under the published parameter names.
+"""The two-stream transformer of LTX-2.3, audio only or audio with video, with the published parameter names.
 
-In: for each stream its noisy latent tokens, their positions, the noise level and the text context; or, for a one-way
-video, its cached keys and values (`frozen_video`).
+In: for each stream the noisy latent tokens, their positions, the noise level and the text context; for a one-way video
+its cached keys and values (`frozen_video`).
 Out: the velocity (noise - clean) of every token.
 
 B batch, T audio tokens, N video tokens, S text tokens, C latent channels, A audio width, D width of either stream,
 X position axes, L blocks, H audio heads, K channels of an audio head.
-Source: the published model, reimplemented from its equations; held to the publisher's own outputs by
-tests/ltx/test_golden.py.
+Source: the published model, reimplemented from its equations; tests/ltx/test_golden.py compares it with outputs of
+the publisher's code.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -21,16 +20,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as gradient_checkpoint
 
 from sonolora.core.frames import frame_bounds
-from sonolora.ltx.memory.block_offload import stream_blocks
-from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy, place_weight
+from sonolora.ltx.memory.block_offload import offload_blocks
+from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy, keeps_codes, place_weight
+from sonolora.ltx.model.adaln import AdaLayerNorm
 from sonolora.ltx.model.block import Block, BlockInputs, modulate
-from sonolora.ltx.model.config import StreamConfig, TransformerConfig
 from sonolora.ltx.model.layers import QUERY_PARTS
 from sonolora.ltx.model.rope import Rotation, rotation
-from sonolora.ltx.weights.checkpoint import Checkpoint, load_module
+from sonolora.ltx.weights.checkpoint import Checkpoint, load_module, read_scales
+from sonolora.ltx.weights.transformer_config import StreamConfig, TransformerConfig
 
 PREFIX = "model.diffusion_model."
-_SINUSOID_CHANNELS = 256
 _AUDIO_STREAM_PARTS = (
     "audio_attn1",
     "audio_attn2",
@@ -41,25 +40,22 @@ _AUDIO_STREAM_PARTS = (
     "audio_prompt",
     "audio_scale_shift_table",
 )
-_VIDEO_READER_PARTS = (  # what the audio stream needs to attend to a video
+_AUDIO_READS_VIDEO_PARTS = (  # layers by which the audio attends to the video
     *(f"video_to_audio_attn.{part}" for part in QUERY_PARTS),
     "scale_shift_table_a2v_ca_audio",
     "av_ca_audio_scale_shift_adaln_single",
     "av_ca_v2a_gate_adaln_single",
 )
-_AUDIO_READER_PARTS = (
-    "audio_to_video_attn",
-    "av_ca_a2v_gate_adaln_single",
-)  # what the video needs to attend to the audio
+_VIDEO_READS_AUDIO_PARTS = ("audio_to_video_attn", "av_ca_a2v_gate_adaln_single")
 NO_BLOCKS: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
 class Stream:
-    """The input of one stream. Tokens where `keep` is true are clean: their timestep is 0."""
+    """Input of one stream. Tokens with `keep` are clean: their timestep is 0."""
 
     latents_BTC: Tensor
-    positions_BXT: Tensor  # middle of each token: seconds, and for video also height and width in pixels
+    positions_BXT: Tensor  # midpoint of each token: seconds, and for video also height and width in pixels
     sigma_B: Tensor  # noise level of the sample, in [0, 1]
     context_BSD: Tensor  # text context
     keep_BT: Tensor | None = None
@@ -67,60 +63,18 @@ class Stream:
 
 @dataclass(frozen=True)
 class CachedVideoKV:
-    """Keys and values, in every block, of a clean one-way video: all that the audio reads of it."""
+    """Keys and values of a clean one-way video in every block: all that the audio reads of it."""
 
     keys_BLHNK: Tensor  # normed and rotated
     values_BLHNK: Tensor
 
 
-class AdaLayerNorm(nn.Module):
-    """Timestep -> sinusoid -> MLP -> `rows` modulation vectors of the stream's width."""
-
-    def __init__(self, width: int, rows: int) -> None:
-        super().__init__()
-        self.emb = _Embedding(width)
-        self.linear = nn.Linear(width, rows * width)
-        self.rows = rows
-
-    def forward(self, timestep_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Modulations (B, T, rows, D) and the embedded timestep (B, T, D)."""
-        embedded = self.emb(_sinusoid(timestep_BT).to(self.linear.weight.dtype))
-        return self.linear(F.silu(embedded)).unflatten(-1, (self.rows, -1)), embedded
-
-
-class _Embedding(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.timestep_embedder = _TimestepMLP(width)
-
-    def forward(self, sinusoid: Tensor) -> Tensor:
-        return self.timestep_embedder(sinusoid)  # type: ignore[no-any-return]
-
-
-class _TimestepMLP(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.linear_1 = nn.Linear(_SINUSOID_CHANNELS, width)
-        self.linear_2 = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear_2(F.silu(self.linear_1(x)))  # type: ignore[no-any-return]
-
-
-def _sinusoid(timestep: Tensor) -> Tensor:
-    half = _SINUSOID_CHANNELS // 2
-    steps = torch.arange(half, dtype=torch.float32, device=timestep.device)
-    angle = timestep.float()[..., None] * torch.exp(-math.log(10000.0) / half * steps)
-    return torch.cat([angle.cos(), angle.sin()], dim=-1)
-
-
 class Transformer(nn.Module):
-    """The whole network, or as much of it as is used.
+    """The whole network, or the part of it that is used.
 
-    `video=False` builds the audio stream alone, `video=True` both streams, each of which attends to the other.
-    With `one_way` the video does not attend to the audio, so the two need not run together, and this is one half:
-    `video=False` the audio half, which takes its video as `CachedVideoKV`; `video=True` the video half, from which
-    `frozen_video` computes these block by block.
+    `video=False` builds the audio stream only, `video=True` both streams, each attending to the other. With `one_way`
+    the video does not attend to the audio, so the two halves run separately: `video=False` is the audio half, which
+    takes its video as `CachedVideoKV`; `video=True` is the video half, from which `frozen_video` computes it.
     """
 
     def __init__(self, config: TransformerConfig, *, video: bool, one_way: bool = False) -> None:
@@ -128,7 +82,7 @@ class Transformer(nn.Module):
         self.config = config
         self.has_video = video
         self.one_way = one_way
-        self.recomputed = False  # gradient checkpointing: the backward pass recomputes every block
+        self.gradient_checkpointing = False  # of each block
         audio = not (video and one_way)
         if audio:
             self._add_stream("audio_", config.audio)
@@ -158,22 +112,22 @@ class Transformer(nn.Module):
         *,
         values_only_blocks: frozenset[int] = NO_BLOCKS,
     ) -> tuple[Tensor, Tensor | None]:
-        """Velocities of the audio tokens (B, T, C) and of the video tokens (B, N, C), if there are any.
+        """Velocities of the audio tokens (B, T, C) and of the video tokens (B, N, C), if there is a video stream.
 
-        In the blocks named by `values_only_blocks` the audio self-attention passes values through (the perturbed
-        prediction of spatio-temporal guidance). Raises `ValueError` for a video that the network was not built for.
+        In `values_only_blocks` the audio self-attention passes values through (the perturbed prediction of
+        spatio-temporal guidance). Raises `ValueError` for a kind of video that the network was not built for.
         """
         if video is not None and not isinstance(
             video, CachedVideoKV if self.one_way else Stream if self.has_video else ()
         ):
-            raise ValueError(f"this transformer was built {self._built}, and is given {type(video).__name__}")
+            raise ValueError(f"this transformer was built {self._built}, but got a {type(video).__name__}")
         x_video = video_inputs = video_embedded = video_kv = other_sigma_B = None
         if isinstance(video, Stream):
-            x_video, video_inputs, video_embedded = self._enter("", video, crosses=True, other_sigma_B=audio.sigma_B)
+            x_video, video_inputs, video_embedded = self._embed("", video, crosses=True, other_sigma_B=audio.sigma_B)
             other_sigma_B = video.sigma_B
         elif video is not None:
             other_sigma_B = torch.zeros_like(audio.sigma_B)
-        x_audio, audio_inputs, audio_embedded = self._enter(
+        x_audio, audio_inputs, audio_embedded = self._embed(
             "audio_", audio, crosses=video is not None, other_sigma_B=other_sigma_B
         )
         for index, block in enumerate(self.transformer_blocks):
@@ -181,16 +135,16 @@ class Transformer(nn.Module):
             if isinstance(video, CachedVideoKV):
                 video_kv = video.keys_BLHNK[:, index], video.values_BLHNK[:, index]
             inputs = x_audio, x_video, audio_inputs, video_inputs, video_kv
-            if self.recomputed and torch.is_grad_enabled():
+            if self.gradient_checkpointing and torch.is_grad_enabled():
                 x_audio, x_video = gradient_checkpoint(
                     block, *inputs, values_only=values_only, use_reentrant=False, preserve_rng_state=False
                 )
             else:
                 x_audio, x_video = block(*inputs, values_only=values_only)
-        audio_velocity = self._leave("audio_", x_audio, audio_embedded)
+        audio_velocity = self._project_out("audio_", x_audio, audio_embedded)
         if x_video is None or video_embedded is None:
             return audio_velocity, None
-        return audio_velocity, self._leave("", x_video, video_embedded)
+        return audio_velocity, self._project_out("", x_video, video_embedded)
 
     @property
     def _built(self) -> str:
@@ -198,17 +152,18 @@ class Transformer(nn.Module):
             return "for a one-way video"
         return f"{'with' if self.has_video else 'without'} its video stream"
 
-    def enter_one_way(self, video: Stream) -> tuple[Tensor, BlockInputs]:
+    def embed_one_way(self, video: Stream) -> tuple[Tensor, BlockInputs]:
         """Tokens (B, N, D) of a one-way video, and the inputs that `Block.forward_one_way` takes with them."""
-        tokens, inputs, _ = self._enter("", video, crosses=True)
+        tokens, inputs, _ = self._embed("", video, crosses=True)
         return tokens, inputs
 
-    def _enter(
+    def _embed(
         self, prefix: str, stream: Stream, *, crosses: bool, other_sigma_B: Tensor | None = None
     ) -> tuple[Tensor, BlockInputs, Tensor]:
-        """A stream's tokens, what is the same for all blocks, and its embedded timestep.
+        """Embedded tokens of a stream, its block inputs and its embedded timestep.
 
-        `crosses`: whether it looks at the other or is looked at. `other_sigma_B` of the one that it looks at.
+        `crosses`: whether it takes part in cross-attention between the streams. `other_sigma_B`: the sigma of the
+        stream that it attends to, if any.
         """
         config = self.config.audio if prefix else self.config.video
         dtype: torch.dtype = self.get_parameter(f"{prefix}patchify_proj.weight").dtype
@@ -218,7 +173,7 @@ class Transformer(nn.Module):
             modulations, embedded = adaln(sigma_B1 * scale)
             if stream.keep_BT is None:
                 return modulations, embedded
-            # A token's timestep is either sigma or 0: two rows a sample are computed, not one a token.
+            # A token's timestep is either sigma or 0: compute two vectors per sample, not one per token.
             clean_modulations, clean_embedded = adaln(torch.zeros_like(sigma_B1))
             keep_BT1 = stream.keep_BT[..., None]
             return (
@@ -230,7 +185,7 @@ class Transformer(nn.Module):
         modulations, embedded = rows(getattr(self, f"{prefix}adaln_single"), scale)
         prompt_rows, _ = getattr(self, f"{prefix}prompt_adaln_single")(sigma_B1 * scale)
         cross_rows = cross_gate = cross_rotation = None
-        # Published: the scales and shifts follow the stream's own timesteps, the gate the other's sigma.
+        # As published: scales and shifts depend on the stream's own timesteps, the gate on the other's sigma.
         if other_sigma_B is not None:
             gate = self.av_ca_v2a_gate_adaln_single if prefix else self.av_ca_a2v_gate_adaln_single
             gate_rows, _ = gate(other_sigma_B[:, None] * self.config.av_timestep_scale)
@@ -250,26 +205,26 @@ class Transformer(nn.Module):
         )
         return getattr(self, f"{prefix}patchify_proj")(stream.latents_BTC.to(dtype)), block_inputs, embedded
 
-    def _rotation(self, positions: Tensor, max_positions: tuple[float, ...], like: StreamConfig) -> Rotation:
+    def _rotation(self, positions: Tensor, max_positions: tuple[float, ...], stream: StreamConfig) -> Rotation:
         return rotation(
             positions,
             max_positions,
-            like.width,
-            like.heads,
+            stream.width,
+            stream.heads,
             self.config.theta,
             float64=self.config.float64_frequencies,
         )
 
-    def _leave(self, prefix: str, x: Tensor, embedded: Tensor) -> Tensor:
+    def _project_out(self, prefix: str, x: Tensor, embedded: Tensor) -> Tensor:
         table = getattr(self, f"{prefix}scale_shift_table")
         shift, scale = table[0] + embedded, table[1] + embedded
         normed = F.layer_norm(x, (x.shape[-1],), eps=self.config.eps)
         return getattr(self, f"{prefix}proj_out")(modulate(normed, scale, shift))  # type: ignore[no-any-return]
 
 
-def audio_token_middles(frames: int) -> Tensor:
-    """Middles of the audio latent frames in seconds, (frames,)."""
-    # Rounded to float32 before the mean, as published: the highest frequencies magnify the last bit.
+def audio_token_midpoints(frames: int) -> Tensor:
+    """Midpoints of the audio latent frames in seconds, (frames,)."""
+    # Rounded to float32 before the mean, as published: the highest RoPE frequencies magnify the last bit.
     return torch.tensor(frame_bounds(frames)).mean(dim=-1)
 
 
@@ -282,42 +237,49 @@ def load_transformer(
     dtype: torch.dtype,
     policy: WeightPolicy = PLAIN,
 ) -> Transformer:
-    """Read the transformer from a checkpoint; with `video=False` only the 35 % of its tensors that audio needs.
+    """Load the transformer from a checkpoint; with `video=False` only the 35 % of its tensors that audio needs.
 
-    What `policy` keeps in less memory is never there in full.
+    Weights that `policy` quantises or offloads are never on the device in full. Raises `CheckpointError`.
     """
     config = TransformerConfig.from_header(checkpoint.section("transformer"))
     with torch.device("meta"):
         model = Transformer(config, video=video, one_way=one_way)
+
+    def place(name: str, tensor: Tensor) -> Tensor | None:
+        is_codes = tensor.dtype.itemsize == 1
+        scales = read_scales(checkpoint, PREFIX + name) if is_codes else None
+        return place_weight(model, name, tensor, policy, dtype=dtype if is_codes else None, scales=scales)
+
     load_module(
         model,
         checkpoint,
-        file_name=lambda name: PREFIX + name,
-        claims=[name for name in checkpoint.names(PREFIX) if belongs(name, video=video, one_way=one_way)],
+        checkpoint_name=lambda name: PREFIX + name,
+        names=[name for name in checkpoint.names(PREFIX) if is_transformer_tensor(name, video=video, one_way=one_way)],
         device=device,
         dtype=dtype,
-        hold=lambda name, tensor: place_weight(model, name, tensor, policy),
+        place=place,
+        keep_codes=lambda name: keeps_codes(model, name, policy),
     )
     apply_policy(model, policy, device)
     return model
 
 
 def apply_policy(model: Transformer, policy: WeightPolicy, device: torch.device) -> None:
-    """Let a model whose weights are where they belong run as `policy` says."""
+    """Set up gradient checkpointing, block offload and compilation for a model with loaded weights."""
     blocks = list(model.transformer_blocks)
-    model.recomputed = policy.recomputed
-    if policy.streamed:
-        stream_blocks(blocks, device)
+    model.gradient_checkpointing = policy.uses_gradient_checkpointing
+    if policy.offloaded:
+        offload_blocks(blocks, device)
     if policy.compiled:
-        for block in blocks:  # all by the same code, which is compiled once
+        for block in blocks:  # they share the code, which is compiled once
             block.compile()
 
 
-def belongs(name: str, *, video: bool, one_way: bool = False) -> bool:
-    """Whether a name in the file under `PREFIX` is of a `Transformer` so built."""
+def is_transformer_tensor(name: str, *, video: bool, one_way: bool = False) -> bool:
+    """Whether a name in the file under `PREFIX` belongs to a `Transformer` built with these arguments."""
     if "embeddings_connector" in name:
         return False
     if video and not one_way:
         return True
-    audio = any(part in name for part in (*_AUDIO_STREAM_PARTS, *(_VIDEO_READER_PARTS if one_way else ())))
-    return not audio and not any(part in name for part in _AUDIO_READER_PARTS) if video else audio
+    audio = any(part in name for part in (*_AUDIO_STREAM_PARTS, *(_AUDIO_READS_VIDEO_PARTS if one_way else ())))
+    return not audio and not any(part in name for part in _VIDEO_READS_AUDIO_PARTS) if video else audio

@@ -1,13 +1,13 @@
-"""Gemma 3, from tokens to hidden states, with one of its layers in memory at a time.
+"""Runs Gemma 3 from tokens to hidden states with one layer in memory at a time.
 
-In: a folder of Hugging Face's form, with the language model alone or inside the multimodal Gemma 3, in one file or in
-several; prompts as token ids. Out: the hidden states of every prompt, state by state.
+In: a folder in Hugging Face format with the language model, alone or within the multimodal Gemma 3, in one or several
+files; prompts as token ids. Out: the hidden states of all prompts, state by state.
 
-All of its weights have to be read in any case, and all prompts go through a layer while it is here. So the device holds
-one layer (0.45 GB of the 23.5 GB of Gemma 3 12B) and what one prompt needs; prompts that wait do so on the host. Of
-the table of embeddings only the rows of the tokens in use are read.
+Every weight is read once, and all prompts pass through a layer while it is loaded. The device holds one layer (0.45 GB
+of the 23.5 GB of Gemma 3 12B) and the activations of one prompt; hidden states of the other prompts are on the host. Of
+the embedding table only the rows of the tokens in use are read.
 
-n tokens of a prompt, E width. The layers are those of transformers. Not yet run on a GPU.
+n tokens of a prompt, E width. The layer modules are those of the transformers library. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer, Gemma3RMSNorm, Gemma3RotaryEmbedding
 
 from sonolora.core.errors import CheckpointError
-from sonolora.ltx.weights.checkpoint import Checkpoint, let_go_after, read_tensors
+from sonolora.ltx.weights.checkpoint import Checkpoint, read_tensors, unloaded_on_exit
 
 _MODEL_TYPES = ("gemma3", "gemma3_text")
 _EMBEDDINGS = "embed_tokens.weight"
@@ -35,9 +35,9 @@ _CPU, _META = torch.device("cpu"), torch.device("meta")
 
 
 class LanguageModel:
-    """An opened folder: where every tensor is, and none of them.
+    """The headers of a language model's files; no tensor is loaded.
 
-    `files` has the file of every name of `tensor_shapes` with `prefix` in front. Prompts wait on `host`.
+    `files` maps `prefix` + each name of `tensor_shapes` to its file. Hidden states between layers are kept on `host`.
     """
 
     def __init__(
@@ -50,56 +50,57 @@ class LanguageModel:
         dtype: torch.dtype,
         host: torch.device = _CPU,
     ) -> None:
-        config._attn_implementation = "sdpa"  # as the whole model of transformers has it
+        config._attn_implementation = "sdpa"  # as in the whole model of transformers
         self.config, self.files, self.prefix = config, files, prefix
         self.device, self.dtype, self.host = device, dtype, host
-        # Layers of one type are alike. On meta, but for the time that they are at work.
-        self._layers, self._norm = _empty_layers(config), _empty_norm(config)
+        # One module per layer type, on the meta device except while in use.
+        self._layers, self._norm = _meta_layers(config), _meta_norm(config)
 
     @property
     def state_count(self) -> int:
-        """Hidden states of a token: its embedding, and one a layer."""
+        """Number of hidden states of a token: its embedding, and one per layer."""
         return int(self.config.num_hidden_layers) + 1
 
     def states(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, int, Tensor]]:
-        """For each state, for each prompt: number of the state, number of the prompt, values (1, n, E) on the device.
+        """Yields (index of the state, index of the prompt, hidden state (1, n, E) on the device), state by state.
 
-        The first state is the scaled embedding, the last one has gone through the final norm. Each prompt goes alone,
-        unpadded: what becomes of it does not depend on the others. Raises `CheckpointError` when reading fails.
+        The first state is the scaled embedding, the last one is after the final norm. Prompts are not batched and not
+        padded, so the result does not depend on the other prompts. Raises `CheckpointError` when reading fails.
         """
-        waiting = self._embedded(prompts)
-        for which, state in enumerate(waiting):
-            yield 0, which, state.to(self.device)
-        surroundings = {count: self._surroundings(count) for count in {len(prompt) for prompt in prompts}}
+        states = self._embed(prompts)
+        for prompt, state in enumerate(states):
+            yield 0, prompt, state.to(self.device)
+        layer_inputs = {length: self._layer_inputs(length) for length in {len(prompt) for prompt in prompts}}
         for layer in range(self.config.num_hidden_layers):
-            for which, state in self._through(layer, waiting, surroundings):
-                waiting[which] = state.to(self.host)
-                yield layer + 1, which, state
+            for prompt, state in self._run_layer(layer, states, layer_inputs):
+                states[prompt] = state.to(self.host)
+                yield layer + 1, prompt, state
 
-    def _embedded(self, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
+    def _embed(self, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
         tokens = sorted({token for prompt in prompts for token in prompt})
         rows, name = self.config.vocab_size, self.prefix + _EMBEDDINGS
         if tokens[-1:] and tokens[-1] >= rows:
-            raise CheckpointError(f"{self.files[name].path.parent}: token {tokens[-1]}, and {name} has {rows} rows")
+            raise CheckpointError(f"{self.files[name].path.parent}: token {tokens[-1]}, but {name} has {rows} rows")
         info = self.files[name].tensors[name]
         size = (info.end - info.start) // rows
-        spans = {str(at): replace(info, shape=info.shape[1:], start=info.start + at * size) for at in tokens}
-        spans = {at: replace(span, end=span.start + size) for at, span in spans.items()}
-        table = replace(self.files[name], tensors=spans)
+        row_infos = {str(row): replace(info, shape=info.shape[1:], start=info.start + row * size) for row in tokens}
+        row_infos = {row: replace(row_info, end=row_info.start + size) for row, row_info in row_infos.items()}
+        table = replace(self.files[name], tensors=row_infos)
         scale = torch.tensor(self.config.hidden_size**0.5).to(self.dtype)
-        found = {
-            at: row.to(self.dtype) * scale for at, row in read_tensors(table, spans, device=self.host, dtype=self.dtype)
+        embeddings = {
+            row: values.to(self.dtype) * scale
+            for row, values in read_tensors(table, row_infos, device=self.host, dtype=self.dtype)
         }
-        return [torch.stack([found[str(token)] for token in prompt])[None] for prompt in prompts]
+        return [torch.stack([embeddings[str(token)] for token in prompt])[None] for prompt in prompts]
 
-    def _surroundings(self, count: int) -> dict[str, dict[str, Any]]:
-        """What the layers of each type are given beside a prompt of so many tokens."""
-        like = torch.empty(1, count, self.config.hidden_size, device=self.device, dtype=self.dtype)
-        at = torch.arange(count, device=self.device)[None]
+    def _layer_inputs(self, length: int) -> dict[str, dict[str, Any]]:
+        """Position embeddings and attention mask for a prompt of this length, by layer type."""
+        like = torch.empty(1, length, self.config.hidden_size, device=self.device, dtype=self.dtype)
+        positions = torch.arange(length, device=self.device)[None]
         rotary = Gemma3RotaryEmbedding(self.config)
         return {
             kind: {
-                "position_embeddings": rotary(like, at, kind),
+                "position_embeddings": rotary(like, positions, kind),
                 "attention_mask": _MASKS[kind](
                     config=self.config, inputs_embeds=like, attention_mask=None, past_key_values=None
                 ),
@@ -107,52 +108,52 @@ class LanguageModel:
             for kind in set(self.config.layer_types)
         }
 
-    def _through(
-        self, index: int, waiting: Sequence[Tensor], surroundings: Mapping[int, Mapping[str, Any]]
+    def _run_layer(
+        self, index: int, states: Sequence[Tensor], layer_inputs: Mapping[int, Mapping[str, Any]]
     ) -> Iterator[tuple[int, Tensor]]:
-        """The prompts, each after this layer; the layer is here until the last of them."""
+        """Run one layer on each prompt's state; it stays loaded until the last of them."""
         kind = self.config.layer_types[index]
         layer, last = self._layers[kind], index == self.config.num_hidden_layers - 1
         with self._loaded(layer, f"layers.{index}."), self._loaded(self._norm, "norm.") if last else nullcontext():
-            for which, state in enumerate(waiting):
-                state = layer(state.to(self.device), **surroundings[state.shape[1]][kind])
-                yield which, self._norm(state) if last else state
+            for prompt, state in enumerate(states):
+                state = layer(state.to(self.device), **layer_inputs[state.shape[1]][kind])
+                yield prompt, self._norm(state) if last else state
 
     @contextmanager
     def _loaded(self, module: nn.Module, name: str) -> Iterator[None]:
-        """Within it, the module has its tensors: those whose names in the files begin with `name`."""
+        """Context in which the module is loaded with the tensors whose names start with `name`."""
         prefix = self.prefix + name
         state: dict[str, Tensor] = {}
         for file, names in _by_file(self.files, [prefix + own for own in module.state_dict()]):
-            for read, tensor in read_tensors(file, names, device=self.device, dtype=self.dtype):
-                state[read.removeprefix(prefix)] = tensor.to(self.dtype)
-        with let_go_after(module):
+            for full_name, tensor in read_tensors(file, names, device=self.device, dtype=self.dtype):
+                state[full_name.removeprefix(prefix)] = tensor.to(self.dtype)
+        with unloaded_on_exit(module):
             module.load_state_dict(state, strict=True, assign=True)
             state.clear()
             yield
 
 
 def open_language_model(folder: Path, *, device: torch.device, dtype: torch.dtype) -> LanguageModel:
-    """Read what the folder says of itself and hold it to that. Nothing is downloaded, and no tensor is read.
+    """Read the config and headers of a folder and check them against each other. No tensor is read.
 
-    Raises `CheckpointError` when the folder is incomplete, of another model, or lacks a tensor or has one of another
-    shape.
+    Raises `CheckpointError` when the folder is incomplete or holds another model, or when a tensor is missing or has
+    another shape.
     """
     config = read_text_config(folder)
     files = {name: file for file in _weight_files(folder) for name in file.tensors}
-    # Nothing, `model.`, `language_model.model.` or `model.language_model.`: by what is in the folder and who wrote it.
+    # "", `model.`, `language_model.model.` or `model.language_model.`, depending on what wrote the file.
     prefix = next((name.removesuffix(_EMBEDDINGS) for name in files if name.endswith(_EMBEDDINGS)), "")
     for name, shape in sorted(tensor_shapes(config).items()):
         name = prefix + name
-        found = files[name].tensors[name].shape if name in files else None
-        if found != shape:
-            what = f"{name} is {found}, expected {shape}" if found else f"lacks {name}"
-            raise CheckpointError(f"{folder}: the text encoder does not fit its config.json: {what}")
+        actual = files[name].tensors[name].shape if name in files else None
+        if actual != shape:
+            fault = f"{name} is {actual}, expected {shape}" if actual else f"{name} is missing"
+            raise CheckpointError(f"{folder}: the text encoder does not fit its config.json: {fault}")
     return LanguageModel(config, files, prefix, device=device, dtype=dtype)
 
 
 def read_text_config(folder: Path) -> Gemma3TextConfig:
-    """The language model's part of a folder's config.json. Raises `CheckpointError` when it is no Gemma 3."""
+    """The language model's part of a folder's config.json. Raises `CheckpointError` when it is not Gemma 3."""
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
@@ -163,24 +164,24 @@ def read_text_config(folder: Path) -> Gemma3TextConfig:
 
 
 def tensor_shapes(config: Gemma3TextConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the language model, by its name without a prefix."""
-    layer = next(iter(_empty_layers(config).values()))
+    """The shape of every tensor of the language model, by its name without prefix."""
+    layer = next(iter(_meta_layers(config).values()))
     own = {name: tuple(tensor.shape) for name, tensor in layer.state_dict().items()}
     return {
         _EMBEDDINGS: (config.vocab_size, config.hidden_size),
         "norm.weight": (config.hidden_size,),
-        **{f"layers.{at}.{name}": shape for at in range(config.num_hidden_layers) for name, shape in own.items()},
+        **{f"layers.{index}.{name}": shape for index in range(config.num_hidden_layers) for name, shape in own.items()},
     }
 
 
-def _empty_layers(config: Gemma3TextConfig) -> dict[str, nn.Module]:
-    """A layer of each type, on the meta device."""
+def _meta_layers(config: Gemma3TextConfig) -> dict[str, nn.Module]:
+    """One layer of each type, on the meta device."""
     kinds = config.layer_types
     with _META:
         return {kind: Gemma3DecoderLayer(config, kinds.index(kind)).requires_grad_(False).eval() for kind in set(kinds)}
 
 
-def _empty_norm(config: Gemma3TextConfig) -> nn.Module:
+def _meta_norm(config: Gemma3TextConfig) -> nn.Module:
     with _META:
         norm: nn.Module = Gemma3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
     return norm.requires_grad_(False).eval()
@@ -193,12 +194,12 @@ def _weight_files(folder: Path) -> list[Checkpoint]:
     try:
         names = sorted({*json.loads(index.read_bytes())["weight_map"].values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index}: not an index of tensors") from error
+        raise CheckpointError(f"{index}: not a tensor index") from error
     return [Checkpoint.open(folder / name) for name in names]
 
 
 def _by_file(files: Mapping[str, Checkpoint], names: Sequence[str]) -> Iterator[tuple[Checkpoint, list[str]]]:
-    """The names, by the file that holds them: the tensors of a layer may be in two."""
+    """The names grouped by file: a layer's tensors may be in two files."""
     paths = {files[name].path: files[name] for name in names}
     for path, file in paths.items():
         yield file, [name for name in names if files[name].path == path]

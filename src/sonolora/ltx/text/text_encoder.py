@@ -1,9 +1,9 @@
-"""From prompts to the text contexts that the transformer attends to.
+"""Encodes prompts into the text contexts that the transformer attends to.
 
-In: prompts. Out: for each stream a context of fixed length. On the way the tokens go through a Gemma 3 language model,
-that of transformers, and its hidden states through the stream's projector, one after the other as they come.
+In: prompts. Out: a context of fixed length for each stream. The tokens go through a Gemma 3 language model (that of the
+transformers library), and each hidden state, as soon as it is computed, through the stream's projector.
 
-n tokens of a prompt, S text places, D width of the stream's context.
+n tokens of a prompt, S text positions, D width of the stream's context.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from sonolora.core.errors import CheckpointError
-from sonolora.ltx.model.config import TransformerConfig
 from sonolora.ltx.text.text_projector import (
     Stream,
     TextProjector,
     empty_projectors,
-    projector_file_name,
+    projector_checkpoint_name,
     projector_names,
 )
-from sonolora.ltx.weights.checkpoint import Checkpoint, check_module, let_go_after, load_module
+from sonolora.ltx.weights.checkpoint import Checkpoint, check_module, load_module, unloaded_on_exit
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 
 if TYPE_CHECKING:
     from sonolora.ltx.text.language_model import LanguageModel
@@ -38,7 +38,7 @@ PUBLISHED_TOKENS = 1024
 
 @dataclass(frozen=True)
 class TextContext:
-    """What one prompt means to the transformer."""
+    """The text contexts of one prompt."""
 
     audio: Tensor  # (S, D of the audio stream)
     video: Tensor | None  # (S, D of the video stream)
@@ -46,22 +46,22 @@ class TextContext:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Texts to tokens. `max_tokens`: places of a context, and the longest text that is read to its end."""
+    """Text -> tokens. `max_tokens` is the length of a context; longer texts are truncated."""
 
     inner: Any
     max_tokens: int
 
     def tokens(self, text: str) -> list[int]:
-        """Begin-of-sequence and the words; no end-of-sequence and no chat template."""
+        """Token ids with begin-of-sequence, without end-of-sequence or chat template."""
         words = self.inner(text.strip(), add_special_tokens=False, verbose=False)["input_ids"]
         return [self.inner.bos_token_id, *words]
 
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """Tokenizer, language model and projectors of one base. Weights are in memory while they are at work.
+    """Tokenizer, language model and projectors of one base. Weights are in memory only while they are used.
 
-    First come the language model, layer by layer, and the projections of its states; then the connectors.
+    Encoding runs the language model layer by layer with the projections of its states, then the connectors.
     """
 
     tokenizer: Tokenizer
@@ -75,15 +75,15 @@ class TextEncoder:
         prompts: Sequence[str],
         advance: Callable[[str], None] = lambda note: None,  # noqa: ARG005
     ) -> list[TextContext]:
-        """The context of each prompt, on the host. A context does not depend on the prompts beside it.
+        """The context of each prompt, on the host, independent of the other prompts.
 
-        All weights are read at each call: call it once for all prompts. `advance` is told each hidden state.
+        Every call reads all weights: call it once for all prompts. `advance` is called for each hidden state.
         """
         tokens = [self.tokenizer.tokens(prompt)[: self.tokenizer.max_tokens] for prompt in prompts]
         features = self._features(tokens, advance)
-        contexts = {stream: self._connected(stream, of_stream) for stream, of_stream in features.items()}
+        contexts = {stream: self._connect(stream, of_stream) for stream, of_stream in features.items()}
         video = contexts.get("video", [None] * len(prompts))
-        return [TextContext(*both) for both in zip(contexts["audio"], video, strict=True)]
+        return [TextContext(*pair) for pair in zip(contexts["audio"], video, strict=True)]
 
     def _features(self, tokens: list[list[int]], advance: Callable[[str], None]) -> dict[Stream, list[Tensor]]:
         """The projection of every prompt (1, n, D), for each stream."""
@@ -93,44 +93,44 @@ class TextEncoder:
             stream: [torch.zeros(1, len(prompt), aggregate.out_features, device=model.host) for prompt in tokens]
             for stream, aggregate in aggregates.items()
         }
-        parts = dict[Stream, Callable[[Tensor], Tensor]]()
+        projections = dict[Stream, Callable[[Tensor], Tensor]]()
         with ExitStack() as stack:
             for stream, aggregate in aggregates.items():
                 stack.enter_context(self._loaded(aggregate, stream, "aggregate_embed."))
-            for index, which, state in model.states(tokens):
-                if which == 0:
-                    parts = {stream: aggregate.part(index) for stream, aggregate in aggregates.items()}
+            for index, prompt, state in model.states(tokens):
+                if prompt == 0:
+                    projections = {stream: aggregate.projection_of(index) for stream, aggregate in aggregates.items()}
                     advance(f"texts: hidden state {index + 1} of {model.state_count}")
-                for stream, part in parts.items():
-                    sums[stream][which] += part(state).to(model.host)
+                for stream, project in projections.items():
+                    sums[stream][prompt] += project(state).to(model.host)
             return {
-                stream: [aggregate.complete(one.to(model.device)).to(model.host) for one in sums[stream]]
+                stream: [aggregate.add_bias(total.to(model.device)).to(model.host) for total in sums[stream]]
                 for stream, aggregate in aggregates.items()
             }
 
-    def _connected(self, stream: Stream, features: list[Tensor]) -> list[Tensor]:
+    def _connect(self, stream: Stream, features: list[Tensor]) -> list[Tensor]:
         """The context of every prompt (S, D)."""
-        model, places = self.language_model, self.tokenizer.max_tokens
+        model, length = self.language_model, self.tokenizer.max_tokens
         connector, contexts = self.projectors[stream].connector, []
         with self._loaded(connector, stream, "connector."):
             for x in features:
                 count = x.shape[1]
-                x = F.pad(x.to(model.device), (0, 0, 0, places - count))
-                mask_BS = torch.arange(places, device=model.device)[None] < count
+                x = F.pad(x.to(model.device), (0, 0, 0, length - count))
+                mask_BS = torch.arange(length, device=model.device)[None] < count
                 contexts.append(connector(x, mask_BS)[0].to(model.host))
         return contexts
 
     @contextmanager
     def _loaded(self, module: nn.Module, stream: Stream, part: str) -> Iterator[None]:
-        """Within it, this part of a projector has its tensors."""
-        prefix, model = projector_file_name(stream, part), self.language_model
-        claims = self.checkpoint.names(prefix)
-        with let_go_after(module):
+        """Context in which this part of a projector is loaded."""
+        prefix, model = projector_checkpoint_name(stream, part), self.language_model
+        names = self.checkpoint.names(prefix)
+        with unloaded_on_exit(module):
             load_module(
                 module,
                 self.checkpoint,
-                file_name=prefix.__add__,
-                claims=claims,
+                checkpoint_name=prefix.__add__,
+                names=names,
                 device=model.device,
                 dtype=model.dtype,
             )
@@ -140,14 +140,14 @@ class TextEncoder:
 def load_text_encoder(
     checkpoint: Checkpoint, folder: Path, *, video: bool, device: torch.device, dtype: torch.dtype
 ) -> TextEncoder:
-    """Open the language model's folder, of Hugging Face's form, and hold it and the projectors to what is needed.
+    """Open a language model in Hugging Face format, and check it and the projectors against each other.
 
-    The folder may hold the language model alone or the whole multimodal Gemma 3. Nothing is downloaded, and of the
-    models only headers are read. Raises `CheckpointError` when the folder is incomplete, of another model, or does not
-    fit the checkpoint, and when the checkpoint's projectors do not fit its header.
+    The folder may hold the language model alone or the whole multimodal Gemma 3. Nothing is downloaded, and only
+    headers are read. Raises `CheckpointError` when the folder is incomplete, holds another model or does not fit the
+    checkpoint, and when the checkpoint's projectors do not fit its header.
     """
     from sonolora.ltx.text.language_model import (
-        open_language_model,  # takes a second, which tokenizing need not wait for
+        open_language_model,  # imported here: it takes a second, which tokenizing alone does not need
     )
 
     tokenizer = load_tokenizer(checkpoint, folder)
@@ -156,18 +156,18 @@ def load_text_encoder(
     for stream, projector in projectors.items():
         check_module(projector, checkpoint, **projector_names(checkpoint, stream))
         aggregate = projector.aggregate_embed
-        gives = language_model.state_count, language_model.config.hidden_size
-        if gives != (aggregate.states, aggregate.text_channels):
+        actual = language_model.state_count, language_model.config.hidden_size
+        if actual != (aggregate.states, aggregate.text_channels):
             raise CheckpointError(
-                f"{folder}: this text encoder gives {gives[0]} hidden states of width {gives[1]}; "
+                f"{folder}: this text encoder has {actual[0]} hidden states of width {actual[1]}; "
                 f"{checkpoint.path.name} needs {aggregate.states} of width {aggregate.text_channels}"
             )
     return TextEncoder(tokenizer, language_model, checkpoint, projectors)
 
 
 def load_tokenizer(checkpoint: Checkpoint, folder: Path) -> Tokenizer:
-    """Read the tokenizer of a base alone. Raises `CheckpointError` when it is missing or does not fit."""
-    # Without it transformers would make up a tokenizer that knows no words.
+    """Load the tokenizer of a base. Raises `CheckpointError` when it is missing or does not fit."""
+    # Without this file transformers silently builds a tokenizer with an empty vocabulary.
     if not (folder / "tokenizer.json").is_file():
         raise _unreadable(folder, "there is no tokenizer.json")
     try:
@@ -178,7 +178,7 @@ def load_tokenizer(checkpoint: Checkpoint, folder: Path) -> Tokenizer:
     max_tokens = min(PUBLISHED_TOKENS, inner.model_max_length)
     if max_tokens % registers:
         raise CheckpointError(
-            f"{folder}: its longest text, {max_tokens} tokens, is no multiple of the {registers} registers of "
+            f"{folder}: the context length, {max_tokens} tokens, is not a multiple of the {registers} registers of "
             f"{checkpoint.path.name}"
         )
     return Tokenizer(inner, max_tokens)

@@ -1,12 +1,12 @@
-"""From the language model's hidden states to the context of one stream.
+"""Projects the language model's hidden states to the text context of one stream.
 
-In: all hidden states of a prompt's tokens, or one after the other. Out: the stream's context of fixed length. The
-states are normed, flattened and projected to the stream's width; a connector mixes them with learned registers, which
-fill the places behind the prompt's tokens. The projection is a sum over the states, so that none has to be kept.
+In: all hidden states of a prompt's tokens, at once or one by one. Out: the stream's context of fixed length. The states
+are normed, flattened and projected to the stream's width; a connector mixes them with learned registers, which fill the
+positions after the prompt's tokens. The projection is a sum over the states, so states need not be kept.
 
-L hidden states, B batch, S text places, E width of the text encoder, D width of the stream's context.
-Source: the published model, reimplemented from its equations. Held to the publisher's own outputs by
-tests/ltx/text/test_text_encoder.py.
+L hidden states, B batch, S text positions, E width of the text encoder, D width of the stream's context.
+Source: the published model, reimplemented from its equations. tests/ltx/text/test_text_encoder.py compares it with
+outputs of the publisher's code.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sonolora.ltx.model.config import ConnectorConfig, TransformerConfig
 from sonolora.ltx.model.layers import Attention, FeedForward, rms
 from sonolora.ltx.model.rope import Rotation, rotation
 from sonolora.ltx.weights.checkpoint import Checkpoint, load_module
+from sonolora.ltx.weights.transformer_config import ConnectorConfig, TransformerConfig
 
 _STATES_EPS = 1e-6
 _PROJECTOR_PARTS = {
@@ -35,7 +35,7 @@ Stream: TypeAlias = Literal["audio", "video"]
 
 
 class Connector(nn.Module):
-    """A bidirectional transformer over the projected tokens and the registers behind them."""
+    """A bidirectional transformer over the projected tokens and the registers after them."""
 
     def __init__(self, config: ConnectorConfig) -> None:
         super().__init__()
@@ -45,16 +45,16 @@ class Connector(nn.Module):
 
     def forward(self, x_BSD: Tensor, mask_BS: Tensor) -> Tensor:
         """Contexts (B, S, D). `mask` is true for tokens; S must be a multiple of the number of registers."""
-        places = x_BSD.shape[1]
+        length = x_BSD.shape[1]
         config = self.config
-        # Tokens move to the front in their order; the register of a place depends on the place alone.
+        # Tokens move to the front in order; which register fills a position depends on the position only.
         order_BS = torch.argsort(~mask_BS, dim=1, stable=True)
         tokens = x_BSD.gather(1, order_BS[..., None].expand_as(x_BSD))
-        registers = self.learnable_registers.repeat(places // config.registers, 1).to(tokens.dtype)
-        at = torch.arange(places, device=x_BSD.device)
-        x = torch.where((at < mask_BS.sum(1, keepdim=True))[..., None], tokens, registers)
-        turn = rotation(
-            at.expand(1, 1, -1),
+        registers = self.learnable_registers.repeat(length // config.registers, 1).to(tokens.dtype)
+        positions = torch.arange(length, device=x_BSD.device)
+        x = torch.where((positions < mask_BS.sum(1, keepdim=True))[..., None], tokens, registers)
+        token_rotation = rotation(
+            positions.expand(1, 1, -1),
             (config.max_position,),
             config.width,
             config.heads,
@@ -62,7 +62,7 @@ class Connector(nn.Module):
             float64=config.float64_frequencies,
         )
         for block in self.transformer_1d_blocks:
-            x = block(x, turn)
+            x = block(x, token_rotation)
         return rms(x, config.eps)
 
 
@@ -75,44 +75,44 @@ class _Block(nn.Module):
         )
         self.ff = FeedForward(config.width)
 
-    def forward(self, x: Tensor, turn: Rotation) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
         normed = rms(x, self.eps)
-        x = x + self.attn1(normed, normed, turn, turn)
+        x = x + self.attn1(normed, normed, rotation, rotation)
         return x + self.ff(rms(x, self.eps))  # type: ignore[no-any-return]
 
 
 class Aggregate(nn.Linear):
-    """One projection of all hidden states of a token: the sum of what each contributes, so that they come singly."""
+    """One linear projection of all hidden states of a token, computed as a sum over the states."""
 
     def __init__(self, states: int, text_channels: int, width: int) -> None:
         super().__init__(text_channels * states, width)
         self.states, self.text_channels = states, text_channels
         self.scale = math.sqrt(width / text_channels)
 
-    def part(self, index: int) -> Callable[[Tensor], Tensor]:
-        """What the state of that index contributes, from its values (..., E): (..., D) in float32."""
+    def projection_of(self, index: int) -> Callable[[Tensor], Tensor]:
+        """Maps the hidden state with this index (..., E) to its share of the projection (..., D), float32."""
         weight_DE = self.weight[:, index :: self.states].float()
 
-        def contribute(state: Tensor) -> Tensor:
+        def project(state: Tensor) -> Tensor:
             features = (rms(state.float(), _STATES_EPS) * self.scale).to(self.weight.dtype)
             return F.linear(features.float(), weight_DE)
 
-        return contribute
+        return project
 
-    def complete(self, parts_BSD: Tensor) -> Tensor:
-        """The projection, from the sum of all parts."""
-        return (parts_BSD + self.bias.float()).to(self.weight.dtype)
+    def add_bias(self, sum_BSD: Tensor) -> Tensor:
+        """The projection, given the sum of the shares of all states."""
+        return (sum_BSD + self.bias.float()).to(self.weight.dtype)
 
     def forward(self, states_LBSE: Tensor) -> Tensor:
-        """(B, S, D) of states that are all there."""
-        parts = self.part(0)(states_LBSE[0])
+        """The projection (B, S, D) of all states at once."""
+        total = self.projection_of(0)(states_LBSE[0])
         for index in range(1, self.states):
-            parts = parts + self.part(index)(states_LBSE[index])
-        return self.complete(parts)
+            total = total + self.projection_of(index)(states_LBSE[index])
+        return self.add_bias(total)
 
 
 class TextProjector(nn.Module):
-    """From the text encoder's hidden states to the context of one stream."""
+    """Hidden states of the text encoder -> text context of one stream."""
 
     def __init__(self, states: int, text_channels: int, connector: ConnectorConfig) -> None:
         super().__init__()
@@ -120,41 +120,41 @@ class TextProjector(nn.Module):
         self.connector = Connector(connector)
 
     def forward(self, states_LBSE: Tensor, mask_BS: Tensor) -> Tensor:
-        """Contexts (B, S, D). `mask` is true for tokens, wherever the padding is; S as for `Connector`."""
+        """Contexts (B, S, D). `mask` is true for tokens, with padding on any side; S as for `Connector`."""
         return self.connector(self.aggregate_embed(states_LBSE), mask_BS)  # type: ignore[no-any-return]
 
 
 def load_projector(
     checkpoint: Checkpoint, stream: Stream, *, device: torch.device, dtype: torch.dtype
 ) -> TextProjector:
-    """Read the projection and the connector of one stream. Raises `CheckpointError` when they do not fit."""
+    """Load the projection and the connector of one stream. Raises `CheckpointError` when they do not fit."""
     projector = empty_projectors(checkpoint, video=True)[stream]
     load_module(projector, checkpoint, **projector_names(checkpoint, stream), device=device, dtype=dtype)
     return projector
 
 
 def empty_projectors(checkpoint: Checkpoint, *, video: bool) -> dict[Stream, TextProjector]:
-    """Those of both streams or of audio alone, on the meta device."""
+    """The projectors of both streams or of audio alone, on the meta device."""
     config = TransformerConfig.from_header(checkpoint.section("transformer"))
     connectors: dict[Stream, ConnectorConfig] = {"audio": config.audio_connector}
     if video:
         connectors["video"] = config.video_connector
     projectors = {}
     for stream, connector in connectors.items():
-        weight = checkpoint.tensors.get(projector_file_name(stream, "aggregate_embed.weight"))
+        weight = checkpoint.tensors.get(projector_checkpoint_name(stream, "aggregate_embed.weight"))
         states = weight.shape[1] // config.text_channels if weight is not None else 0
         with torch.device("meta"):
             projectors[stream] = TextProjector(states, config.text_channels, connector)
     return projectors
 
 
-def projector_file_name(stream: str, name: str) -> str:
-    """The published name of a tensor of the `TextProjector` of a stream, "audio" or "video"."""
+def projector_checkpoint_name(stream: str, name: str) -> str:
+    """The published name of a tensor of a stream's `TextProjector`; `stream` is "audio" or "video"."""
     part = next(part for part in _PROJECTOR_PARTS if name.startswith(part))
     return _PROJECTOR_PARTS[part].format(stream) + name.removeprefix(part)
 
 
 def projector_names(checkpoint: Checkpoint, stream: Stream) -> dict[str, Any]:
-    """How `load_module` finds a whole projector."""
-    claims = {name for part in _PROJECTOR_PARTS for name in checkpoint.names(projector_file_name(stream, part))}
-    return {"file_name": partial(projector_file_name, stream), "claims": claims}
+    """Arguments by which `load_module` loads a whole projector."""
+    names = {name for part in _PROJECTOR_PARTS for name in checkpoint.names(projector_checkpoint_name(stream, part))}
+    return {"checkpoint_name": partial(projector_checkpoint_name, stream), "names": names}

@@ -1,112 +1,142 @@
-"""The base models: what a name, a folder or a hub's id given as the base stands for.
+"""Finds base models by name, folder or Hugging Face id.
 
-In: the name of a built-in or registered base, a folder, or a Hugging Face id. Out: its checkpoint, its text encoder's
-folder, and a fingerprint. A base folder holds one checkpoint in the published single-file format (`*.safetensors`)
-and `text_encoder/`, a Gemma 3 folder of Hugging Face's form.
+In: the name of a built-in or registered base, a folder, or a Hugging Face id. Out: its checkpoint, the folder of its
+text encoder, and a fingerprint. A base folder holds one checkpoint (`*.safetensors`, one file as published or the parts
+of one) and `text_encoder/`, a Gemma 3 folder in Hugging Face format.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sonolora.core.errors import CheckpointError, SonoloraError
 from sonolora.ltx.weights.checkpoint import Checkpoint
 from sonolora.ltx.weights.hub import TEXT_ENCODER, HubId, fetch_text_encoder, open_from_hub, open_local
+from sonolora.ltx.weights.parts import open_parts
 from sonolora.ltx.weights.registry import Entry, register, registered
-from sonolora.ltx.weights.verify import open_checkpoint, verify, verify_text_encoder
+from sonolora.ltx.weights.stored_tensor import files_of
+from sonolora.ltx.weights.verify import identify, open_checkpoint, unsupported_format, verify, verify_text_encoder
 
 BUILT_IN = Path(__file__).parents[2] / "bases"
 BUILT_IN_NAMES = ("tiny",)
-_HOLDS = "a base folder holds exactly one checkpoint (*.safetensors) and the folder text_encoder/"
-_SHOWN = 3  # differences in one message
+_LAYOUT = "a base folder holds one checkpoint (*.safetensors, whole or in parts) and the folder text_encoder/"
+_MAX_SHOWN = 3  # differences in one message
 
 
 @dataclass(frozen=True)
 class Base:
     """A base model on disk."""
 
-    name: str  # as it was asked for
+    name: str  # as given
     checkpoint: Checkpoint
     text_encoder: Path
-    fingerprint: str  # 16 hex digits; differs where checkpoint, tokenizer or text encoder differ
+    fingerprint: str  # 16 hex digits of checkpoint, tokenizer and text encoder
 
 
 def find_base(name_or_path: str) -> Base:
-    """The base of that name, in that folder, or on Hugging Face's hub under that id.
+    """The base with this name, in this folder, or on the Hugging Face hub under this id.
 
-    A hub's base is registered under its id at the first time; its tensors come when they are first needed.
-    Raises `SonoloraError` for an unknown name and `CheckpointError` for a folder that does not hold a base; both
-    say what is expected.
+    A base from the hub is registered under its id on first use; its tensors are downloaded when first needed.
+    Raises `SonoloraError` for an unknown name and `CheckpointError` for a folder that is not a base; both say what is
+    expected.
     """
     folder = Path(name_or_path).expanduser()
     if name_or_path in BUILT_IN_NAMES:
-        return _in_folder(name_or_path, BUILT_IN / name_or_path)
+        return _from_folder(name_or_path, BUILT_IN / name_or_path)
     if (entry := registered().get(name_or_path)) is not None:
-        return _of(name_or_path, entry)
+        return _from_entry(name_or_path, entry)
     if folder.exists():
-        return _in_folder(name_or_path, folder)
-    # What lies in a folder that is here is meant as a path.
+        return _from_folder(name_or_path, folder)
+    # A text whose first part is an existing folder is meant as a path, not as a hub id.
     if HubId.parse(name_or_path) is None or folder.parent.exists():
         raise SonoloraError(
-            f"no base '{name_or_path}': known are {', '.join([*BUILT_IN_NAMES, *registered()])}. Make one known with "
+            f"no base '{name_or_path}'; known bases: {', '.join([*BUILT_IN_NAMES, *registered()])}. Add one with "
             f"`sonolora base add {name_or_path} --checkpoint FILE --text-encoder DIR`, or give a folder or a Hugging "
-            f"Face id; {_HOLDS}"
+            f"Face id; {_LAYOUT}"
         )
-    return _of(name_or_path, add_base(name_or_path, name_or_path, TEXT_ENCODER))
+    return _from_entry(name_or_path, add_base(name_or_path, [name_or_path], TEXT_ENCODER))
 
 
-def add_base(name: str, checkpoint: str, text_encoder: str) -> Entry:
-    """Register a base under a name, after comparing what it says of itself with the published LTX-2.3.
+def add_base(name: str, checkpoints: Sequence[str], text_encoder: str) -> Entry:
+    """Register a base under a name, after comparing its headers with the published LTX-2.3.
 
-    Checkpoint and text encoder are paths or Hugging Face ids; of a hub's checkpoint only the header is read now,
-    its text encoder is fetched whole. Raises `CheckpointError` naming what is other than published, and
-    `SonoloraError` for a name that is taken.
+    `checkpoints` are the files of one checkpoint, a folder with these files only, or one Hugging Face id, of which just
+    the header is read now. A text encoder on the hub is downloaded. Raises `CheckpointError` naming the differences
+    from the published model, and `SonoloraError` for a name that is taken.
     """
     if name in BUILT_IN_NAMES or Path(name).expanduser().exists():
         raise SonoloraError(f"the name '{name}' is taken by a built-in base or a path; choose another")
-    path, hub_id = Path(checkpoint).expanduser(), HubId.parse(checkpoint)
-    opened = open_checkpoint(path) if path.exists() or hub_id is None else open_from_hub(hub_id)
+    opened = _open_checkpoint(checkpoints)
     if differences := verify(opened).differences:
         raise CheckpointError(
-            f"{checkpoint} is not the published LTX-2.3. Of {len(differences)} differences (`sonolora base verify "
-            f"{checkpoint}` names them all): {'; '.join(differences[:_SHOWN])}"
+            f"{', '.join(checkpoints)}: not the published LTX-2.3: {len(differences)} differences (`sonolora base "
+            f"verify` lists them all), such as {'; '.join(differences[:_MAX_SHOWN])}"
         )
     folder, hub_id = Path(text_encoder).expanduser(), HubId.parse(text_encoder)
     if not folder.exists() and hub_id is not None:
         folder = fetch_text_encoder(hub_id)
     if faults := verify_text_encoder(folder):
-        raise CheckpointError("; ".join(faults[:_SHOWN]))
-    entry = Entry(opened.path.absolute(), folder.absolute())
+        raise CheckpointError("; ".join(faults[:_MAX_SHOWN]))
+    parts = (path.absolute() for path in files_of(opened.tensors, opened.path) if path != opened.path)
+    entry = Entry(opened.path.absolute(), folder.absolute(), tuple(parts))
     register(name, entry)
     return entry
 
 
-def _of(name: str, entry: Entry) -> Base:
-    checkpoint = open_local(entry.checkpoint)
+def _open_checkpoint(checkpoints: Sequence[str]) -> Checkpoint:
+    paths = [Path(checkpoint).expanduser() for checkpoint in checkpoints]
+    if len(paths) == 1:
+        hub_id = HubId.parse(checkpoints[0])
+        if not paths[0].exists() and hub_id is not None:
+            return open_from_hub(hub_id)
+        inside = sorted(paths[0].glob("*.safetensors"))
+        if len(inside) > 1:
+            paths = inside
+    return open_checkpoint(*paths)
+
+
+def _from_entry(name: str, entry: Entry) -> Base:
+    checkpoint = open_parts([entry.checkpoint, *entry.parts]) if entry.parts else open_local(entry.checkpoint)
+    _require_readable(checkpoint)
     if not (entry.text_encoder / "config.json").is_file():
-        raise CheckpointError(f"the base '{name}': its text encoder is no longer at {entry.text_encoder}; add it again")
+        raise CheckpointError(f"the base '{name}': the text encoder is no longer at {entry.text_encoder}; add it again")
     return Base(name, checkpoint, entry.text_encoder, _fingerprint(checkpoint, entry.text_encoder))
 
 
-def _in_folder(name: str, folder: Path) -> Base:
+def _from_folder(name: str, folder: Path) -> Base:
     checkpoints = sorted(folder.glob("*.safetensors"))
     text_encoder = folder / "text_encoder"
     if folder.is_file():
         raise CheckpointError(
-            f"{folder} is a file, and a base is a checkpoint with a text encoder. Name both once: "
+            f"{folder} is a file, and a base is a checkpoint with a text encoder. Register both once: "
             f"sonolora base add NAME --checkpoint {folder} --text-encoder DIR"
         )
     if name in BUILT_IN_NAMES and not folder.is_dir():
-        raise SonoloraError(f"the embedded base '{name}' is missing from this installation ({folder}): install it anew")
-    if len(checkpoints) != 1:
-        found = ", ".join(path.name for path in checkpoints) or "none"
-        raise CheckpointError(f"{folder}: {_HOLDS}; checkpoints found: {found}")
+        raise SonoloraError(
+            f"the built-in base '{name}' is missing from this installation ({folder}): reinstall Sonolora"
+        )
+    try:
+        checkpoint = open_parts(checkpoints) if checkpoints else None
+        fault = "" if checkpoint is None else (identify(checkpoint) if len(checkpoints) > 1 else None)
+    except CheckpointError as error:
+        if len(checkpoints) == 1:
+            raise
+        checkpoint, fault = None, str(error)
+    if checkpoint is None or fault is not None:
+        names = ", ".join(path.name for path in checkpoints) or "none"
+        raise CheckpointError(f"{folder}: {_LAYOUT}; found: {names}{f' ({fault})' if fault else ''}")
     if not (text_encoder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: {_HOLDS}; there is no text_encoder/config.json")
-    checkpoint = Checkpoint.open(checkpoints[0])
+        raise CheckpointError(f"{folder}: {_LAYOUT}; there is no text_encoder/config.json")
+    _require_readable(checkpoint)
     return Base(name, checkpoint, text_encoder, _fingerprint(checkpoint, text_encoder))
+
+
+def _require_readable(checkpoint: Checkpoint) -> None:
+    if (format := unsupported_format(checkpoint)) is not None:
+        raise CheckpointError(f"{checkpoint.path}: this is {format}")
 
 
 def _fingerprint(checkpoint: Checkpoint, text_encoder: Path) -> str:

@@ -1,8 +1,8 @@
 """Reads model files in the published single-file format, tensor by tensor.
 
 In: a safetensors file whose `__metadata__` holds `config` (JSON) and `model_version`.
-Out: the parsed header, and modules filled with exactly the tensors that they have, or an error that names every
-tensor that is missing, left over or of another shape. Nothing else of the file is read.
+Out: the parsed header, and modules loaded with exactly the tensors they declare, or an error that names every missing,
+unexpected or wrongly shaped tensor. Only these tensors are read.
 
 Source of the format: the published checkpoints; see docs/base-models.md.
 """
@@ -13,70 +13,66 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
-from sonolora.core.errors import CheckpointError
+from sonolora.core.errors import CheckpointError, first_few
+from sonolora.core.tensor_file import DTYPES, FLOAT_DTYPES, LENGTH_BYTES, TensorInfo, data_start, parse_header
+from sonolora.ltx.weights.stored_tensor import FLOAT8, file_of, fold_scales, scale_of
 
-MAX_HEADER_BYTES = 100 * 2**20
-EXCERPT_OF = "excerpt_of"  # metadata of a file that holds some tensors of another: what that one was
+EXCERPT_OF = "excerpt_of"  # metadata of a partial file: which whole file its tensors come from
 _SAMPLED_TENSORS = 64
 _SAMPLED_BYTES = 4096
 _SHOWN_NAMES = 8
-_PIECE_BYTES = 32 << 20  # of a tensor on its way
-_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Where a tensor lies in the file: its safetensors dtype name, shape, and byte span from the file's start."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
+_CHUNK_BYTES = 32 << 20  # host buffer between file and device
+_SCALED_VALUES = 4 << 20
+READABLE = {**FLOAT_DTYPES, **{name: DTYPES[name] for name in FLOAT8}}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened model file: everything its header says, and none of its tensors."""
+    """The header of a model file; no tensor is loaded."""
 
     path: Path
-    tensors: Mapping[str, TensorInfo]
+    tensors: Mapping[str, TensorInfo]  # of the weights: scales of 8-bit weights are folded in, see `stored_tensor`
     metadata: Mapping[str, Any]
 
     @classmethod
-    def open(cls, path: Path) -> Checkpoint:
-        """Read the header. Raises `CheckpointError` when the file is not a complete safetensors file."""
+    def open(cls, path: Path, *, as_stored: bool = False) -> Checkpoint:
+        """Read the header; `as_stored` keeps the scales of 8-bit weights as tensors of their own.
+
+        Raises `CheckpointError` when the file is not a complete safetensors file.
+        """
         try:
             size = path.stat().st_size
             with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-                    raise CheckpointError(f"{path}: not a safetensors file (its header length makes no sense)")
-                metadata, tensors = parse_header(file.read(length))
+                start = data_start(file.read(LENGTH_BYTES), size)
+                metadata, tensors = parse_header(file.read(start - LENGTH_BYTES))
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CheckpointError(f"{path}: not a safetensors file (its header is no table of tensors)") from error
-        end = max((info.end for info in tensors.values()), default=8 + length)
+            raise CheckpointError(f"{path}: not a safetensors file (its header is not a table of tensors)") from error
+        end = max((info.end for info in tensors.values()), default=start)
         if end != size:
             raise CheckpointError(
                 f"{path}: incomplete or damaged: the header describes {end:,} bytes, the file has {size:,}. "
                 "Copy or download it again."
             )
-        return cls(path, tensors, metadata)
+        return cls(path, tensors if as_stored else fold_scales(tensors), metadata)
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The header's `config` object. Raises `CheckpointError` when the file has none."""
+        """The header's `config` object. Raises `CheckpointError` if there is none."""
         config = self.metadata.get("config")
         if not isinstance(config, dict):
-            raise CheckpointError(f"{self.path}: no model configuration in the file's header")
+            raise CheckpointError(
+                f"{self.path}: no model configuration in the header (metadata key `config`), and the sizes are not "
+                "those of LTX-2.3: use the file as it was published"
+            )
         return config
 
     def section(self, name: str) -> Mapping[str, Any]:
@@ -90,44 +86,42 @@ class Checkpoint:
         """The full names of all tensors under a prefix."""
         return {name for name in self.tensors if name.startswith(prefix)}
 
-    def subset(self, names: Collection[str]) -> Checkpoint:  # noqa: ARG002 - for those that are not all here
-        """A file on this disk to read these tensors from: this one. A checkpoint on a hub fetches what it lacks."""
+    def local_file(self, names: Collection[str]) -> Checkpoint:  # noqa: ARG002 - a checkpoint on a hub needs them
+        """A file on this disk that holds these tensors. A checkpoint on a hub downloads what is missing."""
         return self
 
     def fingerprint(self) -> str:
-        """16 hex digits that differ between models.
+        """16 hex digits that identify the model.
 
-        Hashes the header and a sample of the data (the first 4 KiB of up to 64 tensors, evenly spread), so that a
-        46 GB file is told apart in milliseconds. An excerpt of a file has the fingerprint of that file.
+        Hashes the header and a sample of the data (the first 4 KiB of up to 64 evenly spread tensors), which takes
+        milliseconds for a 46 GB file. A partial file has the fingerprint of the whole one.
         """
         excerpt_of = self.metadata.get(EXCERPT_OF)
         if isinstance(excerpt_of, dict):
             return str(excerpt_of["fingerprint"])
-        with self.path.open("rb") as file:
 
-            def read(start: int, end: int) -> bytes:
-                file.seek(start)
-                return file.read(end - start)
+        def read(info: TensorInfo) -> bytes:
+            with file_of(info, self.path).open("rb") as file:
+                file.seek(info.start)
+                return file.read(info.end - info.start)
 
-            return fingerprint(self.tensors, self.metadata, (read(*span) for span in sampled(self.tensors)))
+        return fingerprint(self.tensors, self.metadata, map(read, sampled(self.tensors)))
 
 
 @dataclass(frozen=True)
-class Outline(Checkpoint):
-    """A file that is nowhere: names, dtypes and shapes. Its tensors are read onto the meta device."""
+class MetaCheckpoint(Checkpoint):
+    """A checkpoint without a file: names, dtypes and shapes. Its tensors load onto the meta device."""
 
 
-def sampled(tensors: Mapping[str, TensorInfo]) -> list[tuple[int, int]]:
-    """Start and end of the bytes of a file that its fingerprint looks at."""
-    infos = [info for _, info in sorted(tensors.items())]
-    return [
-        (info.start, min(info.start + _SAMPLED_BYTES, info.end))
-        for info in infos[:: max(1, len(infos) // _SAMPLED_TENSORS)]
-    ]
+def sampled(tensors: Mapping[str, TensorInfo]) -> list[TensorInfo]:
+    """The beginnings of tensors that a fingerprint hashes."""
+    infos = [info for _, info in sorted(tensors.items())][:: max(1, len(tensors) // _SAMPLED_TENSORS)]
+    scales = [scale for info in infos if (scale := scale_of(info)) is not None]
+    return [replace(info, end=min(info.start + _SAMPLED_BYTES, info.end)) for info in (*infos, *scales)]
 
 
 def fingerprint(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, Any], samples: Iterable[bytes]) -> str:
-    """`Checkpoint.fingerprint` from a header and the bytes that `sampled` names, wherever the file is."""
+    """`Checkpoint.fingerprint` from a header and the bytes of what `sampled` returns."""
     digest = hashlib.sha256()
     for name, info in sorted(tensors.items()):
         digest.update(f"{name} {info.dtype} {info.shape}\n".encode())
@@ -137,84 +131,64 @@ def fingerprint(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, Any], 
     return digest.hexdigest()[:16]
 
 
-def parse_header(text: bytes) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
-    """Metadata and tensors of the JSON that a safetensors file begins with, after the 8 bytes of its length.
-
-    Raises ValueError, TypeError, KeyError or AttributeError when it is no table of tensors.
-    """
-    header, start = json.loads(text), 8 + len(text)
-    metadata = {key: _parsed(value) for key, value in header.pop("__metadata__", {}).items()}
-    tensors = {}
-    for name, entry in header.items():
-        first, last = entry["data_offsets"]
-        tensors[name] = TensorInfo(entry["dtype"], tuple(entry["shape"]), start + first, start + last)
-    return metadata, tensors
-
-
-def _parsed(value: str) -> Any:
-    """Metadata values are JSON where they can be (the config) and plain text otherwise (the version)."""
-    try:
-        parsed = json.loads(value)
-    except ValueError:
-        return value
-    return parsed if isinstance(parsed, dict | list) else value
-
-
 def load_module(
     module: nn.Module,
     checkpoint: Checkpoint,
     *,
-    file_name: Callable[[str], str],
-    claims: Iterable[str],
+    checkpoint_name: Callable[[str], str],
+    names: Iterable[str],
     device: torch.device,
     dtype: torch.dtype,
-    hold: Callable[[str, Tensor], Tensor | None] = lambda _, tensor: tensor,
+    place: Callable[[str, Tensor], Tensor | None] = lambda _, tensor: tensor,
+    keep_codes: Callable[[str], bool] = lambda _: False,
 ) -> None:
-    """Fill `module` (on the meta device or not) with its tensors from the file, frozen and in eval mode.
+    """Load `module` (on the meta device or not) from the file, frozen and in eval mode.
 
-    `file_name` maps a name of the module's state dict to the name in the file; `claims` are the names in the file
-    that belong to this module. Both sides must match exactly. Tensors go one at a time straight to `device` in
-    `dtype`; those stored in float32 (the scale and shift tables) stay float32. `hold` is handed each as it is read,
-    with its name in the module, and returns what is loaded in its place, or None when it has put it away itself.
+    `checkpoint_name` maps a name in the module's state dict to the name in the file; `names` are all names in the file
+    that belong to this module. Both sets must match exactly. Each tensor goes straight to `device` in `dtype`;
+    tensors stored as float32 (the scale and shift tables) stay float32. `place` receives each tensor with its name in
+    the module and returns the tensor to load instead, or None if it has stored the tensor itself. It receives the codes
+    of 8-bit weights instead of the weights for names that `keep_codes` selects.
     Raises `CheckpointError` as `check_module` does.
     """
-    check_module(module, checkpoint, file_name=file_name, claims=claims)
-    wanted = {file_name(name): name for name in module.state_dict()}
+    check_module(module, checkpoint, checkpoint_name=checkpoint_name, names=names)
+    own_names = {checkpoint_name(name): name for name in module.state_dict()}
     state = {}
-    for name, tensor in read_tensors(checkpoint, wanted, device=device, dtype=dtype):
-        if (held := hold(wanted[name], tensor)) is not None:
-            state[wanted[name]] = held
+    codes = {name for name, own in own_names.items() if checkpoint.tensors[name].dtype in FLOAT8 and keep_codes(own)}
+    for name, tensor in read_tensors(checkpoint, own_names, device=device, dtype=dtype, codes=codes):
+        if (placed := place(own_names[name], tensor)) is not None:
+            state[own_names[name]] = placed
     module.load_state_dict(state, strict=True, assign=True)
     module.requires_grad_(False)
     module.eval()
 
 
 @contextmanager
-def let_go_after(module: nn.Module) -> Iterator[None]:
-    """A module on the meta device is filled within it, and is empty again behind it."""
-    empty = module.state_dict()
+def unloaded_on_exit(module: nn.Module) -> Iterator[None]:
+    """Give a module on the meta device its meta tensors back on exit, which frees what was loaded into it."""
+    meta_state = module.state_dict()
     try:
         yield
     finally:
-        module.load_state_dict(empty, strict=True, assign=True)
+        module.load_state_dict(meta_state, strict=True, assign=True)
 
 
 def check_module(
-    module: nn.Module, checkpoint: Checkpoint, *, file_name: Callable[[str], str], claims: Iterable[str]
+    module: nn.Module, checkpoint: Checkpoint, *, checkpoint_name: Callable[[str], str], names: Iterable[str]
 ) -> None:
-    """Hold a file's header to what `load_module` would read with these arguments.
+    """Check that `load_module` can load the file with these arguments; only the header is read.
 
-    Raises `CheckpointError` naming every tensor that is missing, unexpected or of another shape.
+    Raises `CheckpointError` naming every tensor that is missing, unexpected or wrongly shaped.
     """
-    wanted = {file_name(name): tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    shapes = {checkpoint_name(name): tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     faults = [
-        _fault("missing", [name for name in wanted if name not in checkpoint.tensors]),
-        _fault("unexpected", [name for name in claims if name not in wanted]),
+        _fault("missing", [name for name in shapes if name not in checkpoint.tensors]),
+        _fault("unexpected", [name for name in names if name not in shapes]),
         _fault(
             "of another shape",
             [
                 f"{name} {checkpoint.tensors[name].shape}, expected {shape}"
-                for name, shape in wanted.items()
+                for name, shape in shapes.items()
                 if name in checkpoint.tensors and checkpoint.tensors[name].shape != shape
             ],
         ),
@@ -226,54 +200,95 @@ def check_module(
 
 
 def read_tensors(
-    checkpoint: Checkpoint, names: Collection[str], *, device: torch.device, dtype: torch.dtype
+    checkpoint: Checkpoint,
+    names: Collection[str],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    codes: Collection[str] = (),
 ) -> Iterator[tuple[str, Tensor]]:
-    """The named tensors in the order of the file, each put on `device` piece by piece as it is read.
+    """The named tensors in file order, each copied to `device` chunk by chunk as it is read.
 
-    Floating point becomes `dtype`, but float32 stays float32. Beside what stays, the host holds one small piece:
-    nothing is mapped and no tensor is held twice, so that its memory is not filled by what goes to a card.
-    An `Outline` gives tensors without values.
-    Raises `CheckpointError` when the file ends too soon or a tensor is of another kind than bfloat16 and floats.
+    Floating-point tensors become `dtype`, except that float32 stays float32; 8-bit weights are multiplied by their
+    scale in float32, except those in `codes`, which come as they are stored. Host memory holds one small chunk beside
+    the result: the file is not memory-mapped, so a model bound for a GPU does not fill the host's memory.
+    A `MetaCheckpoint` gives tensors without values.
+    Raises `CheckpointError` when the file is too short or a tensor is not floating point.
     """
-    if isinstance(checkpoint, Outline):
+    if isinstance(checkpoint, MetaCheckpoint):
         for name in names:
             info = checkpoint.tensors[name]
-            yield name, torch.empty(info.shape, dtype=_as_held(info, dtype), device="meta")
+            yield name, torch.empty(info.shape, dtype=_loaded_dtype(info, dtype), device="meta")
         return
-    checkpoint = checkpoint.subset(names)
-    piece = torch.empty(_PIECE_BYTES, dtype=torch.uint8)
+    checkpoint = checkpoint.local_file(names)
+    infos = {name: checkpoint.tensors[name] for name in names}
+    by_file: dict[Path, list[str]] = {}
+    for name in sorted(names, key=lambda name: infos[name].start):
+        by_file.setdefault(file_of(infos[name], checkpoint.path), []).append(name)
+    chunk = torch.empty(_CHUNK_BYTES, dtype=torch.uint8)
+    for path, own in by_file.items():
+        try:
+            with path.open("rb") as file:
+                for name in own:
+                    info, what = infos[name], f"{path}: tensor {name}"
+                    as_stored = name in codes
+                    loaded = READABLE[info.dtype] if as_stored else _loaded_dtype(info, dtype)
+                    tensor = torch.empty(info.shape, dtype=loaded, device=device)
+                    scale = None if as_stored else _read_scale(file, info, what)
+                    _fill(tensor, file, info, scale, chunk, what)
+                    yield name, tensor
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_scales(checkpoint: Checkpoint, name: str) -> Tensor:
+    """The scales of an 8-bit weight for each of its rows, (O, 1) float32 on the CPU; ones if it has none."""
+    checkpoint = checkpoint.local_file([name])
+    info = checkpoint.tensors[name]
+    path = file_of(info, checkpoint.path)
     try:
-        with checkpoint.path.open("rb") as file:
-            for name in sorted(names, key=lambda name: checkpoint.tensors[name].start):
-                info = checkpoint.tensors[name]
-                tensor = torch.empty(info.shape, dtype=_as_held(info, dtype), device=device)
-                _fill(tensor, file, info, piece, f"{checkpoint.path}: tensor {name}")
-                yield name, tensor
+        with path.open("rb") as file:
+            scale = _read_scale(file, info, f"{path}: tensor {name}")
     except OSError as error:
-        raise CheckpointError(f"{checkpoint.path}: cannot be read: {error.strerror}") from error
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    return (torch.ones(1, 1) if scale is None else scale).expand(info.shape[0], 1).contiguous()
 
 
-def _as_held(info: TensorInfo, dtype: torch.dtype) -> torch.dtype:
+def _loaded_dtype(info: TensorInfo, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if info.dtype == "F32" else dtype
 
 
-def _fill(tensor: Tensor, file: BinaryIO, info: TensorInfo, piece: Tensor, which: str) -> None:
-    if info.dtype not in _DTYPES:
-        raise CheckpointError(f"{which} is stored as {info.dtype}; readable are {', '.join(_DTYPES)}")
-    values, stored = tensor.view(-1), piece.view(_DTYPES[info.dtype])
+def _read_scale(file: BinaryIO, info: TensorInfo, what: str) -> Tensor | None:
+    """The scale of a weight, (1, 1) or (O, 1) float32."""
+    if (scale := scale_of(info)) is None:
+        return None
+    values = torch.empty(scale.shape)
+    _fill(values, file, scale, None, torch.empty(scale.end - scale.start, dtype=torch.uint8), f"the scale of {what}")
+    return values.view(-1, 1)
+
+
+def _fill(tensor: Tensor, file: BinaryIO, info: TensorInfo, scale: Tensor | None, chunk: Tensor, what: str) -> None:
+    if info.dtype not in READABLE:
+        raise CheckpointError(f"{what} is stored as {info.dtype}; supported are {', '.join(READABLE)}")
+    values, stored = tensor.view(-1), chunk.view(READABLE[info.dtype])
     if info.end - info.start != len(values) * stored.itemsize:
-        raise CheckpointError(f"{which} has {info.end - info.start:,} bytes for {len(values):,} values")
+        raise CheckpointError(f"{what} has {info.end - info.start:,} bytes for {len(values):,} values")
+    width = info.shape[-1] if scale is not None else 1
+    # Scaled weights go by whole rows, and by fewer: they are in float32 for a moment.
+    count = len(stored) if scale is None else max(1, _SCALED_VALUES // width) * width
     file.seek(info.start)
-    for part in torch.split(values, len(stored)):
+    for first, part in zip(range(0, max(len(values), 1), count), torch.split(values, count), strict=True):
         read = stored[: len(part)]
         if file.readinto(read.view(torch.uint8).numpy()) != read.nbytes:  # type: ignore[attr-defined]
-            raise CheckpointError(f"{which}: the file ends before it")
-        part.copy_(read)
+            raise CheckpointError(f"{what}: the file ends before it")
+        if scale is None:
+            part.copy_(read)
+        else:
+            rows = scale if len(scale) == 1 else scale[first // width :][: len(part) // width]
+            part.view(-1, width).copy_(read.view(-1, width).float() * rows)
 
 
 def _fault(kind: str, names: list[str]) -> str:
     if not names:
         return ""
-    shown = ", ".join(sorted(names)[:_SHOWN_NAMES])
-    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
-    return f"{len(names)} tensors {kind}: {shown}{more}"
+    return f"{len(names)} tensors {kind}: {first_few(sorted(names), _SHOWN_NAMES)}"

@@ -1,11 +1,11 @@
-"""Model files on a hub, read by HTTP ranges: of a 46 GB checkpoint only the tensors that are asked for.
+"""Model files on a hub, read by HTTP ranges: of a 46 GB checkpoint only the tensors that are needed.
 
-In: the id of a repository or of a file in it, on huggingface.co or on the mirror that HF_ENDPOINT names. Out: a
-`Checkpoint` with the table of the whole file, whose tensors are fetched into an excerpt when they are first needed;
-a text encoder's folder.
+In: the id of a repository or of a file in it, on huggingface.co or on the mirror named by HF_ENDPOINT. Out: a
+`Checkpoint` with the tensor table of the whole file, whose tensors are downloaded into a partial checkpoint when first
+needed; the folder of a text encoder.
 
-Beside the excerpt FILE lie FILE.header, the first bytes of the whole file, and FILE.source.json, where it is from;
-with them and the tensors that are here, no hub is asked again.
+Sidecar files of the partial checkpoint FILE: FILE.header (the header bytes of the whole file) and FILE.source.json
+(where it comes from). With these and the needed tensors on disk, the hub is not contacted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -27,28 +27,28 @@ from urllib.parse import quote
 import httpx
 
 from sonolora import __version__
-from sonolora.core.atomic_files import atomic_write, write_json
-from sonolora.core.errors import CheckpointError
-from sonolora.core.user_folders import data_folder
-from sonolora.ltx.weights.checkpoint import (
-    EXCERPT_OF,
-    MAX_HEADER_BYTES,
-    Checkpoint,
-    fingerprint,
-    parse_header,
-    sampled,
+from sonolora.core.atomic_files import PartialFile, atomic_write, write_json
+from sonolora.core.download import (
+    DownloadError,
+    NoRangesError,
+    RetriesExhaustedError,
+    RetryPolicy,
+    StatusError,
+    read_range,
 )
-from sonolora.ltx.weights.partial_checkpoint import WORKERS, Progress, beside, grow, held
+from sonolora.core.errors import CheckpointError
+from sonolora.core.tensor_file import LENGTH_BYTES, TensorInfo, data_start, parse_header
+from sonolora.core.user_folders import data_folder
+from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint, fingerprint, sampled
+from sonolora.ltx.weights.partial_checkpoint import WORKERS, Progress, extend, open_excerpt, sidecar
+from sonolora.ltx.weights.stored_tensor import fold_scales, with_scale_names
 from sonolora.ltx.weights.tensor_table import needed
 
 TEXT_ENCODER = "google/gemma-3-12b-it-qat-q4_0-unquantized"
 _TEXT_ENCODER_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:/([\w./-]+\.safetensors))?(?:@([\w.-]+))?")
-_HEADER_GUESS = 2 << 20  # that of LTX-2.3 has 0.9 MB
-_TRIES = 6  # without a byte in between
-_BACKOFF_SECONDS = 1.0
-_LONGEST_WAIT = 300
-_RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_HEADER_GUESS = 2 << 20  # the header of LTX-2.3 has 0.9 MB
+_RETRY_POLICY = RetryPolicy(retries=5)
 
 
 @dataclass(frozen=True)
@@ -61,57 +61,59 @@ class HubId:
 
     @classmethod
     def parse(cls, text: str) -> HubId | None:
-        """`owner/name`, `owner/name/file.safetensors`, each with `@revision` or without; None for other text."""
-        found = _HUB_ID.fullmatch(text)
-        if found is None or ".." in text:
+        """Parse `owner/name` or `owner/name/file.safetensors`, optionally with `@revision`; None for other text."""
+        match = _HUB_ID.fullmatch(text)
+        if match is None or ".." in text:
             return None
-        return cls(found[1], found[2], found[3] or "main")
+        return cls(match[1], match[2], match[3] or "main")
 
 
 @dataclass(frozen=True)
 class Source:
-    """The file that an excerpt is of."""
+    """The file on the hub that a partial checkpoint is taken from."""
 
     repository: str
-    revision: str  # a commit: its bytes never change
+    revision: str  # a commit hash: immutable
     file: str
     size: int
-    sha256: str  # of the whole file, where the hub gives it
+    sha256: str  # of the whole file; "" if the hub does not report it
     fingerprint: str
 
 
 @dataclass(frozen=True)
 class HubCheckpoint(Checkpoint):
-    """A checkpoint on a hub. `tensors` and `metadata` are those of the whole file, `path` is that of the excerpt."""
+    """A checkpoint on a hub: `tensors` and `metadata` of the whole file, `path` of the partial one on this disk."""
 
     source: Source
+    stored: Mapping[str, TensorInfo]  # the tensors of the file, with the scales of 8-bit weights apart
 
     def fingerprint(self) -> str:
         return self.source.fingerprint
 
-    def subset(self, names: Collection[str]) -> Checkpoint:
-        """The excerpt. What it lacks is fetched, and at once all that a mode needs which needs these tensors."""
-        excerpt = held(self.path)
+    def local_file(self, names: Collection[str]) -> Checkpoint:
+        """The partial checkpoint. If tensors are missing, downloads everything that the mode which needs them needs."""
+        excerpt = open_excerpt(self.path)
         if excerpt is None or not excerpt.tensors.keys() >= set(names):
             modes = needed(self.tensors, video=False), needed(self.tensors, video=True)
-            self.fetch(next((wanted for wanted in modes if wanted >= set(names)), set(names)))
+            self.fetch(next((tensors for tensors in modes if tensors >= set(names)), set(names)))
             excerpt = Checkpoint.open(self.path)
         return excerpt
 
     def fetch(self, names: Collection[str], progress: Progress | None = None) -> None:
-        """Make the excerpt hold at least these tensors; progress goes to standard error unless given."""
-        header = json.loads(beside(self.path, "header").read_bytes()[8:])
+        """Download what the partial checkpoint lacks of these tensors; progress goes to standard error by default."""
+        header = json.loads(sidecar(self.path, "header").read_bytes()[LENGTH_BYTES:])
         metadata = {**header.get("__metadata__", {}), EXCERPT_OF: json.dumps(asdict(self.source))}
         with _Hub() as hub:
-            progress = progress or say_progress(self.source.file)
-            grow(self.path, self.tensors, names, metadata, partial(hub.read, self.source), progress)
+            progress = progress or log_progress(self.source.file)
+            stored_names = with_scale_names(self.tensors, set(names))
+            extend(self.path, self.stored, stored_names, metadata, partial(hub.read, self.source), progress)
 
 
 def open_from_hub(hub_id: HubId) -> Checkpoint:
-    """The checkpoint of that id: its header and fingerprint are read, its tensors when they are needed.
+    """The checkpoint with this id: header and fingerprint are read now, tensors when they are needed.
 
-    A file that is already whole in Hugging Face's own cache is used as it is. Raises `CheckpointError` for a
-    repository or file that is not there, may not be read or is no safetensors file.
+    A complete file in Hugging Face's own cache is used directly. Raises `CheckpointError` for a repository or file that
+    does not exist, may not be read or is not a safetensors file.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -121,42 +123,43 @@ def open_from_hub(hub_id: HubId) -> Checkpoint:
         if isinstance(whole := try_to_load_from_cache(hub_id.repository, file, revision=commit), str):
             return Checkpoint.open(Path(whole))
         path = models_folder() / hub_id.repository.replace("/", "--") / commit[:12] / file
-        if not beside(path, "source.json").exists():
+        if not sidecar(path, "source.json").exists():
             source = Source(hub_id.repository, commit, file, size, digest, fingerprint="")
             header, source = _read_header(hub, source)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(beside(path, "header")) as temporary:
+            with atomic_write(sidecar(path, "header")) as temporary:
                 temporary.write_bytes(header)
-            write_json(beside(path, "source.json"), asdict(source))
+            write_json(sidecar(path, "source.json"), asdict(source))
     return open_local(path)
 
 
 def open_local(path: Path) -> Checkpoint:
-    """The checkpoint at a path: that of a hub where `open_from_hub` has been, else the file itself."""
+    """The checkpoint at a path: a `HubCheckpoint` if `open_from_hub` put it there, else the file itself."""
     try:
-        source = Source(**json.loads(beside(path, "source.json").read_bytes()))
-        header = beside(path, "header").read_bytes()
-        metadata, tensors = parse_header(header[8:])
+        source = Source(**json.loads(sidecar(path, "source.json").read_bytes()))
+        header = sidecar(path, "header").read_bytes()
+        metadata, tensors = parse_header(header[LENGTH_BYTES:])
     except FileNotFoundError:
         return Checkpoint.open(path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path}: what was kept of its source is damaged; remove {path.parent}") from error
-    return HubCheckpoint(path, tensors, metadata, source)
+        raise CheckpointError(f"{path}: the record of its source is damaged; remove {path.parent}") from error
+    return HubCheckpoint(path, fold_scales(tensors), metadata, source, tensors)
 
 
 def forget(path: Path) -> None:
-    """Delete an excerpt and what belongs to it."""
+    """Delete a partial checkpoint and its sidecar files."""
+    PartialFile(path).discard()
     for file in path.parent.glob(f"{path.name}*"):
         file.unlink()
-    with suppress(OSError):  # of a folder that holds something else
+    with suppress(OSError):  # a folder that holds other files
         path.parent.rmdir()
         path.parent.parent.rmdir()
 
 
 def fetch_text_encoder(hub_id: HubId) -> Path:
-    """The folder of a text encoder, fetched into Hugging Face's own cache where it is not there yet.
+    """The folder of a text encoder, downloaded into Hugging Face's own cache if it is not there yet.
 
-    Every file whose SHA-256 the hub gives is held to it. Raises `CheckpointError`.
+    Files are checked against their SHA-256 where the hub reports it. Raises `CheckpointError`.
     """
     from huggingface_hub import snapshot_download
 
@@ -170,20 +173,20 @@ def fetch_text_encoder(hub_id: HubId) -> Path:
             )
         )
     except (OSError, ValueError) as error:
-        answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
-        if answer is not None:
-            raise _refusal(hub_id.repository, answer.status_code) from None
+        response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+        if response is not None:
+            raise _refusal(hub_id.repository, response.status_code) from None
         raise CheckpointError(
-            f"{hub_id.repository}: could not be fetched from {_host()} ({type(error).__name__}). What came is kept: "
-            "start again to go on"
+            f"{hub_id.repository}: could not be downloaded from {_host()} ({type(error).__name__}). The bytes "
+            "received are kept: start again to resume"
         ) from None
-    # The cache calls a file by the checksum that the hub gave.
+    # The cache names a file after the checksum that the hub reported.
     blobs = [blob for path in folder.iterdir() if re.fullmatch("[0-9a-f]{64}", (blob := path.resolve()).name)]
     with ThreadPoolExecutor(WORKERS) as pool:
-        for blob, found in zip(blobs, pool.map(_sha256, blobs), strict=True):
-            if found != blob.name:
+        for blob, digest in zip(blobs, pool.map(_sha256, blobs), strict=True):
+            if digest != blob.name:
                 blob.unlink()
-                raise CheckpointError(f"{hub_id.repository}: a file came damaged and was removed; start again")
+                raise CheckpointError(f"{hub_id.repository}: a file arrived corrupt and was removed; start again")
     return folder
 
 
@@ -192,33 +195,25 @@ def models_folder() -> Path:
     return Path(os.environ.get("SONOLORA_MODELS") or data_folder() / "models")
 
 
-def say_progress(what: str) -> Progress:
-    """Progress as lines on standard error, one every ten seconds."""
-    began = spoken = time.monotonic()
+def log_progress(what: str) -> Progress:
+    """A progress callback that prints a line to standard error every ten seconds."""
+    started = last_print = time.monotonic()
     first: int | None = None
 
-    def say(done: int, total: int) -> None:
-        nonlocal spoken, first
-        first = done if first is None else first  # what an earlier try brought is not this one's speed
+    def report(done: int, total: int) -> None:
+        nonlocal last_print, first
+        first = done if first is None else first  # bytes of earlier runs do not count towards the speed
         now = time.monotonic()
-        if now - spoken > 10 or done == total:
-            spoken = now
-            speed = (done - first) / 1e6 / max(now - began, 1e-3)
+        if now - last_print > 10 or done == total:
+            last_print = now
+            speed = (done - first) / 1e6 / max(now - started, 1e-3)
             print(f"{what}: {done / 1e9:.2f} of {total / 1e9:.2f} GB, {speed:.0f} MB/s", file=sys.stderr)
 
-    return say
-
-
-class _TryAgainError(Exception):
-    """This try failed in a way that the next may not, after so many seconds."""
-
-    def __init__(self, reason: str, wait: str = "") -> None:
-        super().__init__(reason)
-        self.wait = min(int(wait), _LONGEST_WAIT) if wait.isdecimal() else 0
+    return report
 
 
 class _Hub:
-    """Requests to the hub. The token goes there alone: not to where it redirects, nor into any message."""
+    """Requests to the hub. The token is sent to the hub only: not to redirect targets, and not into any message."""
 
     def __init__(self) -> None:
         from huggingface_hub import get_token
@@ -229,7 +224,7 @@ class _Hub:
         self._client = httpx.Client(
             headers=headers,
             timeout=httpx.Timeout(60, connect=15),
-            event_hooks={"request": [_refuse_plain]},
+            event_hooks={"request": [_refuse_http]},
         )
 
     def __enter__(self) -> _Hub:
@@ -239,75 +234,60 @@ class _Hub:
         self._client.close()
 
     def files(self, hub_id: HubId) -> list[str]:
-        """The files of a repository."""
+        """The file names in a repository."""
         url = f"{_endpoint()}/api/models/{hub_id.repository}/revision/{hub_id.revision}"
-        with self._asked(hub_id.repository, "GET", url) as answer:
-            answer.read()
+        with self._request(hub_id.repository, "GET", url) as response:
+            response.read()
             try:
-                return [entry["rfilename"] for entry in answer.json()["siblings"]]
+                return [entry["rfilename"] for entry in response.json()["siblings"]]
             except (ValueError, KeyError, TypeError) as error:
-                raise CheckpointError(f"{hub_id.repository}: {_host()} does not answer as a hub") from error
+                raise CheckpointError(f"{hub_id.repository}: {_host()} is not a Hugging Face hub") from error
 
     def look_up(self, repository: str, revision: str, file: str) -> tuple[str, int, str]:
-        """Commit, size and SHA-256 (or "") of a file, as the hub says them before it redirects to the content."""
+        """Commit, size and SHA-256 (or "") of a file, from the hub's headers before it redirects to the content."""
         url = httpx.URL(_address(repository, revision, file))
         for _ in range(5):
-            with self._asked(f"{repository}/{file}", "HEAD", url) as answer:
-                target = url.join(answer.headers.get("location", ""))
-                if not answer.has_redirect_location or target.netloc != url.netloc:
+            with self._request(f"{repository}/{file}", "HEAD", url) as response:
+                target = url.join(response.headers.get("location", ""))
+                if not response.has_redirect_location or target.netloc != url.netloc:
                     break
                 url = target  # a renamed repository
-        headers = answer.headers
+        headers = response.headers
         size = headers.get("x-linked-size") or headers.get("content-length", "")
         digest = headers.get("x-linked-etag", "").strip('"')
         if not headers.get("x-repo-commit") or not size.isdecimal():
-            raise CheckpointError(f"{repository}/{file}: {_host()} does not answer as a hub")
+            raise CheckpointError(f"{repository}/{file}: {_host()} is not a Hugging Face hub")
         return headers["x-repo-commit"], int(size), digest if re.fullmatch("[0-9a-f]{64}", digest) else ""
 
     def read(self, source: Source, start: int, end: int) -> Iterator[bytes]:
-        """The bytes `start` to before `end` of a file. A broken answer is asked for again from where it broke."""
+        """The bytes [start, end) of a file. Raises `CheckpointError`."""
         url = _address(source.repository, source.revision, source.file)
-        what, tries = f"{source.repository}/{source.file}", 0
-        while start < end:
-            tries += 1
-            try:
-                with self._asked(what, "GET", url, start=start, end=end, size=source.size) as answer:
-                    for block in answer.iter_raw():
-                        if start + len(block) > end:
-                            raise _TryAgainError("more came than was asked for")
-                        start, tries = start + len(block), 0
-                        yield block
-                if start < end:
-                    raise _TryAgainError("the answer broke off")
-            except (httpx.TransportError, _TryAgainError) as error:
-                if tries >= _TRIES:
-                    raise CheckpointError(
-                        f"{what}: could not be fetched from {_host()} (tries: {tries}): "
-                        f"{error or type(error).__name__}. What came is kept: start again to go on"
-                    ) from None
-                time.sleep(max(_BACKOFF_SECONDS * 2**tries, getattr(error, "wait", 0)))
+        what = f"{source.repository}/{source.file}"
+        try:
+            yield from read_range(self._client, url, start, end, source.size, _RETRY_POLICY)
+        except StatusError as error:
+            raise _refusal(what, error.status) from None
+        except NoRangesError as error:
+            raise CheckpointError(f"{what}: {_host()} cannot be used: {error}") from None
+        except RetriesExhaustedError as error:
+            raise CheckpointError(
+                f"{what}: could not be downloaded from {_host()} ({error.tries} tries): {str(error).rstrip('.')}. The "
+                "bytes received are kept: start again to resume"
+            ) from None
+        except DownloadError as error:
+            raise CheckpointError(f"{what}: {_host()} redirects to an invalid address: {error}") from None
 
     @contextmanager
-    def _asked(self, what: str, method: str, url: httpx.URL | str, **span: int) -> Iterator[httpx.Response]:
-        """An answer with content, or for HEAD with its headers. Raises `CheckpointError` for a final refusal."""
-        headers = {"Range": f"bytes={span['start']}-{span['end'] - 1}"} if span else {}
+    def _request(self, what: str, method: str, url: httpx.URL | str) -> Iterator[httpx.Response]:
+        """A successful response. Raises `CheckpointError`."""
         try:
-            request = self._client.stream(method, url, headers=headers, follow_redirects=method != "HEAD")
-            with request as answer:
-                status = answer.status_code
-                if span and status in _RETRIED_STATUS:
-                    raise _TryAgainError(f"it answers with status {status}", answer.headers.get("retry-after", ""))
-                if status >= 400:
-                    raise _refusal(what, status)
-                expected = f"bytes {span['start']}-{span['end'] - 1}/{span['size']}" if span else None
-                if span and (status != 206 or answer.headers.get("content-range") != expected):
-                    raise CheckpointError(f"{what}: {_host()} does not serve parts of files, which is needed here")
-                yield answer
+            with self._client.stream(method, url, follow_redirects=method != "HEAD") as response:
+                if response.status_code >= 400:
+                    raise _refusal(what, response.status_code)
+                yield response
         except (httpx.InvalidURL, httpx.TooManyRedirects, httpx.UnsupportedProtocol) as error:
-            raise CheckpointError(f"{what}: {_host()} leads nowhere: {error}") from None
+            raise CheckpointError(f"{what}: {_host()} redirects to an invalid address: {error}") from None
         except httpx.TransportError as error:
-            if span:
-                raise
             raise CheckpointError(f"{what}: {_host()} cannot be reached: {error}") from None
 
 
@@ -323,54 +303,54 @@ def _address(repository: str, revision: str, file: str) -> str:
     return f"{_endpoint()}/{repository}/resolve/{revision}/{quote(file)}"
 
 
-def _refuse_plain(request: httpx.Request) -> None:
+def _refuse_http(request: httpx.Request) -> None:
     if request.url.scheme != "https" and _endpoint().startswith("https:"):
         raise httpx.UnsupportedProtocol("it redirects to an address that is not https")
 
 
 def _choose(hub: _Hub, hub_id: HubId) -> str:
-    """The checkpoint of a repository: its only safetensors file, else the one that is named as the model to train."""
+    """The checkpoint in a repository: its only safetensors file, else the only one whose name ends with `-dev`."""
     files = [file for file in hub.files(hub_id) if file.endswith(".safetensors")]
     chosen = files if len(files) == 1 else [file for file in files if file.endswith("-dev.safetensors")]
     if len(chosen) != 1:
         raise CheckpointError(
-            f"{hub_id.repository}: which of its files is meant? Write {hub_id.repository}/FILE; it has "
+            f"{hub_id.repository}: specify one of its checkpoints, as {hub_id.repository}/FILE: "
             f"{', '.join(files) or 'no .safetensors file'}"
         )
     return chosen[0]
 
 
 def _read_header(hub: _Hub, source: Source) -> tuple[bytes, Source]:
-    """The bytes of a file before its tensors, and the source with its fingerprint."""
+    """The header bytes of a file, and the source with its fingerprint."""
 
     def read(start: int, end: int) -> bytes:
         return b"".join(hub.read(source, start, end))
 
     what = f"{source.repository}/{source.file}"
     start = read(0, min(source.size, _HEADER_GUESS))
-    length = 8 + int.from_bytes(start[:8], "little")
-    if not 10 <= length <= min(MAX_HEADER_BYTES, source.size):
-        raise CheckpointError(f"{what}: not a safetensors file")
-    header = start[:length] + read(len(start), length)
     try:
-        metadata, tensors = parse_header(header[8:])
+        length = data_start(start, source.size)
+        header = start[:length] + read(len(start), length)
+        metadata, tensors = parse_header(header[LENGTH_BYTES:])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{what}: not a safetensors file") from error
     if max((info.end for info in tensors.values()), default=length) != source.size:
         raise CheckpointError(f"{what}: its header does not describe its {source.size:,} bytes")
+    weights = fold_scales(tensors)
     with ThreadPoolExecutor(WORKERS) as pool:
-        mark = fingerprint(tensors, metadata, pool.map(lambda span: read(*span), sampled(tensors)))
+        samples = pool.map(lambda info: read(info.start, info.end), sampled(weights))
+        mark = fingerprint(weights, metadata, samples)
     return header, replace(source, fingerprint=mark)
 
 
 def _refusal(what: str, status: int) -> CheckpointError:
     page = f"{_host()}/{'/'.join(what.split('/')[:2])}"
     why = {
-        401: f"is not there, or may only be read by those who accepted its licence at {page} and are logged in "
+        401: f"does not exist, or requires that you accept its licence at {page} and log in "
         "(`hf auth login`, or a token in HF_TOKEN)",
-        403: f"may only be read by those who accepted its licence at {page}; the token in use has not",
+        403: f"requires that you accept its licence at {page}; the token in use has no access",
         404: f"is not on {_host()}",
-    }.get(status, f"could not be read: {_host()} answers with status {status}")
+    }.get(status, f"could not be read: {_host()} responds with status {status}")
     return CheckpointError(f"{what} {why}")
 
 

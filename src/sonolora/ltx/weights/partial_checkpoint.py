@@ -1,11 +1,11 @@
-"""An excerpt: a safetensors file that holds some tensors of a larger one, and that grows when more are needed.
+"""A partial checkpoint: a safetensors file with some tensors of a larger one, extended when more are needed.
 
-In: the table of the larger file and a way to read its bytes from wherever it is. Out: a local file that any reader of
-safetensors takes, with nothing read but the bytes of its tensors. What is under way is never seen under the file's
-own name, and goes on where it broke off.
+In: the tensor table of the whole file, and a function that reads its bytes from wherever it is. Out: a local file that
+any safetensors reader accepts; only the bytes of its tensors were transferred. An unfinished transfer never appears
+under the file's own name, and resumes where it stopped.
 
-Beside the excerpt FILE lie FILE.sha256, the checksum of each tensor as it came, and FILE.lock; while something is
-under way also FILE.part and FILE.part.done, the places that are filled.
+Sidecar files of FILE: FILE.sha256 (the checksum of each tensor as received) and FILE.lock; during a transfer also a
+`PartialFile`, whose journal lists the completed ranges.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from sonolora.core.atomic_files import write_json
+from sonolora.core.atomic_files import PartialFile, write_json
 from sonolora.core.errors import CheckpointError
-from sonolora.ltx.weights.checkpoint import Checkpoint, TensorInfo
+from sonolora.core.tensor_file import TensorInfo, lay_out
+from sonolora.ltx.weights.checkpoint import Checkpoint
 
-Progress = Callable[[int, int], None]  # bytes so far, bytes in all
-Read = Callable[[int, int], Iterator[bytes]]  # the bytes from a start to before an end, in blocks
+Progress = Callable[[int, int], None]  # bytes so far, bytes in total
+Read = Callable[[int, int], Iterator[bytes]]  # the bytes [start, end) in blocks
 WORKERS = 8
 _SPAN_BYTES = 32 << 20
 _BLOCK_BYTES = 1 << 20
@@ -36,24 +37,24 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Span:
-    """Bytes `start` to before `end` of a source, and the place `to` where they go."""
+    """Bytes [start, end) of the source, written at offset `to`."""
 
     start: int
     end: int
     to: int
 
 
-def beside(path: Path, ending: str) -> Path:
-    """A file that belongs to the excerpt at `path`."""
+def sidecar(path: Path, ending: str) -> Path:
+    """A file that belongs to the partial checkpoint at `path`."""
     return path.with_name(f"{path.name}.{ending}")
 
 
-def held(path: Path) -> Checkpoint | None:
-    """The excerpt as it is now."""
+def open_excerpt(path: Path) -> Checkpoint | None:
+    """The partial checkpoint as it is now, or None if there is none yet."""
     return Checkpoint.open(path) if path.exists() else None
 
 
-def grow(
+def extend(
     path: Path,
     whole: Mapping[str, TensorInfo],
     names: Collection[str],
@@ -61,76 +62,71 @@ def grow(
     read: Read,
     progress: Progress | None = None,
 ) -> None:
-    """Make the excerpt at `path` hold at least these tensors of the `whole` file, whose bytes `read` gives.
+    """Make the partial checkpoint at `path` hold at least these tensors of the `whole` file.
 
-    What it has is copied, what it lacks is read; then it is replaced, so that whoever reads it is not disturbed. One
-    process works, others wait for it and have the tensors too. Raises `CheckpointError` when the disk has no room
-    or has changed what it kept; what `read` raises comes through, and leaves what came so far for the next time.
+    Present tensors are copied, missing ones come from `read`; then the file is replaced atomically, so readers are not
+    disturbed. One process transfers, others wait and find the tensors there. Raises `CheckpointError` when the disk is
+    full or a stored tensor is corrupt. Errors of `read` propagate; the bytes received so far are kept for the next try.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(beside(path, "lock")):
-        old = held(path)
+    with FileLock(sidecar(path, "lock")):
+        old = Checkpoint.open(path, as_stored=True) if path.exists() else None
         if old is not None:
             names = old.tensors.keys() | set(names)
         if old is None or names != old.tensors.keys():
-            header, places = layout(whole, names, metadata)
-            have = {name: to for name, to in places.items() if old and name in old.tensors}
-            lack = {name: to for name, to in places.items() if name not in have}
+            header, offsets = layout(whole, names, metadata)
+            have = {name: to for name, to in offsets.items() if old and name in old.tensors}
+            lack = {name: to for name, to in offsets.items() if name not in have}
             work: list[tuple[Span, Read]] = []
             work += [(span, partial(_read_file, path)) for span in spans(old.tensors if old else {}, have)]
             work += [(span, read) for span in spans(whole, lack)]
-            _Transfer(beside(path, "part"), header, work, progress).run()
-            _seal(path, beside(path, "part"))
+            partial_file = PartialFile(path)
+            _Transfer(partial_file, header, work, progress).run()
+            _seal(partial_file)
 
 
 def layout(
     whole: Mapping[str, TensorInfo], names: Collection[str], metadata: Mapping[str, str]
 ) -> tuple[bytes, dict[str, int]]:
-    """The first bytes of a file of just these tensors, and where in it each begins.
+    """The header bytes of a file with just these tensors, and the offset of each.
 
-    Their order is that of the source, float32 first, so that what is together there is together here.
+    Tensors keep the order of the source, float32 first, so contiguous ranges there stay contiguous here.
     """
-    table: dict[str, object] = {"__metadata__": dict(metadata)}
-    places, at = {}, 0
-    for name in sorted(names, key=lambda name: (whole[name].dtype != "F32", whole[name].start)):
-        info = whole[name]
-        places[name], at = at, at + info.end - info.start
-        table[name] = {"dtype": info.dtype, "shape": info.shape, "data_offsets": [places[name], at]}
-    text = json.dumps(table, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, {name: 8 + len(text) + place for name, place in places.items()}
+    order = sorted(names, key=lambda name: (whole[name].dtype != "F32", whole[name].start))
+    infos = ((name, whole[name]) for name in order)
+    return lay_out(((name, info.dtype, info.shape, info.end - info.start) for name, info in infos), metadata)
 
 
-def spans(source: Mapping[str, TensorInfo], places: Mapping[str, int], most: int = _SPAN_BYTES) -> list[Span]:
-    """The fewest spans of at most `most` bytes that bring each tensor to its place, and not a byte besides."""
+def spans(source: Mapping[str, TensorInfo], offsets: Mapping[str, int], max_bytes: int = _SPAN_BYTES) -> list[Span]:
+    """The fewest spans of at most `max_bytes` that move each tensor to its offset, and no other bytes."""
     runs: list[Span] = []
-    for name in sorted(places, key=lambda name: source[name].start):
-        info, to = source[name], places[name]
+    for name in sorted(offsets, key=lambda name: source[name].start):
+        info, to = source[name], offsets[name]
         last = runs[-1] if runs else None
         if last and (last.end, last.to + last.end - last.start) == (info.start, to):
             runs[-1] = Span(last.start, info.end, last.to)
         elif info.end > info.start:
             runs.append(Span(info.start, info.end, to))
     return [
-        Span(start, min(start + most, run.end), run.to + start - run.start)
+        Span(start, min(start + max_bytes, run.end), run.to + start - run.start)
         for run in runs
-        for start in range(run.start, run.end, most)
+        for start in range(run.start, run.end, max_bytes)
     ]
 
 
-def damaged(path: Path) -> list[str]:
-    """The tensors of an excerpt whose bytes are no longer those that came."""
+def damaged_tensors(path: Path) -> list[str]:
+    """The tensors of a partial checkpoint whose checksum differs from that of the bytes received."""
     sums = _kept_sums(path)
-    return [name for name, digest in _sums(Checkpoint.open(path)).items() if sums.get(name) != digest]
+    return [name for name, digest in _sums(Checkpoint.open(path, as_stored=True)).items() if sums.get(name) != digest]
 
 
 class _Transfer:
-    """One filling of a file by several threads; done again after a failure, it leaves out what is done."""
+    """Fills a file with several threads; after a failure, the next run skips the completed spans."""
 
     def __init__(
-        self, part: Path, header: bytes, work: Collection[tuple[Span, Read]], progress: Progress | None
+        self, file: PartialFile, header: bytes, work: Collection[tuple[Span, Read]], progress: Progress | None
     ) -> None:
-        self.part, self.done, self.header = part, beside(part, "done"), header
+        self.file, self.header = file, header
         self.work, self.progress = work, progress
         self.total = sum(span.end - span.start for span, _ in work)
         self.size = len(header) + self.total
@@ -153,26 +149,25 @@ class _Transfer:
                 raise
 
     def _filled(self, mark: str) -> set[int]:
-        """The places that earlier tries filled, if they were at this same file."""
-        if not self.part.exists() or not self.done.exists() or self.part.stat().st_size != self.size:
-            return set()
-        first, *places = self.done.read_text("ascii").splitlines() or [""]
-        return {int(place) for place in places} if first == mark else set()
+        """The spans that earlier runs completed, if they were filling this same file."""
+        identity, offsets = self.file.resume()
+        return {int(offset) for offset in offsets} if identity == mark and self.file.size == self.size else set()
 
     def _begin(self, mark: str) -> None:
-        self.part.unlink(missing_ok=True)
-        if (free := shutil.disk_usage(self.part.parent).free) < self.size:
+        folder = self.file.path.parent
+        self.file.discard()
+        if (free := shutil.disk_usage(folder).free) < self.size:
             raise CheckpointError(
-                f"{self.part.parent}: {self.size / 1e9:.1f} GB are needed here, {free / 1e9:.1f} GB are free. "
-                "Make room, or set SONOLORA_MODELS to a folder on another disk"
+                f"{folder}: {self.size / 1e9:.1f} GB are needed here, {free / 1e9:.1f} GB are free. "
+                "Free some space, or set SONOLORA_MODELS to a folder on another disk"
             )
-        self.done.write_text(f"{mark}\n", "ascii")
-        with self.part.open("wb") as file:
+        self.file.begin(mark)
+        with self.file.part.open("wb") as file:
             file.write(self.header)
             file.truncate(self.size)
 
     def _fill(self, span: Span, read: Read) -> None:
-        with self.part.open("r+b") as file:
+        with self.file.part.open("r+b") as file:
             file.seek(span.to)
             for block in read(span.start, span.end):
                 if self._stop.is_set():
@@ -180,9 +175,9 @@ class _Transfer:
                 file.write(block)
                 self._advance(len(block))
             file.flush()
-            os.fsync(file.fileno())  # what is noted as done must outlast a power cut
-        with self._lock, self.done.open("a", encoding="ascii") as done:
-            done.write(f"{span.to}\n")
+            os.fsync(file.fileno())  # a span marked as done must survive a power failure
+        with self._lock:
+            self.file.note(str(span.to))
 
     def _advance(self, count: int) -> None:
         with self._lock:
@@ -191,24 +186,25 @@ class _Transfer:
                 self.progress(self._bytes, self.total)
 
 
-def _seal(path: Path, part: Path) -> None:
-    """Hold the tensors that were there before to their checksums, keep those of all, and put the file in place."""
-    before, sums = _kept_sums(path) if path.exists() else {}, _sums(Checkpoint.open(part))
-    # A crash between the last two lines leaves sums of tensors that the file does not have.
+def _seal(file: PartialFile) -> None:
+    """Check the copied tensors against their checksums, store all checksums, and move the file into place."""
+    path = file.path
+    before, sums = _kept_sums(path) if path.exists() else {}, _sums(Checkpoint.open(file.part, as_stored=True))
+    # A crash between the last two lines leaves checksums of tensors that are not in the file.
     if wrong := [name for name, digest in before.items() if sums.get(name, digest) != digest]:
-        for file in (path, part, beside(part, "done"), beside(path, "sha256")):
-            file.unlink()
-        raise CheckpointError(f"{path}: its tensor {wrong[0]} was damaged on the disk. It is removed; start again")
-    write_json(beside(path, "sha256"), sums)
-    part.replace(path)
-    beside(part, "done").unlink()  # not before: a kill above leaves all that came for the next time
+        file.discard()
+        for damaged_file in (path, sidecar(path, "sha256")):
+            damaged_file.unlink()
+        raise CheckpointError(f"{path}: its tensor {wrong[0]} was corrupt on disk. The file is removed; start again")
+    write_json(sidecar(path, "sha256"), sums)
+    file.finish()
 
 
 def _kept_sums(path: Path) -> dict[str, str]:
     try:
-        sums: dict[str, str] = json.loads(beside(path, "sha256").read_bytes())
+        sums: dict[str, str] = json.loads(sidecar(path, "sha256").read_bytes())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: its checksums cannot be read; remove it and start again") from error
+        raise CheckpointError(f"{path}: the checksums cannot be read; remove the file and start again") from error
     return sums
 
 

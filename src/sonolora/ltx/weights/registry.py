@@ -1,17 +1,18 @@
-"""The bases that the user has given a name: a small JSON file in the user's configuration folder.
+"""Registered base models: a small JSON file in the user's configuration folder.
 
-In: a name. Out: the paths of its checkpoint and of its text encoder. The file is `$SONOLORA_BASES`, else
-`sonolora/bases.json` where configuration lies; it is written whole or not at all.
+In: a name. Out: the paths of its checkpoint and text encoder. The file is `$SONOLORA_BASES`, else
+`sonolora/bases.json` in the user's configuration folder; it is written atomically.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -22,10 +23,11 @@ from sonolora.core.user_folders import config_folder
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a base lies. The checkpoint of a hub need not be there yet."""
+    """The files of a base. A checkpoint from a hub need not be downloaded yet."""
 
     checkpoint: Path
-    text_encoder: Path
+    text_encoder: Path  # a folder or a file
+    parts: tuple[Path, ...] = ()  # the other files of a checkpoint in several files
 
 
 def registry_file() -> Path:
@@ -34,43 +36,51 @@ def registry_file() -> Path:
 
 
 def registered() -> dict[str, Entry]:
-    """All names in their order. Raises `SonoloraError` when the file is there and cannot be read."""
+    """All entries by name, in the order they were added. Raises `SonoloraError` when the file cannot be read."""
     file = registry_file()
     try:
         entries = json.loads(file.read_bytes())["bases"].items()
-        return {name: Entry(Path(entry["checkpoint"]), Path(entry["text_encoder"])) for name, entry in entries}
+        return {name: _parse(entry) for name, entry in entries}
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise SonoloraError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SonoloraError(f"{file}: not a list of bases; mend or remove it, and add the bases again") from error
+        raise SonoloraError(f"{file}: not a list of bases; fix or remove it, and add the bases again") from error
 
 
 def register(name: str, entry: Entry) -> None:
-    """Keep a base under a name; one of that name before is replaced."""
-    with _changing() as entries:
+    """Register a base under a name, replacing any entry of that name."""
+    with _locked_entries() as entries:
         entries[name] = entry
 
 
 def unregister(name: str) -> Entry:
-    """Forget a name; no file is touched. Raises `SonoloraError` when it is not there."""
-    with _changing() as entries:
+    """Remove an entry; the base's files are not touched. Raises `SonoloraError` for an unknown name."""
+    with _locked_entries() as entries:
         if name not in entries:
             raise SonoloraError(f"no base '{name}' is registered; registered are {', '.join(entries) or 'none'}")
         return entries.pop(name)
 
 
 @contextmanager
-def _changing() -> Iterator[dict[str, Entry]]:
-    """The names, written back at the end; two processes take turns."""
+def _locked_entries() -> Iterator[dict[str, Entry]]:
+    """The entries, written back on exit, under a lock."""
     file = registry_file()
     make_folder(file.parent)
     with FileLock(file.with_name(f"{file.name}.lock")):
         entries = registered()
         yield entries
         paths = {
-            name: {"checkpoint": str(entry.checkpoint), "text_encoder": str(entry.text_encoder)}
+            name: {
+                "checkpoint": str(entry.checkpoint),
+                "text_encoder": str(entry.text_encoder),
+                **({"parts": list(map(str, entry.parts))} if entry.parts else {}),
+            }
             for name, entry in entries.items()
         }
         write_json(file, {"bases": paths})
+
+
+def _parse(entry: Mapping[str, Any]) -> Entry:
+    return Entry(Path(entry["checkpoint"]), Path(entry["text_encoder"]), tuple(map(Path, entry.get("parts", ()))))

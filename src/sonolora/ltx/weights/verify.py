@@ -1,8 +1,8 @@
-"""Whether a file is the published LTX-2.3: every difference by name, or what it is instead.
+"""Compares a file with the published LTX-2.3: lists every difference, or says what the file is instead.
 
-In: a checkpoint, opened or as a path, and a text encoder's folder. Out: lines of text, one a difference; none where
-everything is as published. Files that are another thing (LTX-2 19B, LTX-2.5, fp8, a LoRA, a part, a folder of
-diffusers, ...) are refused with a sentence that says what they are. Only headers are read.
+In: a checkpoint (opened, or as a path) and a text encoder's folder. Out: one line per difference; none if everything is
+as published. Other files (LTX-2 19B, LTX-2.5, fp8, a LoRA, a single network, a diffusers folder, ...) are rejected with
+a sentence that names what they are. Only headers are read.
 """
 
 from __future__ import annotations
@@ -13,144 +13,151 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sonolora.core.errors import CheckpointError
-from sonolora.ltx.model.config import TransformerConfig
-from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint
-from sonolora.ltx.weights.tensor_table import LTX23_CONFIG, LTX23_TEXT_STATES, LTX23_VERSION, needed, published_tensors
+from sonolora.core.errors import CheckpointError, first_few
+from sonolora.ltx.weights.checkpoint import EXCERPT_OF, READABLE, Checkpoint
+from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG, LTX23_TEXT_STATES, LTX23_VERSION
+from sonolora.ltx.weights.parts import PARTS, TRANSFORMER, open_parts
+from sonolora.ltx.weights.stored_tensor import PUBLISHED_PRECISION, stored_precision
+from sonolora.ltx.weights.tensor_table import needed, published_tensors
+from sonolora.ltx.weights.transformer_config import TransformerConfig
 
-WANTED = "Sonolora needs ltx-2.3-22b-dev.safetensors (46 GB, huggingface.co/Lightricks/LTX-2.3)"
-WANTED_TEXT_ENCODER = "LTX-2.3 needs the folder of google/gemma-3-12b-it-qat-q4_0-unquantized"
-_TRANSFORMER = "model.diffusion_model."
-_PARTS = {
-    "the transformer": f"{_TRANSFORMER}transformer_blocks.",
-    "the text connectors": f"{_TRANSFORMER}audio_embeddings_connector.",
-    "the text projections": "text_embedding_projection.",
-    "the audio VAE": "audio_vae.",
-    "the vocoder": "vocoder.",
-    "the video VAE": "vae.",
-}
-_LORA_ENDINGS = (".lora_A.weight", ".lora_B.weight", ".lora_down.weight", ".lora_up.weight", ".lora_A", ".lora_B")
-_QUANTISED_ENDINGS = (".weight_scale", ".scale_weight", ".input_scale", ".scale_input", ".comfy_quant", ".absmax")
-_QUANTISED_DTYPES = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "U8", "I8", "F4")
+EXPECTED = "Sonolora needs ltx-2.3-22b-dev.safetensors (46 GB, huggingface.co/Lightricks/LTX-2.3)"
+EXPECTED_TEXT_ENCODER = "LTX-2.3 needs the folder of google/gemma-3-12b-it-qat-q4_0-unquantized"
+_LORA_PARTS = (".lora_A", ".lora_B", ".lora_down", ".lora_up", ".lora.down", ".lora.up", ".lokr_w", ".hada_w")
+_QUANTISED_ENDINGS = (".weight_scale", ".scale_weight", ".weight_scale_2", ".comfy_quant", ".absmax", ".quant_state")
+_QUANTISED_DTYPES = {"U8": "4 bits (such as nvfp4 or nf4)", "F4": "4 bits", "I8": "8-bit integers", "F8_E8M0": "mxfp8"}
+_LOST = ": what was lost by rounding to 8 bits is gone; a LoRA trained on it compensates for that in part"
 _BEGINNINGS = {
-    b"GGUF": "a GGUF file, quantised for other programs",
+    b"GGUF": "a GGUF file, which Sonolora does not read",
     b"PK\x03\x04": "an archive, such as PyTorch's own .pt and .ckpt",
-    b"version https://git-lfs": "a git LFS pointer that stands for a file which was never fetched (`git lfs pull`)",
-    b"<": "a web page: the download brought an error or a login page instead of the file",
+    b"version https://git-lfs": "a git LFS pointer, not the file itself (run `git lfs pull`)",
+    b"<": "a web page: the download returned an error or a login page instead of the file",
 }
 _ABSENT = object()
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a comparison found. `differences` is empty for the published model; `notes` change nothing."""
+    """Result of a comparison. `differences` is empty for the published model; `notes` are harmless."""
 
     differences: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a file that should be a checkpoint. Raises `CheckpointError`, where possible saying what it is instead."""
-    if path.is_dir():
-        raise CheckpointError(f"{path}: {_folder(path)}. {WANTED}.")
-    try:
-        return Checkpoint.open(path)
-    except CheckpointError as error:
-        start = _start(path)
-        kind = next((kind for beginning, kind in _BEGINNINGS.items() if start.startswith(beginning)), None)
-        if kind is None:
-            raise
-        raise CheckpointError(f"{path}: this is {kind}. {WANTED}.") from error
+def open_checkpoint(*paths: Path) -> Checkpoint:
+    """Open a checkpoint of one or more files. Raises `CheckpointError`, if possible saying what a file is instead."""
+    for path in paths:
+        if path.is_dir():
+            raise CheckpointError(f"{path}: {_describe_folder(path)}. {EXPECTED}.")
+        start = _first_bytes(path)
+        if kind := next((kind for beginning, kind in _BEGINNINGS.items() if start.startswith(beginning)), None):
+            raise CheckpointError(f"{path}: this is {kind}. {EXPECTED}.")
+    return open_parts(paths)
 
 
 def verify(
     checkpoint: Checkpoint, config: Mapping[str, Any] = LTX23_CONFIG, text_states: int = LTX23_TEXT_STATES
 ) -> Findings:
-    """Hold a checkpoint to the table of a header config: names, shapes, dtypes and header values.
+    """Compare a checkpoint with the tensor table of a header config: names, shapes, dtypes and header values.
 
-    An excerpt is held to the part that the modes it was made for need. Raises `CheckpointError` with one sentence
-    for a file that is another thing altogether.
+    A partial checkpoint is compared with the tensors of the modes it was downloaded for. Raises `CheckpointError` with
+    one sentence for a file of another kind.
     """
-    if (kind := recognise(checkpoint)) is not None:
-        raise CheckpointError(f"{checkpoint.path}: this is {kind}. {WANTED}.")
+    if (kind := identify(checkpoint)) is not None:
+        raise CheckpointError(f"{checkpoint.path}: this is {kind}. {EXPECTED}.")
     table = published_tensors(config, text_states)
     notes = []
     if EXCERPT_OF in checkpoint.metadata:
         video = checkpoint.tensors.keys() > needed(checkpoint.tensors, video=False)
         part = needed(table, video=video)
         table = {name: tensor for name, tensor in table.items() if name in part}
-        notes.append(f"an excerpt, for {'all' if video else 'the five audio'} modes")
+        notes.append(f"a partial checkpoint, for {'all' if video else 'the five audio'} modes")
     differences = []
+    other_dtypes: dict[tuple[str, str], list[str]] = {}
     for name in sorted(table.keys() | checkpoint.tensors.keys()):
-        expected, found = table.get(name), checkpoint.tensors.get(name)
-        if expected is None and found is not None:
-            differences.append(f"unexpected: {name} {found.dtype} {found.shape}")
-        elif expected is not None and found is None:
+        expected, actual = table.get(name), checkpoint.tensors.get(name)
+        if expected is None and actual is not None:
+            differences.append(f"unexpected: {name} {actual.dtype} {actual.shape}")
+        elif expected is not None and actual is None:
             differences.append(f"missing: {name} {expected.dtype} {expected.shape}")
-        elif expected is not None and found is not None:
-            if found.shape != expected.shape:
-                differences.append(f"shape: {name} is {found.shape}, published {expected.shape}")
-            if found.dtype != expected.dtype:
-                differences.append(f"dtype: {name} is {found.dtype}, published {expected.dtype}")
+        elif expected is not None and actual is not None:
+            if actual.shape != expected.shape:
+                differences.append(f"shape: {name} is {actual.shape}, published {expected.shape}")
+            if actual.dtype != expected.dtype:
+                other_dtypes.setdefault((actual.dtype, expected.dtype), []).append(name)
+    for (actual_dtype, published), names in other_dtypes.items():
+        line = f"dtype: {first_few(names, 1)}: {actual_dtype}, published {published}"
+        (notes if actual_dtype in READABLE else differences).append(line)
+    if (precision := stored_precision(checkpoint.tensors)) not in (PUBLISHED_PRECISION, "unknown"):
+        notes.append(f"weights are stored as {precision}{_LOST if precision.startswith('float8') else ''}")
     version = checkpoint.metadata.get("model_version")
     if not str(version).startswith(LTX23_VERSION):
         differences.append(f"header: model_version is {version!r}, published {LTX23_VERSION}")
-    for path, has, should in _unequal(checkpoint.config, config):
-        if should is _ABSENT:
-            notes.append(f"header: {path} = {json.dumps(has)}, which the published table does not have")
-        elif has is _ABSENT:
-            differences.append(f"header: {path} is absent, published {json.dumps(should)}")
+    for path, actual, expected in _json_differences(checkpoint.config, config):
+        if expected is _ABSENT:
+            notes.append(f"header: {path} = {json.dumps(actual)}, which the published header does not have")
+        elif actual is _ABSENT:
+            differences.append(f"header: {path} is missing, published {json.dumps(expected)}")
         else:
-            differences.append(f"header: {path} is {json.dumps(has)}, published {json.dumps(should)}")
+            differences.append(f"header: {path} is {json.dumps(actual)}, published {json.dumps(expected)}")
     if not any(difference.startswith("header: transformer") for difference in differences):
         try:
             TransformerConfig.from_header(checkpoint.section("transformer"))
-        except CheckpointError as error:  # a key that the table does not have, and that changes the network
+        except CheckpointError as error:  # a key that the published header does not have, and that changes the network
             differences.append(f"header: {error}")
     return Findings(tuple(differences), tuple(notes))
 
 
-def recognise(checkpoint: Checkpoint) -> str | None:
-    """What a file is, in words, when it is known not to be an LTX-2.3 checkpoint; else None."""
+def identify(checkpoint: Checkpoint) -> str | None:
+    """What a file is, in words, if it is known not to be an LTX-2.3 checkpoint; else None."""
     names, metadata = checkpoint.tensors.keys(), checkpoint.metadata
     version = str(metadata.get("model_version", ""))
 
-    def some(*parts: str) -> bool:
+    def any_name_has(*parts: str) -> bool:
         return any(part in name for name in names for part in parts)
 
-    if any(name.endswith(_LORA_ENDINGS) for name in names):
-        return "a LoRA, which goes on top of a base (`--lora`), not a base"
-    if any(name.endswith(_QUANTISED_ENDINGS) for name in names) or any(
-        info.dtype in _QUANTISED_DTYPES for info in checkpoint.tensors.values()
-    ):
-        return "a quantised file (fp8 or smaller), whose weights have lost what training needs"
+    if any_name_has(*_LORA_PARTS):
+        return "a LoRA, not a base; use it with `--lora`"
+    if (format := unsupported_format(checkpoint)) is not None:
+        return format
     if (
         version.startswith("2.5")
-        or some("keyframes_abs_pos_embedding", "duration_head.", "tokenizer_json")
+        or any_name_has("keyframes_abs_pos_embedding", "duration_head.", "tokenizer_json")
         or metadata.keys() & {"gemma_source_checkpoint", "gemma_config"}
     ):
-        return "a file of LTX-2.5, another model: its files and LoRAs do not go with those of LTX-2.3"
-    if some(_TRANSFORMER) and not some("audio_"):
-        return "a video model without sound (LTX-Video)"
+        return "a file of LTX-2.5, another model, whose files and LoRAs are not compatible with LTX-2.3"
+    if any_name_has(TRANSFORMER) and not any_name_has("audio_"):
+        return "a video model without audio (LTX-Video)"
     if (
         version.startswith("2.0")
-        or some("caption_projection.", "text_embedding_projection.aggregate_embed.")
+        or any_name_has("caption_projection.", "text_embedding_projection.aggregate_embed.")
         or "vocoder.conv_pre.weight" in names
-        or (some("audio_attn1.") and not some("to_gate_logits"))
+        or (any_name_has("audio_attn1.") and not any_name_has("to_gate_logits"))
     ):
-        return "LTX-2 19B, the model before LTX-2.3: it has no attention gates and another text path and vocoder"
-    if some("audio_proj_in.", "time_embed.", "norm_added_q", "resnets."):
-        return "one network under the names of diffusers, not the single file with the published names"
-    if some("language_model.", "vision_tower.", "embed_tokens."):
-        return "a text encoder, which is given as a folder with `--text-encoder`"
-    present = [part for part, prefix in _PARTS.items() if any(name.startswith(prefix) for name in names)]
-    if not present and any(name.startswith("transformer_blocks.") for name in names):
-        return "a transformer alone, without the prefix of its names and without the other networks"
+        return "LTX-2 19B, the predecessor of LTX-2.3, with other attention, text conditioning and vocoder"
+    if any_name_has("audio_proj_in.", "time_embed.", "norm_added_q", "resnets."):
+        return "a single network with the parameter names of diffusers, not the published single file"
+    if any_name_has("language_model.", "vision_tower.", "embed_tokens."):
+        return "a text encoder; pass its folder with `--text-encoder`"
+    present = [part for part, prefix in PARTS.items() if any(name.startswith(prefix) for name in names)]
     if not present:
-        return f"no checkpoint of LTX-2.3: it holds {len(names)} tensors such as {min(names, default='(none)')}"
-    absent = [part for part in _PARTS if part not in present]
+        return f"not a checkpoint of LTX-2.3: it has {len(names)} tensors such as {min(names, default='(none)')}"
+    absent = [part for part in PARTS if part not in present]
     if absent and EXCERPT_OF not in metadata:
-        return f"only a part of a checkpoint: it has {', '.join(present)}, but not {', '.join(absent)}"
+        return (
+            f"only part of a checkpoint: it has {', '.join(present)}, but not {', '.join(absent)}; give all parts, "
+            "each with --checkpoint"
+        )
+    return None
+
+
+def unsupported_format(checkpoint: Checkpoint) -> str | None:
+    """What a file is, if its weights are quantised in a way that Sonolora does not read; else None."""
+    dtypes = {info.dtype for info in checkpoint.tensors.values()}
+    if kinds := [kind for dtype, kind in _QUANTISED_DTYPES.items() if dtype in dtypes]:
+        return f"a file quantised to {kinds[0]}; the smallest weights that Sonolora reads are 8-bit floats (fp8)"
+    if any(name.endswith(_QUANTISED_ENDINGS) for name in checkpoint.tensors):
+        return "a quantised file in a format that Sonolora does not read"
     return None
 
 
@@ -160,31 +167,31 @@ def verify_text_encoder(
     states: int = LTX23_TEXT_STATES,
     channels: int = LTX23_CONFIG["transformer"]["caption_channels"],
 ) -> list[str]:
-    """What is wrong with a text encoder's folder: its kind, its sizes, files and tensors that are not there."""
+    """What is wrong with the folder of a text encoder: model type, dimensions, missing files and tensors."""
     try:
         model_type, _ = _text_config(folder)
         sizes = text_encoder_sizes(folder)
     except OSError:
-        gguf = " It holds a GGUF file, which is quantised for other programs." if any(folder.glob("*.gguf")) else ""
-        return [f"{folder}: there is no config.json.{gguf} {WANTED_TEXT_ENCODER}"]
+        gguf = " It has a GGUF file, which Sonolora does not read." if any(folder.glob("*.gguf")) else ""
+        return [f"{folder}: there is no config.json.{gguf} {EXPECTED_TEXT_ENCODER}"]
     except (ValueError, KeyError, AttributeError, TypeError):
-        return [f"{folder}/config.json does not describe a language model. {WANTED_TEXT_ENCODER}"]
+        return [f"{folder}/config.json does not describe a language model. {EXPECTED_TEXT_ENCODER}"]
     if not model_type.startswith("gemma3"):
-        whose = " (the one of LTX-2.5)" if model_type.startswith("gemma4") else ""
-        return [f"{folder}: a text encoder of type {model_type}{whose}. {WANTED_TEXT_ENCODER}"]
-    found = []
+        version = " (the one of LTX-2.5)" if model_type.startswith("gemma4") else ""
+        return [f"{folder}: a text encoder of type {model_type}{version}. {EXPECTED_TEXT_ENCODER}"]
+    faults = []
     if sizes != (states, channels):
-        found.append(
-            f"{folder}: {sizes[0]} hidden states of width {sizes[1]}, needed are {states} of {channels}. "
-            f"{WANTED_TEXT_ENCODER}"
+        faults.append(
+            f"{folder}: {sizes[0]} hidden states of width {sizes[1]}, expected {states} of width {channels}. "
+            f"{EXPECTED_TEXT_ENCODER}"
         )
     if not (folder / "tokenizer.json").is_file():
-        found.append(f"{folder}: there is no tokenizer.json")
-    return found + list(_shard_faults(folder))
+        faults.append(f"{folder}: there is no tokenizer.json")
+    return faults + list(_shard_faults(folder))
 
 
 def text_encoder_sizes(folder: Path) -> tuple[int, int]:
-    """How many hidden states a text encoder gives and how wide they are, from its config.json."""
+    """Number and width of a text encoder's hidden states, from its config.json."""
     _, config = _text_config(folder)
     return config["num_hidden_layers"] + 1, config["hidden_size"]
 
@@ -197,29 +204,31 @@ def _text_config(folder: Path) -> tuple[str, dict[str, Any]]:
 def _shard_faults(folder: Path) -> Iterator[str]:
     index = folder / "model.safetensors.index.json"
     try:
-        where = json.loads(index.read_bytes())["weight_map"] if index.is_file() else {}
-        shards = {name: Checkpoint.open(folder / name) for name in sorted({*where.values()} or {"model.safetensors"})}
+        weight_map = json.loads(index.read_bytes())["weight_map"] if index.is_file() else {}
+        shards = {
+            name: Checkpoint.open(folder / name) for name in sorted({*weight_map.values()} or {"model.safetensors"})
+        }
     except (ValueError, KeyError, TypeError, AttributeError):
-        yield f"{index}: not an index of tensors"
+        yield f"{index}: not a tensor index"
     except CheckpointError as error:
         yield str(error)
     else:
-        for name, shard in sorted(where.items()):
+        for name, shard in sorted(weight_map.items()):
             if name not in shards[shard].tensors:
-                yield f"{folder / shard}: lacks {name}"
+                yield f"{folder / shard}: {name} is missing"
 
 
-def _unequal(found: Any, published: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two JSON values differ: path, what is found, what is published; `_ABSENT` for nothing."""
-    if not isinstance(found, dict) or not isinstance(published, dict):
-        if found != published:
-            yield path, found, published
+def _json_differences(actual: Any, published: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two JSON values differ: path, actual and published value; `_ABSENT` for a missing one."""
+    if not isinstance(actual, dict) or not isinstance(published, dict):
+        if actual != published:
+            yield path, actual, published
         return
-    for key in sorted(found.keys() | published.keys()):
-        yield from _unequal(found.get(key, _ABSENT), published.get(key, _ABSENT), f"{path}.{key}".lstrip("."))
+    for key in sorted(actual.keys() | published.keys()):
+        yield from _json_differences(actual.get(key, _ABSENT), published.get(key, _ABSENT), f"{path}.{key}".lstrip("."))
 
 
-def _start(path: Path) -> bytes:
+def _first_bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(64).lstrip()
@@ -227,10 +236,10 @@ def _start(path: Path) -> bytes:
         return b""
 
 
-def _folder(folder: Path) -> str:
-    inside = sorted(path.name for path in folder.glob("*.safetensors"))
+def _describe_folder(folder: Path) -> str:
+    files = sorted(path.name for path in folder.glob("*.safetensors"))
     if (folder / "model_index.json").is_file():
-        return "this is a folder of diffusers, not the single file with the published names"
+        return "this is a diffusers folder, not the published single file"
     if "gemma" in str((folder / "config.json").read_bytes() if (folder / "config.json").is_file() else b""):
-        return "this is a text encoder's folder; give it with `--text-encoder`"
-    return f"this is a folder{', with ' + ', '.join(inside[:5]) if inside else ''}, not a file"
+        return "this is a text encoder's folder; pass it with `--text-encoder`"
+    return f"this is a folder{', with ' + ', '.join(files[:5]) if files else ''}, not a file"

@@ -31,7 +31,7 @@ def synthetic_model(shape: BaseShape, layers: int, step: Step, device: torch.dev
     blocks, model.transformer_blocks = model.transformer_blocks, nn.ModuleList()
     _fill(model, device, step.policy.weights)
     for block in blocks:  # what is streamed is never there as a whole
-        _fill(block, device, step.policy.weights).to("cpu" if step.policy.streamed else device)
+        _fill(block, device, step.policy.weights).to("cpu" if step.policy.offloaded else device)
     model.transformer_blocks = blocks
     apply_policy(model, step.policy, device)
     return model
