@@ -55,6 +55,7 @@ def test_no_page_names_an_old_option(sonolora):
         ("train {here}", "is not a mode: specify one of t2a, a2a"),
         ("train t2a --resume x", "resume: takes no mode"),
         ("train --resume x t2a y.zip --out z", "resume: takes no mode"),
+        ("train --resume x --rank 8", "rank: cannot be given with --resume: the run keeps its own"),
     ],
 )
 def test_words_in_the_wrong_place(sonolora, tmp_path, arguments, message):

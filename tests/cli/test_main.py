@@ -55,6 +55,14 @@ def test_a_path_that_cannot_be_written_is_named(sonolora, tmp_path):
     assert f"{tmp_path / 'file'} could not be written" in done.err
 
 
+@pytest.mark.parametrize("command", ["train", "check", "generate"])
+def test_a_name_that_is_too_long_is_named(sonolora, tmp_path, command):
+    out = tmp_path / f"{'x' * 300}.wav"
+    done = sonolora(command, "t2a", *(["--prompt", "x"] if command == "generate" else [tmp_path]), "--out", out)
+    assert done.code == 1
+    assert str(out) in done.err and "File name too long" in done.err
+
+
 def test_out_of_memory_says_what_to_do(sonolora, monkeypatch):
     class OutOfMemoryError(RuntimeError):
         """As torch calls it."""

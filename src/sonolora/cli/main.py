@@ -110,6 +110,11 @@ def _run() -> int:
     except SonoloraError as error:
         print(error, file=sys.stderr)
         return 130 if isinstance(error, InterruptedRunError) else 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{error.filename}: {error.strerror}", file=sys.stderr)  # such as a name that is too long
+        return 1
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for every command
             raise

@@ -97,6 +97,13 @@ def print_outputs(folder: Path) -> None:
     print(f"report:   {artifacts.path(REPORT)}")
 
 
-train_app = make_group("Train a LoRA, or resume a run.", ModeGroup, invoke_without_command=True)
+class _TrainGroup(ModeGroup):
+    def late_option(self, ctx: Any, option: str, args: list[str]) -> InputError:
+        if "--resume" in args:
+            return InputError.of(option.lstrip("-"), "cannot be given with --resume: the run keeps its own")
+        return super().late_option(ctx, option, args)
+
+
+train_app = make_group("Train a LoRA, or resume a run.", _TrainGroup, invoke_without_command=True)
 train_app.callback()(with_options(_RESUME, Body, _resume))
 add_training_commands(train_app, "Train a LoRA.", _options, _train)
