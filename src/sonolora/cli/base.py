@@ -34,7 +34,10 @@ def add(
             "checkpoint in several files, or give their folder."
         ),
     ],
-    text_encoder: Annotated[str, typer.Option(help="The folder of Gemma 3 12B, or its Hugging Face id.")],
+    text_encoder: Annotated[
+        str,
+        typer.Option(help="Gemma 3 12B: a folder, one file as for ComfyUI, or a Hugging Face id."),
+    ],
     mode: Annotated[
         str, typer.Option(help="From a hub: fetch now what this mode needs; other modes fetch more when they run.")
     ] = "t2a",
