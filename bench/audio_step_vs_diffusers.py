@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from diffusers_twin import diffusers_transformer
 from sonolora.conditioning import Example, velocity
 from sonolora.core.atomic_files import atomic_write
+from sonolora.core.devices import compute_dtype, resolve_device
 from sonolora.core.frames import frame_count
 from sonolora.core.randomness import normal
 from sonolora.ltx.lora.adapters import add_adapters
@@ -43,7 +44,6 @@ from sonolora.ltx.weights.base import find_base
 from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG
 from sonolora.ltx.weights.transformer_config import TransformerConfig
 from sonolora.planning.bench.machine_limits import device_name
-from sonolora.planning.run_settings import compute_dtype, resolve_device
 from sonolora.training.step_phases import clock
 
 SEED = 0

@@ -44,8 +44,8 @@ STEPS = (
     "--mode t2a --batch-size 4 --cuda-graph",
     "--mode t2a --weights int8",
     "--mode t2a --weights nf4",
-    "--mode t2a --stream-blocks",
-    "--mode v2a --stream-blocks",
+    "--mode t2a --block-offload",
+    "--mode v2a --block-offload",
 )
 PREVIEWS = (
     "--mode t2a --seconds 5",

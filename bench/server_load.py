@@ -34,6 +34,7 @@ import httpx
 import numpy as np
 import uvloop
 
+from sonolora.server.database.database import Database
 from sonolora.server.jobs.records import State
 from sonolora.server.jobs.store import Store
 
@@ -153,7 +154,8 @@ class Training:
 
 
 async def measure(folder: Path, port: int, key: str, server: int, options: argparse.Namespace, load: float) -> Measured:
-    store = Store(folder / "server.db")
+    database = Database(folder / "server.db")
+    store = Store(database)
     base = f"http://127.0.0.1:{port}"
     head = {"Authorization": f"Key {key}", "Content-Type": "application/zip", "X-Fal-File-Name": "clips.zip"}
     data = httpx.post(f"{base}/files/upload", content=archive(), headers=head, trust_env=False).json()["access_url"]
@@ -180,7 +182,7 @@ async def measure(folder: Path, port: int, key: str, server: int, options: argpa
     marks.append(await training.next_step())
     assert store.request(first).state == State.RUNNING, "the training ended too soon: fewer seconds, or more steps"
     waiting = len(store.requests(state=State.QUEUED, limit=options.requests + 10))
-    store.close()
+    database.close()
     assert waiting == options.requests, f"{waiting} wait"
     if wrong:
         print("wrong:", dict(wrong))

@@ -32,7 +32,7 @@ from sonolora.data.encode import Encoder
 from sonolora.ltx.lora.adapters import add_adapters, remove_adapters, rounded_to_bf16
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.weights.base import Base, find_base
-from sonolora.modes.preview_spec import FilmFormat
+from sonolora.modes.preview_spec import VideoFormat
 from sonolora.modes.request import parse
 from sonolora.modes.v2a import V2A
 from sonolora.planning.base_shape import BaseShape
@@ -130,17 +130,13 @@ def listening(encoder: Encoder, data: Data) -> Callable[[str, Transformer], Tens
     """Says, of a form and its model, the F-score of the onsets generated for each of N held-out films, (N, 1)."""
     (onsets, *_) = FIGURES[V2A.name]
     settings = SamplingSettings(STEPS, Guidance.of_base(encoder.base.checkpoint.metadata))
-    seen = watched(encoder.base, [each for item in data.items for each in (item.example, item.negative)])
+    seen = watched(encoder.base, [item.example for item in data.items])
     items = {
         JOINT: data.items,
-        FROZEN_CACHED: [
-            replace(item, example=example, negative=negative)
-            for item, example, negative in zip(data.items, seen[::2], seen[1::2], strict=True)
-        ],
+        FROZEN_CACHED: [replace(item, example=example) for item, example in zip(data.items, seen, strict=True)],
         ALONE: [
-            replace(item, example=example, negative=negative)
-            for item in data.items
-            for example, negative in [blind([item.example, item.negative])]
+            replace(item, example=example)
+            for item, example in zip(data.items, blind([item.example for item in data.items]), strict=True)
         ],
     }
 
@@ -210,7 +206,7 @@ def times(base: Base, arms: dict[str, Transformer], rank: int) -> Iterator[str]:
     yield f"\n## Time of a step here\n\nMedian of {TIMED} steps, the forms in turn, one thread, rank {rank}.\n"
     yield "| film | video tokens | joint, ms | frozen-cached, ms | without a film, ms | watching a film once, ms |"
     yield "|---|---:|---:|---:|---:|---:|"
-    for film in (FilmFormat(49, 24, 96, 64), FilmFormat(89, 24, 512, 288)):
+    for film in (VideoFormat(49, 24, 96, 64), VideoFormat(89, 24, 512, 288)):
         joint = Tokens(51, film=film)
         tokens = {JOINT: joint, FROZEN_CACHED: replace(joint, one_way=True), ALONE: Tokens(51)}
         trainers = {}

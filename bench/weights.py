@@ -20,7 +20,7 @@ from sonolora.conditioning import Example, velocity
 from sonolora.core.randomness import generator, normal
 from sonolora.ltx.codec.audio_codec import load_audio_codec
 from sonolora.ltx.lora.adapters import Adapters, add_adapters, rounded_to_bf16
-from sonolora.ltx.memory.quantised import FULL, WEIGHTS
+from sonolora.ltx.memory.weight_forms import FULL, WEIGHTS
 from sonolora.ltx.memory.weight_policy import WeightPolicy, hold
 from sonolora.ltx.model.transformer import Stream, Transformer, audio_token_midpoints, load_transformer
 from sonolora.ltx.text.text_encoder import load_text_encoder

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sonolora.core.threads import configure_threads
 from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.text.text_encoder import Tokenizer, load_tokenizer
@@ -28,6 +29,7 @@ CPU = torch.device("cpu")
 
 # The models of the tests are too small for threads to pay, and two processes of tests that share two cores stall.
 torch.set_num_threads(1)
+configure_threads()  # of the processes that tests start
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Whom a LoRA is compared with in each mode.
+"""What a LoRA is compared with in each mode.
 
 In: a mode's data, the base's sounds and the LoRA's. Out: `Contenders`, in the order of the tables.
 """
@@ -18,14 +18,14 @@ from sonolora.modes.mode import Mode
 
 BASE = "base"
 TRUE, CODEC = "the true sounds", "the true sounds through the codec"
-CEILINGS = {TRUE, CODEC, "other true sounds of the kind"}  # these are not there to be beaten
+CEILINGS = {TRUE, CODEC, "other true sounds of the kind"}  # upper bounds
 _KNOWN_SEED = 1
 
 
 def contenders(
     mode: Mode, encoder: Encoder, data: Data, base: Sequence[Waveform], lora: Sequence[Waveform]
 ) -> Contenders:
-    """Naive ways, the base, and what no model can better."""
+    """The base, baselines without a model, and upper bounds."""
     samples = data.held_out
 
     def each(make: Callable[..., Waveform], *more: Sequence[object]) -> list[tuple[Waveform]]:
@@ -36,7 +36,7 @@ def contenders(
         known = known_sounds(_KNOWN_SEED, len(samples), samples[0].seconds)
         named["sounds of known kinds"] = [(made.true,) for made in known]
         named["sounds of known kinds through the codec"] = [
-            # One of the known kinds is silence, and stays it: the codec's sound would be brought to no level.
+            # One of the known kinds is silence, which has no level to normalise the codec's output to.
             (through_codec(encoder, made, item) if made.true.samples.any() else made.true,)
             for made, item in zip(known, data.items, strict=False)
         ]
@@ -45,7 +45,7 @@ def contenders(
     elif mode.name == "a2a":
         named["the reference"] = [(made.reference,) for made in samples if made.reference is not None]
     elif mode.name == "v2a":
-        named["the LoRA with other films"] = [(*lora[:index], *lora[index + 1 :]) for index in range(len(lora))]
+        named["the LoRA with other videos"] = [(*lora[:index], *lora[index + 1 :]) for index in range(len(lora))]
         named["silence"] = each(silence)
         named[TRUE] = [(made.true,) for made in samples]
     else:

@@ -1,8 +1,8 @@
 """From a made dataset to what a LoRA learnt of it: sounds for held-out samples, and losses.
 
 In: a mode, a base, a `Plan`. Out: `Data`, and the `Outcome` of the base and of LoRAs. The data goes down the product's
-own road (files, pairing, fitting, codec, text encoder, `Example`), and sounds are made as the command `generate` makes
-them (request, `PreviewItem`, `render`). Films alone enter fitted: a request allows none as small as the base `tiny`
+own road (files, pairing, fitting, codec, text encoder, `Example`), and sounds are made as previews are
+(`PreviewSpec`, `PreviewItem`, `render`). Films alone enter fitted: a request allows none as small as the base `tiny`
 knows them.
 """
 
@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from losses import exchanged
-from made_data import FRAME_RATE, Made, ask, known_sounds, make, write_dataset
+from made_data import FRAME_RATE, Made, known_sounds, make, preview_spec, write_dataset
 from torch import Tensor
 
 import sonolora
 from sonolora.conditioning import Example
+from sonolora.core.devices import compute_dtype
 from sonolora.data.clips import Clip, load_clips
 from sonolora.data.conditioning_inputs import ConditioningInput, load_conditioning_input
 from sonolora.data.dataset_files import discover
@@ -37,7 +38,6 @@ from sonolora.ltx.weights.base import Base
 from sonolora.media.audio import Waveform, peak, peak_normalized, resample
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import NEGATIVE_PROMPT, parse
-from sonolora.planning.run_settings import compute_dtype
 from sonolora.sampling.paste_kept import paste_kept
 from sonolora.sampling.preview import render
 from sonolora.sampling.sampler import SamplingSettings
@@ -45,8 +45,8 @@ from sonolora.training.trainer import Trainer, TrainingConfig
 from sonolora.training.validation import eval_losses
 
 TELL_EVERY = 100  # steps
-# What of the package an outcome depends on, beside what the digest of the data has seen.
-_CODE = ("ltx", "data", "sampling", "training", "conditioning.py", "frames.py", "randomness.py")
+# The code that an outcome depends on, besides what the digest of the data covers.
+_CODE = ("ltx", "data", "sampling", "training", "conditioning.py", "core/frames.py", "core/randomness.py")
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,13 @@ def _read_clips(mode: Mode, made: Sequence[Made], encoder: Encoder, folder: Path
 
 
 def _read_given(mode: Mode, made: Made, encoder: Encoder, path: Path) -> ConditioningInput:
-    spec = parse(mode.generation, ask(mode.name, path, made)).spec()
+    spec = preview_spec(mode.name, path, made)
     return load_conditioning_input(spec, encoder.codec.sample_rate, encoder.codec.output_sample_rate, path.parent)
 
 
 def _film_clip(made: Made, encoder: Encoder) -> Clip:
     sound = resample(made.true, encoder.codec.sample_rate)
-    return Clip("film", made.caption, sound, film=made.film, frame_rate=FRAME_RATE)
+    return Clip("film", made.caption, sound, frames=made.film, frame_rate=FRAME_RATE)
 
 
 def learn(

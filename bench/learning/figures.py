@@ -1,7 +1,7 @@
-"""Figures of one sound, and of one sound beside another: what the learning proof measures.
+"""Metrics of one sound, and of one sound against another.
 
-In: waveforms and log-mels. Out: numbers, all of the sound at 16 kHz, which is as much of it as a latent holds. How
-like whole sets of sounds are is a figure of the package: `sonolora.analysis.likeness`.
+In: waveforms and log-mels. Out: numbers, all computed at 16 kHz, the bandwidth of the latents. Distances between sets
+of sounds are in the package: `sonolora.analysis.likeness`.
 M frames of 10 ms, F mel bands.
 """
 
@@ -25,23 +25,23 @@ _NEAR_SEAM = 0.025
 ONSET_TOLERANCE = 0.06
 _ONSET_RISE_DB = 4.0  # mean over the bands
 _ONSET_SHARE = 0.2  # of the clip's strongest rise
-_ONSET_RANGE_DB = 45.0  # below the clip's loudest band; what is quieter is not heard beside it
+_ONSET_RANGE_DB = 45.0  # below the clip's loudest band; anything quieter is masked
 _ONSET_APART = 0.06
 
 
 def inside(frames: int, spans: Sequence[Span], hop: float = FRAME_SECONDS) -> Tensor:
-    """Which of the frames have their centre in one of the spans, (M,) bool."""
+    """The frames whose centre lies in one of the spans, (M,) bool."""
     centres = torch.arange(frames) * hop
     return torch.stack([(centres >= start) & (centres < end) for start, end in spans]).any(0)
 
 
 def mel_distance(made_MF: Tensor, true_MF: Tensor) -> float:
-    """dB: the mean difference of levels over frames and bands."""
+    """Mean absolute difference of levels over frames and bands, dB."""
     return (made_MF - true_MF).abs().mean().item()
 
 
 def seam_steps(sound: Waveform, seams: Sequence[float]) -> Tensor:
-    """dB by which the level rises across each seam, (seams,): 50 ms after it against 50 ms before it."""
+    """Rise of the level across each seam in dB, (seams,): 50 ms after it against 50 ms before it."""
     samples = sound.samples
     count = round(_SEAM_SECONDS * sound.sample_rate)
 
@@ -54,23 +54,23 @@ def seam_steps(sound: Waveform, seams: Sequence[float]) -> Tensor:
 
 
 def seam_flux(sound: Waveform, seams: Sequence[float]) -> Tensor:
-    """dB: the strongest spectral flux within 25 ms of each seam, (seams,)."""
+    """Strongest spectral flux within 25 ms of each seam in dB, (seams,)."""
     flux = _flux(log_mel(sound, _FLUX_HOP))
     centres = torch.arange(len(flux)) * _FLUX_HOP
     return torch.stack([flux[(centres - seam).abs() <= _NEAR_SEAM].max() for seam in seams])
 
 
 def seams_of(spans: Sequence[Span], seconds: float) -> list[float]:
-    """Where kept and new sound meet."""
+    """Where kept and generated sound meet, in seconds."""
     kept = complement(spans, seconds)
     return sorted({edge for span in kept for edge in span if 0 < edge < seconds})
 
 
 def onsets(sound: Waveform) -> list[float]:
-    """Seconds at which something begins to sound: peaks of the rise of all bands within 15 ms.
+    """Onset times in seconds: peaks of the rise of all bands within 15 ms.
 
-    A rise counts when it is at least a fifth of the clip's strongest and 4 dB in the mean over the bands. Levels far
-    below the clip's loudest are cut off first, so that its noise has no onsets; a clip that is silent has none.
+    A rise counts if it is at least a fifth of the clip's strongest and 4 dB on average over the bands. Levels far below
+    the clip's loudest are clamped first, so that background noise has no onsets; a silent clip has none.
     """
     levels = log_mel(sound, _FLUX_HOP)
     flux = _flux(levels.clamp(min=(levels.max() - _ONSET_RANGE_DB).item()))
@@ -82,7 +82,7 @@ def onsets(sound: Waveform) -> list[float]:
 
 
 def f_score(found: Sequence[float], true: Sequence[float], tolerance: float = ONSET_TOLERANCE) -> float:
-    """Of two lists of seconds in order, matched one to one; 1 when both are empty."""
+    """F-score of two sorted lists of seconds, matched one to one; 1 if both are empty."""
     rest, hits = list(true), 0
     for one in found:
         while rest and rest[0] < one - tolerance:
@@ -95,7 +95,7 @@ def f_score(found: Sequence[float], true: Sequence[float], tolerance: float = ON
 
 
 def _flux(levels_MF: Tensor) -> Tensor:
-    """(M,) dB: how much the bands rise within the lag, in the mean; falls do not count. Centred on the rise."""
+    """Mean rise of the bands within the lag in dB, (M,), centred on the rise; falls count as 0."""
     before, after = _FLUX_LAG - _FLUX_LAG // 2, _FLUX_LAG // 2
     padded = F.pad(levels_MF.T, (before, after), mode="replicate").T
     return (padded[_FLUX_LAG:] - padded[:-_FLUX_LAG]).clamp(min=0).mean(1)

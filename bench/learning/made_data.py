@@ -1,7 +1,7 @@
 """Made datasets, one for each mode, of kinds of sound that the base is never trained on.
 
 In: a mode, a seed, an index, seconds. Out: a `Made`: the true sound and all that is given beside it; as files in the
-mode's own layout for training, and as the body of a request that asks for the sound of one of them. A `Made` is a pure
+mode's own layout for training, and as the `PreviewSpec` that asks for the sound of one of them. A `Made` is a pure
 function of (mode, seed, index, seconds), so that a split by index is a split of the data.
 """
 
@@ -28,6 +28,8 @@ from sonolora.core.frames import Span, complement
 from sonolora.data.conditioning_inputs import muted
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
+from sonolora.modes.preview_spec import PreviewSpec
+from sonolora.modes.request import NEGATIVE_PROMPT
 
 KINDS = {
     "t2a": "laser",
@@ -96,25 +98,25 @@ def write_dataset(mode: str, folder: Path, samples: Sequence[Made]) -> dict[str,
     return {"training_data_url": str(folder)} | _lengths(mode, samples[0], "audio_duration_seconds")
 
 
-def ask(mode: str, path: Path, made: Made) -> dict[str, Any]:
-    """The body of a request to generate the sample's sound; what it gives is written to `path`. Not for v2a.
+def preview_spec(mode: str, path: Path, made: Made) -> PreviewSpec:
+    """What asks for the sample's sound; what it is conditioned on is written to `path`. Not for v2a.
 
     What is to be generated is in no file: a clip to inpaint is silent there, one to extend ends there.
     """
-    body = {"prompt": made.caption} | _lengths(mode, made, "seconds")
+    spec = PreviewSpec(made.caption, NEGATIVE_PROMPT, made.seconds, regenerate=made.regenerate)
     if made.reference is not None:
         write_wav(path, made.reference)
-        return body | {"reference": str(path)}
+        return replace(spec, reference=str(path))
     if made.regenerate is None:
-        return body
+        return spec
     given = muted(made.true, made.regenerate)
     if mode == "audio-inpaint":
         write_wav(path, given)
-        return body | {"audio": str(path), "time_ranges": made.regenerate}
+        return replace(spec, source=str(path))
     ((start, end),) = complement(made.regenerate, made.seconds)
     first, last = (round(edge * given.sample_rate) for edge in (start, end))
     write_wav(path, replace(given, samples=given.samples[:, first:last]))
-    return body | {"audio": str(path)}
+    return replace(spec, source=str(path), given_seconds=_GIVEN * made.seconds, source_at_end=start > 0)
 
 
 def _lengths(mode: str, made: Made, name: str) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""The page of the learning proof: what was measured, and who beats whom, as Markdown.
+"""The results page of the learning benchmark, as Markdown.
 
-In: a `Report` for each mode. Out: the text.
+In: a `Report` per mode. Out: the text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LINE = 115
 GIVEN = {
     "t2a": "words",
     "a2a": "reference",
-    "v2a": "film",
+    "v2a": "video",
     "audio-inpaint": "kept frames",
     "audio-extend-suffix": "closing",
     "audio-extend-prefix": "opening",
@@ -37,8 +37,8 @@ _BEATEN = {True: "yes", False: "no", None: "open"}
 
 @dataclass(frozen=True)
 class Losses:
-    """Grids (clips, sigmas) on held-out clips; `exchanged`: the LoRA, given what belongs to the next clip; `zero`:
-    (clips, 1), of a velocity of 0."""
+    """Losses (clips, sigmas) on held-out clips. `exchanged`: the LoRA with the next clip's conditioning; `zero`:
+    (clips, 1), for a velocity of 0."""
 
     zero: Tensor
     base: Tensor
@@ -48,8 +48,8 @@ class Losses:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found of one mode. `by_density`: the main figure with each sigma density; the first is the LoRA of
-    all the rest, and the others' margins are to it."""
+    """Results of one mode. `by_density`: the main metric with each sigma density; the first is the LoRA of all other
+    tables, and the margins of the others are relative to it."""
 
     mode: str
     steps: int  # of training
@@ -65,31 +65,31 @@ class Report:
 
 
 def page(reports: Sequence[Report], base: Base, plan: Plan, arguments: Sequence[str]) -> str:
-    """The tables with what made them."""
+    """The tables, and how they were made."""
     cpu, threads = device_name(torch.device("cpu")), torch.get_num_threads()
     parts = [
         "# Does each mode learn?",
         _filled(
-            "A LoRA of each mode is taught a kind of sound that the base has never heard, and is judged by the sounds "
-            "it makes for samples that it has never seen, beside those of the base and of whoever has no model at all. "
-            "How it is measured is told in [bench/learning](../bench/learning/README.md)."
+            "A LoRA of each mode is trained on a kind of sound that the base does not know, and evaluated by what it "
+            "generates for held-out samples, next to the base and to baselines without a model. "
+            "[bench/learning](../bench/learning/README.md) describes the method."
         ),
         f"    python bench/learning/run.py {shlex.join(arguments)}",
         _filled(
             f"Base {base.name} ({base.fingerprint}, made by {base.checkpoint.metadata.get('made_by', 'unknown')}); "
-            f"{plan.train_clips} training samples of {plan.seconds:g} s a mode, and as many held-out ones and steps as "
-            f"stand in the table; learning rate {plan.training.learning_rate:g}, rank {plan.rank}, each mode's own "
-            f"sigma density, seed {plan.training.seed}; {plan.sampling.steps} sampling steps, guidance "
-            f"{plan.sampling.guidance.cfg:g} by words, {plan.sampling.guidance.stg:g} by perturbation. {cpu}, "
+            f"{plan.train_clips} training samples of {plan.seconds:g} s per mode; held-out samples and steps as in the "
+            f"table; learning rate {plan.training.learning_rate:g}, rank {plan.rank}, each mode's default "
+            f"sigma density, seed {plan.training.seed}; {plan.sampling.steps} sampling steps, CFG "
+            f"{plan.sampling.guidance.cfg:g}, STG {plan.sampling.guidance.stg:g}. {cpu}, "
             f"{threads} thread{'s' * (threads > 1)}; Sonolora {__version__}, Python {platform.python_version()}, "
             f"torch {torch.__version__}."
         ),
         _filled(
-            "In brackets are 95 % bootstrap intervals over held-out samples, paired by sample. The LoRA beats another "
-            "where the interval of the difference does not hold 0; where it does, the question is open. What is in "
-            "italics is not there to be beaten: no model can better it."
+            "Brackets hold 95 % bootstrap intervals over held-out samples, paired by sample. The LoRA beats another "
+            "row if the interval of the difference excludes 0; otherwise the comparison is open. Rows in italics are "
+            "upper bounds that no model can beat."
         ),
-        "## In one table",
+        "## Summary",
         _overview(reports),
     ]
     for report in reports:
@@ -118,12 +118,12 @@ def _overview(reports: Sequence[Report]) -> str:
         "mode",
         "steps",
         "held out",
-        "main figure",
+        "main metric",
         "LoRA",
         "base",
-        "best naive",
+        "best baseline",
         "the LoRA beats",
-        "and does not clearly beat",
+        "does not clearly beat",
     )
     return table(head, rows)
 
@@ -137,7 +137,7 @@ def _figures(rows: Sequence[Row]) -> list[str]:
             beaten = "" if row.margin is None or row.contender in CEILINGS else _BEATEN[row.beaten]
             cells.append((name, f"{row.value:.3f}", shown(row.margin) if row.margin else "", beaten))
         better = "higher" if of_figure[0].higher_is_better else "lower"
-        parts.append(table((f"{figure} ({better} is better)", "", "LoRA − it", "beaten"), cells))
+        parts.append(table((f"{figure} ({better} is better)", "", "LoRA − row", "beaten"), cells))
     return parts
 
 
@@ -146,9 +146,9 @@ def _leakage(leaks: Sequence[Leak]) -> list[str]:
         (leak.whose, leak.other, f"{leak.to_other:.3f}", f"{leak.to_new:.3f}", shown(leak.margin)) for leak in leaks
     ]
     text = (
-        "Does the LoRA change what it was not taught? Captions of kinds that the base knows, in the same embedding, "
-        "mean distances: below 0 in the last column the sounds stay nearer to what the caption says than to the new "
-        "kind."
+        "Does the LoRA change sounds that it was not trained on? Mean distances in the same embedding, for captions of "
+        "kinds that the base knows. Below 0 in the last column, the sounds stay closer to their caption than to the "
+        "new kind."
     )
     return [_filled(text), table(("sounds of", "compared with", "distance", "to the new kind", "difference"), cells)]
 
@@ -163,8 +163,8 @@ def _densities(reports: Sequence[Report], plan: Plan) -> list[str]:
         ]
         cells.append((report.mode, *others))
     text = (
-        f"The main figure of each mode, on the first {plan.held_out_clips} held-out samples. That of the mode's own "
-        "density is bold; behind the others stands the bold one minus theirs, with the interval. For v2a higher is "
+        f"The main metric of each mode on the first {plan.held_out_clips} held-out samples. The mode's default density "
+        "is bold; the others are followed by the bold value minus theirs, with its interval. For v2a higher is "
         "better."
     )
     return ["## By sigma density", _filled(text), table(("mode", *names), cells)]
@@ -181,9 +181,9 @@ def _losses(reports: Sequence[Report]) -> list[str]:
             (report.mode, *means, shown(paired_difference(one.base, one.lora)), *(f"{x:+.3f}" for x in by_sigma), given)
         )
     text = (
-        "Means over held-out clips and noise levels of a fixed grid; then the LoRA's minus the base's, over all and by "
-        "noise level. The last column is the LoRA's loss when each clip is given what belongs to the next one (words, "
-        "reference, film, or what is kept) minus its loss with its own: above 0, what is given is made use of."
+        "Means over held-out clips and fixed noise levels; then the LoRA's loss minus the base's, overall and by noise "
+        "level. The last column is the LoRA's loss with the next clip's conditioning (caption, reference, video, or "
+        "kept audio) minus its loss with the clip's own: above 0, the LoRA uses its conditioning."
     )
     sigmas = (f"at sigma {sigma:g}" for sigma in SIGMAS)
     head = ("mode", "velocity 0", "base", "LoRA", "LoRA − base", *sigmas, "exchanged − own")

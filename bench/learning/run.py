@@ -29,10 +29,10 @@ from page import Losses, Report, page
 from sets import Embedding
 
 from sonolora.core.atomic_files import atomic_write
+from sonolora.core.devices import resolve_device
 from sonolora.ltx.weights.base import Base, find_base
 from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
-from sonolora.planning.run_settings import resolve_device
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.preview import joined, write_preview
 from sonolora.sampling.sampler import SamplingSettings

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from baselines import noise, repetition, silence
 from judge import FIGURES, LORA, judge, leaks
-from made_data import KINDS, ask, make, write_dataset
+from made_data import KINDS, make, preview_spec, write_dataset
 
 from sonolora.core.frames import complement
 from sonolora.data.dataset_files import discover
@@ -83,8 +83,7 @@ def test_repetition_continues_what_repeats_and_leads_up_to_it():
 @pytest.mark.parametrize("mode", SPANS)
 def test_what_is_asked_for_is_in_no_file(mode, tmp_path):
     made = make(mode, 0, 3, SECONDS)
-    body = ask(mode, tmp_path / "given.wav", made)
-    spec = parse(MODES[mode].generation, body).spec()
+    spec = preview_spec(mode, tmp_path / "given.wav", made)
     (span,) = spec.regenerate
     assert span == pytest.approx(made.regenerate[0])
     given = decode_audio(tmp_path / "given.wav").waveform
@@ -104,7 +103,7 @@ def test_datasets_are_as_their_mode_wants_them(mode, tmp_path):
     assert parse(MODES[mode].request, fields).clip_seconds == SECONDS
     pairing = MODES[mode].pair(discover(tmp_path / "data").names)
     assert len(pairing.samples) == 2
-    assert not pairing.left_out
+    assert not pairing.skipped
     assert all(sample.caption for sample in pairing.samples)
 
 

@@ -31,6 +31,7 @@ def heard(mode, held_out, **training):
     return data.held_out, {name: [(sound,) for sound in outcome.held_out] for name, outcome in outcomes.items()}
 
 
+@pytest.mark.slow
 def test_sounds_after_words_come_nearer_to_the_new_kind(embedding):
     samples, sounds = heard(MODES["t2a"], 20)
     _, base = judge_sets(samples, sounds, embedding)

@@ -1,8 +1,6 @@
-"""The option `--v2a-video`: the commands of v2a have it, and no others."""
+"""The option `--v2a-video` of the commands of v2a."""
 
 from __future__ import annotations
-
-import json
 
 import numpy as np
 import pytest
@@ -12,17 +10,10 @@ from sonolora.cli.main import app
 from sonolora.core.errors import InputError
 from sonolora.media.audio import Waveform
 from sonolora.media.write_video import write_video
-from sonolora.modes import MODES
 
 
 def call(*words):
     return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
-
-
-@pytest.mark.parametrize("command", ["train", "estimate", "generate"])
-@pytest.mark.parametrize("mode", MODES)
-def test_it_is_an_option_of_v2a_alone(command, mode):
-    assert ("--v2a-video" in call(command, mode, "--help").stdout) == (mode == "v2a")
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +31,3 @@ def test_another_word_is_refused(film, tmp_path):
         call("train", "v2a", film.parent, "--out", tmp_path / "run", "--v2a-video", "frozen")
     with pytest.raises(InputError, match="'frozen' is not one of joint, frozen-cached"):
         call("generate", "v2a", "--video", film, "--prompt", "x", "--out", tmp_path / "x.wav", "--v2a-video", "frozen")
-
-
-def test_estimate_says_what_is_seen(film, tmp_path):
-    small = "--number-of-frames 9 --resolution low --aspect-ratio 16:9 --rank 8 --device cpu --v2a-video frozen-cached"
-    done = call("estimate", "v2a", film.parent, *small.split(), "--json", tmp_path / "estimate.json")
-    needs = json.loads((tmp_path / "estimate.json").read_text())["needs"]
-    assert "watching the films" in done.stdout
-    assert "what the audio sees of all films" in done.stdout
-    assert needs["tokens"]["one_way"] and needs["watched"] > 0
-    assert needs["stages"][2]["name"] == "watching the films"

@@ -13,8 +13,10 @@ import subprocess
 import tarfile
 import unicodedata
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -47,11 +49,11 @@ def refused(archive: Path, *words: str, limits: ArchiveLimits = DEFAULT) -> str:
     return item.msg
 
 
-def test_files_come_out_in_the_archives_order(tmp_path: Path) -> None:
+def test_all_files_come_out(tmp_path: Path) -> None:
     files = {"b.wav": b"sound" * 1000, "deep/er/a.txt": b"words", "empty.txt": b"", "./c.txt": b"dot"}
     archive = zip_of(tmp_path / "x.zip", files)
     out = tmp_path / "new" / "out"
-    assert unpack(archive, out) == [out / "b.wav", out / "deep/er/a.txt", out / "empty.txt", out / "c.txt"]
+    assert unpack(archive, out) == {}
     assert {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()} == {
         name.removeprefix("./"): content for name, content in files.items()
     }
@@ -112,7 +114,7 @@ def tar(path: Path) -> None:
 )
 def test_what_is_not_a_zip_is_called_by_its_kind(tmp_path: Path, make: Callable[[Path], None], kind: str) -> None:
     make(tmp_path / "clips.zip")
-    refused(tmp_path / "clips.zip", "clips.zip is not a .zip archive", kind, "Give one .zip")
+    refused(tmp_path / "clips.zip", "clips.zip is not a .zip archive", kind, "Provide one .zip")
 
 
 def test_truncated_archive(tmp_path: Path) -> None:
@@ -149,16 +151,17 @@ def test_damaged_table_of_contents(tmp_path: Path) -> None:
         ("/etc/evil.wav", "absolute path"),
         ("//host/evil.wav", "absolute path"),
         ("C:/evil.wav", "absolute path"),
-        ("c:evil.wav", "absolute path"),
-        ("a\\evil.wav", "backslash"),
-        ("..\\evil.wav", "backslash"),
+        ("c:/evil.wav", "absolute path"),
+        ("C:\\evil.wav", "absolute path"),
+        ("\\\\host\\evil.wav", "absolute path"),
+        ("..\\evil.wav", "'..'"),
+        ("a\\..\\..\\evil.wav", "'..'"),
         ("../", "'..'"),
         ("a\x01b.wav", "control character"),
         ("a\x00b.wav", "control character"),
         ("n" * 256 + ".wav", "too long"),
         ("ordner/" * 200 + "a.wav", "too long"),
         ("d/" * 33 + "a.wav", "folders deep"),
-        (".", "no name"),
     ],
 )
 def test_unsafe_names_are_refused(tmp_path: Path, name: str, why: str) -> None:
@@ -166,8 +169,92 @@ def test_unsafe_names_are_refused(tmp_path: Path, name: str, why: str) -> None:
     stand_in = "\x7f" * len(name.encode())
     archive = zip_of(tmp_path / "x.zip", {"good.wav": b"g", stand_in: b"e"})
     archive.write_bytes(archive.read_bytes().replace(stand_in.encode(), name.encode()))
-    message = refused(archive, why, repr(name[:200]), "Rename it")
+    shown = name.replace("\\", "/")
+    message = refused(archive, why, repr(shown[:200]), "Rename it")
     assert len(message) < 400
+
+
+@pytest.mark.parametrize("name", ["../cover.jpg", "/etc/cover.jpg", "..\\.hidden"])
+def test_no_name_may_lead_out_whatever_it_is(tmp_path: Path, name: str) -> None:
+    stand_in = "\x7f" * len(name.encode())
+    archive = zip_of(tmp_path / "x.zip", {"good.wav": b"g", stand_in: b"e"})
+    archive.write_bytes(archive.read_bytes().replace(stand_in.encode(), name.encode()))
+    refused(archive, "path")
+
+
+def raw_zip(path: Path, *members: tuple[bytes, bytes], flags: int = 0, extra: bytes = b"") -> Path:
+    """A zip of (name as bytes, content) exactly as given, which zipfile would not write."""
+    files = table = b""
+    for name, content in members:
+        common = struct.pack("<HHHHHIIIHH", 20, flags, 0, 0, 0x5A21, zlib.crc32(content), len(content), len(content),
+                             len(name), len(extra))  # fmt: skip
+        table += b"PK\x01\x02\x14\x00" + common + struct.pack("<HHHII", 0, 0, 0, 0x20, len(files)) + name + extra
+        files += b"PK\x03\x04" + common + name + extra + content
+    count = len(members)
+    path.write_bytes(
+        files + table + struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, count, count, len(table), len(files), 0)
+    )
+    return path
+
+
+def unpacked(archive: Path) -> set[str]:
+    out = archive.with_suffix("")
+    unpack(archive, out)
+    return {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+
+
+def test_backslashes_of_windows_are_folders(tmp_path: Path) -> None:
+    members = [(b"set\\", b""), (b"set\\a.wav", b"1"), (b"set\\sub\\b.wav", b"2")]
+    assert unpacked(raw_zip(tmp_path / "x.zip", *members)) == {"set/a.wav", "set/sub/b.wav"}
+
+
+def test_a_colon_is_no_drive(tmp_path: Path) -> None:
+    assert unpacked(raw_zip(tmp_path / "x.zip", (b"A:B.wav", b"1"))) == {"A:B.wav"}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "names"),
+    [
+        ("cp932", ["効果音_表.wav", "ソファ.wav", "予告/十能.wav"]),
+        ("cp932", ["り.wav", "わ.wav", "カ.wav", "ニ.wav", "イ.wav", "ツ.wav"]),
+        ("big5", ["功夫.wav", "許願.wav", "蓋子.wav", "雨聲.wav"]),
+        ("cp949", ["계.wav", "고.wav", "빗소리.wav", "발소리 지붕.wav"]),
+        ("gbk", ["雨声.wav", "关门声.wav", "脚步.wav"]),
+        ("cp1252", ["grün.wav", "GRÜN Straße.wav", "café crème.wav"]),
+        ("cp850", ["ação.wav", "coração.wav", "não.wav", "São João.wav"]),
+        ("cp866", ["шум дождя.wav", "шаги.wav", "дверь.wav"]),
+    ],
+)
+def test_names_in_the_encoding_of_a_language(tmp_path: Path, encoding: str, names: list[str]) -> None:
+    members = [(name.encode(encoding), name.encode()) for name in names]
+    archive = raw_zip(tmp_path / "x.zip", *members)
+    assert unpacked(archive) == set(names)
+    for name in names:
+        assert (tmp_path / "x" / name).read_bytes() == name.encode()
+
+
+def test_names_that_no_encoding_keeps_apart_are_escaped(tmp_path: Path) -> None:
+    names = [bytes([byte]) + b".wav" for byte in (0xC0, 0xE0, 0x80, 0x87, 0xA0)]  # each encoding folds two of them
+    found = unpacked(raw_zip(tmp_path / "x.zip", *((name, b"1") for name in names)))
+    assert found == {"%c0.wav", "%e0.wav", "%80.wav", "%87.wav", "%a0.wav"}
+
+
+def test_ascii_names_still_clash_beside_names_of_another_encoding(tmp_path: Path) -> None:
+    members = [("表.wav".encode("cp932"), b"1"), (b"A.wav", b"2"), (b"a.wav", b"3")]
+    refused(raw_zip(tmp_path / "x.zip", *members), "'a.wav' and 'A.wav' differ only by letter case")
+
+
+def test_the_unicode_path_field_says_how_a_name_is_meant(tmp_path: Path) -> None:
+    """Info-ZIP and 7-Zip write it beside a name in a legacy encoding; it counts for just that name."""
+    stored, meant = "効果音.wav".encode("cp932"), "効果音 ☂.wav"
+    body = b"\x01" + struct.pack("<I", zlib.crc32(stored)) + meant.encode()
+    extra = struct.pack("<HH", 0x7075, len(body)) + body
+    assert unpacked(raw_zip(tmp_path / "x.zip", (stored, b"1"), extra=extra)) == {meant}
+    stale = raw_zip(tmp_path / "y.zip", ("雨.wav".encode("cp932"), b"1"), extra=extra)
+    assert unpacked(stale) == {"雨.wav"}
+    body = b"\x01" + struct.pack("<I", zlib.crc32(stored)) + b"../evil.wav"
+    evil = raw_zip(tmp_path / "z.zip", (stored, b"1"), extra=struct.pack("<HH", 0x7075, len(body)) + body)
+    refused(evil, "'..'")
 
 
 def test_what_is_nobodys_data_stays_packed_where_it_would_be_refused(tmp_path: Path) -> None:
@@ -177,8 +264,30 @@ def test_what_is_nobodys_data_stays_packed_where_it_would_be_refused(tmp_path: P
         archive.writestr(link, "/usr/bin/python")
         for name in ("Icon\r", "__MACOSX/._a.wav", "__MACOSX/._A.wav", "a.wav"):
             archive.writestr(name, b"bytes")
-    unpacked = unpack(tmp_path / "x.zip", tmp_path / "out")
-    assert unpacked == [tmp_path / "out" / name for name in ("__MACOSX/._a.wav", "a.wav")]
+    link = zipfile.ZipInfo("art/cover.jpg")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "x.zip", "a") as archive:
+        archive.writestr(link, "/etc/passwd")
+        for name in ("a.png", "A.png"):
+            archive.writestr(name, b"bytes")
+    assert unpack(tmp_path / "x.zip", tmp_path / "out") == {
+        ".venv/bin/python": "hidden",
+        "Icon\\r": "macOS metadata",
+        "__MACOSX/._A.wav": "macOS metadata",
+        "art/cover.jpg": "not unpacked: it is a symbolic link. Put the file itself into the archive.",
+        "A.png": "not unpacked: it and 'a.png' differ only by letter case or unicode form. Rename or remove one of "
+        "them.",
+    }
+    files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert files == {"__MACOSX/._a.wav", "a.wav", "a.png"}
+
+
+def test_room_is_looked_at_before_anything_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = zip_of(tmp_path / "x.zip", {"a.wav": b"a" * 2_000_000})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    with pytest.raises(OutputError, match=r"0\.00 GB are needed, and the disk has 0\.00 GB free"):
+        unpack(archive, tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == [archive]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
@@ -234,7 +343,7 @@ def test_names_without_the_utf8_flag(tmp_path: Path) -> None:
     """macOS leaves the flag out and writes UTF-8, DOS tools write cp437; zipfile reads both as cp437."""
     archive = zip_of(tmp_path / "x.zip", {"n??.wav": b"mac", "n?.wav": b"dos"})
     archive.write_bytes(archive.read_bytes().replace(b"n??", "né".encode()).replace(b"n?", "nü".encode("cp437")))
-    assert {path.name for path in unpack(archive, tmp_path / "out")} == {"né.wav", "nü.wav"}
+    assert unpacked(archive) == {"né.wav", "nü.wav"}
 
 
 def test_invalid_utf8_in_a_flagged_name(tmp_path: Path) -> None:
@@ -247,7 +356,8 @@ def test_small_silence_passes_and_a_bomb_does_not(tmp_path: Path) -> None:
     """Deflate reaches 1000:1 on silence; only a large archive of nothing else is refused."""
     silence = zip_of(tmp_path / "silence.zip", {"a.wav": bytes(20 << 20)})
     assert (20 << 20) / silence.stat().st_size > 900
-    assert unpack(silence, tmp_path / "out")[0].stat().st_size == 20 << 20
+    unpack(silence, tmp_path / "out")
+    assert (tmp_path / "out" / "a.wav").stat().st_size == 20 << 20
     shutil.rmtree(tmp_path / "out")
     refused(silence, "silence.zip", "unpacks to more than", limits=ArchiveLimits(any_ratio_bytes=10 << 20))
     refused(silence, "20,000,000 bytes allowed", limits=ArchiveLimits(max_bytes=20_000_000))

@@ -1,4 +1,4 @@
-"""read_caption: the encodings that are read, and the ones that are refused with a place and a cure."""
+"""read_caption: the encodings that are read, and what is refused with a place and a remedy."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sonolora.core.errors import InputError
-from sonolora.data.captions import MAX_BYTES, read_caption
+from sonolora.data.captions import MAX_BYTES, Caption, read_caption
 
 TEXT = "f0leyvox Regen auf dem Dächlein, 雨 🌧"
 
@@ -20,39 +19,66 @@ def caption(tmp_path: Path, content: bytes) -> Path:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_encodings(tmp_path: Path, encoding: str) -> None:
-    assert read_caption(caption(tmp_path, TEXT.encode(encoding))) == (TEXT, None)
+    assert read_caption(caption(tmp_path, TEXT.encode(encoding))) == Caption(TEXT)
 
 
 def test_utf16_big_endian(tmp_path: Path) -> None:
-    assert read_caption(caption(tmp_path, b"\xfe\xff" + TEXT.encode("utf-16-be"))) == (TEXT, None)
+    assert read_caption(caption(tmp_path, b"\xfe\xff" + TEXT.encode("utf-16-be"))) == Caption(TEXT)
 
 
 def test_white_space_becomes_one_space(tmp_path: Path) -> None:
     path = caption(tmp_path, "\n  soft\train\r\n\r\non a\u00a0 tin \x0croof\n\n".encode())
-    assert read_caption(path) == ("soft rain on a tin roof", None)
+    assert read_caption(path) == Caption("soft rain on a tin roof")
 
 
 @pytest.mark.parametrize("content", [b"", b" \r\n\t", b"\xef\xbb\xbf", b"\xff\xfe", b"\xff\xfe\n\0"])
 def test_empty_caption_warns(tmp_path: Path, content: bytes) -> None:
-    text, warning = read_caption(caption(tmp_path, content))
-    assert text == ""
-    assert warning == "clip01.txt is empty"
+    assert read_caption(caption(tmp_path, content)) == Caption("", ("is empty",))
+
+
+def test_invisible_characters_are_removed_and_are_no_caption(tmp_path: Path) -> None:
+    text = "\ufeffsoft\u200b rain\u2060 on a\u00ad roof"
+    assert read_caption(caption(tmp_path, text.encode())) == Caption("soft rain on a roof")
+    assert read_caption(caption(tmp_path, "\u200b\u200b \u2060".encode())) == Caption(
+        "", ("holds only invisible characters, so it is an empty caption",)
+    )
+    persian = "می\u200cخواهم 👩\u200d🚀"  # whose joiners are part of the words
+    assert read_caption(caption(tmp_path, persian.encode())) == Caption(persian)
+
+
+@pytest.mark.parametrize("text", ["the cat’s purr", "grün und café", "böse", "a bell – “quoted” for 50 €"])
+def test_windows_1252_is_read_with_a_warning_that_shows_the_text(tmp_path: Path, text: str) -> None:
+    found = read_caption(caption(tmp_path, text.encode("cp1252")))
+    assert found.text == text
+    (warning,) = found.warnings
+    assert warning.startswith(f"is not UTF-8 and was read as Windows-1252: '{text}'")
+    assert len(read_caption(caption(tmp_path, b"\xe9 " + b"word " * 999)).warnings[0]) < 200
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "мягкий дождь по крыше".encode("cp1251"),
+        "柔らかい雨".encode("cp932"),
+        "轻柔的雨声".encode("gbk"),
+        b"caf\xe9 \x81",
+        "grün".encode("latin-1") + b"\x8d",
+    ],
+)
+def test_other_encodings_are_refused(tmp_path: Path, content: bytes) -> None:
+    assert "not valid UTF-8" in refusal(tmp_path, content)
 
 
 def refusal(tmp_path: Path, content: bytes) -> str:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(ValueError, match=r".+") as caught:
         read_caption(caption(tmp_path, content))
-    (item,) = caught.value.items
-    assert item.loc == ("body", "training_data_url")
-    assert item.msg.startswith("clip01.txt: ")
-    return item.msg
+    return str(caught.value)
 
 
-@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-def test_latin1_is_refused_with_its_place(tmp_path: Path, mark: bytes) -> None:
-    content = mark + "grün und café".encode("latin-1")
+def test_invalid_utf8_is_refused_with_its_place(tmp_path: Path) -> None:
+    content = b"\xef\xbb\xbfcaf\xe9 \x81"
     message = refusal(tmp_path, content)
-    assert f"not valid UTF-8 (byte 0xfc at offset {content.index(0xFC)})" in message
+    assert f"not valid UTF-8 (byte 0xe9 at offset {content.index(0xE9)})" in message
     assert "save it as UTF-8" in message
 
 
@@ -78,9 +104,25 @@ def test_binary_is_refused(tmp_path: Path, content: bytes, byte: str) -> None:
     assert "save it as UTF-8" in message
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (r"{\rtf1\ansi{\fonttbl\f0\fswiss Helvetica;}\f0\fs24 \cf0 a kettle boils}", "Rich Text (RTF)"),
+        ('\ufeff {"caption": "a kettle boils"}', "JSON"),
+        ('[{"text": "a kettle boils"}]', "JSON"),
+    ],
+)
+def test_other_formats_in_a_text_file_are_called_by_their_name(tmp_path: Path, text: str, words: str) -> None:
+    assert refusal(tmp_path, text.encode()).startswith(words)
+
+
+@pytest.mark.parametrize("text", ["[intro] soft rain", "{softly} a bell", "[", '"a bell"', "12"])
+def test_brackets_alone_are_no_json(tmp_path: Path, text: str) -> None:
+    assert read_caption(caption(tmp_path, text.encode())) == Caption(text)
+
+
 def test_huge_file_is_not_read(tmp_path: Path) -> None:
-    path = caption(tmp_path, b"a" * MAX_BYTES)
-    assert read_caption(path)[1] is None
+    assert read_caption(caption(tmp_path, b"a" * MAX_BYTES)).warnings == ()
     message = refusal(tmp_path, b"a" * (MAX_BYTES + 1))
     assert "too many for a caption" in message
     assert "1,048,577" in message

@@ -1,4 +1,4 @@
-"""discover lists every file once, as usable or as ignored with a reason; colliding names are named."""
+"""discover lists every file once, as usable or as ignored with a reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from sonolora.core.errors import InputError
 from sonolora.core.file_names import name_key
-from sonolora.data.dataset_files import SHOWN, Files, check_unique_names, discover
+from sonolora.data.dataset_files import Files, discover, may_be_data
 
 
 def folder_of(root: Path, *names: str) -> Path:
@@ -84,7 +84,19 @@ def test_links(tmp_path: Path) -> None:
         assert list(files.ignored) == [".store/", "gone.wav", "loop", "out.wav", "self.wav", "sub", "up.wav"]
         assert all("leads out" in files.ignored[name] for name in ("out.wav", "sub", "up.wav"))
         assert "not a file" in files.ignored["loop"]
-        assert "link to nothing" in files.ignored["gone.wav"]
+        assert "broken link" in files.ignored["gone.wav"]
+
+
+def test_what_was_not_unpacked_is_listed_too(tmp_path: Path) -> None:
+    folder_of(tmp_path, "a.wav", "cover.jpg")
+    files = discover(tmp_path, {"b/link.jpg": "not unpacked", "cover.jpg": "not unpacked: it is there twice"})
+    assert files.names == ("a.wav", "cover.jpg")
+    assert files.ignored == {"b/link.jpg": "not unpacked"}
+
+
+def test_what_may_be_data() -> None:
+    assert all(map(may_be_data, ("a.WAV", "b.mov", "c.txt", "d_mask.json", "metadata.csv", "metadata.jsonl")))
+    assert not any(map(may_be_data, ("cover.jpg", "README", "a.wav.asd", "python")))
 
 
 def test_special_file(tmp_path: Path) -> None:
@@ -95,49 +107,6 @@ def test_special_file(tmp_path: Path) -> None:
 def test_unreadable_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the folder '.*/gone' cannot be read: No such file"):
         discover(tmp_path / "gone")
-
-
-def files_of(*names: str) -> Files:
-    return Files(Path("/"), names, {})
-
-
-def collisions(*names: str, **options: tuple[str, ...]) -> str:
-    with pytest.raises(InputError) as caught:
-        check_unique_names(files_of(*names), **options)
-    (item,) = caught.value.items
-    assert item.loc == ("body", "training_data_url")
-    assert "must be unique" in item.msg
-    assert "Rename all but one of: " in item.msg
-    return item.msg.split("one of: ")[1]
-
-
-def test_names_that_do_not_collide() -> None:
-    check_unique_names(files_of("a.wav", "a.txt", "a_mask.json", "b/c.wav", "d/c.txt", "a.mp4", "wav/a.png"))
-
-
-def test_names_that_collide() -> None:
-    assert collisions("a/x.wav", "b/x.wav", "c.wav") == "a/x.wav, b/x.wav."
-    assert collisions("a/x.txt", "b/x.txt") == "a/x.txt, b/x.txt."
-    assert collisions("x.mp3", "x.wav") == "x.mp3, x.wav."
-    assert collisions("a/x.flac", "b/X.WAV") == "a/x.flac, b/X.WAV."
-    two_forms = [unicodedata.normalize(form, "é.wav") for form in ("NFC", "NFD")]
-    assert len(set(two_forms)) == 2
-    collisions(*two_forms)
-
-
-def test_collisions_of_videos() -> None:
-    videos = ("x.mov", "x.mp4")
-    check_unique_names(files_of(*videos))
-    assert collisions(*videos, clips=(".mp4", ".mov")) == "x.mov, x.mp4."
-
-
-def test_all_collisions_in_one_error_with_a_cap() -> None:
-    assert collisions("a/x.wav", "a/y.txt", "b/x.wav", "b/y.txt") == "a/x.wav, b/x.wav; a/y.txt, b/y.txt."
-    same = collisions(*(f"{n:03}/x.wav" for n in range(SHOWN + 5)))
-    assert same.endswith(f"{SHOWN - 1:03}/x.wav, and 5 more.")
-    many = collisions(*(f"{folder}/{n:03}.wav" for n in range(SHOWN + 7) for folder in "ab"))
-    assert many.endswith("; and 7 more.")
-    assert many.count("/") == 2 * SHOWN
 
 
 def test_name_key() -> None:

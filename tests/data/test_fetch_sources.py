@@ -17,7 +17,7 @@ from sonolora.data.dataset import open_dataset
 from sonolora.data.fetch import FetchLimits, Sources, fetch, without_secrets
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
-from sonolora.modes.preview_spec import FilmFormat, PreviewSpec
+from sonolora.modes.preview_spec import PreviewSpec, VideoFormat
 
 STRANGER = Sources(local=False, private=False)
 QUICK = FetchLimits(backoff_seconds=0.01, connect_seconds=2, read_seconds=2)
@@ -146,10 +146,14 @@ def test_a_download_may_not_take_for_ever(tmp_path: Path, site: tuple[str, list[
 
 
 def test_datasets_and_previews_go_by_the_same_rules(tmp_path: Path) -> None:
-    film = FilmFormat(9, 24, 512, 288)
+    film = VideoFormat(9, 24, 512, 288)
     with pytest.raises(InputError, match="training_data_url: this is not a URL"):
         open_dataset("/etc", tmp_path, STRANGER)
-    for given in ({"source": "/etc/passwd"}, {"reference": "/etc/passwd"}, {"video": "/etc/passwd", "film": film}):
+    for given in (
+        {"source": "/etc/passwd"},
+        {"reference": "/etc/passwd"},
+        {"video": "/etc/passwd", "video_format": film},
+    ):
         spec = PreviewSpec("", "", 1.0, field="validation.0.audio_url", **given)  # type: ignore[arg-type]
         with pytest.raises(InputError, match=r"validation\.0\.audio_url: this is not a URL"):
             load_conditioning_input(spec, 16000, 48000, tmp_path, STRANGER)
@@ -160,7 +164,7 @@ def test_a_given_clip_of_no_length_is_refused(tmp_path: Path) -> None:
     clip = str(tmp_path / "a.wav")
     for given in ({"source": clip, "regenerate": ((0.0, 1.0),)}, {"reference": clip}):
         spec = PreviewSpec("", "", 1.0, field="validation.0.audio_url", **given)  # type: ignore[arg-type]
-        with pytest.raises(InputError, match=r"lasts 0\.008 s, and 0\.1 s are the least") as caught:
+        with pytest.raises(InputError, match=r"lasts 0\.008 s, and the minimum is 0\.1 s") as caught:
             load_conditioning_input(spec, 16000, 48000, tmp_path)
         assert caught.value.items[0].type == "audio_duration_too_short"
 

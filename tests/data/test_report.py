@@ -1,4 +1,4 @@
-"""Report: every file gets one verdict, and none is forgotten."""
+"""Report: every file gets one status, and none is forgotten."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILES = Files(Path("/"), ("a.txt", "a.wav", "b.wav", "c.wav"), {".DS_Store": "ma
 
 def full_report() -> Report:
     report = Report()
-    report.left_out("c.wav", "3.2 s, shorter than audio_duration_seconds (5 s)")
+    report.skipped("c.wav", "3.2 s, shorter than audio_duration_seconds (5 s)")
     report.measured("c.wav", seconds=3.2)
     report.warn("a.wav", "mono")
     report.measured("a.wav", seconds=7.5)
@@ -30,7 +30,7 @@ def full_report() -> Report:
 
 def test_json() -> None:
     report = json.loads(json.dumps(full_report().as_json()))
-    assert report["summary"] == {"used": 2, "fitted": 1, "left out": 1, "ignored": 1, "warnings": 2}
+    assert report["summary"] == {"used": 2, "fitted": 1, "skipped": 1, "ignored": 1, "warnings": 2}
     assert [entry["file"] for entry in report["files"]] == sorted([*FILES.names, *FILES.ignored])
     assert report["files"][2] == {
         "file": "a.wav",
@@ -41,7 +41,15 @@ def test_json() -> None:
     }
 
 
-def test_what_is_left_out_or_ignored_has_no_warnings() -> None:
+def test_warnings_of_the_dataset_count_and_stand_first() -> None:
+    report = full_report()
+    report.warn_of_dataset("only 3 clips")
+    assert report.as_json()["warnings"] == ["only 3 clips"]
+    assert report.as_json()["summary"]["warnings"] == 3
+    assert full_report().as_json()["warnings"] == []
+
+
+def test_what_is_skipped_or_ignored_has_no_warnings() -> None:
     report = full_report()
     report.warn("c.wav", "no caption")
     report.warn(".DS_Store", "odd")
@@ -56,12 +64,12 @@ def test_forgotten_files_are_found() -> None:
     report = Report()
     report.used("a.wav")
     report.warn("elsewhere.wav", "odd")
-    with pytest.raises(AssertionError, match=r"no verdict on \.DS_Store, a\.txt, b\.wav, c\.wav, elsewhere\.wav"):
+    with pytest.raises(AssertionError, match=r"no status for \.DS_Store, a\.txt, b\.wav, c\.wav, elsewhere\.wav"):
         report.check_complete(FILES)
 
 
-def test_second_verdict_is_refused() -> None:
+def test_second_status_is_refused() -> None:
     report = Report()
     report.used("a.wav")
-    with pytest.raises(ValueError, match=r"a\.wav is already used, now it is left out"):
-        report.left_out("a.wav", "too short")
+    with pytest.raises(ValueError, match=r"a\.wav is already used, now it is skipped"):
+        report.skipped("a.wav", "too short")

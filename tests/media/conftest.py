@@ -1,4 +1,4 @@
-"""Computed sounds and films, so that every expected figure has a formula behind it."""
+"""Computed sounds and videos, so that every expected figure has a formula behind it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sonolora.media.audio import Waveform
 
 PeakHertz = Callable[[Waveform, int], float]
-MakeFilm = Callable[..., None]
+MakeVideo = Callable[..., None]
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def peak_hertz() -> PeakHertz:
     return find
 
 
-FILM_CODECS = {
+VIDEO_CODECS = {
     ".mp4": ("libx264", "aac"),
     ".mov": ("libx264", "pcm_s16le"),
     ".avi": ("mpeg4", "libmp3lame"),
@@ -39,8 +39,8 @@ FLASH_SECONDS = 0.125
 
 
 @pytest.fixture
-def film() -> MakeFilm:
-    """film(path, codecs=("libx264", "aac"), frames=72, rate=24, events=(0.5, 1.25, 2.0), ...)
+def make_video() -> MakeVideo:
+    """make_video(path, codecs=("libx264", "aac"), frames=72, rate=24, events=(0.5, 1.25, 2.0), ...)
 
     Its lower half holds the number of the frame in eight bars, the highest bit on the left. At each of the
     events the upper half turns white for 0.125 s and a click of 5 ms sounds. `times`, in seconds, makes the
@@ -62,7 +62,7 @@ def film() -> MakeFilm:
         gop: int = 12,
         options: dict[str, str] | None = None,
     ) -> None:
-        picture_codec, sound_codec = codecs or FILM_CODECS[path.suffix]
+        picture_codec, sound_codec = codecs or VIDEO_CODECS[path.suffix]
         tick = Fraction(1, rate) if times is None else Fraction(1, 12_000)
         shown = np.arange(frames) / rate if times is None else np.asarray(times)
         with av.open(str(path), "w") as container:
@@ -108,7 +108,7 @@ def _numbered(number: int, seconds: float, size: tuple[int, int], events: Sequen
 
 @pytest.fixture
 def numbers() -> Callable[[NDArray[np.uint8]], list[int]]:
-    """numbers(frames): the number that each frame of a film bears."""
+    """numbers(frames): the number that each frame of a video bears."""
 
     def read(frames: NDArray[np.uint8]) -> list[int]:
         _, height, width, _ = frames.shape

@@ -12,6 +12,7 @@ import pytest
 from sonolora.core.errors import MediaError
 from sonolora.media import audio
 from sonolora.media.audio import Waveform, decode_audio, peak, peak_normalized, resample, to_stereo
+from sonolora.media.source_format import probe_audio
 from sonolora.media.write_audio import write_audio, write_wav
 
 
@@ -96,14 +97,14 @@ def test_missing_file(tmp_path: Path) -> None:
         decode_audio(tmp_path / "gone.wav")
 
 
-def test_video_without_sound_has_no_audio_stream(tmp_path: Path) -> None:
+def test_video_without_sound_has_no_audio_track(tmp_path: Path) -> None:
     path = tmp_path / "silent.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10, width=32, height=32)
         for _ in range(3):
             container.mux(stream.encode(av.VideoFrame(32, 32, "yuv420p")))
         container.mux(stream.encode(None))
-    with pytest.raises(MediaError, match="no audio stream"):
+    with pytest.raises(MediaError, match="no audio track"):
         decode_audio(path)
 
 
@@ -304,12 +305,13 @@ def test_sample_rates_that_no_sound_has(tmp_path: Path, rate: int) -> None:
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:
         file.setparams((1, 2, rate, 0, "NONE", ""))
         file.writeframes(bytes(4000))
-    with pytest.raises(MediaError, match=f"says {rate} samples a second"):
-        decode_audio(tmp_path / "a.wav")
+    for read in (decode_audio, probe_audio):
+        with pytest.raises(MediaError, match=f"says {rate} samples a second"):
+            read(tmp_path / "a.wav")
 
 
 def test_a_small_file_cannot_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _encode(tmp_path / "a.flac", Waveform(np.zeros((2, 60 * 48_000), np.float32), 48_000), "flac")
     monkeypatch.setattr(audio, "MAX_DECODED_BYTES", 30 * 48_000 * 2 * 4)
-    with pytest.raises(MediaError, match="too long: no more than 0 minutes"):
+    with pytest.raises(MediaError, match="too long: at most 0 minutes"):
         decode_audio(tmp_path / "a.flac")

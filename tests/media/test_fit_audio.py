@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from sonolora.media.audio import peak
-from sonolora.media.fit_audio import fit_audio
+from sonolora.media.audio import Waveform, decode_audio, peak, resample
+from sonolora.media.fit_audio import cut_or_padded, fit_audio, seconds_used
+from sonolora.media.write_audio import write_wav
 
 
 @pytest.mark.parametrize(
@@ -78,3 +81,47 @@ def test_stretching_is_repeatable(tones) -> None:
     assert first is not None
     assert second is not None
     np.testing.assert_array_equal(first.samples, second.samples)
+
+
+def test_either_end_is_kept() -> None:
+    clip = Waveform(np.arange(1, 11, dtype=np.float32)[None] / 10, 10)
+    for length, keep_end, expected in (
+        (4, False, [1, 2, 3, 4]),
+        (4, True, [7, 8, 9, 10]),
+        (12, False, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0, 0]),
+        (12, True, [0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+        (10, True, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+        (0, True, []),
+    ):
+        samples = cut_or_padded(clip, length, keep_end=keep_end).samples[0] * 10
+        np.testing.assert_allclose(samples, expected, atol=1e-6)
+
+
+def test_the_end_of_a_long_clip_can_be_kept(tones) -> None:
+    clip = tones(440, seconds=3.0)
+    fitted = fit_audio(clip, 1.0, preserve_pitch=True, keep_end=True)
+    assert fitted.waveform is not None
+    np.testing.assert_array_equal(fitted.waveform.samples, clip.samples[:, -48_000:])
+    assert (fitted.how, fitted.detail) == ("trimmed", "trimmed from 3.000 s to the last 1.000 s")
+    near = fit_audio(clip, 3.01, preserve_pitch=False, keep_end=True).waveform
+    assert near is not None
+    np.testing.assert_array_equal(near.samples[:, -144_000:], clip.samples)
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 44_100, 48_000, 96_000])
+@pytest.mark.parametrize("excess", [0.0, 0.015, 0.03, 2.0])
+def test_what_is_used_of_a_recording_fits_like_the_whole(tmp_path: Path, sample_rate: int, excess: float) -> None:
+    """Bit for bit, after resampling: a LoRA does not depend on how much of a clip was decoded."""
+    seconds = 2.0
+    count = round(seconds * (1 + excess) * sample_rate)
+    noise = np.random.default_rng(0).uniform(-0.9, 0.9, (2, count)).astype(np.float32)
+    write_wav(tmp_path / "a.wav", Waveform(noise, sample_rate))
+    part = decode_audio(tmp_path / "a.wav", seconds=seconds_used(seconds))
+    whole = decode_audio(tmp_path / "a.wav")
+    results = [
+        fit_audio(resample(one.waveform, 16_000), seconds, preserve_pitch=True, recording_seconds=one.seconds)
+        for one in (part, whole)
+    ]
+    assert results[0].how == results[1].how == {0.0: "exact", 0.015: "stretched"}.get(excess, "trimmed")
+    assert results[0].detail == results[1].detail
+    np.testing.assert_array_equal(results[0].waveform.samples, results[1].waveform.samples)

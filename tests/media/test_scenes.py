@@ -10,7 +10,7 @@ from sonolora.media.scenes import scene_spans
 from sonolora.media.write_video import write_video
 
 
-def _film(path: Path, *scenes: int) -> None:
+def _video(path: Path, *scenes: int) -> None:
     """Scenes of so many frames, each a picture of its own that moves sideways."""
     rng = np.random.default_rng(0)
     frames = []
@@ -23,18 +23,18 @@ def _film(path: Path, *scenes: int) -> None:
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.avi", "a.mkv"])
 def test_two_cuts_make_three_scenes(tmp_path: Path, name: str) -> None:
-    _film(tmp_path / name, 24, 30, 18)
+    _video(tmp_path / name, 24, 30, 18)
     spans = scene_spans(tmp_path / name)
     np.testing.assert_allclose(spans, [(0, 1), (1, 2.25), (2.25, 3)], atol=0.002)
 
 
 def test_without_a_cut_there_is_one_scene(tmp_path: Path) -> None:
-    _film(tmp_path / "a.mp4", 48)
+    _video(tmp_path / "a.mp4", 48)
     assert scene_spans(tmp_path / "a.mp4") == [(0.0, pytest.approx(2.0))]
 
 
 def test_cuts_in_quick_succession_count_once(tmp_path: Path) -> None:
-    _film(tmp_path / "a.mp4", 24, 5, 24, 6)
+    _video(tmp_path / "a.mp4", 24, 5, 24, 6)
     np.testing.assert_allclose(scene_spans(tmp_path / "a.mp4"), [(0, 1), (1, 59 / 24)], atol=0.002)
 
 
@@ -47,6 +47,6 @@ def test_the_threshold_decides(tmp_path: Path) -> None:
 
 
 def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").write_text("not a film\n" * 100)
+    (tmp_path / "a.mp4").write_text("not a video\n" * 100)
     with pytest.raises(MediaError, match="not audio or video"):
         scene_spans(tmp_path / "a.mp4")

@@ -13,7 +13,7 @@ from sonolora.media.audio import Waveform
 from sonolora.media.soundtrack import decode_soundtrack
 
 
-def _film(
+def _video(
     path: Path,
     *pieces: tuple[float, Waveform],
     codec: str = "pcm_s16le",
@@ -57,7 +57,7 @@ def _assert_spans(got: Waveform, *expected: tuple[float, float, Waveform | None,
 @pytest.mark.parametrize("name", ["a.mov", "a.mkv", "a.avi"])
 def test_all_of_it(tmp_path: Path, name: str) -> None:
     noise = _noise(3.0)
-    _film(tmp_path / name, (0.0, noise))
+    _video(tmp_path / name, (0.0, noise))
     decoded = decode_soundtrack(tmp_path / name, 0.0, 3.0)
     assert decoded.waveform.samples.shape == (2, 144_000)
     assert decoded.waveform.sample_rate == 48_000
@@ -67,7 +67,7 @@ def test_all_of_it(tmp_path: Path, name: str) -> None:
 
 def test_a_span_is_a_part_of_the_whole(tmp_path: Path) -> None:
     noise = _noise(3.0)
-    _film(tmp_path / "a.mov", (0.0, noise))
+    _video(tmp_path / "a.mov", (0.0, noise))
     part = decode_soundtrack(tmp_path / "a.mov", 1.25, 0.7)
     assert part.waveform.samples.shape == (2, 33_600)
     assert part.warning is None
@@ -77,7 +77,7 @@ def test_a_span_is_a_part_of_the_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.mov", "a.mp4", "a.mkv"])
 def test_sound_that_begins_late_has_silence_before_it(tmp_path: Path, name: str) -> None:
     noise = _noise(2.5)
-    _film(tmp_path / name, (0.5, noise), codec="flac" if name == "a.mp4" else "pcm_s16le")
+    _video(tmp_path / name, (0.5, noise), codec="flac" if name == "a.mp4" else "pcm_s16le")
     decoded = decode_soundtrack(tmp_path / name, 0.0, 3.0)
     _assert_spans(decoded.waveform, (0, 0.5, None, 0), (0.5, 3, noise, 0))
     assert decoded.warning == "2.50 s of sound for 3.00 s of picture: the rest is silence"
@@ -86,7 +86,7 @@ def test_sound_that_begins_late_has_silence_before_it(tmp_path: Path, name: str)
 @pytest.mark.parametrize("name", ["a.mov", "a.mkv"])
 def test_sound_before_the_first_frame_is_cut_off(tmp_path: Path, name: str) -> None:
     noise = _noise(3.0)
-    _film(tmp_path / name, (0.0, noise), picture_start=0.4)
+    _video(tmp_path / name, (0.0, noise), picture_start=0.4)
     decoded = decode_soundtrack(tmp_path / name, 0.0, 2.6)
     _assert_spans(decoded.waveform, (0, 2.6, noise, 0.4))
     assert decoded.warning is None
@@ -94,7 +94,7 @@ def test_sound_before_the_first_frame_is_cut_off(tmp_path: Path, name: str) -> N
 
 def test_sound_that_ends_early_is_followed_by_silence(tmp_path: Path) -> None:
     noise = _noise(1.75)
-    _film(tmp_path / "a.mov", (0.0, noise))
+    _video(tmp_path / "a.mov", (0.0, noise))
     decoded = decode_soundtrack(tmp_path / "a.mov", 0.0, 3.0)
     _assert_spans(decoded.waveform, (0, 1.75, noise, 0), (1.75, 3, None, 0))
     assert decoded.warning == "1.75 s of sound for 3.00 s of picture: the rest is silence"
@@ -104,7 +104,7 @@ def test_sound_that_ends_early_is_followed_by_silence(tmp_path: Path) -> None:
 
 def test_what_follows_a_gap_stays_in_its_place(tmp_path: Path) -> None:
     first, second = _noise(1.0), _noise(1.2)
-    _film(tmp_path / "a.mkv", (0.0, first), (1.8, second))
+    _video(tmp_path / "a.mkv", (0.0, first), (1.8, second))
     decoded = decode_soundtrack(tmp_path / "a.mkv", 0.0, 3.0)
     _assert_spans(decoded.waveform, (0, 1, first, 0), (1, 1.8, None, 0), (1.8, 3, second, 0))
     assert decoded.warning == "2.20 s of sound for 3.00 s of picture: the rest is silence"
@@ -115,7 +115,7 @@ def test_jitter_of_the_timestamps_tears_nothing(tmp_path: Path) -> None:
     blocks = np.split(noise.samples, 30, axis=1)
     jitter = np.random.default_rng(1).uniform(0, 0.015, 30)
     jitter[0] = 0
-    _film(
+    _video(
         tmp_path / "a.mkv",
         *((index / 10 + jitter[index], Waveform(block, 48_000)) for index, block in enumerate(blocks)),
     )
@@ -125,7 +125,7 @@ def test_jitter_of_the_timestamps_tears_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("layout", "speakers"), [("mono", ("FC",)), ("5.1", ("FL", "FR", "FC", "LFE", "BL", "BR"))])
 def test_channels_are_kept_and_named(tmp_path: Path, layout: str, speakers: Sequence[str]) -> None:
     noise = _noise(3.0, len(speakers))
-    _film(tmp_path / "a.mkv", (0.0, noise), codec="flac", layout=layout)
+    _video(tmp_path / "a.mkv", (0.0, noise), codec="flac", layout=layout)
     waveform = decode_soundtrack(tmp_path / "a.mkv", 0.0, 3.0).waveform
     assert waveform.speakers == speakers
     _assert_spans(waveform, (0, 3, noise, 0))
@@ -134,7 +134,7 @@ def test_channels_are_kept_and_named(tmp_path: Path, layout: str, speakers: Sequ
 def test_damage_becomes_silence_and_is_told(tmp_path: Path) -> None:
     noise = _noise(3.0)
     path = tmp_path / "a.mp4"
-    _film(path, (0.0, noise), codec="flac")
+    _video(path, (0.0, noise), codec="flac")
     content = bytearray(path.read_bytes())
     middle = content.index(b"mdat") + 200_000
     content[middle : middle + 20_000] = bytes(20_000)
@@ -146,14 +146,14 @@ def test_damage_becomes_silence_and_is_told(tmp_path: Path) -> None:
     _assert_spans(decoded.waveform, (0, 0.8, noise, 0), (2.2, 3, noise, 2.2))
 
 
-def test_silent_film_has_no_audio_track(tmp_path: Path, film) -> None:
-    film(tmp_path / "a.mp4", codecs=("libx264", None))
+def test_silent_video_has_no_audio_track(tmp_path: Path, make_video) -> None:
+    make_video(tmp_path / "a.mp4", codecs=("libx264", None))
     with pytest.raises(MediaError, match=r"a\.mp4: there is no audio track in it"):
         decode_soundtrack(tmp_path / "a.mp4", 0.0, 3.0)
 
 
 def test_audio_track_without_samples(tmp_path: Path) -> None:
-    _film(tmp_path / "a.mkv")
+    _video(tmp_path / "a.mkv")
     with pytest.raises(MediaError, match="empty or damaged"):
         decode_soundtrack(tmp_path / "a.mkv", 0.0, 3.0)
 
@@ -161,6 +161,6 @@ def test_audio_track_without_samples(tmp_path: Path) -> None:
 def test_not_a_number_is_refused(tmp_path: Path) -> None:
     noise = _noise(3.0)
     noise.samples[0, 1000] = np.nan
-    _film(tmp_path / "a.mkv", (0.0, noise), codec="pcm_f32le")
+    _video(tmp_path / "a.mkv", (0.0, noise), codec="pcm_f32le")
     with pytest.raises(MediaError, match="not finite"):
         decode_soundtrack(tmp_path / "a.mkv", 0.0, 3.0)

@@ -57,8 +57,8 @@ def test_frame_sizes_of_the_published_table(resolution, sizes) -> None:
 
 
 @pytest.mark.parametrize(("name", "codecs"), KINDS)
-def test_probe(tmp_path: Path, film, name: str, codecs: tuple[str, str | None]) -> None:
-    film(tmp_path / name, codecs=codecs, options=REORDERED.get(name))
+def test_probe(tmp_path: Path, make_video, name: str, codecs: tuple[str, str | None]) -> None:
+    make_video(tmp_path / name, codecs=codecs, options=REORDERED.get(name))
     info = probe_video(tmp_path / name)
     assert (info.width, info.height, info.frames, info.variable_frame_rate) == (96, 64, 72, False)
     assert (info.fps, info.seconds) == (pytest.approx(24, rel=1e-3), pytest.approx(3, abs=0.002))
@@ -69,23 +69,25 @@ def test_probe(tmp_path: Path, film, name: str, codecs: tuple[str, str | None]) 
 
 
 @pytest.mark.parametrize(("name", "codecs"), KINDS)
-def test_at_its_own_rate_each_frame_comes_once(tmp_path: Path, film, numbers, name: str, codecs) -> None:
-    film(tmp_path / name, codecs=codecs, options=REORDERED.get(name))
+def test_at_its_own_rate_each_frame_comes_once(tmp_path: Path, make_video, numbers, name: str, codecs) -> None:
+    make_video(tmp_path / name, codecs=codecs, options=REORDERED.get(name))
     assert _decoded_numbers(tmp_path / name, numbers, frames=72) == list(range(72))
 
 
 @pytest.mark.parametrize(("name", "codecs"), KINDS)
-def test_from_the_middle(tmp_path: Path, film, numbers, name: str, codecs) -> None:
+def test_from_the_middle(tmp_path: Path, make_video, numbers, name: str, codecs) -> None:
     for picture_start in (0.0,) if name.endswith(".avi") else (0.0, 0.5):  # AVI shows the first frame longer instead
-        film(tmp_path / name, codecs=codecs, frames=120, picture_start=picture_start, options=REORDERED.get(name))
+        make_video(tmp_path / name, codecs=codecs, frames=120, picture_start=picture_start, options=REORDERED.get(name))
         for first in (3, 30, 66):
             got = _decoded_numbers(tmp_path / name, numbers, frames=20, start=first / 24)
             assert got == list(range(first, first + 20))
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
-def test_at_another_rate_or_speed_the_nearest_earlier_frame_is_taken(tmp_path: Path, film, numbers, name: str) -> None:
-    film(tmp_path / name)
+def test_at_another_rate_or_speed_the_nearest_earlier_frame_is_taken(
+    tmp_path: Path, make_video, numbers, name: str
+) -> None:
+    make_video(tmp_path / name)
     shown = np.round(np.arange(72) / 24, 3 if name.endswith(".mkv") else 9)
     for frame_rate, speed in itertools.product([8, 10, 23.976, 25, 30, 60], [1.0, 1.3, 0.6]):
         times = np.arange(int(2.9 / speed * frame_rate)) * speed / frame_rate
@@ -95,10 +97,10 @@ def test_at_another_rate_or_speed_the_nearest_earlier_frame_is_taken(tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mov", "b.mkv"])
-def test_variable_frame_rate(tmp_path: Path, film, numbers, name: str) -> None:
+def test_variable_frame_rate(tmp_path: Path, make_video, numbers, name: str) -> None:
     gaps = np.random.default_rng(0).choice([0.020, 0.050, 0.150], 40)
     times = np.concatenate([[0.0], np.cumsum(gaps)])
-    film(tmp_path / name, codecs=("ffv1" if name == "b.mkv" else "libx264", None), times=times)
+    make_video(tmp_path / name, codecs=("ffv1" if name == "b.mkv" else "libx264", None), times=times)
     info = probe_video(tmp_path / name)
     assert info.variable_frame_rate
     assert info.frames == 41
@@ -202,8 +204,8 @@ def test_pixels_that_are_not_square(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [f"a{extension}" for extension in VIDEO_EXTENSIONS])
-def test_what_ends_too_early_is_refused(tmp_path: Path, film, numbers, name: str) -> None:
-    film(tmp_path / name, frames=24, codecs=None if name != "a.avi" else ("mpeg4", None))
+def test_what_ends_too_early_is_refused(tmp_path: Path, make_video, numbers, name: str) -> None:
+    make_video(tmp_path / name, frames=24, codecs=None if name != "a.avi" else ("mpeg4", None))
     assert _decoded_numbers(tmp_path / name, numbers, frames=24)[-1] == 23
     with pytest.raises(MediaError, match=r"ends at 1.00 s, and is needed until 1.00 s"):
         _decoded_numbers(tmp_path / name, numbers, frames=25)
@@ -211,8 +213,16 @@ def test_what_ends_too_early_is_refused(tmp_path: Path, film, numbers, name: str
         _decoded_numbers(tmp_path / name, numbers, frames=2, start=2.0)
 
 
+@pytest.mark.parametrize("name", [f"a{extension}" for extension in VIDEO_EXTENSIONS])
+def test_the_last_frame_can_stay(tmp_path: Path, make_video, numbers, name: str) -> None:
+    make_video(tmp_path / name, frames=24, codecs=None if name != "a.avi" else ("mpeg4", None))
+    assert _decoded_numbers(tmp_path / name, numbers, frames=33, repeat_last=True) == [*range(24), *[23] * 9]
+    assert _decoded_numbers(tmp_path / name, numbers, frames=3, start=2.0, repeat_last=True) == [23] * 3
+    assert _decoded_numbers(tmp_path / name, numbers, frames=9, repeat_last=True) == list(range(9))
+
+
 def _noisy(path: Path, codec: str) -> None:
-    """A film of noise, whose bytes are spread evenly over its three seconds."""
+    """A video of noise, whose bytes are spread evenly over its three seconds."""
     noise = np.random.default_rng(0).integers(0, 256, (72, 64, 96, 3), dtype=np.uint8)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, 24, {"g": "12"}, width=96, height=64, pix_fmt="yuv420p")
@@ -231,7 +241,7 @@ def test_cut_off_files_say_so(tmp_path: Path, capfd: pytest.CaptureFixture[str],
     info = probe_video(path)
     assert info.seconds == pytest.approx(1.5, abs=0.3)
     assert info.warning is not None
-    assert f"header says 3.00 s, {info.seconds:.2f} s are there" in info.warning
+    assert f"header says 3.00 s, it has {info.seconds:.2f} s" in info.warning
     whole = int(info.seconds * 24) - 3
     assert decode_frames(path, frame_rate=24, frames=whole, width=32, height=32).shape == (whole, 32, 32, 3)
     with pytest.raises(MediaError, match=r"(ends|broken) at"):
@@ -252,8 +262,8 @@ def test_damage_is_refused_where_it_is_met(tmp_path: Path, name: str, codec: str
         decode_frames(path, frame_rate=24, frames=72, width=32, height=32)
 
 
-def test_cut_without_encoding_anew(tmp_path: Path, film, numbers) -> None:
-    film(tmp_path / "whole.mkv", codecs=("mpeg4", None))
+def test_cut_without_encoding_anew(tmp_path: Path, make_video, numbers) -> None:
+    make_video(tmp_path / "whole.mkv", codecs=("mpeg4", None))
     cut = tmp_path / "cut.mkv"
     with av.open(str(tmp_path / "whole.mkv")) as source, av.open(str(cut), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
@@ -262,13 +272,12 @@ def test_cut_without_encoding_anew(tmp_path: Path, film, numbers) -> None:
                 packet.stream = stream
                 target.mux(packet)
     expected = [12] * 8 + list(range(13, 60))  # five frames are gone, up to the key frame seven cannot be decoded
-    print(_decoded_numbers(cut, numbers, frames=55))
     assert _decoded_numbers(cut, numbers, frames=55) == expected
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mov"])
-def test_what_an_edit_list_hides_is_not_there(tmp_path: Path, film, numbers, name: str) -> None:
-    film(tmp_path / name, picture_start=-0.25, sound_start=-0.25)
+def test_what_an_edit_list_hides_is_not_there(tmp_path: Path, make_video, numbers, name: str) -> None:
+    make_video(tmp_path / name, picture_start=-0.25, sound_start=-0.25)
     info = probe_video(tmp_path / name)
     assert (info.frames, info.seconds) == (66, pytest.approx(2.75))
     assert info.audio_seconds == pytest.approx(2.75, abs=0.03)
@@ -281,7 +290,7 @@ def test_what_is_no_video_is_refused(tmp_path: Path, tones) -> None:
     (tmp_path / "sound.m4a").rename(tmp_path / "sound.mp4")
     Image.new("RGB", (32, 32)).save(tmp_path / "image.png")
     (tmp_path / "image.png").rename(tmp_path / "image.mp4")
-    (tmp_path / "text.mkv").write_text("not a film\n" * 100)
+    (tmp_path / "text.mkv").write_text("not a video\n" * 100)
     (tmp_path / "empty.avi").touch()
     for name, reason in {
         "sound.mp4": "no moving picture",
@@ -296,7 +305,7 @@ def test_what_is_no_video_is_refused(tmp_path: Path, tones) -> None:
             assert str(caught.value).startswith(f"{name}: ")
 
 
-def test_cover_of_a_record_is_no_film(tmp_path: Path, tones) -> None:
+def test_cover_of_a_record_is_no_video(tmp_path: Path, tones) -> None:
     path = tmp_path / "a.mp4"
     wave: Waveform = tones(440, 440, seconds=0.2)
     with av.open(str(path), "w") as container:

@@ -67,7 +67,7 @@ def test_colours_come_back(tmp_path: Path, extension: str, height: int) -> None:
     assert np.abs(middles - patches).max() <= (0 if extension == ".mkv" else 6)
 
 
-def test_silent_film(tmp_path: Path) -> None:
+def test_silent_video(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", _frames(3), 24, None)
     assert not probe_video(tmp_path / "a.mp4").has_audio
 
@@ -88,7 +88,7 @@ def test_odd_sides_need_a_codec_that_has_them(tmp_path: Path) -> None:
         decode_frames(tmp_path / "a.mkv", frame_rate=24, frames=2, width=51, height=33), frames
     )
     for name in ("a.mp4", "a.mov", "a.avi"):
-        with pytest.raises(ValueError, match="sides must be even, not 51 x 33"):
+        with pytest.raises(ValueError, match="width and height must be even, not 51 x 33"):
             write_video(tmp_path / name, frames, 24, None)
     assert [file.name for file in tmp_path.iterdir()] == ["a.mkv"]
 

@@ -126,7 +126,7 @@ def test_a_saved_request_still_knows_what_it_did_not_say():
         sent = ask("t2a", rank=16, **fields)
         again = parse(request, sent.saved())
         assert again == sent
-        assert again.asked_stg_scale == sent.asked_stg_scale == asked
+        assert again.requested_stg_scale == sent.requested_stg_scale == asked
 
 
 def test_unknown_fields_are_ignored():
@@ -141,6 +141,48 @@ def test_at_most_two_previews_each_with_a_prompt():
     with pytest.raises(InputError) as caught:
         ask("t2a", validation=[{}])
     assert caught.value.items[0].loc == ("body", "validation", 0, "prompt")
+
+
+@pytest.mark.parametrize(
+    ("validation", "loc", "type", "msg"),
+    [
+        (None, [], "list_type", "Input should be a valid array"),
+        ("x", [], "list_type", "Input should be a valid array"),
+        ({"prompt": "a"}, [], "list_type", "Input should be a valid array"),
+        ([None], [0], "model_type", "Input should be an object"),
+        (["x"], [0], "model_type", "Input should be an object"),
+        ([{"prompt": None}], [0, "prompt"], "string_type", "Input should be a valid string"),
+    ],
+)
+def test_faults_have_the_words_of_json(validation, loc, type, msg):
+    with pytest.raises(InputError) as caught:
+        ask("t2a", validation=validation)
+    (fault,) = caught.value.detail()
+    found = None if loc[1:] else validation[0] if loc else validation
+    assert fault == {"loc": ["body", "validation", *loc], "msg": msg, "type": type, "input": found}
+    assert ("found null" in str(caught.value)) == (found is None)
+
+
+@pytest.mark.parametrize("entry", [{}, {"prompt": 1}, None, [], "x"])
+def test_long_lists_are_measured_and_not_read(entry):
+    with pytest.raises(InputError) as caught:
+        ask("t2a", validation=[entry] * 100_000)
+    (fault,) = caught.value.detail()
+    assert (fault["loc"], fault["type"]) == (["body", "validation"], "too_long")
+    assert fault["ctx"] == {"field_type": "List", "max_length": 2, "actual_length": 100_000}
+    assert len(fault["input"]) < 3000
+    with pytest.raises(InputError) as caught:
+        ask("audio-inpaint", validation=[{"prompt": "p", "audio_url": "a", "time_ranges": [entry] * 1001}])
+    assert [item.loc for item in caught.value.items] == [("body", "validation", 0, "time_ranges")]
+
+
+def test_details_are_few_and_say_how_many_there_are():
+    ranges = [["a", "b"]] * 900
+    with pytest.raises(InputError) as caught:
+        ask("audio-inpaint", validation=[{"prompt": "p", "audio_url": "a", "time_ranges": ranges}])
+    detail = caught.value.detail()
+    assert len(detail) == 51
+    assert detail[-1]["msg"] == "and 1,750 more errors"
 
 
 @pytest.mark.parametrize(("seconds", "rate", "length"), [(5, 24, 5), (10, 24, 121 / 24), (1, 60, 1), (60, 8, 15.125)])
@@ -222,10 +264,10 @@ def test_something_must_be_left_to_generate(mode, fields, fine):
 @pytest.mark.parametrize(
     ("ranges", "words"),
     [
-        ([], "should be a list of"),
-        ([[2.0, 1.0]], "start must be less than its end"),
-        ([[1.0, 1.0]], "start must be less than its end"),
-        ([[-1.0, 1.0]], "begins before 0 s"),
+        ([], "must be a list of"),
+        ([[2.0, 1.0]], "its end must be after its start"),
+        ([[1.0, 1.0]], "its end must be after its start"),
+        ([[-1.0, 1.0]], "starts before 0 s"),
         ([[1.0]], "not a range"),
         ([[1.0, 2.0, 3.0]], "not a range"),
         ([[6.0, 7.0]], "no range lies inside"),

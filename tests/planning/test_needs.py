@@ -22,7 +22,7 @@ from sonolora.ltx.text.language_model import tensor_shapes
 from sonolora.ltx.text.text_encoder import load_text_encoder
 from sonolora.ltx.weights import checkpoint as checkpoint_module
 from sonolora.modes import MODES
-from sonolora.modes.preview_spec import FilmFormat
+from sonolora.modes.preview_spec import VideoFormat
 from sonolora.modes.request import parse
 from sonolora.planning import work_counts as counts
 from sonolora.planning.allocations import Allocations
@@ -42,7 +42,7 @@ from sonolora.planning.work_counts import (
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SETTINGS = RunSettings()
 RANK = 8
-FILM = FilmFormat(17, 24, 64, 64)
+FILM = VideoFormat(17, 24, 64, 64)
 CASES = {
     "t2a": Tokens(26),
     "a2a": Tokens(26, 26),
@@ -155,7 +155,7 @@ def test_examples_have_the_counted_shape(mode):
 @pytest.mark.parametrize("mode", ["t2a", "v2a"])
 def test_layers_are_alike_from_the_second_on(published, mode, monkeypatch):
     """At the full width: what two and three layers give for five is what five take."""
-    tokens = Tokens(14, film=FilmFormat(9, 24, 64, 64)) if mode == "v2a" else Tokens(14)
+    tokens = Tokens(14, film=VideoFormat(9, 24, 64, 64)) if mode == "v2a" else Tokens(14)
     config = {**published.config, "transformer": {**published.config["transformer"], "num_layers": 5}}
     five = replace(published, fingerprint="five", config=config)
     extended = step_bytes(five, step_of(mode, tokens, 128), "cuda")
@@ -206,7 +206,7 @@ def test_a_card_that_is_too_small_is_refused_with_what_fits(shallow):
 
 
 def test_what_fits_with_no_setting_is_an_error_of_another_kind(base):
-    with pytest.raises(SonoloraError, match="fit: with --weights nf4 --stream-blocks, rank = 8, ") as refused:
+    with pytest.raises(SonoloraError, match="fit: with --weights nf4 --block-offload, rank = 8, ") as refused:
         check_fit(MODES["t2a"], request("t2a"), SETTINGS, base, CUDA, available=10**8)
     assert not isinstance(refused.value, InputError)
 
@@ -215,7 +215,7 @@ def test_changes_together(shallow):
     """Where no change alone is enough. What is given must stay shorter than the clip."""
     mode = MODES["audio-extend-prefix"]
     wish = request(mode.name, rank=64, audio_duration_seconds=20)
-    least = RunSettings(weights="nf4", stream_blocks=True)
+    least = RunSettings(weights="nf4", block_offload=True)
     room = count_needs(shallow, mode, request(mode.name, rank=8, audio_duration_seconds=1.5), least, CUDA).peak
     error = does_not_fit(shallow, mode, wish, least, CUDA, count_needs(shallow, mode, wish, least, CUDA), room)
     assert "It would fit with rank = 8, audio_duration_seconds = 1.5 together" in str(error)

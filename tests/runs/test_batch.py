@@ -1,42 +1,37 @@
-"""More than one clip a step: a run as a person starts it, and what is counted for it."""
+"""More than one clip a step: a run, and what is counted for it."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from run_support import begin, eval_losses_of
 
-from sonolora.cli.main import app
 from sonolora.ltx.weights.checkpoint import Checkpoint
 from sonolora.modes.t2a import T2A
 from sonolora.planning.allocations import Allocations
 from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.bench.synthetic import synthetic_trainer
 from sonolora.planning.work_counts import Step, Tokens, step_bytes
-from sonolora.training.metrics import read_metrics
 from sonolora.training.step_phases import marks
 
 BATCH = 3  # of the two clips that there are
 CPU = torch.device("cpu")
 
 
-def test_a_run_with_more_clips_a_step_than_there_are(dataset, body, tmp_path):
+def test_a_run_with_more_clips_a_step_than_there_are(dataset, body, settings, tmp_path):
     """How it continues is tested with the engine."""
-    request, out, data = (tmp_path / name for name in ("request.json", "out", "data"))
+    data = tmp_path / "data"
     data.mkdir()
     for clip in ("clip0.wav", "clip1.flac"):
         shutil.copy(dataset / clip, data)
-    request.write_text(json.dumps({**body, "training_data_url": str(data)}))
-    options = ["--device", "cpu", "--batch-size", str(BATCH), "--preview-every", "1000", "--out", str(out)]
-    done = CliRunner().invoke(app, ["train", "t2a", "--request", str(request), *options], catch_exceptions=False)
-    assert done.exit_code == 0
-    assert Checkpoint.open(out / "lora.safetensors").metadata["batch_size"] == str(BATCH)
-    grid = [line["grid_loss"] for line in read_metrics(out / "metrics.jsonl") if "grid_loss" in line]
-    assert grid[-1] < grid[0]
+    body = {**body, "training_data_url": str(data)}
+    lora = begin("t2a", body, replace(settings, batch_size=BATCH), tmp_path / "out")
+    assert Checkpoint.open(lora).metadata["batch_size"] == str(BATCH)
+    losses = eval_losses_of(tmp_path / "out")
+    assert losses[12] < losses[0]
 
 
 def test_what_a_step_keeps_is_counted_for_every_clip():

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from run_support import StopsAt, begin
 
+from sonolora.core.cancellation import InterruptedRunError
 from sonolora.core.errors import InputError
-from sonolora.core.progress import InterruptedRunError, Silent
 from sonolora.ltx.lora.adapters import LoRALinear, add_adapters
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
 from sonolora.ltx.weights.base import find_base
-from sonolora.modes.request import parse
-from sonolora.modes.t2a import T2A
-from sonolora.planning.run_settings import RunSettings
 from sonolora.runs import loaded_networks as networks_module
 from sonolora.runs import train as train_module
-from sonolora.runs.lifecycle import resume, start
 from sonolora.runs.loaded_networks import Networks
-
-SETTINGS = RunSettings(device="cpu", preview_every=1000, checkpoint_every=50)
+from sonolora.runs.resume import resume
 
 
 @pytest.fixture
@@ -45,42 +41,29 @@ def adapted(networks):
     return [module for module in networks._transformer.modules() if isinstance(module, LoRALinear)]
 
 
-class Stops(Silent):
-    """Asks to stop when training has come to a step."""
-
-    step = 0
-
-    def advance(self, note="", *, to=None):  # noqa: ARG002
-        self.step = to or 0
-
-    def __call__(self):
-        return self.step >= 20
-
-
-def test_kept_networks_give_what_new_ones_give(body, tmp_path, networks, loads, monkeypatch):
-    def begin(name, networks, follows, stop=lambda: False, **changes):
+def test_kept_networks_give_what_new_ones_give(body, settings, silent, tmp_path, networks, loads, monkeypatch):
+    def run(name, networks, *stops, **changes):
         # Its own cache, so that every network is used in every run.
         monkeypatch.setenv("SONOLORA_CACHE", str(tmp_path / "cache" / name))
-        request = parse(T2A.request, {**body, **changes})
-        return start(T2A, request, SETTINGS, tmp_path / name, follows, stop, networks=networks)
+        return begin("t2a", {**body, **changes}, settings, tmp_path / name, *stops, networks=networks)
 
     def interrupted(name, networks, **changes):
-        stops = Stops()
+        stops = StopsAt(step=10)
         with pytest.raises(InterruptedRunError):
-            begin(name, networks, stops, stops, **changes)
+            run(name, networks, stops, stops, **changes)
 
-    new = begin("new", None, Silent()).read_bytes()
+    new = run("new", None).read_bytes()
     interrupted("other", networks, rank=16, trigger_phrase="another")
     loads.clear()
     with pytest.raises(InputError):
-        begin("bad", networks, Silent(), audio_duration_seconds=3)
+        run("bad", networks, audio_duration_seconds=3)
     interrupted("again", networks)
     assert not adapted(networks)
-    assert resume(tmp_path / "again", Silent(), networks=networks).read_bytes() == new
+    assert resume(tmp_path / "again", silent, networks=networks).read_bytes() == new
     assert loads == ["text_encoder"], "of which nothing is kept; all else was there"
 
 
-def test_a_failing_run_leaves_the_transformer_bare(body, tmp_path, networks, monkeypatch):
+def test_a_failing_run_leaves_the_transformer_bare(body, settings, tmp_path, networks, monkeypatch):
     with networks.transformer(video=False) as model:
         before = dict(model.named_modules())
 
@@ -90,7 +73,7 @@ def test_a_failing_run_leaves_the_transformer_bare(body, tmp_path, networks, mon
 
     monkeypatch.setattr(train_module, "save_state", fails)
     with pytest.raises(RuntimeError, match="out of order"):
-        start(T2A, parse(T2A.request, body), SETTINGS, tmp_path / "out", Silent(), networks=networks)
+        begin("t2a", body, settings, tmp_path / "out", networks=networks)
     after = dict(networks._transformer.named_modules())
     assert list(after) == list(before), "in their old order, too"
     assert all(after[name] is module for name, module in before.items())

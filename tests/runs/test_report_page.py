@@ -13,7 +13,9 @@ from sonolora.data.clips import Clip
 from sonolora.data.report import Report
 from sonolora.media.audio import Waveform, decode_audio
 from sonolora.media.video import probe_video
-from sonolora.runs.report_page import ShownClip, write_clip, write_page
+from sonolora.runs.artifacts import REPORT_PAGE, RunArtifacts
+from sonolora.runs.report_html import ShownClip
+from sonolora.runs.report_page import put_clip, put_page
 
 RATE = 16_000
 EVIL = "\"><img src=x onerror=alert(1)>&'<script>alert(2)<script>"
@@ -53,12 +55,13 @@ def tone(seconds: float = 2.0, hertz: float = 1000) -> Waveform:
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    return tmp_path / "my #1 report.html"
+    return tmp_path / REPORT_PAGE
 
 
 def write(page: Path, *clips: Clip, report: Report | None = None, title: str = "Check") -> Page:
-    shown = [write_clip(page, number, clip) for number, clip in enumerate(clips, start=1)]
-    write_page(page, (report or Report()).as_json(), shown, title)
+    artifacts = RunArtifacts(page.parent)
+    shown = [put_clip(artifacts, number, clip) for number, clip in enumerate(clips, start=1)]
+    put_page(artifacts, (report or Report()).as_json(), shown, title)
     return Page(page)
 
 
@@ -79,9 +82,7 @@ def test_every_clip_has_a_player_and_a_picture_of_what_is_trained(page: Path) ->
     assert levels[:, : middle - 5].max() > 150 > 20 > levels[:, middle + 5 :].max()
     assert levels[:, middle // 2].argmax() / levels.shape[0] == pytest.approx(1 - 1000 / 2840, abs=0.02)
     assert "a bell" in [text for _, text in found.all("p")]
-    assert [text for attributes, text in found.all("p") if attributes["class"] == "caption none"] == [
-        "trained without words"
-    ]
+    assert [text for attributes, text in found.all("p") if attributes["class"] == "caption none"] == ["no caption"]
 
 
 def test_the_reference_has_its_own_player_in_front(page: Path) -> None:
@@ -101,7 +102,7 @@ def test_spans_lie_on_the_picture_where_they_are_in_the_sound(page: Path) -> Non
 
 def test_a_film_is_shown_with_its_sound(page: Path) -> None:
     film = np.zeros((25, 64, 96, 3), np.uint8)
-    found = write(page, Clip("film", "", tone(1.0), film=film, frame_rate=25.0))
+    found = write(page, Clip("film", "", tone(1.0), frames=film, frame_rate=25.0))
     ((player, _),) = found.all("video")
     info = probe_video(page.parent / unquote(str(player["src"])))
     assert (info.width, info.height, info.frames) == (48, 32, 25)
@@ -117,7 +118,7 @@ def report() -> Report:
     report.warn("walk.txt", "has the same caption as run.txt")
     report.fitted("run_start.wav", "trimmed from 3.000 s to 2.000 s")
     report.measured("run_start.wav", seconds=3.0, lufs=-20.5)
-    report.left_out("short.wav", "too short")
+    report.skipped("short.wav", "too short")
     report.ignored("__MACOSX/", "macOS metadata")
     report.warn("walk.wav", "clipped")
     return report
@@ -126,16 +127,16 @@ def report() -> Report:
 def test_the_table_says_everything_that_the_report_says(page: Path, report: Report) -> None:
     found = write(page, Clip("run", "", tone()), Clip("walk", "", tone()), report=report)
     heads = [text for _, text in found.all("button")]
-    assert heads == ["file", "verdict", "detail and warnings", "seconds", "lufs", "image"]
+    assert heads == ["file", "status", "detail and warnings", "seconds", "lufs", "image"]
     rows = [attributes for attributes, _ in found.all("tr") if "data-status" in attributes]
-    assert [row["data-status"] for row in rows] == ["ignored", "fitted", "left out", "used", "used"]
+    assert [row["data-status"] for row in rows] == ["ignored", "fitted", "skipped", "used", "used"]
     cells = [(attributes["data-value"], text) for attributes, text in found.all("td")]
     assert cells[1 + 5 : 6 + 5] == [
         ("", "trimmed from 3.000 s to 2.000 s"),
         ("3.0", "3.0"),
         ("-20.5", "-20.5"),
         ("", ""),
-        ("left out", "left out"),
+        ("skipped", "skipped"),
     ]
     assert [text for _, text in found.all("dd")] == ["2", "1", "1", "1", "2"]
     assert [attributes["href"] for attributes, _ in found.all("a")] == ["#clip-1", "#clip-2", "#clip-2"]
@@ -190,7 +191,7 @@ def test_the_page_needs_nothing_from_elsewhere(page: Path, report: Report) -> No
 
 
 def test_a_page_without_clips_and_files_can_be_written(page: Path) -> None:
-    write_page(page, Report().as_json(), list[ShownClip](), "nothing")
+    put_page(RunArtifacts(page.parent), Report().as_json(), list[ShownClip](), "nothing")
     assert [text for _, text in Page(page).all("h1")] == ["nothing"]
 
 

@@ -17,7 +17,7 @@ def report() -> Report:
     report.used(LONG, "2.000 s as wanted")
     report.warn(LONG, "clipped: " + "so much " * 30)
     report.warn(LONG, "silent")
-    report.left_out("short.wav", "too short")
+    report.skipped("short.wav", "too short")
     report.ignored("__MACOSX/", "macOS metadata")
     return report
 
@@ -29,7 +29,7 @@ def test_what_goes_to_a_file_is_one_whole_line_for_each_thing(report: Report, ca
         f"warning   {LONG}  clipped: " + "so much " * 30,
         f"warning   {LONG}  silent",
         "ignored   __MACOSX/  macOS metadata",
-        "left out  short.wav  too short",
+        "skipped   short.wav  too short",
     ]
 
 
@@ -40,7 +40,7 @@ def test_a_terminal_shows_a_table_with_nothing_cut_off(report: Report, width: in
     lines = out.getvalue().splitlines()
     assert all(len(line) <= width for line in lines)
     assert "…" not in out.getvalue()
-    assert "left out" in out.getvalue()
+    assert "skipped" in out.getvalue()
     # Names and words may be folded, but all of them is there.
     assert out.getvalue().count("[") == LONG.count("[")
     assert out.getvalue().count("so") == 30

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import get_args, get_type_hints
 
 import pytest
 import torch
+from run_support import StopsAt, begin
 from typer.testing import CliRunner
 
 from sonolora.cli.main import app
-from sonolora.cli.settings import FILM_OPTIONS, SETTING_OPTIONS, settings_from
+from sonolora.core.cancellation import InterruptedRunError
 from sonolora.core.errors import InputError, SonoloraError
-from sonolora.core.progress import InterruptedRunError, Silent
 from sonolora.ltx.memory import block_offload as streaming
-from sonolora.ltx.memory.quantised import WEIGHTS
 from sonolora.ltx.memory.weight_policy import WeightPolicy
 from sonolora.ltx.model.transformer import load_transformer
 from sonolora.ltx.weights.checkpoint import Checkpoint
@@ -27,10 +25,9 @@ from sonolora.planning import memory_fit as fit
 from sonolora.planning import work_counts as counts
 from sonolora.planning.memory_fit import does_not_fit
 from sonolora.planning.needs import Needs, Stage
-from sonolora.planning.run_settings import V2A_VIDEO, RunSettings
+from sonolora.planning.run_settings import RunSettings
 from sonolora.planning.work_counts import Step, Tokens, step_bytes
-from sonolora.runs.lifecycle import start
-from sonolora.server.settings import ServerSettings, load_settings
+from sonolora.server.settings import load_settings
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 HOLDINGS = [WeightPolicy("int8"), WeightPolicy(gradient_checkpointing=True), WeightPolicy("nf4", offloaded=True)]
@@ -39,18 +36,18 @@ HOLDINGS = [WeightPolicy("int8"), WeightPolicy(gradient_checkpointing=True), Wei
 @pytest.mark.parametrize("policy", [pytest.param(HOLDINGS[0], marks=pytest.mark.slow), *HOLDINGS[1:]], ids=str)
 def test_a_step_takes_what_was_counted(base, shape, policy, monkeypatch, takes_what_was_counted):
     """Weights, what is kept for the backward pass, and FLOPs, against a real step."""
-    rooms: list[torch.Tensor] = []
+    slots: list[torch.Tensor] = []
     make = streaming._OffloadedBlocks.__init__
 
     def made(self, *arguments):
         make(self, *arguments)
-        rooms.extend(tensor for room in self.slots for tensor in room)
+        slots.extend(tensor for slot in self.slots for tensor in slot)
 
     monkeypatch.setattr(streaming._OffloadedBlocks, "__init__", made)
     model = load_transformer(base.checkpoint, video=False, device=CPU, dtype=torch.float32, policy=policy)
     blocks = list(tensors(model.transformer_blocks))
     if policy.offloaded:
-        device = [tensor for tensor in tensors(model) if all(tensor is not one for one in blocks)] + rooms
+        device = [tensor for tensor in tensors(model) if all(tensor is not one for one in blocks)] + slots
         assert shape.offloaded_bytes(torch.float32, video=False, policy=policy) == size(blocks)
     else:
         device = list(tensors(model))
@@ -84,10 +81,10 @@ SMALLER = {"full": 0, "int8": 20, "fp8": 20, "nf4": 30}
 def counted(shape, mode, request, settings, device, clips):  # noqa: ARG001
     """A base of 40 and a step of 60, of which 20 grow with the rank; blocks computed again spare 30 of them."""
     base = 40 - SMALLER[settings.weights]
-    held = base // 10 if settings.stream_blocks else base
-    again = settings.stream_blocks or settings.gradient_checkpointing
+    held = base // 10 if settings.block_offload else base
+    again = settings.block_offload or settings.gradient_checkpointing
     step = settings.batch_size * (40 + 20 * request.rank // 32 - (30 if again else 0))
-    waiting = base - held if settings.stream_blocks else 0
+    waiting = base - held if settings.block_offload else 0
     return Needs(None, 0, (Stage("training", {"transformer": held}, step),), None, 0, host_bytes=waiting)
 
 
@@ -106,11 +103,11 @@ def told(monkeypatch, room, host=1000, settings=None, **changed):
         (90, InputError, "It would fit with --gradient-checkpointing, or --weights int8, or rank = 16"),
         (85, InputError, "It would fit with --gradient-checkpointing, or --weights int8, or rank = 8"),
         (75, SonoloraError, "It would fit with --gradient-checkpointing, or --weights nf4"),
-        (40, SonoloraError, "It would fit with --stream-blocks"),
-        (32, SonoloraError, "It would fit with --weights int8 --stream-blocks"),
-        (31, SonoloraError, "It would fit with --weights nf4 --stream-blocks"),
-        (25, InputError, "It would fit with --stream-blocks, rank = 8 together"),
-        (10, SonoloraError, "No setting makes it fit: with --weights nf4 --stream-blocks, rank = 8, training needs"),
+        (40, SonoloraError, "It would fit with --block-offload"),
+        (32, SonoloraError, "It would fit with --weights int8 --block-offload"),
+        (31, SonoloraError, "It would fit with --weights nf4 --block-offload"),
+        (25, InputError, "It would fit with --block-offload, rank = 8 together"),
+        (10, SonoloraError, "No setting makes it fit: with --weights nf4 --block-offload, rank = 8, training needs"),
     ],
 )
 def test_options_are_named_before_fields_and_the_least_harm_first(monkeypatch, room, kind, words):
@@ -128,7 +125,7 @@ def test_smaller_batches_are_named(monkeypatch):
 
 def test_no_option_is_named_that_is_given(monkeypatch):
     given = RunSettings(weights="int8", gradient_checkpointing=True)
-    assert str(told(monkeypatch, 48, settings=given)).endswith("with --stream-blocks, or --weights nf4, or rank = 16")
+    assert str(told(monkeypatch, 48, settings=given)).endswith("with --block-offload, or --weights nf4, or rank = 16")
 
 
 def test_blocks_do_not_wait_where_there_is_no_room_for_them(monkeypatch):
@@ -140,8 +137,8 @@ def test_blocks_do_not_wait_where_there_is_no_room_for_them(monkeypatch):
 def test_what_cannot_wait_for_blocks_is_not_told_to(monkeypatch, how):
     error = told(monkeypatch, 40, settings=RunSettings(**{how: True}))
     assert str(error).endswith("It would fit with --weights nf4 --gradient-checkpointing")
-    with pytest.raises(SonoloraError, match=f"--{how.replace('_', '-')} and --stream-blocks"):
-        RunSettings(**{how: True}, stream_blocks=True)
+    with pytest.raises(SonoloraError, match=f"--{how.replace('_', '-')} and --block-offload"):
+        RunSettings(**{how: True}, block_offload=True)
 
 
 def test_blocks_that_come_and_go_are_not_compiled():
@@ -156,11 +153,7 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch):
 
 
 def test_a_server_takes_what_a_run_takes(tmp_path):
-    """Its settings name the choices themselves, since they must be quick to import."""
-    hints = get_type_hints(ServerSettings)
-    assert get_args(hints["weights"]) == WEIGHTS
-    assert get_args(hints["v2a_video"]) == V2A_VIDEO
-    (tmp_path / "server.toml").write_text('weights = "nf4"\nstream_blocks = true\nv2a_video = "frozen-cached"\n')
+    (tmp_path / "server.toml").write_text('weights = "nf4"\nblock_offload = true\nv2a_video = "frozen-cached"\n')
     served = load_settings(tmp_path)
     for name, mode in MODES.items():
         settings = RunSettings(**served.run_settings(name))
@@ -174,38 +167,15 @@ def test_the_settings_say_what_they_do_not_know():
         RunSettings(weights="int4")
 
 
-class Stops(Silent):
-    """Follows a run and, as `stop`, ends it at a step."""
-
-    step = 0
-
-    def metrics(self, step, values):  # noqa: ARG002
-        self.step = step
-
-    def __call__(self):
-        return self.step >= 30
-
-
-@pytest.mark.slow
-def test_a_quantised_run_stops_and_goes_on_streamed(dataset, tmp_path):
+def test_a_quantised_run_stops_and_continues_streamed(body, tmp_path):
     """To the very file of a run that is not stopped and has all on the device, and with less on it than it began."""
-    body = {"training_data_url": str(dataset), "rank": 8, "number_of_steps": 100, "audio_duration_seconds": 0.5}
-    request = parse(T2A.request, body)
     nf4 = RunSettings(device="cpu", checkpoint_every=10, weights="nf4")
-    whole = start(T2A, request, nf4, tmp_path / "whole", Silent()).read_bytes()
-    folder, stops = tmp_path / "stopped", Stops()
+    whole = begin("t2a", body, nf4, tmp_path / "whole").read_bytes()
+    folder, stops = tmp_path / "stopped", StopsAt(step=10)
     with pytest.raises(InterruptedRunError):
-        start(T2A, request, replace(nf4, gradient_checkpointing=True), folder, stops, stops)
+        begin("t2a", body, replace(nf4, gradient_checkpointing=True), folder, stops, stops)
     assert json.loads((folder / "run.json").read_text())["settings"]["gradient_checkpointing"] is True
-    go_on = ["train", "--resume", str(folder), "--stream-blocks", "--device", "cpu"]
+    go_on = ["train", "--resume", str(folder), "--block-offload", "--device", "cpu"]
     assert CliRunner().invoke(app, go_on, catch_exceptions=False).exit_code == 0
     assert (folder / "lora.safetensors").read_bytes() == whole
     assert Checkpoint.open(folder / "lora.safetensors").metadata["base_weights"] == "nf4"
-
-
-def test_the_command_line_has_the_settings_and_their_defaults():
-    given = {name: default for name, (_, default) in (SETTING_OPTIONS | FILM_OPTIONS).items()}
-    assert settings_from(given) == RunSettings()
-    asked = settings_from(given | {"weights": "nf4", "stream_blocks": True})
-    assert asked.policy == WeightPolicy("nf4", offloaded=True)
-    assert asked.policy.uses_gradient_checkpointing

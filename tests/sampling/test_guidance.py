@@ -17,7 +17,7 @@ def test_the_isolated_prediction_pushes_away():
     torch.testing.assert_close(guided, conditional + 2 * (conditional - isolated))
 
 
-def test_nothing_but_the_conditional_changes_nothing():
+def test_the_conditional_prediction_alone_is_unchanged():
     conditional = torch.randn(1, 4, 3)
     torch.testing.assert_close(guide(conditional, Guidance()), conditional)
 
@@ -28,15 +28,15 @@ def test_the_perturbed_block_is_the_published_one_at_full_depth():
     assert stg_blocks(1) == {0}
 
 
-def test_a_base_may_ask_for_its_own_strengths():
-    said = {"guidance": {"cfg": 1.5}}
+def test_a_base_may_have_its_own_scales():
+    metadata = {"guidance": {"cfg": 1.5}}
     assert Guidance.of_base({}) == Guidance()
-    assert Guidance.of_base(said) == Guidance(cfg=1.5)
-    assert Guidance.of_base(said, stg=0.5, cfg=None) == Guidance(cfg=1.5, stg=0.5)
-    assert Guidance.of_base(said, cfg=4.0).cfg == 4
+    assert Guidance.of_base(metadata) == Guidance(cfg=1.5)
+    assert Guidance.of_base(metadata, stg=0.5, cfg=None) == Guidance(cfg=1.5, stg=0.5)
+    assert Guidance.of_base(metadata, cfg=4.0).cfg == 4
 
 
-@pytest.mark.parametrize("said", [7, "{", {"strength": 1}, {"cfg": "much"}])
-def test_strengths_that_cannot_be_read_are_refused(said):
+@pytest.mark.parametrize("guidance", [7, "{", {"strength": 1}, {"cfg": "much"}])
+def test_unreadable_scales_are_refused(guidance):
     with pytest.raises(CheckpointError, match="guidance"):
-        Guidance.of_base({"guidance": said})
+        Guidance.of_base({"guidance": guidance})

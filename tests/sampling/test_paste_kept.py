@@ -1,4 +1,4 @@
-"""Kept sound is put back untouched, and the seams are smooth."""
+"""Kept audio is pasted back unchanged, and the seams are smooth."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ def test_kept_samples_are_identical_outside_the_spans(spans):
 
 
 def test_seams_do_not_click():
-    """No step between neighbours that is larger than the sounds themselves make."""
+    """No step between adjacent samples is larger than in the sounds themselves."""
     kept, generated = sine(440), sine(300, phase=2.5)
     result = paste_kept(generated, kept, [(0.5013, 1.0)])
     largest = max(np.abs(np.diff(one.samples)).max() for one in (kept, generated))
     assert np.abs(np.diff(result.samples)).max() < 1.5 * largest
 
 
-def test_what_was_in_the_span_is_not_heard():
+def test_the_old_content_of_a_span_is_not_audible():
     kept = sine(440)
     kept.samples[:, RATE // 2 : RATE] = 100.0
     result = paste_kept(sine(300), kept, [(0.5, 1.0)])
     assert np.abs(result.samples).max() < 1.0
 
 
-def test_beyond_the_end_of_what_is_given_there_is_no_step():
-    """Extension: the kept sound ends where the span begins, in the middle of a wave."""
+def test_there_is_no_step_at_the_end_of_the_given_part():
+    """Extension: the kept audio ends in the middle of a wave, where the span begins."""
     kept = sine(440)
     cut = round(0.7502 * RATE)
     kept.samples[:, cut:] = 0
@@ -59,7 +59,7 @@ def test_beyond_the_end_of_what_is_given_there_is_no_step():
 @pytest.mark.parametrize(
     "spans", [[(0.5, 1.0), (1.0, 1.5)], [(0.8, 1.5), (0.5, 1.2)], [(0.5, 1.0), (1.003, 1.5)], [(0.5, 1.5), (0.6, 0.7)]]
 )
-def test_nor_is_it_where_spans_touch_overlap_or_nearly_do(spans):
+def test_nor_where_spans_touch_overlap_or_nearly_touch(spans):
     kept = Waveform(np.zeros((2, 2 * RATE), np.float32), RATE)
     for start, end in spans:
         kept.samples[:, round(start * RATE) : round(end * RATE)] = 100.0

@@ -33,39 +33,40 @@ def example(cases):
 def test_follows_an_exact_velocity_to_the_clean_latents(transformer, example, steps):
     clean = normal(tuple(example.latents_BTC.shape), "clean")
     noise = normal(tuple(clean.shape), "noise")
-    found = sample(ExactModel(transformer, clean), example, example, noise, SamplingSettings(steps, PLAIN))
-    torch.testing.assert_close(found, clean, atol=1e-5, rtol=1e-5)
+    model = ExactModel(transformer, clean)
+    latents = sample(model, example, example.context_BSD, noise, SamplingSettings(steps, PLAIN))
+    torch.testing.assert_close(latents, clean, atol=1e-5, rtol=1e-5)
 
 
 def test_kept_frames_come_out_untouched(transformer, example, cases):
     example = replace(example, keep_BT=cases["keep"].bool())
     noise = normal(tuple(example.latents_BTC.shape), "noise")
-    found = sample(
+    latents = sample(
         transformer,
         example,
-        replace(example, context_BSD=torch.zeros_like(example.context_BSD)),
+        torch.zeros_like(example.context_BSD),
         noise,
         SamplingSettings(3),
     )
     keep = example.keep_BT
-    assert torch.equal(found[keep], example.latents_BTC[keep])
-    assert not torch.isclose(found[~keep], example.latents_BTC[~keep]).any(dim=-1).all()
+    assert torch.equal(latents[keep], example.latents_BTC[keep])
+    assert not torch.isclose(latents[~keep], example.latents_BTC[~keep]).any(dim=-1).all()
 
 
-def test_passes_on_static_inputs_give_the_same_sound_to_the_bit(checkpoint, cases):
-    """With all four kinds of pass, of which two share their inputs."""
+def test_passes_on_static_inputs_are_bit_identical(checkpoint, cases):
+    """With all four kinds of pass, two of which share their inputs."""
     model = load_transformer(checkpoint, video=True, device=torch.device("cpu"), dtype=torch.float32)
-    film = Video(cases["video_latents"], cases["video_positions"].mean(-1), cases["video_context"])
-    example = Example(cases["audio_latents"], cases["audio_context"], cases["keep"].bool(), video=film)
-    negative = replace(example, context_BSD=0.5 * example.context_BSD)
+    video = Video(cases["video_latents"], cases["video_positions"].mean(-1), cases["video_context"])
+    example = Example(cases["audio_latents"], cases["audio_context"], cases["keep"].bool(), video=video)
+    negative_context = 0.5 * example.context_BSD
     noise = normal(tuple(example.latents_BTC.shape), "noise")
     eager, static = (
-        sample(model, example, negative, noise, SamplingSettings(3, Guidance(modality=2.0), static=static))
+        sample(model, example, negative_context, noise, SamplingSettings(3, Guidance(modality=2.0), static=static))
         for static in (False, True)
     )
     assert torch.equal(eager, static)
-    alone = sample(model, example, example, noise, SamplingSettings(3, Guidance(modality=2.0)))
-    assert not torch.equal(eager, alone), "the negative prompt counts"
+    without_negative = sample(model, example, example.context_BSD, noise, SamplingSettings(3, Guidance(modality=2.0)))
+    assert not torch.equal(eager, without_negative), "the negative prompt has an effect"
 
 
 def test_guidance_that_is_off_costs_no_pass(transformer, example):
@@ -82,5 +83,5 @@ def test_guidance_that_is_off_costs_no_pass(transformer, example):
     noise = normal(tuple(example.latents_BTC.shape), "noise")
     for guidance, expected in ((PLAIN, 1), (Guidance(stg=0), 2), (Guidance(), 3)):
         passes.clear()
-        sample(Counted(), example, example, noise, SamplingSettings(1, guidance))
+        sample(Counted(), example, example.context_BSD, noise, SamplingSettings(1, guidance))
         assert len(passes) == expected

@@ -1,6 +1,6 @@
-"""Two servers that answer over real sockets: `live`, whose store tests do to what workers would, and `served`.
+"""Two servers that answer over real sockets: `live`, in whose store the tests play the workers, and `served`.
 
-`served` is the whole: the command as its user starts it, in a process of its own, with its worker.
+`served` is the whole server: the command in a process of its own, with its worker. Each file of tests has its own.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 import wave
 import zipfile
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,8 +27,12 @@ import numpy as np
 import pytest
 
 from sonolora.server.api.app import Services, build_app
+from sonolora.server.database.database import Database
 from sonolora.server.files.storage import Storage
-from sonolora.server.jobs.notifier import Changes
+from sonolora.server.health import Health
+from sonolora.server.jobs.keys import Keys
+from sonolora.server.jobs.notifier import Notifier
+from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.net.listen import HttpServer, certificate_for, listen
 from sonolora.server.net.tunnel import tunnel
@@ -38,10 +43,12 @@ from sonolora.server.settings import ServerSettings
 class Live:
     settings: ServerSettings
     store: Store
+    keys: Keys
     storage: Storage
     key: str = ""
     proxy_port: int = 0
-    changes: Changes = field(default_factory=Changes)
+    notifier: Notifier = field(default_factory=Notifier)
+    health: Health = field(default_factory=Health)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     woken: threading.Event = field(default_factory=threading.Event)
 
@@ -50,8 +57,8 @@ class Live:
         return f"http://127.0.0.1:{self.settings.port}"
 
     def changed(self, id: str) -> None:
-        """As the workers say it, in the server's loop."""
-        self.loop.call_soon_threadsafe(self.changes.changed, id)
+        """What the workers call when a request has changed."""
+        self.loop.call_soon_threadsafe(self.notifier.notify, id)
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +71,13 @@ def _serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         queue_limit=5,
         max_body_bytes=100_000,
     )
-    store = Store(settings.database)
-    storage = Storage(settings.folder / "files", store, 10_000_000)
-    served = Live(settings, store, storage)
+    database = Database(settings.database)
+    store, keys = Store(database), Keys(database)
+    storage = Storage(settings.folder / "files", database, 10_000_000)
+    served = Live(settings, store, keys, storage)
     jwks = {"keys": [{"kty": "OKP"}]}
-    services = Services(settings, store, storage, served.changes, served.woken.set, jwks)
+    retrying = Retrying(served.health)
+    services = Services(settings, store, keys, storage, served.notifier, retrying, served.woken.set, jwks)
     app = build_app(services)
     servers = [HttpServer(app, http), HttpServer(app, https, certificate_for(settings))]
     started = threading.Event()
@@ -89,25 +98,25 @@ def _serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     try:
         yield served
     finally:
-        served.loop.call_soon_threadsafe(served.changes.close)
+        served.loop.call_soon_threadsafe(served.notifier.close)
         for server in servers:
             server.stop()
         thread.join(20)
         served.loop.close()
-        store.close()
+        database.close()
 
 
 @pytest.fixture
 def live(_serving: Live) -> Live:
-    """With a key that has nothing in the queue; the server is that of the module."""
+    """The server of the module, with a key that has nothing in the queue."""
     _serving.woken.clear()
-    return replace(_serving, key=_serving.store.add_key("test")[1])
+    return replace(_serving, key=_serving.keys.add("test")[1])
 
 
 @pytest.fixture
 def anonymous(live: Live) -> Iterator[httpx.Client]:
     """At the native paths, without a key."""
-    # Reading the authorities, which plain http needs none of, would take longer than most tests.
+    # Loading the authorities, which plain http does not need, would take longer than most tests.
     with httpx.Client(base_url=live.address, timeout=20, trust_env=False, verify=False) as client:
         yield client
 
@@ -124,13 +133,14 @@ LIMIT = 900  # seconds for anything that trains, on a busy machine
 
 @dataclass(frozen=True)
 class Served:
-    """`sonolora serve` in its folder, by what it says of itself when it starts."""
+    """`sonolora serve`, by its folder and the banner that it prints."""
 
     folder: Path
     banner: str
+    process: int
 
-    def said(self, name: str) -> str:
-        """What stands behind a name in the lines at the top, such as `key:`."""
+    def banner_value(self, name: str) -> str:
+        """The value behind a name at the top of the banner, such as `key:`."""
         return re.search(rf"^{name} +(\S+)", self.banner, re.MULTILINE)[1]
 
     @cached_property
@@ -139,18 +149,18 @@ class Served:
 
     @cached_property
     def lines(self) -> dict[str, str]:
-        """What it gives to paste, by the titles without their explanations."""
+        """The examples of the banner by the first words of their titles."""
         blocks = self.banner.split("\n\n# ")[1:]
         return {block.partition("\n")[0].split()[0].rstrip(":"): block.partition("\n")[2] for block in blocks}
 
     @cached_property
     def http(self) -> httpx.Client:
         """At the native paths, with the key."""
-        head = {"Authorization": f"Key {self.said('key:')}"}
+        head = {"Authorization": f"Key {self.banner_value('key:')}"}
         return httpx.Client(base_url=self.address, headers=head, timeout=60, trust_env=False, verify=False)
 
     def upload(self, content: bytes, name: str = "clips.zip", content_type: str = "application/zip") -> str:
-        """Its address."""
+        """The URL of the stored file."""
         head = {"Content-Type": content_type, "X-Fal-File-Name": name}
         return self.http.post("/cdn/files/upload", content=content, headers=head).json()["access_url"]
 
@@ -161,20 +171,27 @@ class Served:
         return answer.json()["request_id"]
 
     def newest(self) -> str:
-        """The id of the request that came last."""
-        store = Store(self.folder / "server.db")
-        try:
-            return store.requests(limit=1)[0].id
-        finally:
-            store.close()
+        """The id of the newest request."""
+        with closing(Database(self.folder / "server.db")) as database:
+            return Store(database).requests(limit=1)[0].id
 
     def result(self, id: str) -> httpx.Response:
-        """When it is over."""
+        """The result, when the request is done."""
         url, end = f"/fal-ai/ltx23-trainer-v2/requests/{id}", time.monotonic() + LIMIT
         while (status := self.http.get(f"{url}/status").json())["status"] != "COMPLETED":
             assert time.monotonic() < end, status
             time.sleep(0.2)
         return self.http.get(url)
+
+    def processor_seconds(self) -> float:
+        """The time that the server itself has used, without its workers."""
+        user, system = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    def peak_memory(self) -> int:
+        """Bytes."""
+        status = Path(f"/proc/{self.process}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) << 10
 
     def download(self, file: dict[str, object]) -> bytes:
         """Without a key."""
@@ -184,16 +201,16 @@ class Served:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Ours without what may lead requests elsewhere, or make a client speak as somebody."""
-    mine = {
+    """That of the tests without proxies and without settings of the client."""
+    own = {
         name: value for name, value in os.environ.items() if not name.upper().endswith("_PROXY") and name[:4] != "FAL_"
     }
-    return {**mine, "OMP_NUM_THREADS": "1", **more}
+    return {**own, "OMP_NUM_THREADS": "1", **more}
 
 
 @pytest.fixture(scope="session")
 def run_here():
-    """Runs a command in a folder as in a shell that knows nothing of the server; returns what it prints."""
+    """Runs a command in a folder, in an environment that knows nothing of the server; returns its output."""
 
     def run(command: list[str], folder: Path, **more: str) -> str:
         done = subprocess.run(
@@ -206,32 +223,45 @@ def run_here():
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One for all tests that need the whole server; they are of the group `served`. Its log must stay clean."""
-    folder = tmp_path_factory.mktemp("served")
-    said, log = folder / "said.txt", folder / "log.txt"
-    options = ["--port", "0", "--tls-port", "0", "--proxy-port", "0", "--device", "cpu", "--allow-private-webhooks"]
-    command = [sys.executable, "-m", "sonolora", "serve", "--folder", str(folder / "server"), *options]
-    with said.open("w") as out, log.open("w") as errors:
-        process = subprocess.Popen(command, stdout=out, stderr=errors, env=environment())
-    try:
-        while "\n# curl\n" not in said.read_text():
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.1)
-        server = Served(folder / "server", said.read_text())
-        yield server
-        server.http.close()
-        process.terminate()
-        assert process.wait(60) == 0
-    finally:
-        process.kill()
-        process.wait()
-    assert "Traceback" not in log.read_text(), log.read_text()
+def serve():
+    """Starts `sonolora serve` in a folder, with options and variables. At its end the log must have no traceback."""
+
+    @contextmanager
+    def serve(folder: Path, *options: str, **variables: str) -> Iterator[Served]:
+        banner, log = folder / "banner.txt", folder / "log.txt"
+        command = [sys.executable, "-m", "sonolora", "serve", "--folder", str(folder / "server"), "--port", "0"]
+        with banner.open("w") as out, log.open("w") as errors:
+            process = subprocess.Popen(
+                [*command, "--device", "cpu", *options], stdout=out, stderr=errors, env=environment(**variables)
+            )
+        try:
+            while "\n# curl\n" not in banner.read_text():
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.1)
+            server = Served(folder / "server", banner.read_text(), process.pid)
+            yield server
+            server.http.close()
+            process.terminate()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            process.wait()
+        assert "Traceback" not in log.read_text(), log.read_text()
+
+    return serve
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, serve) -> Iterator[Served]:
+    """One for each file of tests, all of which are of one group."""
+    options = ["--tls-port", "0", "--proxy-port", "0", "--allow-private-webhooks"]
+    with serve(tmp_path_factory.mktemp("served"), *options) as served:
+        yield served
 
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as users have it: clips.zip, of two clips just long enough, and broken.zip, which is none."""
+    """A user's folder: clips.zip with two clips just long enough, and broken.zip, which is not an archive."""
     folder = tmp_path_factory.mktemp("clips")
     with zipfile.ZipFile(folder / "clips.zip", "w") as archive:
         for index in range(2):
@@ -249,13 +279,13 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Receiver:
-    """Where webhooks go."""
+    """A receiver of webhooks."""
 
     url: str
     got: list[tuple[dict[str, str], bytes]]  # headers and raw body
 
     def wait(self, id: str) -> tuple[dict[str, str], bytes]:
-        """What was sent about a request."""
+        """The delivery for a request."""
         end = time.monotonic() + 60
         while time.monotonic() < end:
             for headers, body in self.got:
@@ -284,3 +314,27 @@ def receiver() -> Iterator[Receiver]:
     server.shutdown()
     server.server_close()
     thread.join(20)
+
+
+@pytest.fixture(scope="session")
+def documented() -> dict[str, list[str]]:
+    """The code of docs/server.md by the titles of its sections."""
+    text = (Path(__file__).parents[2] / "docs" / "server.md").read_text("utf-8")
+    sections = re.split(r"^#+ (.+)$", text, flags=re.MULTILINE)[1:]
+    return {
+        title: re.findall(r"^```\w+\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+        for title, section in zip(sections[::2], sections[1::2], strict=True)
+    }
+
+
+@pytest.fixture(scope="session")
+def exported():
+    """The variables that a shell has after some lines."""
+
+    def variables(lines: str) -> dict[str, str]:
+        command = ["sh", "-c", f"{lines}\nenv -0"]
+        done = subprocess.run(command, capture_output=True, text=True, env={"HOME": "/home/user"}, check=True)
+        pairs = dict(line.split("=", 1) for line in done.stdout.split("\0") if line)
+        return {name: value for name, value in pairs.items() if name not in ("PWD", "_", "HOME", "SHLVL", "OLDPWD")}
+
+    return variables

@@ -1,8 +1,7 @@
-"""The published JavaScript client against the server, in both ways that it can be led there.
+"""The published JavaScript client against the server, by its proxy protocol and by middleware.
 
-In: node, and npm's registry or the folder of an installed client in SONOLORA_NODE_MODULES. Where they are missing, the
-tests are left out. One process for each way goes through all calls (`javascript_tour.mjs`); the tests look at what
-they gave.
+In: node, and npm's registry or the folder of an installed client in SONOLORA_NODE_MODULES; without them the tests are
+skipped. One process for each goes through all calls (`javascript_tour.mjs`); the tests check what they returned.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from types import SimpleNamespace
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("served")
+pytestmark = pytest.mark.xdist_group("javascript-client")
 CLIENT = "@fal-ai/client@1.10.1"
 TOUR = Path(__file__).parent / "javascript_tour.mjs"
-# The published recipe, with what node has.
+# The published recipe, with the modules of node.
 VERIFIER = """
 const crypto = require("node:crypto");
 const { headers, body, keys } = JSON.parse(require("node:fs").readFileSync(0, "utf8"));
@@ -35,17 +34,18 @@ console.log(JSON.stringify(keys.map((key) =>
 
 
 @pytest.fixture(scope="module")
-def folder(request, clips):
-    """The clips with the client beside them; it is kept from one run of the tests to the next."""
+def folder(request, clips, tmp_path_factory):
+    """The clips with the client beside them, which pytest's cache keeps, where there is one."""
     if not shutil.which("node"):
         pytest.skip("needs node")
     if not (modules := os.environ.get("SONOLORA_NODE_MODULES")):
-        cache = request.config.cache.mkdir("fal-client")
-        modules = cache / "node_modules"
+        cache = getattr(request.config, "cache", None)  # absent without the plugin
+        prefix = tmp_path_factory.mktemp("client") if cache is None else cache.mkdir("fal-client")
+        modules = prefix / "node_modules"
         if not (modules / "@fal-ai" / "client" / "package.json").exists():
             if not shutil.which("npm"):
                 pytest.skip("needs npm, or the folder of an installed client in SONOLORA_NODE_MODULES")
-            options = ["--no-audit", "--no-fund", "--fetch-retries=0", "--fetch-timeout=20000", "--prefix", str(cache)]
+            options = ["--no-audit", "--no-fund", "--fetch-retries=0", "--fetch-timeout=20000", "--prefix", str(prefix)]
             done = subprocess.run(["npm", "install", *options, CLIENT], capture_output=True, text=True, timeout=300)
             if done.returncode:
                 pytest.skip(f"npm could not install {CLIENT}: {done.stderr[-300:]}")
@@ -56,22 +56,25 @@ def folder(request, clips):
 
 @pytest.fixture(scope="module")
 def finished(served, folder, run_here):
-    """The lines for node that the server has given, pasted into a file: a training from end to end."""
-    (folder / "train.mjs").write_text(served.lines["JavaScript"])
-    said = run_here(["node", "train.mjs"], folder).splitlines()
+    """The lines that the server prints for node, with shorter clips, to their end."""
+    lines = served.lines["JavaScript"]
+    (folder / "train.mjs").write_text(
+        lines.replace("number_of_steps: 100", "number_of_steps: 100, audio_duration_seconds: 0.5")
+    )
+    output = run_here(["node", "train.mjs"], folder).splitlines()
     newest = served.newest()
-    return SimpleNamespace(id=newest, said=said, result=served.result(newest).json())
+    return SimpleNamespace(id=newest, output=output, result=served.result(newest).json())
 
 
 @pytest.fixture(scope="module", params=["proxyUrl", "requestMiddleware"])
 def tour(request, served, folder, receiver, finished, run_here):
-    """What each call of the tour gave, in one way."""
-    arguments = [served.address, served.said("key:"), request.param, receiver.url, finished.id]
+    """What each call of the tour returned."""
+    arguments = [served.address, served.banner_value("key:"), request.param, receiver.url, finished.id]
     return SimpleNamespace(**json.loads(run_here(["node", TOUR.name, *arguments], folder)))
 
 
 def test_the_example_trains(served, finished):
-    *updates, url = finished.said
+    *updates, url = finished.output
     assert url == finished.result["lora_file"]["url"]
     assert updates[0] == "started" and updates[-1].startswith("trained and written")
     assert len(updates) == len(set(updates)), "each line once"
@@ -96,7 +99,7 @@ def test_cancelling(tour):
     assert (tour.cancelledAgain["status"], tour.cancelledAgain["body"]) == (400, {"status": "ALREADY_COMPLETED"})
 
 
-def test_what_is_refused_is_a_validation_error(tour):
+def test_invalid_input_is_a_validation_error(tour):
     for error, field in (
         (tour.refusedAtSubmit, "rank"),
         (tour.polling, "training_data_url"),
@@ -134,9 +137,16 @@ def test_a_webhook_is_signed(tour, served, receiver):
     keys = served.http.get("/.well-known/jwks.json").json()["keys"]
 
     def signed(body):
-        given = json.dumps({"headers": headers, "body": base64.b64encode(body).decode(), "keys": keys})
-        done = subprocess.run(["node", "-e", VERIFIER], input=given, capture_output=True, text=True, check=True)
+        delivery = json.dumps({"headers": headers, "body": base64.b64encode(body).decode(), "keys": keys})
+        done = subprocess.run(["node", "-e", VERIFIER], input=delivery, capture_output=True, text=True, check=True)
         return json.loads(done.stdout)
 
     assert signed(body) == [True]
     assert signed(body + b" ") == [False]
+
+
+@pytest.mark.slow
+def test_the_printed_lines_train_unchanged(served, folder, run_here):
+    (folder / "unchanged.mjs").write_text(served.lines["JavaScript"])
+    *_, url = run_here(["node", "unchanged.mjs"], folder).splitlines()
+    assert url == served.result(served.newest()).json()["lora_file"]["url"]

@@ -21,6 +21,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from sonolora.server.database.database import Database
 from sonolora.server.jobs.records import State
 from sonolora.server.jobs.store import Store
 
@@ -46,7 +47,8 @@ class Server:
         (folder / "server.toml").write_text(SETTINGS)
         self.start()
         self.key = re.search(r"^key: +(\S+)", self.said(), re.MULTILINE)[1]
-        self.store = Store(folder / "server.db")
+        self.database = Database(folder / "server.db")
+        self.store = Store(self.database)
 
     def said(self) -> str:
         return (self.folder / "said.txt").read_text()
@@ -110,7 +112,7 @@ def wait_until(holds, seconds: float = LIMIT) -> None:
 def server(tmp_path):
     made = Server(tmp_path / "server")
     yield made
-    made.store.close()
+    made.database.close()
     if made.process.poll() is None:
         made.process.terminate()
         made.process.wait(60)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
@@ -23,14 +22,16 @@ from typer.testing import CliRunner
 from sonolora.cli import server as cli_server
 from sonolora.cli.main import app
 from sonolora.core.errors import SonoloraError
-from sonolora.server import client_examples as examples
-from sonolora.server.banner import banner
-from sonolora.server.folder_lock import alone
+from sonolora.planning.prices import PUBLISHED_PRICES
+from sonolora.server.database.database import Database
+from sonolora.server.files.storage import Storage
+from sonolora.server.folder_lock import single_instance
+from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.records import NewRequest, Result, State
 from sonolora.server.jobs.results import CANCELLED
 from sonolora.server.jobs.store import Store
 from sonolora.server.net.urls import own_address
-from sonolora.server.settings import PUBLISHED_PRICES, ServerSettings, load_settings
+from sonolora.server.settings import ServerSettings, load_settings
 
 FILE = {"url": "/files/abc/lora.safetensors", "content_type": None, "file_name": "lora", "file_size": 3}
 DONE = Result(status=200, body={"lora_file": FILE, "config_file": FILE, "audio": None}, billable_units=100)
@@ -83,11 +84,8 @@ def start():
 
 def keys(folder: Path) -> list[object]:
     """All that were made."""
-    store = Store(folder / "server.db")
-    try:
-        return list(store.keys())
-    finally:
-        store.close()
+    with closing(Database(folder / "server.db")) as database:
+        return list(Keys(database).all())
 
 
 def refused(*arguments: object) -> str:
@@ -117,9 +115,8 @@ def test_first_and_second_start(start, tmp_path):
     assert all(" INFO request " in line for line in errors.splitlines()), errors
     assert time.monotonic() - began < 30
     assert key not in "".join(path.read_text("latin-1") for path in tmp_path.rglob("*") if path.is_file())
-    store = Store(tmp_path / "server.db")
-    assert store.request(answer.json()["request_id"]).state == State.QUEUED
-    store.close()
+    with closing(Database(tmp_path / "server.db")) as database:
+        assert Store(database).request(answer.json()["request_id"]).state == State.QUEUED
 
     second = start(tmp_path)
     second.until(r"keys: +1; see")
@@ -131,7 +128,9 @@ def test_first_and_second_start(start, tmp_path):
 
 def test_two_servers_in_one_folder(start, tmp_path):
     start(tmp_path).until("serves at")
-    assert refused("--folder", tmp_path) == f"another server works in {tmp_path}: stop it, or give another folder"
+    assert (
+        refused("--folder", tmp_path) == f"another server is running in {tmp_path}: stop it, or choose another folder"
+    )
 
 
 def test_what_cannot_start_says_why(tmp_path):
@@ -144,6 +143,65 @@ def test_what_cannot_start_says_why(tmp_path):
     (tmp_path / "bad.pem").write_text("nothing")
     bad = ["--tls", "--tls-port", "0", "--certificate", tmp_path / "bad.pem", "--private-key", tmp_path / "bad.pem"]
     assert "certificate cannot be used" in refused("--folder", tmp_path, *bad)
+    assert keys(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", "Not a directory"),
+        ("server.lock", "server.lock cannot be opened: Is a directory"),
+        ("server.db", "server.db: it is not a file"),
+        ("runs", "runs could not be written: File exists"),
+        ("files", "files could not be written: File exists"),
+        ("files/incoming", "files could not be written: File exists"),
+        ("files/secret", "files/secret cannot be read: Is a directory"),
+        ("webhook_key.pem", "webhook_key.pem cannot be read"),
+    ],
+)
+def test_what_cannot_be_used_is_said_at_the_start(tmp_path, name, words):
+    """Something else in the place of what the server needs: also for a user who may write everywhere."""
+    folder = tmp_path / "server"
+    place = folder / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if "Is a directory" in words or name in ("server.db", "webhook_key.pem"):
+        place.mkdir()
+    else:
+        place.write_text("something else")
+    assert words in refused("--folder", folder)
+
+
+def test_a_secret_that_is_cut_off_is_said_at_the_start(tmp_path):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "secret").write_bytes(b"short")
+    assert "files/secret is damaged: move it away" in refused("--folder", tmp_path)
+
+
+@pytest.mark.parametrize("name", [".", "server.db", "files", "files/incoming", "runs"])
+def test_what_may_not_be_written_is_said_at_the_start(tmp_path, name):
+    with closing(Database(tmp_path / "server.db")) as database:
+        Storage(tmp_path / "files", database, 1)
+    (tmp_path / "runs").mkdir()
+    mode = (tmp_path / name).stat().st_mode
+    (tmp_path / name).chmod(mode & ~0o222)
+    if os.access(tmp_path / name, os.W_OK):
+        pytest.skip("this user may write everywhere")
+    try:
+        assert re.search("not writable|not permitted|cannot be opened|Permission denied", refused("--folder", tmp_path))
+    finally:
+        (tmp_path / name).chmod(mode)
+
+
+def test_a_lost_database_is_said_at_the_start(tmp_path):
+    """As when it was moved away: its files and keys are not forgotten in silence."""
+    with closing(Database(tmp_path / "server.db")) as database:
+        Keys(database).add("laptop")
+        database.note_identity()
+    (tmp_path / "server.db").rename(tmp_path / "away.db")
+    assert "there is no database, but there is server.identity.json" in refused("--folder", tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert "cannot listen" in refused("--folder", tmp_path, "--accept-database", "--port", port)
     assert keys(tmp_path) == []
 
 
@@ -175,9 +233,10 @@ class TestSettings:
             ("port = 70000", "port must be 0 to 65535, not 70000"),
             ('port = "x"', "server.toml: port: .*valid integer"),
             ('devices = "cpu"', "devices"),
-            ("speed = 3", "server.toml says speed"),
+            ("speed = 3", "server.toml: unknown settings speed; known are "),
             ("port =", "server.toml cannot be read"),
-            ("queue_limit = 0", "queue_limit must be greater than 0"),
+            ("queue_limit = 0", "server.toml: queue_limit: must be at least 1, not 0"),
+            ('weights = "int4"', "server.toml: weights: 'int4' is not one of full, int8, fp8, nf4"),
             ("proxy_port = 3", "proxy_port needs tls_port"),
             ('certificate = "a.pem"', "certificate and private_key go together"),
             ('public_url = "example.com"', "public_url must start with"),
@@ -223,40 +282,45 @@ class TestCommands:
         return run
 
     @pytest.fixture
-    def store(self, tmp_path):
-        store = Store(tmp_path / "server.db")
-        yield store
-        store.close()
+    def database(self, tmp_path):
+        database = Database(tmp_path / "server.db")
+        yield database
+        database.close()
+
+    @pytest.fixture
+    def store(self, database):
+        return Store(database)
 
     @staticmethod
     def add(store, **more):
         return store.add_request(NewRequest(endpoint="t2a", mode="t2a", body={"rank": 8}, key_id="k", **more)).id
 
-    def test_keys(self, run, store):
+    def test_keys(self, run, database):
+        keys = Keys(database)
         secret = run("keys", "add", "Jo's laptop").strip()
-        assert store.check_key(secret).name == "Jo's laptop"
+        assert keys.check(secret).name == "Jo's laptop"
         id = secret.partition(":")[0]
         listed = run("keys", "list")
         assert id in listed and "valid" in listed and secret not in listed
         run("keys", "revoke", id)
-        assert store.check_key(secret) is None
+        assert keys.check(secret) is None
         assert "revoked" in run("keys", "list")
         assert "no valid key" in run("keys", "revoke", secret, code=1)
 
-    def test_requests(self, run, store):
+    def test_requests(self, run, store, tmp_path):
         first, second = self.add(store), self.add(store, webhook="https://x/y")
         store.claim()
-        store.set_progress(first, {"phase": "training", "step": 7, "steps": 100})
+        store.record(first, progress={"phase": "training", "step": 7, "steps": 100})
         store.add_logs(first, [(0.0, "INFO", "hello")])
         store.add_event(first, "started")
         listed = run("requests", "list").splitlines()
         assert [line.split()[0] for line in listed] == [second, first]
-        assert listed[1].endswith("running, training 7/100 (no server is up; start it: sonolora serve)")
-        with alone(store.path.parent):
+        assert listed[1].endswith("running, training 7/100 (no server is running; start it with `sonolora serve`)")
+        with single_instance(tmp_path):
             assert run("requests", "list").splitlines()[1].endswith("running, training 7/100")
         assert run("requests", "list", "--state", "queued").split()[0] == second
         assert json.loads(run("requests", "show", first))["folder"] is None
-        folder = store.path.parent / "runs" / first
+        folder = tmp_path / "runs" / first
         folder.mkdir(parents=True)
         shown = json.loads(run("requests", "show", first[:13]))
         assert (shown["id"], shown["folder"]) == (first, str(folder))
@@ -265,11 +329,11 @@ class TestCommands:
         today = datetime.now().strftime("%Y-%m-%d ")
         assert shown["created"].startswith(today) and shown["events"][0]["time"].startswith(today)
         assert run("requests", "logs", first).endswith("INFO   hello\n")
-        assert "stopped" in run("requests", "cancel", second)
-        assert [request.id for request in store.cancels()] == [second]
+        assert "will be cancelled" in run("requests", "cancel", second)
+        assert [request.id for request in store.to_cancel()] == [second]
         store.finish(second, Result(status=422, body={}, error="no clips"))
         assert "failed with 422: no clips" in run("requests", "list")
-        assert "over already" in run("requests", "cancel", second, code=1)
+        assert "already done" in run("requests", "cancel", second, code=1)
         store.finish(first, CANCELLED)
         assert run("requests", "list").splitlines()[1].endswith("t2a                  cancelled")
         over = json.loads(run("requests", "show", first))
@@ -305,117 +369,3 @@ class TestCommands:
 
     def test_without_a_server(self, run):
         assert "there is no server in" in run("requests", "list", code=1)
-
-
-class TestExamples:
-    """Pasted as they are, with the clients as they are published."""
-
-    @pytest.fixture
-    def folder(self, tmp_path):
-        (tmp_path / "clips.zip").write_bytes(b"PK\x05\x06" + bytes(18))
-        return tmp_path
-
-    @pytest.fixture(autouse=True)
-    def lora(self, live, folder):
-        """Ends whatever is submitted, after two lines."""
-        over = threading.Event()
-        (folder / "made").write_bytes(b"a LoRA")
-        made = live.storage.adopt(folder / "made", "lora.safetensors", "x/y", request_id="r", expires=None)
-        done = replace(DONE, body={**DONE.body, "lora_file": {**FILE, "url": made.address}})
-
-        def work():
-            while not over.is_set():
-                if taken := live.store.claim():
-                    for line in ("one", "two"):
-                        live.store.add_logs(taken.id, [(0.0, "INFO", line)])
-                        live.changed(taken.id)
-                        time.sleep(0.3)
-                    live.store.finish(taken.id, done)
-                    live.changed(taken.id)
-                time.sleep(0.02)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        yield made.address
-        over.set()
-        thread.join(20)
-
-    def run(self, command, folder, live, **more):
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, env=environment(**more))
-        assert done.returncode == 0, done.stderr
-        # What was uploaded is what the request points at.
-        newest = live.store.requests(limit=1)[0]
-        url = live.store.body(newest.id)["training_data_url"]
-        if not url.startswith("data:"):
-            assert live.storage.local(url).read_bytes() == (folder / "clips.zip").read_bytes()
-        return done.stdout
-
-    def python(self, text, folder, live, **more):
-        return self.run([sys.executable, "-c", text], folder, live, **more)
-
-    def test_python(self, live, folder, lora):
-        said = self.python(examples.python(live.address, live.key), folder, live)
-        assert said.splitlines() == ["one", "two", live.address + lora]
-
-    @staticmethod
-    def exported(text):
-        """As a shell reads it."""
-        done = subprocess.run(["sh", "-c", f"{text}env -0"], capture_output=True, text=True, env={}, check=True)
-        return dict(
-            line.split("=", 1) for line in done.stdout.split("\0") if line and not line.startswith(("PWD", "_="))
-        )
-
-    def test_python_through_the_proxy(self, live, folder, lora):
-        bundle = live.settings.folder / "tls" / "bundle.pem"
-        lines = examples.proxy_environment(f"http://127.0.0.1:{live.proxy_port}", bundle, live.key)
-        said = self.python(examples.unchanged_python(), folder, live, **self.exported(lines))
-        # A browser, which knows of no proxy, gets the file as well.
-        assert said.splitlines()[-1] == live.address + lora
-
-    def test_python_by_https(self, live, folder, lora):
-        bundle = live.settings.folder / "tls" / "bundle.pem"
-        host = f"localhost:{live.settings.tls_port}"
-        lines = examples.tls_environment(host, bundle, live.key)
-        said = self.python(examples.unchanged_python(upload="encode_file"), folder, live, **self.exported(lines))
-        assert said.splitlines()[-1] == f"https://{host}{lora}"
-
-    def test_curl(self, live, folder, lora):
-        said = self.run(["bash", "-e", "-c", examples.curl(live.address, live.key)], folder, live).splitlines()
-        assert said[0].startswith(f"{live.address}/fal-ai/ltx23-trainer-v2/requests/")
-        assert json.loads(said[1])["lora_file"]["url"] == live.address + lora
-        assert (folder / "lora.safetensors").read_bytes() == b"a LoRA"
-
-    def test_javascript(self, live, folder, lora):
-        client = os.environ.get("SONOLORA_NODE_MODULES")
-        if not client or not shutil.which("node"):
-            pytest.skip("needs node, and the folder of an installed @fal-ai/client in SONOLORA_NODE_MODULES")
-        (folder / "node_modules").symlink_to(client)
-        (folder / "train.mjs").write_text(examples.javascript(live.address, live.key))
-        said = self.run(["node", "train.mjs"], folder, live).splitlines()
-        assert said == ["one", "two", live.address + lora]
-
-    def test_the_banner_has_them(self):
-        proxied = ServerSettings(Path("/x"), tls_port=1, proxy_port=2)
-        assert examples.proxy_environment("http://127.0.0.1:2", Path("/x/tls/bundle.pem"), "k:s") in banner(
-            proxied, "k:s", 1
-        )
-        plain = banner(ServerSettings(Path("/x")), None, 2)
-        for text in (examples.python, examples.javascript, examples.curl):
-            assert text("http://127.0.0.1:8000", "YOUR_KEY") in plain
-        assert "keys:   2" in plain
-        assert "its LoRAs do not fit LTX-2.3" in plain
-        assert "LTX-2.3" not in banner(ServerSettings(Path("/x"), base="ltx-2.3"), None, 2)
-
-    def test_the_docs_have_them(self):
-        text = (Path(__file__).parents[2] / "docs" / "server.md").read_text("utf-8")
-        address, key, bundle = "http://127.0.0.1:8000", "YOUR_KEY", Path("BUNDLE")
-        for example in (
-            examples.python(address, key),
-            examples.unchanged_python(),
-            examples.unchanged_python(upload="encode_file"),
-            examples.javascript(address, key),
-            examples.curl(address, key),
-            examples.proxy_environment("http://127.0.0.1:8001", bundle, key),
-            examples.tls_environment("localhost:8443", bundle, key),
-        ):
-            assert example in text.replace("~/.local/share/sonolora/server/tls/bundle.pem", "BUNDLE")

@@ -25,7 +25,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from sonolora.core.errors import SonoloraError
 from sonolora.server import webhooks
+from sonolora.server.database.database import Database
+from sonolora.server.database.faults import StoreError
+from sonolora.server.health import Health
+from sonolora.server.jobs import retrying
+from sonolora.server.jobs.deliveries import Deliveries
 from sonolora.server.jobs.records import Delivery, NewRequest, Request, Result
+from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.webhooks import RETRY_AFTER, Deliverer, jwks, load_signing_key, sign
 
@@ -88,14 +94,14 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "server.db")
-    yield store
-    store.close()
+    with contextlib.closing(Database(tmp_path / "server.db")) as database:
+        yield Store(database)
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhooks, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(retrying, "FIRST_PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -116,11 +122,26 @@ def payload_of(request: Request) -> Any:
     return {"absolute": True, **request.result.body}
 
 
-def deliver(store: Store, until: Callable[[], bool], *, allow_private: bool = True, payload: Any = payload_of) -> None:
+def deliver(
+    store: Store,
+    until: Callable[[], bool],
+    *,
+    allow_private: bool = True,
+    payload: Any = payload_of,
+    deliveries: Deliveries | None = None,
+) -> None:
     """Run a deliverer until something has become true, then stop it."""
 
     async def run() -> None:
-        deliverer = Deliverer(store, KEY, "user-7", allow_private=allow_private, payload_of=payload)
+        deliverer = Deliverer(
+            store,
+            deliveries or Deliveries(store._database),
+            Retrying(Health()),
+            KEY,
+            "user-7",
+            allow_private=allow_private,
+            payload_of=payload,
+        )
         task = asyncio.create_task(deliverer.run())
         try:
             async with asyncio.timeout(20):
@@ -275,16 +296,18 @@ def test_retries_go_on_after_a_restart(tmp_path: Path, monkeypatch: pytest.Monke
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    before = Store(tmp_path / "server.db")
+    database = Database(tmp_path / "server.db")
+    before = Store(database)
     id = finished(before, f"http://127.0.0.1:{port}/hook")
     deliver(before, lambda: state(before, id).attempts == 1)  # nobody is listening
     assert state(before, id).next_try is not None
-    before.close()
+    database.close()
 
     receiver = Receiver()
     receiver.start()
-    after = Store(tmp_path / "server.db")
-    with after.engine.begin() as transaction:
+    database = Database(tmp_path / "server.db")
+    after = Store(database)
+    with database.transaction() as transaction:
         transaction.exec_driver_sql("UPDATE deliveries SET url = ?", (receiver.url,))
     try:
         deliver(after, settled(after, id))
@@ -292,7 +315,7 @@ def test_retries_go_on_after_a_restart(tmp_path: Path, monkeypatch: pytest.Monke
         receiver.stop()
     assert len(receiver.got) == 1 and state(after, id).attempts == 2
     assert json.loads(receiver.got[0][1])["request_id"] == id
-    after.close()
+    database.close()
 
 
 def test_ten_retries_with_growing_delays_within_two_hours() -> None:
@@ -309,7 +332,7 @@ def test_the_next_try_is_noted_with_its_delay(store: Store, receiver: Receiver) 
         next_try = state(store, id).next_try
         assert next_try is not None
         assert start + RETRY_AFTER[number] <= next_try <= time.time() + RETRY_AFTER[number]
-        with store.engine.begin() as transaction:
+        with store._database.transaction() as transaction:
             transaction.exec_driver_sql("UPDATE deliveries SET next_try = 0")
 
 
@@ -408,23 +431,26 @@ def test_a_result_that_cannot_be_told_stops_no_other(store: Store, receiver: Rec
     assert state(store, bad).next_try is not None
 
 
-def test_a_store_that_fails_for_a_while_neither_stops_nor_repeats_deliveries(
-    store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any) -> None:
-        raise SonoloraError("the disk is full")
+class Flaky(Deliveries):
+    """Fails a few times, as on a full disk."""
 
-    first = finished(store, receiver.url)
-    with monkeypatch.context() as broken:
-        broken.setattr(store, "delivery_done", full)
-        rounds = iter(range(50))
-        deliver(store, lambda: bool(receiver.got) and next(rounds, None) is None)
-    assert len(receiver.got) == 1 and state(store, first).attempts == 0
-    failures = iter([full, full])
-    due = store.due_deliveries
-    monkeypatch.setattr(store, "due_deliveries", lambda now: next(failures, due)(now))
-    deliver(store, settled(store, first))  # the restart takes it up
-    assert len(receiver.got) == 2
+    failures = 3
+
+    def record_attempt(self, *arguments: Any) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise StoreError(Path("server.db"), "the disk is full")
+        super().record_attempt(*arguments)
+
+
+def test_a_database_that_fails_for_a_while_neither_stops_nor_repeats_deliveries(
+    store: Store, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    id, flaky = finished(store, receiver.url), Flaky(store._database)
+    deliver(store, settled(store, id), deliveries=flaky)
+    assert flaky.failures == 0
+    assert (len(receiver.got), state(store, id).attempts) == (1, 1)
+    assert len([line for line in caplog.records if line.levelname == "ERROR"]) == 1, "said once, not at every try"
 
 
 @pytest.mark.usefixtures("quick_retries")
@@ -435,6 +461,6 @@ def test_no_log_line_holds_the_secrets_of_an_url(
     receiver.answers = [500, 302]
     ids = [finished(store, receiver.url), finished(store, "http://user:SECRET@127.1:1/?token=SECRET")]
     deliver(store, settled(store, *ids))
-    assert "given up" in caplog.text
+    assert "abandoned" in caplog.text
     assert "SECRET" not in caplog.text
     assert not any("SECRET" in str(state(store, id).outcome) for id in ids)

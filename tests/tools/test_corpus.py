@@ -12,10 +12,11 @@ from scenes import KINDS as FILMS
 from sounds import HELD_OUT_KINDS, KINDS
 from sounds.kind import RATE
 from sounds.modes import ring
-from sounds.room import DEVICE_SLOTS, response, reverberate
+from sounds.room import ROOMS, response, reverberate
 from sounds.waves import cycles, wave
 from sounds.words import note_name
 
+pytestmark = pytest.mark.slow  # guards the making of `tiny`, which is in the package as a file
 ALL_KINDS = KINDS | HELD_OUT_KINDS
 ALL_FILMS = FILMS | HELD_OUT_FILMS
 # What a listener would call each kind: one of these words stands in every caption of it.
@@ -230,7 +231,7 @@ def test_brightness_is_told() -> None:
 def test_a_room_rings_on() -> None:
     click = np.zeros((2, RATE))
     click[:, 0] = 1.0
-    for room in DEVICE_SLOTS:
+    for room in ROOMS:
         wet = reverberate(click, response(rng(9), room))
         early, late = (np.square(wet[:, begin : begin + 4800]).sum() for begin in (480, 24_000))
         assert wet[0, 0] == pytest.approx(1.0, abs=1e-9)

@@ -20,6 +20,7 @@ from steady_tones import distance, nearest_periodic
 
 from sonolora.ltx.codec.audio_codec import build_log_mel
 
+pytestmark = pytest.mark.slow  # guards the making of `tiny`, which is in the package as a file
 CPU = torch.device("cpu")
 PARTS = {"vae": CONFIG["audio_vae"], "vocoder": CONFIG["vocoder"]["vocoder"], "bwe": CONFIG["vocoder"]["bwe"]}
 STEPS = 6

@@ -15,6 +15,7 @@ from sounds.kind import RATE
 
 from sonolora.media.audio import Waveform
 
+pytestmark = pytest.mark.slow  # guards the making of `tiny`, which is in the package as a file
 CPU = torch.device("cpu")
 SILENCE = Waveform(np.zeros((2, RATE), np.float32), RATE)
 

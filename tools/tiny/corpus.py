@@ -15,7 +15,7 @@ import numpy as np
 from sounds import KINDS
 from sounds.kind import RATE, Facts, Kind, Rng, Samples, log_uniform, pick, samples_in
 from sounds.mix import add_at, both
-from sounds.room import DEVICE_SLOTS, response, reverberate
+from sounds.room import ROOMS, response, reverberate
 from sounds.shaped import above, below, coloured, tilt
 from sounds.waves import cycles, wave
 
@@ -71,7 +71,7 @@ def in_a_room(rng: Rng, samples: Samples, share: float = 0.55) -> tuple[Samples,
     """(2, N) samples, in a `share` of cases in some room; and where that is, in words."""
     if rng.random() > share:
         return samples, ""
-    room = pick(rng, DEVICE_SLOTS)
+    room = pick(rng, ROOMS)
     return reverberate(samples, response(rng, room)), room.where
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sonolora.ltx.codec.log_mel import mel_filterbank
+from sonolora.analysis.mel import mel_filters
 
 _FLOOR_DB = -100.0  # a sine of full scale has 0 dB; sounds of 16 bits have noise below
 _LSD_SECONDS = 0.04
@@ -68,7 +68,7 @@ def clicks(made: Tensor, true: Tensor, rate: int) -> int:
 @cache
 def averaging_filters(bands: int, size: int, rate: int) -> Tensor:
     """Mel filters (bands, bins) of sum 1; a band narrower than a bin has none and is left out."""
-    filters = mel_filterbank(bands, size, rate, 0, rate / 2)
+    filters = torch.from_numpy(mel_filters(bands, size, rate)).float()
     filters = filters[filters.sum(1) > 0]
     return filters / filters.sum(1, keepdim=True)
 

@@ -25,6 +25,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import Gemma3TextConfig, Gemma3TextModel, GemmaTokenizer
 
+from sonolora.analysis.mel import mel_filters
 from sonolora.core.tensor_file import save_tensors
 from sonolora.ltx.codec.audio_codec import (
     AudioCodec,
@@ -34,7 +35,6 @@ from sonolora.ltx.codec.audio_codec import (
     vae_checkpoint_name,
     vocoder_checkpoint_name,
 )
-from sonolora.ltx.codec.log_mel import mel_filterbank
 from sonolora.ltx.codec.video_encoder import VideoEncoder
 from sonolora.ltx.model.transformer import PREFIX, Transformer
 from sonolora.ltx.text.text_projector import TextProjector, projector_checkpoint_name
@@ -130,9 +130,7 @@ def fill_stft(mel_stft: nn.Module, section: dict[str, int]) -> None:
     window = torch.hann_window(size, dtype=torch.float64)
     mel_stft.stft_fn.forward_basis.copy_((bases * window)[:, None])
     mel_stft.stft_fn.inverse_basis.copy_((torch.linalg.pinv(bases).T * section["hop_length"] * window / size)[:, None])
-    mel_stft.mel_basis.copy_(
-        mel_filterbank(section["num_mels"], size, section["input_sampling_rate"], 0, section["input_sampling_rate"] / 2)
-    )
+    mel_stft.mel_basis.copy_(torch.from_numpy(mel_filters(section["num_mels"], size, section["input_sampling_rate"])))
 
 
 def sounds() -> Tensor:

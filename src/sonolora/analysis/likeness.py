@@ -1,11 +1,11 @@
-"""How like two sets of sounds are, whichever sound of the one belongs to which of the other.
+"""How alike two sets of sounds are, without pairing their members.
 
-In: waveforms. Out: log-mels, descriptions and the energy distance of two sets (Székely and Rizzo),
-2 E|x - y| - E|x - x'| - E|y - y'|: 0 for equal sets, and more the less alike they are, in what is usual as well as in
-how much they vary. It needs no fit, so that a dozen sounds do. Everything is of the sound at 16 kHz, which is as much
-of it as a latent holds.
+In: waveforms. Out: log-mel spectrograms, descriptors and the energy distance of two sets (Székely and Rizzo),
+2 E|x - y| - E|x - x'| - E|y - y'|: 0 for equal sets, and larger the more they differ in their means or in their
+spread. It needs no fitted model, so a dozen sounds are enough. All sounds are analysed at 16 kHz, which is the
+bandwidth that a latent holds.
 
-M frames of 10 ms, F mel bands, D dimensions of a description, N and K sounds of a set, W weightings.
+M frames of 10 ms, F mel bands, D dimensions of a descriptor, N and K sounds of a set, W weightings.
 """
 
 from __future__ import annotations
@@ -18,80 +18,81 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sonolora.ltx.codec.log_mel import mel_filterbank
+from sonolora.analysis.mel import mel_filters
 from sonolora.media.audio import Waveform, peak_normalized, resample
 
-RATE = 16_000
-FLOOR_DB = -60.0  # a sine of full scale has 0 dB; what is fainter is not heard beside a sound of about that peak
+SAMPLE_RATE = 16_000
+FLOOR_DB = -60.0  # a full-scale sine has 0 dB; anything fainter is masked by a sound that peaks near full scale
 FRAME_SECONDS = 0.01
 BANDS = 40
-_HOPS = 4  # of a window
+_HOPS_PER_WINDOW = 4
 
-_BANDS_TOGETHER = 5
-_MODULATIONS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # edges in hertz
-_MODULATION_FRAMES = 512  # of the transform, so that the slowest modulations have bins of their own
+_BANDS_PER_GROUP = 5
+_MODULATION_EDGES_HERTZ = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+_MODULATION_FFT = 512  # long enough to give the slowest modulations bins of their own
 
 
-def log_mel(sound: Waveform, hop: float = FRAME_SECONDS) -> Tensor:
-    """Power of each band (M, F) in dB, both channels together; frame m is centred at m * hop, and four hops long."""
-    samples = torch.from_numpy(resample(sound, RATE).samples)
-    step = round(hop * RATE)
-    window = torch.hann_window(_HOPS * step)
-    spectrum = torch.stft(samples, len(window), step, window=window, center=False, return_complex=True)
+def log_mel(sound: Waveform, hop_seconds: float = FRAME_SECONDS) -> Tensor:
+    """Band powers (M, F) in dB, averaged over channels. Frame m is centred at m hops and four hops long."""
+    samples = torch.from_numpy(resample(sound, SAMPLE_RATE).samples)
+    hop = round(hop_seconds * SAMPLE_RATE)
+    window = torch.hann_window(_HOPS_PER_WINDOW * hop)
+    spectrum = torch.stft(samples, len(window), hop, window=window, center=False, return_complex=True)
     power = spectrum.abs().square().mean(0) * (4 / (len(window) * window.square().sum()))
     bands = _filters(len(window)) @ power
-    # At the ends the last whole window stands for those that reach beyond, since every edge looks like an onset.
-    whole = F.pad(bands, (_HOPS // 2, _HOPS // 2), mode="replicate")
-    return 10 * whole.clamp(min=10 ** (FLOOR_DB / 10)).log10().T
+    # Windows that reach beyond an end would look like onsets: the last whole window stands in for them.
+    padded = F.pad(bands, (_HOPS_PER_WINDOW // 2, _HOPS_PER_WINDOW // 2), mode="replicate")
+    return 10 * padded.clamp(min=10 ** (FLOOR_DB / 10)).log10().T
 
 
 @cache
 def _filters(window: int) -> Tensor:
-    """Triangles of height 1, (F, bins)."""
-    filters = mel_filterbank(BANDS, window, RATE, 0, RATE / 2)
+    """Triangles (F, bins) whose highest bin is 1."""
+    filters = torch.from_numpy(mel_filters(BANDS, window, SAMPLE_RATE)).float()
     return filters / filters.amax(1, keepdim=True)
 
 
 def description(levels_MF: Tensor) -> Tensor:
-    """What a sound is like, whenever things happen in it: (D,), all in dB.
+    """A descriptor (D,) of a sound, all in dB, that does not depend on when things happen in it.
 
-    Each band's mean and spread over time, and, for every five bands together, the depth of modulation at five
-    octaves of rates from 1 to 32 Hz.
+    The mean and the standard deviation of each band over time, and for every group of five bands the depth of its
+    modulation in five octaves of modulation frequency, 1 to 32 Hz.
     """
     mean_F = levels_MF.mean(0)
-    course = (levels_MF - mean_F).reshape(len(levels_MF), -1, _BANDS_TOGETHER).mean(2)
-    window = torch.hann_window(len(course), periodic=False)[:, None]
-    spectrum = torch.fft.rfft(course * window, n=_MODULATION_FRAMES, dim=0).abs().square()
-    # So that a modulation of one rate has its mean square, whatever the length of the sound.
-    power = 2 * spectrum / (_MODULATION_FRAMES * window.square().sum())
-    hertz = torch.fft.rfftfreq(_MODULATION_FRAMES, FRAME_SECONDS)
-    depths = [power[(hertz >= low) & (hertz < high)].sum(0).sqrt() for low, high in pairwise(_MODULATIONS)]
+    deviation = (levels_MF - mean_F).reshape(len(levels_MF), -1, _BANDS_PER_GROUP).mean(2)
+    window = torch.hann_window(len(deviation), periodic=False)[:, None]
+    spectrum = torch.fft.rfft(deviation * window, n=_MODULATION_FFT, dim=0).abs().square()
+    # Scaled so that a modulation at one frequency has its mean square, whatever the length of the sound.
+    power = 2 * spectrum / (_MODULATION_FFT * window.square().sum())
+    hertz = torch.fft.rfftfreq(_MODULATION_FFT, FRAME_SECONDS)
+    octaves = pairwise(_MODULATION_EDGES_HERTZ)
+    depths = [power[(hertz >= low) & (hertz < high)].sum(0).sqrt() for low, high in octaves]
     return torch.cat([mean_F, levels_MF.std(0, correction=0), *depths])
 
 
 def descriptions(sounds: Sequence[Waveform]) -> Tensor:
-    """(N, D) float64, of sounds brought to one peak level: how loud a set is says little of what it is."""
+    """Descriptors (N, D), float64, of sounds normalised to one peak: the level of a set says little about it."""
     return torch.stack([description(log_mel(peak_normalized(sound))) for sound in sounds]).double()
 
 
 def distances(one_ND: Tensor, other_KD: Tensor) -> Tensor:
-    """Between all pairs, (N, K)."""
-    # Not by the quick way over products, which loses digits where sounds are nearly equal.
+    """Euclidean distances of all pairs, (N, K)."""
+    # The faster method by matrix products loses digits where two sounds are nearly equal.
     return torch.cdist(one_ND, other_KD, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def energy_distance(one_ND: Tensor, other_KD: Tensor) -> float:
-    """Of two sets of described sounds."""
-    shares = torch.full((1, len(one_ND)), 1 / len(one_ND)), torch.full((1, len(other_KD)), 1 / len(other_KD))
-    return weighted_energy(one_ND, other_KD, shares[0].to(one_ND), shares[1].to(other_KD)).item()
+    """The energy distance of two sets of descriptors."""
+    weights = torch.full((1, len(one_ND)), 1 / len(one_ND)), torch.full((1, len(other_KD)), 1 / len(other_KD))
+    return weighted_energy(one_ND, other_KD, weights[0].to(one_ND), weights[1].to(other_KD)).item()
 
 
-def weighted_energy(one_ND: Tensor, other_KD: Tensor, shares_WN: Tensor, shares_WK: Tensor) -> Tensor:
-    """The energy distances (W,) of two sets whose sounds count by shares that sum to 1."""
+def weighted_energy(one_ND: Tensor, other_KD: Tensor, weights_WN: Tensor, weights_WK: Tensor) -> Tensor:
+    """The energy distances (W,) of two sets under several weightings of their members, each of sum 1."""
 
-    def mean(a: Tensor, shares_a: Tensor, b: Tensor, shares_b: Tensor) -> Tensor:
-        return ((shares_a @ distances(a, b)) * shares_b).sum(1)
+    def mean(a: Tensor, weights_a: Tensor, b: Tensor, weights_b: Tensor) -> Tensor:
+        return ((weights_a @ distances(a, b)) * weights_b).sum(1)
 
-    cross = mean(one_ND, shares_WN, other_KD, shares_WK)
-    within = mean(one_ND, shares_WN, one_ND, shares_WN) + mean(other_KD, shares_WK, other_KD, shares_WK)
-    return 2 * cross - within
+    between = mean(one_ND, weights_WN, other_KD, weights_WK)
+    within = mean(one_ND, weights_WN, one_ND, weights_WN) + mean(other_KD, weights_WK, other_KD, weights_WK)
+    return 2 * between - within

@@ -1,68 +1,66 @@
-"""What can be measured of one sound. In: a `Waveform`. Out: `Measured`, figures without judgement."""
+"""Measurements of one sound. In: a `Waveform`. Out: `Measured`, figures without a judgement."""
 
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from fractions import Fraction
 from typing import Literal
 
+import av
 import numpy as np
+from av.filter import Graph
 from numpy.typing import NDArray
 
 from sonolora.analysis.compare import Fingerprint, fingerprint
-from sonolora.media.audio import SILENCE_DBFS, Waveform, peak
+from sonolora.media.audio import SILENCE_DBFS, Waveform, peak, to_stereo
 
 Floats = NDArray[np.floating]
 StereoImage = Literal["mono", "dual mono", "one channel silent", "inverted", "stereo", "surround"]
 
 _FRAME_SECONDS = 0.01
-_SILENCE_RANGE_DB = 50.0  # room tone is seldom so far below what was recorded in the room
-_PAUSE_SECONDS = 0.5  # shorter ones belong to a rhythm, or to speech
+_SILENCE_RANGE_DB = 50.0  # room tone is seldom this far below the sounds recorded in the room
+_PAUSE_SECONDS = 0.5  # shorter pauses are part of a rhythm or of speech
 
 _LSB = 1 / 32768
 _FLAT_RUN = 3  # samples
-_FLAT = 1.5 * _LSB  # dither moves a flat top by that much
-# The top of a smooth wave is a parabola: where 3 samples lie within `_FLAT`, the next falls by less than 4 times that.
+_FLAT = 1.5 * _LSB  # dither moves a flat top by this much
+# A smooth peak is a parabola: if 3 samples lie within `_FLAT`, the next one falls by less than 4 times that.
 _SHOULDER = 6 * _FLAT
-_CLIPPED_PEAK = 0.05  # quieter tops are too few steps of 16 bit high to have a shape
+_CLIPPED_PEAK = 0.05  # quieter peaks span too few 16-bit steps to have a shape
 
 _DC_PARTS = 8
 
-_SAME_DB = 50.0  # what differs less between two channels is not heard
+_SAME_DB = 50.0  # a smaller difference between two channels is inaudible
 _INVERTED_CORRELATION = -0.9
 
 _SPECTRUM_SECONDS = 0.085  # 4096 samples at 48 kHz
-_SPECTRA = 100  # spread over the sound, however long
-_LOUDER_DB = 40.0  # pauses say nothing of the spectrum
+_MAX_SPECTRA = 100  # spread over the sound, however long it is
+_LOUDER_DB = 40.0  # quieter frames are pauses, which say nothing about the spectrum
 _BAND_HERTZ = 250.0
 _LOWEST_CUT_HERTZ = 3000.0
 _CUT_DB = 30.0
-_CLIFF = 0.06  # of the frequency: how wide the slopes of resamplers and codecs are
-_HEARD_DB = 80.0  # below the strongest band: a cut in what is fainter changes nothing
+_CLIFF = 0.06  # of the frequency: the transition bands of resamplers and codecs are this wide
+_AUDIBLE_DB = 80.0  # below the strongest band: a cut in anything fainter makes no difference
 
-# BS.1770-4, tables 1 and 2: (b0, b1, b2), (a0, a1, a2) of the two stages at 48 kHz.
-_K_RATE = 48_000
-_K_STAGES = (
-    ((1.53512485958697, -2.69169618940638, 1.19839281085285), (1.0, -1.69065929318241, 0.73248077421585)),
-    ((1.0, -2.0, 1.0), (1.0, -1.99004745483398, 0.99007225036621)),
-)
-_K_OFFSET = -0.691
+# ITU-R BS.1770-4: weights of the channels in power, and the length of a block.
 _K_WEIGHTS = {"LFE": 0.0, "SL": 1.41, "SR": 1.41, "BL": 1.41, "BR": 1.41}
-_K_BLOCK, _K_TAIL = 1 << 15, 1 << 13  # samples of a transform; of them those in which the filters die away
-_GATE_LUFS, _GATE_LU = -70.0, -10.0
-_STEP_SECONDS, _STEPS_PER_BLOCK = 0.1, 4
+_BLOCK_SECONDS = 0.4
+_METER_FLOOR = -70.0  # LUFS: the absolute gate, and what the meter shows when nothing passes it
+_METER_CHANNELS = 64
+_METER_SAMPLE_RATE = 44_100  # at lower rates the meter's filters are off by up to 0.4 LU
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Figures about a sound; levels are -inf for digital silence.
+    """Figures of a sound; levels are -inf for digital silence.
 
-    `lufs`: integrated loudness, ITU-R BS.1770-4. `clipped`: share of its samples that lie in flat tops.
-    `silent`: share of its length that is in pauses; `leading_silence`, `trailing_silence`: seconds.
-    `dc`: constant offset of the worst channel, full scale is 1.
-    `bandwidth_hertz`: where its spectrum is cut off, see `bandwidth`; half the sample rate if nowhere.
-    `digest`: of the samples, equal for equal ones. `fingerprint`: see `compare`.
+    `lufs`: integrated loudness, ITU-R BS.1770-4. `clipped`: fraction of the samples in flat tops.
+    `silent`: fraction of the length in pauses; `leading_silence`, `trailing_silence`: seconds.
+    `dc`: DC offset of the worst channel; full scale is 1.
+    `bandwidth_hertz`: where the spectrum is cut off, see `bandwidth`; half the sample rate if nowhere.
+    `digest`: SHA-256 of the samples. `fingerprint`: see `compare`.
     """
 
     seconds: float
@@ -83,7 +81,7 @@ class Measured:
 
 
 def measure(waveform: Waveform) -> Measured:
-    """All figures of a sound with at least one sample: some 40 ms for 10 s of stereo."""
+    """Measure a sound of at least one sample; takes about 40 ms for 10 s of stereo."""
     samples = np.ascontiguousarray(waveform.samples)
     silent, leading, trailing = silence(waveform)
     return Measured(
@@ -106,11 +104,11 @@ def measure(waveform: Waveform) -> Measured:
 
 
 def clipped_share(waveform: Waveform) -> float:
-    """The share of samples that lie in flat tops: runs of 3 or more at the extreme of their channel.
+    """Fraction of the samples in flat tops: runs of 3 or more at the extreme of their channel.
 
-    A run counts when the wave does not lead up to it gently, as it would to the top of a low tone. Found
-    whatever was done to the level afterwards; not found once a resampler or a lossy codec has rounded the tops.
-    A square wave, which has flat tops by nature, looks the same.
+    A run counts only if the waveform does not approach it gently, as it does the peak of a low tone. Clipping is
+    found whatever was done to the level afterwards, but not once a resampler or a lossy codec has rounded the tops.
+    A square wave, which has flat tops by nature, looks clipped.
     """
     clipped = 0
     for channel in waveform.samples:
@@ -130,10 +128,10 @@ def clipped_share(waveform: Waveform) -> float:
 
 
 def silence(waveform: Waveform) -> tuple[float, float, float]:
-    """Share of the length that is silent, and seconds of silence at the beginning and at the end.
+    """Fraction of the length that is silent, and seconds of silence at the beginning and at the end.
 
-    Silent is what is 50 dB below the loudest 10 ms or below -80 dBFS, so a quiet recording is not. Pauses of less
-    than half a second do not count.
+    A frame of 10 ms is silent if it is 50 dB below the loudest one or below -80 dBFS, so a quiet recording is not.
+    Pauses of less than half a second do not count towards the fraction.
     """
     length = max(1, round(_FRAME_SECONDS * waveform.sample_rate))
     starts = np.arange(0, waveform.samples.shape[1], length)
@@ -143,15 +141,15 @@ def silence(waveform: Waveform) -> tuple[float, float, float]:
     sounding = np.flatnonzero(power > threshold)
     if not len(sounding):
         return 1.0, waveform.seconds, waveform.seconds
-    pauses = (np.diff(sounding, prepend=-1, append=len(power)) - 1) * _FRAME_SECONDS  # between any two that sound
+    pauses = (np.diff(sounding, prepend=-1, append=len(power)) - 1) * _FRAME_SECONDS
     silent = float(pauses[pauses >= _PAUSE_SECONDS].sum())
     return min(1.0, silent / waveform.seconds), float(pauses[0]), float(pauses[-1])
 
 
 def dc_offset(waveform: Waveform) -> float:
-    """The offset of the channel that has most, with its sign.
+    """The DC offset of the worst channel, with its sign.
 
-    It is what at least three quarters of its parts have: the swing of a very low sound is no offset.
+    At least three quarters of the sound must have it: the swing of a very low sound is no offset.
     """
     worst = 0.0
     for channel in waveform.samples:
@@ -163,7 +161,7 @@ def dc_offset(waveform: Waveform) -> float:
 
 
 def stereo_image(waveform: Waveform) -> StereoImage:
-    """What the channels are to each other; see the constants for the limits."""
+    """How the channels relate; see the constants for the limits."""
     if waveform.channels != 2:
         return "mono" if waveform.channels == 1 else "surround"
     left, right = waveform.samples
@@ -180,75 +178,74 @@ def stereo_image(waveform: Waveform) -> StereoImage:
 
 
 def bandwidth(waveform: Waveform) -> float:
-    """Hertz above which the spectrum is empty because something cut it off; half the sample rate otherwise.
+    """Frequency in Hz above which the spectrum has been cut off; half the sample rate if it has not.
 
-    A resampler or a lossy codec leaves a cliff: within some 6 % of its frequency the level falls by 30 dB and
-    stays down. No natural sound does that, however dark: even 12 dB from one octave to the next is 1 dB there.
-    Not found where nothing reaches up to the cut (a dark sound in a narrow band), where all is pure tones, and
-    where a poor resampler has filled the top with mirror images.
+    A resampler or a lossy codec leaves a cliff: within 6 % of its frequency the level falls by 30 dB and stays down.
+    No natural sound does that, however dark: a slope of 12 dB per octave falls by 1 dB over that width. Not found if
+    nothing reaches up to the cut (a dark sound in a narrow band), if the sound is all pure tones, or if a poor
+    resampler has filled the top with aliases.
     """
     levels, step = _long_term_spectrum(waveform)
     width = max(1, round(_BAND_HERTZ / step))
     bands = levels[: len(levels) // width * width].reshape(-1, width)
-    # Tones stand out of a band as single lines: a quantile of its bins is not moved by them.
+    # Quantiles of the bins ignore tones, which are single lines in a band.
     low, middle = np.quantile(bands, (0.2, 0.5), axis=1)
-    above = np.maximum.accumulate(middle[::-1])[::-1]  # the highest from this band on
+    above = np.maximum.accumulate(middle[::-1])[::-1]  # the highest level from this band on
     fall, cut = _CUT_DB, waveform.sample_rate / 2
     for band in range(round(_LOWEST_CUT_HERTZ / (width * step)), len(bands)):
         below, beyond = min(low[band - 2], low[band - 1]), band + max(2, round(_CLIFF * band))
-        if beyond < len(bands) and below > levels.max() - _HEARD_DB and below - above[beyond] > fall:
+        if beyond < len(bands) and below > levels.max() - _AUDIBLE_DB and below - above[beyond] > fall:
             fall, cut = below - above[beyond], band * width * step
     return cut
 
 
 def loudness(waveform: Waveform) -> float:
-    """Integrated loudness in LUFS after ITU-R BS.1770-4, -inf for silence.
+    """Integrated loudness in LUFS by ITU-R BS.1770-4, to 0.01 LU; -inf for silence. The meter is FFmpeg's `ebur128`.
 
-    The filters are those that the standard gives for 48 kHz, applied as their response at each frequency, so
-    they are the same at every rate. A sound of less than 400 ms, for which the standard has no block, is one
-    block.
+    A sound shorter than 400 ms, for which the standard has no block, is measured as one block.
     """
-    rate, count = waveform.sample_rate, waveform.samples.shape[1]
-    filtered = _k_weighted(waveform)
-    step, steps_per_block = round(rate * _STEP_SECONDS), _STEPS_PER_BLOCK
-    if count < step * steps_per_block:
-        step, steps_per_block = count, 1
-    steps = filtered[:, : count // step * step].reshape(waveform.channels, -1, step)
-    weights = [_K_WEIGHTS.get(speaker, 1.0) for speaker in waveform.speakers or ("",) * waveform.channels]
-    powers = np.square(steps).mean(axis=2, dtype=np.float64).T @ weights  # (steps,)
-    blocks = np.convolve(powers, np.full(steps_per_block, 1 / steps_per_block), "valid")
-    loud = blocks[blocks > 10 ** ((_GATE_LUFS - _K_OFFSET) / 10)]
-    if not len(loud):
-        return float("-inf")
-    return _K_OFFSET + _decibels(loud[loud > loud.mean() * 10 ** (_GATE_LU / 10)].mean())
-
-
-def _k_weighted(waveform: Waveform) -> Floats:
-    """(channels, samples) through both stages of the filter, by overlap-save."""
+    if waveform.channels > _METER_CHANNELS:
+        waveform = to_stereo(waveform)
     count = waveform.samples.shape[1]
-    padded = np.pad(waveform.samples, ((0, 0), (_K_TAIL, _K_BLOCK)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, _K_BLOCK, axis=1)
-    spectra = np.fft.rfft(windows[:, : count : _K_BLOCK - _K_TAIL])  # (channels, blocks, bins)
-    filtered = np.fft.irfft(spectra * _k_response(waveform.sample_rate))[..., _K_TAIL:]
-    return filtered.reshape(waveform.channels, -1)[:, :count]
+    block = round(_BLOCK_SECONDS * waveform.sample_rate)
+    # Weighted here, since FFmpeg knows the channels of some layouts only; a padded block keeps its mean power.
+    weights = np.array([_K_WEIGHTS.get(speaker, 1.0) for speaker in waveform.speakers or ("",) * waveform.channels])
+    gains = np.sqrt(weights * max(1.0, block / max(1, count)))
+    samples = np.pad(waveform.samples * gains[:, None].astype(np.float32), ((0, 0), (0, max(0, block - count))))
+    factor = -(-_METER_SAMPLE_RATE // waveform.sample_rate)
+    samples, sample_rate = _upsampled(samples, factor), factor * waveform.sample_rate
+
+    layout, time_base = f"{len(samples)}C", Fraction(1, sample_rate)
+    graph = Graph()
+    source = graph.add_abuffer(sample_rate=sample_rate, format="flt", layout=layout, time_base=time_base)
+    sink = graph.add("abuffersink")
+    graph.link_nodes(source, graph.add("ebur128", "metadata=1"), sink).configure()
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T).reshape(1, -1), "flt", layout)
+    frame.sample_rate, frame.pts, frame.time_base = sample_rate, 0, time_base
+    source.push(frame)
+    source.push(None)
+    lufs = _METER_FLOOR
+    with suppress(av.EOFError):
+        while True:
+            lufs = float(sink.pull().metadata.get("lavfi.r128.I", lufs))  # a partial last step has none
+    return lufs if lufs > _METER_FLOOR else float("-inf")
 
 
-@cache
-def _k_response(rate: int) -> NDArray[np.complex64]:
-    hertz = np.minimum(np.fft.rfftfreq(_K_BLOCK, 1 / rate), _K_RATE / 2)  # above, the response stays as it is there
-    z = np.exp(-2j * np.pi * hertz / _K_RATE)
-    response = np.ones_like(z)
-    for (b0, b1, b2), (a0, a1, a2) in _K_STAGES:
-        response *= (b0 + (b1 + b2 * z) * z) / (a0 + (a1 + a2 * z) * z)
-    return np.asarray(response, np.complex64)
+def _upsampled(samples: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
+    """(channels, samples) at an integer multiple of the sample rate, with the whole band up to the old Nyquist."""
+    if factor == 1:
+        return samples
+    count = samples.shape[1]
+    size = 1 << (count - 1).bit_length()
+    upsampled = np.fft.irfft(np.fft.rfft(samples, size), size * factor)[:, : count * factor]
+    return (factor * upsampled).astype(np.float32)
 
 
 def _long_term_spectrum(waveform: Waveform) -> tuple[Floats, float]:
-    """Levels in dB (bins,) and the hertz between bins: what the louder frames reach a fifth of the time."""
-    rate = waveform.sample_rate
-    size = 1 << round(np.log2(rate * _SPECTRUM_SECONDS))
+    """Levels (bins,) in dB that the louder frames exceed a fifth of the time, and the hertz between bins."""
+    size = 1 << round(np.log2(waveform.sample_rate * _SPECTRUM_SECONDS))
     padded = np.pad(waveform.samples, ((0, 0), (0, max(0, size - waveform.samples.shape[1]))))
-    count = min(_SPECTRA, 1 + 2 * (padded.shape[1] // size))
+    count = min(_MAX_SPECTRA, 1 + 2 * (padded.shape[1] // size))
     starts = np.linspace(0, padded.shape[1] - size, count).astype(int)
     frames = np.lib.stride_tricks.sliding_window_view(padded, size, axis=1)[:, starts]  # (channels, frames, size)
     window = np.hanning(size).astype(np.float32)
@@ -256,8 +253,8 @@ def _long_term_spectrum(waveform: Waveform) -> tuple[Floats, float]:
     power = (spectra.real**2 + spectra.imag**2).sum(axis=0)  # (frames, bins)
     energy = power.sum(axis=1)
     louder = power[energy >= energy.max() * 10 ** (-_LOUDER_DB / 10)]
-    place = len(louder) * 4 // 5
-    return 10 * np.log10(np.partition(louder, place, axis=0)[place] + 1e-20), rate / size
+    rank = len(louder) * 4 // 5
+    return 10 * np.log10(np.partition(louder, rank, axis=0)[rank] + 1e-20), waveform.sample_rate / size
 
 
 def _decibels(power: float) -> float:

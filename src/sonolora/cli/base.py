@@ -1,6 +1,6 @@
-"""The commands `sonolora base ...`: give base models a name, look at them, hold them to the published table.
+"""`sonolora base ...`: register base models by name, show them, and verify them against the published tensor table.
 
-Thin, like the other commands. Exit code 1 when something differs from what was published or is not there.
+The exit code is 1 when something is missing or differs from what was published.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sonolora.cli.help_pages import add_command, make_group
 from sonolora.core.errors import InputError
 from sonolora.modes import MODES
 
@@ -19,30 +20,38 @@ if TYPE_CHECKING:
     from sonolora.ltx.weights.checkpoint import Checkpoint
     from sonolora.ltx.weights.partial_checkpoint import Progress
 
-base_app = typer.Typer(rich_markup_mode=None, help="Name and check base models.", no_args_is_help=True)
+base_app = make_group("Manage base models.")
 
-Name = Annotated[str, typer.Argument(help="The name of a base.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A base model.")]
 
 
-@base_app.command()
 def add(
-    name: Annotated[str, typer.Argument(help="What to call it from now on.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name for it.")],
     checkpoint: Annotated[
         list[str],
         typer.Option(
+            metavar="FILE|DIR|ID",
             help="ltx-2.3-22b-dev.safetensors, or a Hugging Face id: Lightricks/LTX-2.3[/FILE]. Repeat it for a "
-            "checkpoint in several files, or give their folder."
+            "checkpoint in several files, or give their folder.",
         ),
     ],
     text_encoder: Annotated[
         str,
-        typer.Option(help="Gemma 3 12B: a folder, one file as for ComfyUI, or a Hugging Face id."),
+        typer.Option(
+            metavar="DIR|FILE|ID", help="Gemma 3 12B: a folder, one file as for ComfyUI, or a Hugging Face id."
+        ),
     ],
     mode: Annotated[
-        str, typer.Option(help="From a hub: fetch now what this mode needs; other modes fetch more when they run.")
+        str,
+        typer.Option(
+            metavar="MODE", help="From a hub: download what this mode needs; other modes download more when they run."
+        ),
     ] = "t2a",
 ) -> None:
-    """Give a checkpoint and its text encoder one name. What it says of itself must be as published."""
+    """Register a checkpoint and its text encoder under a name.
+
+    The header of the checkpoint must match the published LTX-2.3.
+    """
     if mode not in MODES:
         raise InputError.of("mode", f"{mode!r} is not one of {', '.join(MODES)}")
     from sonolora.ltx.weights.base import add_base
@@ -57,9 +66,8 @@ def add(
     print(f"--base {name} is {entry.checkpoint}\nwith the text encoder {entry.text_encoder}")
 
 
-@base_app.command("list")
 def list_bases() -> None:
-    """All names that `--base` takes."""
+    """List the names that --base takes."""
     from sonolora.ltx.weights.base import BUILT_IN_NAMES
     from sonolora.ltx.weights.registry import registered, registry_file
 
@@ -70,9 +78,8 @@ def list_bases() -> None:
     print(f"(registered in {registry_file()})")
 
 
-@base_app.command()
 def show(name: Name) -> None:
-    """What a base is, and what of it is on this disk."""
+    """Show a base: its files, and which modes it has all tensors for."""
     from sonolora.ltx.weights.base import find_base
     from sonolora.ltx.weights.hub import HubCheckpoint
     from sonolora.ltx.weights.partial_checkpoint import open_excerpt
@@ -86,34 +93,38 @@ def show(name: Name) -> None:
     print(f"model         version {checkpoint.metadata.get('model_version', 'unknown')}, {_amount(checkpoint)}")
     print(f"weights       {stored_precision(checkpoint.tensors)}")
     if isinstance(checkpoint, HubCheckpoint):
-        excerpt = open_excerpt(checkpoint.path)
-        here = excerpt.tensors.keys() if excerpt else set()
+        partial = open_excerpt(checkpoint.path)
+        present = partial.tensors.keys() if partial else set()
         enough = [
-            words
-            for words, video in (("the five audio modes", False), ("v2a", True))
-            if here >= needed(checkpoint.tensors, video=video)
+            modes
+            for modes, video in (("the five audio modes", False), ("v2a", True))
+            if present >= needed(checkpoint.tensors, video=video)
         ]
         print(f"from          {checkpoint.source.repository} at {checkpoint.source.revision[:12]}")
-        print(f"on this disk  {_amount(excerpt) if excerpt else 'nothing yet'}: enough for", *(enough or ["no mode"]))
+        print(f"on this disk  {_amount(partial) if partial else 'nothing yet'}: enough for", *(enough or ["no mode"]))
     print(f"text encoder  {base.text_encoder}")
     print(f"fingerprint   {base.fingerprint}")
 
 
-@base_app.command()
 def verify(
     name: Annotated[
-        str, typer.Argument(help="The name of a base, its folder, a checkpoint file, or a Hugging Face id.")
+        str, typer.Argument(metavar="NAME", help="A base model, its folder, a checkpoint file, or a Hugging Face id.")
     ],
-    read: Annotated[bool, typer.Option("--read", help="Also read all that was fetched from a hub.")] = False,
+    read: Annotated[
+        bool, typer.Option("--read", help="Also read every downloaded tensor and compare its checksum.")
+    ] = False,
 ) -> None:
-    """Compare a base with the published table: every tensor's name, shape and dtype, and the header's values."""
+    """Verify a base against the published tensor table.
+
+    Compares the name, shape and dtype of every tensor, and the values of the header.
+    """
     from sonolora.ltx.weights.base import BUILT_IN_NAMES, find_base
     from sonolora.ltx.weights.hub import HubCheckpoint, HubId, open_from_hub
     from sonolora.ltx.weights.partial_checkpoint import damaged_tensors, open_excerpt
     from sonolora.ltx.weights.registry import registered
     from sonolora.ltx.weights.verify import open_checkpoint, text_encoder_sizes, verify, verify_text_encoder
 
-    found = []
+    differences = []
     if Path(name).expanduser().is_file():
         checkpoint = open_checkpoint(Path(name).expanduser())
         findings = verify(checkpoint)
@@ -121,31 +132,33 @@ def verify(
         base = find_base(name)
         checkpoint, (states, channels) = base.checkpoint, text_encoder_sizes(base.text_encoder)
         findings = verify(checkpoint, checkpoint.config, states)
-        found += verify_text_encoder(base.text_encoder, states=states, channels=channels)
+        differences += verify_text_encoder(base.text_encoder, states=states, channels=channels)
     elif (hub_id := HubId.parse(name)) and name not in registered() and not Path(name).exists():
         checkpoint = open_from_hub(hub_id)
         findings = verify(checkpoint)
     else:
         base = find_base(name)
         checkpoint, findings = base.checkpoint, verify(base.checkpoint)
-        found += verify_text_encoder(base.text_encoder)
-    found += findings.differences
-    if isinstance(checkpoint, HubCheckpoint) and (excerpt := open_excerpt(checkpoint.path)):
-        odd = [tensor for tensor, info in excerpt.tensors.items() if info.shape != checkpoint.tensors[tensor].shape]
-        found += [f"on this disk: {tensor} has another shape than on the hub" for tensor in odd]
-        found += [f"on this disk: {tensor} is damaged" for tensor in (damaged_tensors(checkpoint.path) if read else ())]
-    for line in [*(f"difference: {line}" for line in found), *(f"note: {line}" for line in findings.notes)]:
+        differences += verify_text_encoder(base.text_encoder)
+    differences += findings.differences
+    if isinstance(checkpoint, HubCheckpoint) and (partial := open_excerpt(checkpoint.path)):
+        reshaped = [
+            tensor for tensor, info in partial.tensors.items() if info.shape != checkpoint.tensors[tensor].shape
+        ]
+        differences += [f"on this disk: {tensor} has another shape than on the hub" for tensor in reshaped]
+        damaged = damaged_tensors(checkpoint.path) if read else ()
+        differences += [f"on this disk: {tensor} is damaged" for tensor in damaged]
+    for line in [*(f"difference: {line}" for line in differences), *(f"note: {line}" for line in findings.notes)]:
         print(line)
-    print(f"{checkpoint.path}: {_amount(checkpoint)}, {len(found) or 'no'} differences")
-    raise typer.Exit(1 if found else 0)
+    print(f"{checkpoint.path}: {_amount(checkpoint)}, {len(differences) or 'no'} differences")
+    raise typer.Exit(1 if differences else 0)
 
 
-@base_app.command()
 def remove(
     name: Name,
-    files: Annotated[bool, typer.Option("--files", help="Also delete what was fetched from a hub for it.")] = False,
+    files: Annotated[bool, typer.Option("--files", help="Also delete the files downloaded for it.")] = False,
 ) -> None:
-    """Forget a name. Files stay where they are, unless asked otherwise."""
+    """Remove a name. The files stay, unless --files is given."""
     from sonolora.ltx.weights.hub import HubCheckpoint, forget, open_local
     from sonolora.ltx.weights.registry import registered, unregister
 
@@ -153,9 +166,9 @@ def remove(
     fetched = isinstance(open_local(entry.checkpoint), HubCheckpoint) if entry.checkpoint.parent.is_dir() else False
     if files and fetched and entry.checkpoint not in [other.checkpoint for other in registered().values()]:
         forget(entry.checkpoint)
-        print(f"'{name}' is forgotten and {entry.checkpoint} is deleted")
+        print(f"'{name}' is removed, and {entry.checkpoint} is deleted")
     else:
-        print(f"'{name}' is forgotten; {entry.checkpoint} stays")
+        print(f"'{name}' is removed; {entry.checkpoint} stays")
 
 
 def _amount(checkpoint: Checkpoint) -> str:
@@ -164,7 +177,7 @@ def _amount(checkpoint: Checkpoint) -> str:
 
 
 @contextmanager
-def _bar(what: str) -> Iterator[Progress]:
+def _bar(file: str) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bars
@@ -173,9 +186,13 @@ def _bar(what: str) -> Iterator[Progress]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield log_progress(what)
+        yield log_progress(file)
         return
-    columns = TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    columns = TextColumn(file), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
     with Bars(*columns, console=console) as bars:
-        task = bars.add_task(what)
+        task = bars.add_task(file)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+for _name, _command in (("add", add), ("list", list_bases), ("show", show), ("verify", verify), ("remove", remove)):
+    add_command(base_app, _name, _command)

@@ -1,62 +1,75 @@
-"""The commands `sonolora bench step` and `sonolora bench preview`: how long either takes on this machine.
+"""`sonolora bench step` and `sonolora bench preview`: how long either takes on this machine.
 
-Thin: they read options, measure, print. Nothing of a base is needed but its shape; weights are random.
+Only the shape of a base is needed; the weights are random.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sonolora.cli.options import give_options
-from sonolora.cli.settings import FILM_OPTIONS, SETTING_OPTIONS, settings_from
+from sonolora.cli.help_pages import add_command, make_group
+from sonolora.cli.mode_commands import with_options
+from sonolora.cli.setting_options import Options, setting_options, settings_in
 from sonolora.modes import MODES, find_mode
 from sonolora.modes.request import MAX_PREVIEW_FRAMES, Body, parse
+from sonolora.planning.run_settings import JOINT, RunSettings
 
 if TYPE_CHECKING:
     from sonolora.planning.base_shape import BaseShape
 
-_FEWEST_FRAMES = 9  # of a film
-_NOT_HERE = "seed", "sigma_density", "checkpoint_every", "preview_every"
-_WHAT: dict[str, tuple[Any, Any]] = {
-    "mode": (Annotated[str, typer.Option(help="A mode, or all.")], "t2a"),
-    "rank": (Annotated[int, typer.Option(min=1, help="Rank of the LoRA.")], 32),
+_MIN_FRAMES = 9  # of a video
+_UNUSED = ("seed", "sigma_density", "checkpoint_every", "preview_every", "keep_checkpoints")
+_WHAT: Options = {
+    "mode": (Annotated[str, typer.Option(metavar="MODE", help="A mode, or all.")], "t2a"),
+    "rank": (Annotated[int, typer.Option(min=1, metavar="N", help="Rank of the LoRA.")], 32),
     "seconds": (
-        Annotated[float | None, typer.Option(min=0.5, max=60, help="Length of a clip; none: as the mode has it.")],
+        Annotated[
+            float | None,
+            typer.Option(min=0.5, max=60, metavar="X", help="Length of a clip; by default that of the mode."),
+        ],
         None,
     ),
-    "resolution": (Annotated[str, typer.Option(help="Size of the film: low, medium or high.")], "medium"),
-    "layers": (Annotated[int | None, typer.Option(min=1, help="Only so many layers, on a small machine.")], None),
-    "record": (Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")], None),
-    **{name: option for name, option in (SETTING_OPTIONS | FILM_OPTIONS).items() if name not in _NOT_HERE},
+    "resolution": (Annotated[str, typer.Option(metavar="low|medium|high", help="Size of the video.")], "medium"),
+    "layers": (
+        Annotated[
+            int | None, typer.Option(min=1, metavar="N", help="Use only the first N layers, on a small machine.")
+        ],
+        None,
+    ),
+    "record": (
+        Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file.")],
+        None,
+    ),
 }
-_STEP: dict[str, tuple[Any, Any]] = {
-    "steps": (Annotated[int, typer.Option(min=1, help="Steps to measure.")], 20),
-    "plain": (Annotated[bool, typer.Option("--plain", help="Beside it a plain loop, a step of each in turn.")], False),
-    "out": (Annotated[Path | None, typer.Option(help="Write a page of results, say bench/results/CARD.md.")], None),
+_STEP: Options = {
+    "steps": (Annotated[int, typer.Option(min=1, metavar="N", help="Steps to measure.")], 20),
+    "plain": (
+        Annotated[bool, typer.Option("--plain", help="Compare with a plain training loop, step by step in turn.")],
+        False,
+    ),
+    "out": (
+        Annotated[
+            Path | None,
+            typer.Option(metavar="FILE", help="Write a page of results, such as bench/results/CARD.md."),
+        ],
+        None,
+    ),
     **_WHAT,
+    **setting_options(RunSettings, without=_UNUSED),
 }
-_PREVIEW: dict[str, tuple[Any, Any]] = {
-    "steps": (Annotated[int, typer.Option(min=1, help="Sampling steps.")], 30),
-    **{name: option for name, option in _WHAT.items() if name != "batch_size"},
+_PREVIEW: Options = {
+    "steps": (Annotated[int, typer.Option(min=1, metavar="N", help="Sampling steps.")], 30),
+    **_WHAT,
+    **setting_options(RunSettings, without=(*_UNUSED, "batch_size")),
 }
 
 
-def add_bench_commands(app: typer.Typer) -> None:
-    """Make `bench step` and `bench preview` commands of `sonolora`."""
-    bench_app = typer.Typer(rich_markup_mode=None, help="Measure speed.", no_args_is_help=True)
-    give_options(_step, _STEP, Body)
-    give_options(_preview, _PREVIEW, Body)
-    bench_app.command("step", help="How long a training step takes, and how near to what this machine can do.")(_step)
-    bench_app.command("preview", help="How long a preview takes: sampling and decoding.")(_preview)
-    app.add_typer(bench_app, name="bench")
-
-
-def _step(**options: Any) -> None:
+def _step(own: dict[str, Any], _: dict[str, Any]) -> None:
     from dataclasses import asdict
 
     from sonolora.core.atomic_files import atomic_write
@@ -64,53 +77,63 @@ def _step(**options: Any) -> None:
     from sonolora.planning.bench.step_time import measure_step
 
     records: list[Any] = []
-    for case in _cases(options):
+    for case in _cases(own):
         print(f"measuring {case[1].name} ...", file=sys.stderr, flush=True)
-        measured = measure_step(*case, rank=options["rank"], steps=options["steps"], plain=options["plain"])
+        measured = measure_step(*case, rank=own["rank"], steps=own["steps"], plain=own["plain"])
         print(("\n" if records else "") + table(asdict(measured)), flush=True)
         records.append(asdict(measured))
-    _write(options, records)
-    if options["out"] is not None:
-        with atomic_write(options["out"]) as temporary:
+    _write(own, records)
+    if own["out"] is not None:
+        with atomic_write(own["out"]) as temporary:
             temporary.write_text(page(" ".join(["sonolora", *sys.argv[1:]]), records), encoding="utf-8")
 
 
-def _preview(**options: Any) -> None:
+def _preview(own: dict[str, Any], _: dict[str, Any]) -> None:
     from dataclasses import asdict
 
     from sonolora.planning.bench.preview_time import measure_preview
 
     records: list[Any] = []
-    for case in _cases(options):
+    for case in _cases(own):
         print(f"measuring {case[1].name} ...", file=sys.stderr, flush=True)
-        took = measure_preview(*case, rank=options["rank"], steps=options["steps"])
+        measured = measure_preview(*case, rank=own["rank"], steps=own["steps"])
         print(
-            f"{took.mode} on {took.base}, {took.device}: {took.audio_tokens} audio frames, {took.sampling_steps} steps "
-            f"in {took.sampling_seconds:.2f} s, decoded in {took.decoding_seconds:.2f} s",
+            f"{measured.mode} on {measured.base}, {measured.device}: {measured.audio_tokens} audio frames, "
+            f"{measured.sampling_steps} steps in {measured.sampling_seconds:.2f} s, "
+            f"decoded in {measured.decoding_seconds:.2f} s",
             flush=True,
         )
-        records.append(asdict(took))
-    _write(options, records)
+        records.append(asdict(measured))
+    _write(own, records)
 
 
-def _cases(options: Mapping[str, Any]) -> Iterator[tuple[BaseShape, Any, Any, Any]]:
-    """Shape, mode, request and settings of what is to be measured."""
+def _cases(own: Mapping[str, Any]) -> Iterator[tuple[BaseShape, Any, Any, Any]]:
+    """Shape, mode, request and settings of each measurement."""
     from sonolora.planning.base_shape import BaseShape
-    from sonolora.planning.run_settings import JOINT
 
-    shape = BaseShape.find(options["base"])
-    shape = shape if options["layers"] is None else shape.with_layers(options["layers"])
-    body: dict[str, Any] = {"training_data_url": "random", "resolution": options["resolution"]}
-    if (seconds := options["seconds"]) is not None:
+    shape = BaseShape.find(own["base"])
+    shape = shape if own["layers"] is None else shape.with_layers(own["layers"])
+    body: dict[str, Any] = {"training_data_url": "random", "resolution": own["resolution"]}
+    if (seconds := own["seconds"]) is not None:
         body["audio_duration_seconds"], body["conditioning_seconds"] = seconds, seconds / 2
-        body["number_of_frames"] = min(max(round(24 * seconds), _FEWEST_FRAMES), MAX_PREVIEW_FRAMES)
-    for mode in MODES.values() if options["mode"] == "all" else [find_mode(options["mode"])]:
-        given = options if mode.video or options["mode"] != "all" else {**options, "v2a_video": JOINT}
-        yield shape, mode, parse(mode.request, body), settings_from(given)
+        body["number_of_frames"] = min(max(round(24 * seconds), _MIN_FRAMES), MAX_PREVIEW_FRAMES)
+    settings = settings_in(RunSettings, own)
+    for mode in MODES.values() if own["mode"] == "all" else [find_mode(own["mode"])]:
+        applied = settings if mode.video or own["mode"] != "all" else {**settings, "v2a_video": JOINT}
+        yield shape, mode, parse(mode.request, body), RunSettings(**applied)
 
 
-def _write(options: Mapping[str, Any], records: list[Any]) -> None:
+def _write(own: Mapping[str, Any], records: list[Any]) -> None:
     from sonolora.core.atomic_files import write_json
 
-    if options["record"] is not None:
-        write_json(options["record"], records if options["mode"] == "all" else records[0])
+    if own["record"] is not None:
+        write_json(own["record"], records if own["mode"] == "all" else records[0])
+
+
+def _add(name: str, options: Options, run: Callable[[dict[str, Any], dict[str, Any]], None], help: str) -> None:
+    add_command(bench_app, name, with_options(options, Body, run), help=help)
+
+
+bench_app = make_group("Measure speed.")
+_add("step", _STEP, _step, "Measure a training step against the limits of this machine.")
+_add("preview", _PREVIEW, _preview, "Measure a preview: sampling and decoding.")

@@ -1,7 +1,6 @@
-"""The command `sonolora estimate MODE DATA`: what a run would take, with the options of `sonolora train`.
+"""`sonolora estimate MODE DATA`: what a run would take, with the options of `sonolora train`.
 
-Thin: it reads options, calls `estimate`, and prints. A run that the device cannot hold ends with the error that
-`train` would end with.
+A run that the device cannot hold ends with the error that `train` would end with.
 """
 
 from __future__ import annotations
@@ -12,113 +11,115 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sonolora.cli.options import give_options, prompt_option, request_body
-from sonolora.cli.settings import setting_options, settings_from
+from sonolora.cli.help_pages import ModeGroup, make_group
+from sonolora.cli.mode_commands import add_training_commands
+from sonolora.cli.setting_options import RUN_SECTION, Options, setting_options, settings_in
 from sonolora.cli.terminal import TerminalProgress
 from sonolora.core.errors import InputError
-from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
-from sonolora.modes.request import parse
+from sonolora.modes.request import TrainRequest
+from sonolora.planning.run_settings import RunSettings
 
 if TYPE_CHECKING:
     from sonolora.planning.estimate import Estimate
 
-_OWN: dict[str, tuple[Any, Any]] = {
-    "data": (Annotated[str | None, typer.Argument(help="A zip, a folder or a URL.")], None),
-    "out": (Annotated[Path, typer.Option("--out", help="Where the run would go; it is not made.")], Path("run")),
-    "request": (Annotated[Path | None, typer.Option("--request", help="A JSON file with a whole request.")], None),
+_OWN: Options = {
+    "out": (
+        Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the run would go; nothing is written there.")],
+        Path("run"),
+    ),
     "card": (
         Annotated[
             float | None,
-            typer.Option(min=1, help="For a CUDA card of so many GB, which need not be here, in place of --device."),
+            typer.Option(min=1, metavar="GB", help="Estimate for a CUDA card of this size, which need not be here."),
         ],
         None,
     ),
-    "watts": (Annotated[float | None, typer.Option(min=0, help="What this machine takes under load.")], None),
-    "price_per_kwh": (Annotated[float | None, typer.Option(min=0, help="What electricity costs here.")], None),
-    "record": (Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")], None),
+    "watts": (
+        Annotated[
+            float | None, typer.Option(min=0, metavar="W", help="Power draw of this machine under load, for the price.")
+        ],
+        None,
+    ),
+    "price_per_kwh": (
+        Annotated[float | None, typer.Option(min=0, metavar="PRICE", help="Price of electricity, per kWh.")],
+        None,
+    ),
+    "record": (
+        Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file.")],
+        None,
+    ),
 }
 
 
-def add_estimate_commands(app: typer.Typer) -> None:
-    """Make `estimate MODE` a command of `sonolora`, for every mode."""
-    estimate_app = typer.Typer(
-        rich_markup_mode=None, help="Before training: memory, time, disk and price.", no_args_is_help=True
-    )
-    for mode in MODES.values():
-        _add_mode(estimate_app, mode)
-    app.add_typer(estimate_app, name="estimate")
+def _options(mode: Mode) -> Options:
+    return {**_OWN, **setting_options(RunSettings, without=() if mode.video else ("v2a_video",), section=RUN_SECTION)}
 
 
-def _add_mode(app: typer.Typer, mode: Mode) -> None:
-    own = {"prompt": (Annotated[list[str] | None, prompt_option(mode.request)], None)} | _OWN | setting_options(mode)
-
-    def command(**options: Any) -> None:
-        own_options = {name: options.pop(name) for name in own}
-        request = parse(
-            mode.request,
-            request_body(options, own_options["data"], own_options["prompt"] or [], own_options["request"]),
+def _estimate(mode: Mode, request: TrainRequest, own: dict[str, Any]) -> None:
+    watts, price, card = own["watts"], own["price_per_kwh"], own["card"]
+    if (watts is None) != (price is None):
+        raise InputError.of(
+            "price_per_kwh" if price is None else "watts", "--watts and --price-per-kwh go together: give both"
         )
-        if (own_options["watts"] is None) != (own_options["price_per_kwh"] is None):
-            raise InputError.of("watts", "--watts and --price-per-kwh go together: give both or neither")
-        from sonolora.core.atomic_files import write_json
-        from sonolora.planning.estimate import Power, estimate
+    if card is not None and watts is not None:
+        raise InputError.of(
+            "watts", "cannot be used with --card: the time on a card that is not here is unknown, and so is its price"
+        )
+    settings = RunSettings(**settings_in(RunSettings, own))
+    from sonolora.core.atomic_files import write_json
+    from sonolora.planning.estimate import Power, estimate
 
-        power = None if own_options["watts"] is None else Power(own_options["watts"], own_options["price_per_kwh"])
-        with TerminalProgress() as progress:
-            found = estimate(
-                mode, request, settings_from(own_options), own_options["out"], progress, power, card=own_options["card"]
-            )
-        print("\n".join(_lines(found)))
-        if own_options["record"] is not None:
-            write_json(own_options["record"], found.as_json())
-        if found.error is not None:
-            raise found.error
-
-    give_options(command, own, mode.request)
-    app.command(mode.name, help=f"What training would take for {mode.summary}.")(command)
+    power = None if watts is None else Power(watts, price)
+    with TerminalProgress() as progress:
+        result = estimate(mode, request, settings, own["out"], progress, power, card=card)
+    print("\n".join(_lines(result)))
+    if own["record"] is not None:
+        write_json(own["record"], result.as_json())
+    if result.error is not None:
+        raise result.error
 
 
-def _lines(found: Estimate) -> Iterator[str]:
-    needs = found.needs
-    out = f"; {found.left_out} left out, `sonolora check` says why" if found.left_out else ""
+def _lines(result: Estimate) -> Iterator[str]:
+    needs = result.needs
+    out = f"; {result.left_out} files skipped, `sonolora check` says why" if result.left_out else ""
     tokens = [f"{needs.tokens.audio:,} audio"]
     tokens += [f"{needs.tokens.reference:,} reference"] if needs.tokens.reference else []
     tokens += [f"{needs.tokens.video:,} video"] if needs.tokens.video else []
-    here = "; a card computes in bfloat16 and holds half, see --card" if found.device == "cpu" else ""
-    yield f"{found.mode} on {found.base}, {found.steps:,} steps, {found.device} ({found.dtype}{here})"
-    yield f"clips     {found.clips}, each of {' + '.join(tokens)} and {needs.text_tokens:,} text tokens{out}"
-    more = "more than" if needs.peak > found.available else "of"
-    yield f"memory    {_gb(needs.peak)}, {more} the {_gb(found.available)} that are free (computed, not measured):"
+    here = "; a CUDA card uses bfloat16 and half the memory, see --card" if result.device == "cpu" else ""
+    yield f"{result.mode} on {result.base}, {result.steps:,} steps, {result.device} ({result.dtype}{here})"
+    yield f"clips     {result.clips}, each of {' + '.join(tokens)} and {needs.text_tokens:,} text tokens{out}"
+    of = ", more than the" if needs.peak > result.available else " of"
+    yield f"memory    {_gb(needs.peak)}{of} {_gb(result.available)} free (computed, not measured):"
     for stage in needs.stages:
         held = ", ".join(f"{what} {_gb(size)}" for what, size in stage.held.items())
-        yield f"  {stage.name:<20}{_gb(stage.peak):>10} at most: {held}, and {_gb(stage.working)} to work"
+        yield f"  {stage.name:<20}{_gb(stage.peak):>10} peak: {held}, workspace {_gb(stage.working)}"
     if needs.watched:
-        yield f"  what the audio sees of all films: {_gb(needs.watched)} more, here if there is room, else on the host"
+        yield f"  cached video keys and values: {_gb(needs.watched)} more, on the device if they fit, else on the host"
     if needs.reserve:
         yield f"  {'reserve for CUDA':<20}{_gb(needs.reserve):>10}, an assumption"
     if needs.host_bytes:
-        yield f"  blocks wait in the host's memory: {_gb(needs.host_bytes)}"
-    yield from _times(found)
-    disk = ", ".join(f"{what} {_gb(size)}" for what, size in found.disk.items())
-    yield f"disk      {_gb(sum(found.disk.values()))} of the {_gb(found.disk_free)} that are free: {disk}"
-    here = "" if found.price_here is None else f"; here {_about(found)}{found.price_here:,.4g} for electricity"
-    yield f"price     ${found.price_there:,.2f} at fal{here}"
+        yield f"  blocks offloaded to host memory: {_gb(needs.host_bytes)}"
+    yield from _times(result)
+    disk = ", ".join(f"{what} {_gb(size)}" for what, size in result.disk.items())
+    yield f"disk      {_gb(sum(result.disk.values()))} of {_gb(result.disk_free)} free: {disk}"
+    here = "" if result.price_here is None else f"; here {_about(result)}{result.price_here:,.4g} for electricity"
+    yield f"price     ${result.price_there:,.2f} at fal{here}"
 
 
-def _times(found: Estimate) -> Iterator[str]:
-    if found.pace is None or found.training_seconds is None or found.preview_seconds is None:
-        yield f"time      not known of a card that is not here; a step is {found.step_flops / 1e12:,.3g} TFLOP"
+def _times(result: Estimate) -> Iterator[str]:
+    if result.pace is None or result.training_seconds is None or result.preview_seconds is None:
+        yield f"time      unknown for a card that is not here; a step is {result.step_flops / 1e12:,.3g} TFLOP"
         return
-    about, step = _about(found), _duration(found.pace.step)
-    yield f"time      {about}{_duration(found.training_seconds)} of training, {step} a step"
-    yield f"          {about}{_duration(found.preview_seconds)} of listening, without the vocoder"
-    yield f"          ({found.pace.how})"
-    yield "          not counted: fetching, encoding clips and texts, watching films, loading"
+    about, step = _about(result), _duration(result.pace.step)
+    yield f"time      {about}{_duration(result.training_seconds)} of training, {step} per step"
+    yield f"          {about}{_duration(result.preview_seconds)} of validation and previews, without the vocoder"
+    yield f"          ({result.pace.how})"
+    yield "          not included: downloading and encoding the data, caching videos, loading the base"
 
 
-def _about(found: Estimate) -> str:
-    return "at least " if found.pace is not None and found.pace.bound else "about "
+def _about(result: Estimate) -> str:
+    return "at least " if result.pace is not None and result.pace.bound else "about "
 
 
 def _gb(size: float) -> str:
@@ -131,3 +132,7 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:,.3g} s"
     return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+estimate_app = make_group("Estimate memory, time, disk space and price of a run.", ModeGroup)
+add_training_commands(estimate_app, "Estimate what a run would take.", _options, _estimate)

@@ -1,7 +1,6 @@
-"""The commands about the server: `serve`, and what looks after keys and requests in a terminal beside it.
+"""`sonolora keys`, `sonolora requests` and `sonolora ledger`: the server's data, in a terminal beside it.
 
-Thin, as all commands: the job store may be opened by several processes, so that these work with the server running or
-not. Nothing heavy is imported before a command needs it.
+Several processes may open the job store, so these work whether the server runs or not.
 """
 
 from __future__ import annotations
@@ -18,134 +17,85 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sonolora.cli.help_pages import add_command, make_group
 from sonolora.core.errors import SonoloraError
 
 if TYPE_CHECKING:
+    from sonolora.server.database.database import Database
     from sonolora.server.jobs.records import Request
     from sonolora.server.jobs.store import Store
 
-keys_app = typer.Typer(rich_markup_mode=None, help="Who may use the server.", no_args_is_help=True)
-requests_app = typer.Typer(rich_markup_mode=None, help="What the server was asked for.", no_args_is_help=True)
-
 Folder = Annotated[
-    Path | None, typer.Option(help="The server's folder. [default: $SONOLORA_SERVER or the user's data folder]")
+    Path | None,
+    typer.Option(metavar="DIR", help="The server's folder. [default: $SONOLORA_SERVER or the user's data folder]"),
 ]
-Id = Annotated[str, typer.Argument(help="The request's id, or its first characters.")]
-
-
+Id = Annotated[str, typer.Argument(metavar="ID", help="The id of a request, or its first characters.")]
 _TIMES = {"created", "started", "finished", "start_deadline", "time", "next_try", "estimated_end"}
 
 
-def add_server_commands(app: typer.Typer) -> None:
-    """Make these commands of `sonolora`."""
-    app.command()(serve)
-    app.command()(ledger)
-    app.add_typer(keys_app, name="keys")
-    app.add_typer(requests_app, name="requests")
-
-
-def serve(
-    folder: Folder = None,
-    host: Annotated[str | None, typer.Option(help="The address to listen at. [default: 127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="For plain http; 0 takes a free one. [default: 8000]")] = None,
-    tls: Annotated[bool, typer.Option("--tls", help="Serve https, too, at port 8443.")] = False,
-    tls_port: Annotated[int | None, typer.Option(help="Serve https, too, at this port.")] = None,
-    certificate: Annotated[Path | None, typer.Option(help="For https: a chain in PEM, in place of our own.")] = None,
-    private_key: Annotated[Path | None, typer.Option(help="The key of the certificate.")] = None,
-    proxy: Annotated[
-        bool, typer.Option("--proxy", help="Be an HTTPS proxy for the published hosts at port 8001; with --tls.")
-    ] = False,
-    proxy_port: Annotated[int | None, typer.Option(help="The same at this port.")] = None,
-    public_url: Annotated[str | None, typer.Option(help="What addresses in answers start with.")] = None,
-    base: Annotated[str | None, typer.Option(help="The base model: a name or a folder. [default: tiny]")] = None,
-    device: Annotated[
-        list[str] | None, typer.Option(help="auto, cpu, cuda or cuda:1; one worker for each. [default: auto]")
-    ] = None,
-    allow_private_urls: Annotated[
-        bool | None,
-        typer.Option("--allow-private-urls", help="Fetch training data from private networks and this machine, too."),
-    ] = None,
-    allow_private_webhooks: Annotated[
-        bool | None, typer.Option("--allow-private-webhooks", help="Send results there, too.")
-    ] = None,
-    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between saved states. [default: 250]")] = None,
+def add_key(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who will use it.")], folder: Folder = None
 ) -> None:
-    """Serve the six trainings over fal's queue protocol. Options can stand in FOLDER/server.toml, too."""
-    import logging
+    """Create a key and print it.
 
-    from sonolora.server.serve import serve as run_server
-    from sonolora.server.settings import default_folder, load_settings
+    Only a hash of it is stored, so it cannot be shown again.
+    """
+    from sonolora.server.jobs.keys import Keys
 
-    settings = load_settings(
-        folder or default_folder(),
-        host=host,
-        port=port,
-        tls_port=tls_port if tls_port is not None else 8443 if tls or proxy or proxy_port is not None else None,
-        certificate=certificate,
-        private_key=private_key,
-        proxy_port=proxy_port if proxy_port is not None else 8001 if proxy else None,
-        public_url=public_url,
-        base=base,
-        devices=tuple(device) if device else None,
-        allow_private_urls=allow_private_urls,
-        allow_private_webhooks=allow_private_webhooks,
-        checkpoint_every=checkpoint_every,
-    )
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    run_server(settings)
+    with _database(folder, new=True) as database:
+        print(Keys(database).add(name)[1])
 
 
-@keys_app.command("add")
-def add_key(name: Annotated[str, typer.Argument(help="Whose it is.")], folder: Folder = None) -> None:
-    """Make a key and print it. It is not kept, so it cannot be shown again."""
-    with _store(folder, new=True) as store:
-        print(store.add_key(name)[1])
-
-
-@keys_app.command("list")
 def list_keys(folder: Folder = None) -> None:
-    """The keys' ids and names."""
-    with _store(folder) as store:
-        keys = store.keys()
+    """List the ids and names of the keys."""
+    from sonolora.server.jobs.keys import Keys
+
+    with _database(folder) as database:
+        keys = Keys(database).all()
     for key in keys:
         print(f"{key.id}  {_when(key.created)}  {'revoked' if key.revoked else 'valid  '}  {key.name}")
 
 
-@keys_app.command("revoke")
 def revoke_key(
-    id: Annotated[str, typer.Argument(help="As `keys list` shows it: what stands before the colon.")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="The id of a key, as `keys list` shows it.")],
     folder: Folder = None,
 ) -> None:
-    """Make a key invalid, at once."""
+    """Revoke a key, with immediate effect."""
+    from sonolora.server.jobs.keys import Keys
+
     id = id.partition(":")[0]  # a whole key in place of its id is an easy mistake
-    with _store(folder) as store:
-        if not store.revoke_key(id):
-            raise SonoloraError(f"there is no valid key with the id {id!r}; see: sonolora keys list")
+    with _database(folder) as database:
+        if not Keys(database).revoke(id):
+            raise SonoloraError(f"there is no valid key with the id {id!r}; `sonolora keys list` shows them")
 
 
-@requests_app.command("list")
 def list_requests(
-    state: Annotated[str | None, typer.Option(help="Only those queued, running or done.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    state: Annotated[
+        str | None, typer.Option(metavar="queued|running|done", help="Only requests in this state.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many, the newest first.")] = 20,
     folder: Folder = None,
 ) -> None:
-    """The requests and how they stand."""
+    """List requests and their status."""
     from sonolora.server.folder_lock import is_served
     from sonolora.server.jobs.records import State
+    from sonolora.server.settings import default_folder
 
     if state is not None and state not in tuple(State):
         raise SonoloraError(f"--state {state!r} is not one of {', '.join(State)}")
     with _store(folder) as store:
-        found = store.requests(state=State(state) if state else None, limit=limit)
-        served = is_served(store.path.parent)
-    for request in found:
+        requests = store.requests(state=State(state) if state else None, limit=limit)
+        served = is_served(folder or default_folder())
+    for request in requests:
         line = f"{request.id}  {_when(request.created)}  {request.endpoint:<19}  {_standing(request, served)}"
         print(line[: _width()])
 
 
-@requests_app.command("show")
 def show_request(id: Id, folder: Folder = None) -> None:
-    """All that is known of a request, as JSON; its report, previews and metrics are in `folder`."""
+    """Show everything about a request, as JSON.
+
+    Its report, previews and metrics are in the run folder that `folder` names.
+    """
     from sonolora.server.folder_lock import is_served
     from sonolora.server.jobs.records import State
     from sonolora.server.settings import default_folder, load_settings
@@ -155,7 +105,7 @@ def show_request(id: Id, folder: Folder = None) -> None:
         run_folder = load_settings(folder or default_folder()).run_folder(request.id)
         about: dict[str, Any] = {
             **_with_times(request),
-            "standing": _standing(request, is_served(store.path.parent)),
+            "standing": _standing(request, is_served(folder or default_folder())),
             "folder": str(run_folder) if run_folder.exists() else None,
             "attempts": request.attempts + (request.state != State.QUEUED and request.started is not None),
             "progress": _with_times(request.progress) if request.state == State.RUNNING else None,
@@ -167,13 +117,12 @@ def show_request(id: Id, folder: Folder = None) -> None:
     print(json.dumps(about, indent=2))
 
 
-@requests_app.command("logs")
 def show_logs(
     id: Id,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the request is done.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the request is done.")] = False,
     folder: Folder = None,
 ) -> None:
-    """The lines of a request's log."""
+    """Print the log of a request."""
     last = 0
     with _store(folder) as store:
         id = _known(store, id).id
@@ -187,27 +136,26 @@ def show_logs(
             time.sleep(0.5)
 
 
-@requests_app.command("cancel")
 def cancel_request(id: Id, folder: Folder = None) -> None:
-    """Take a request out of the queue, or stop it at the next step."""
+    """Cancel a request: remove it from the queue, or stop it after the current step."""
     from sonolora.server.jobs.records import State
 
     with _store(folder) as store:
         request = _known(store, id)
-        if request.state == State.DONE or store.ask_cancel(request.id) == State.DONE:
-            raise SonoloraError(f"request {request.id} is over already")
-    print("it will be stopped")
+        if request.state == State.DONE or store.request_cancel(request.id) == State.DONE:
+            raise SonoloraError(f"request {request.id} is already done")
+    print(f"request {request.id} will be cancelled")
 
 
 def ledger(folder: Folder = None) -> None:
-    """What the same runs would have cost at the published prices."""
+    """Show what completed requests would have cost at the published prices."""
     from sonolora.server.settings import default_folder, load_settings
 
     prices = load_settings(folder or default_folder()).prices
     with _store(folder) as store:
         billed = store.billed()
     total = 0.0
-    print(f"{'mode':<20} {'requests':>9} {'billed steps':>13} {'$ a step':>9} {'$':>11}")
+    print(f"{'mode':<20} {'requests':>9} {'billed steps':>13} {'$/step':>9} {'$':>11}")
     for mode, number, units in billed:
         total += units * prices[mode]
         print(f"{mode:<20} {number:>9} {units:>13} {prices[mode]:>9.4f} {units * prices[mode]:>11.2f}")
@@ -215,16 +163,27 @@ def ledger(folder: Folder = None) -> None:
 
 
 @contextmanager
-def _store(folder: Path | None, *, new: bool = False) -> Iterator[Store]:
-    """The job store of the server in the folder; a new one where that makes sense."""
-    from sonolora.server.jobs.store import Store
+def _database(folder: Path | None, *, new: bool = False) -> Iterator[Database]:
+    """The database of the server in the folder; `new`: created if there is none."""
+    from sonolora.server.database.database import Database
     from sonolora.server.settings import default_folder, load_settings
 
     settings = load_settings(folder or default_folder())
     if not new and not settings.database.exists():
-        raise SonoloraError(f"there is no server in {settings.folder}; say --folder, or start one: sonolora serve")
-    with closing(Store(settings.database)) as store:
-        yield store
+        raise SonoloraError(
+            f"there is no server in {settings.folder}: give its --folder, or start one with `sonolora serve`"
+        )
+    with closing(Database(settings.database)) as database:
+        yield database
+
+
+@contextmanager
+def _store(folder: Path | None) -> Iterator[Store]:
+    """Its job store."""
+    from sonolora.server.jobs.store import Store
+
+    with _database(folder) as database:
+        yield Store(database)
 
 
 def _known(store: Store, id: str) -> Request:
@@ -233,32 +192,32 @@ def _known(store: Store, id: str) -> Request:
         return request
     ids = store.ids(id) if id else []
     if len(ids) > 1:
-        raise SonoloraError(f"{len(ids)} requests have ids that begin with {id!r}; give more of it")
+        raise SonoloraError(f"{len(ids)} requests have ids that begin with {id!r}: give more characters")
     if not ids or (request := store.request(ids[0])) is None:
-        raise SonoloraError(f"there is no request {id!r}; see: sonolora requests list")
+        raise SonoloraError(f"there is no request {id!r}; `sonolora requests list` shows them")
     return request
 
 
 def _standing(request: Request, served: bool) -> str:
-    """In a line; `served`: whether there is a server to get on with it."""
+    """In one line; `served`: whether a server is running that will work on it."""
     result, progress = request.result, request.progress
     if result is not None:
         why = " ".join((result.error or result.error_type or "").split())
-        return f"{result.standing}: {why}" if result.standing.startswith("failed") else result.standing
+        return f"{result.outcome}: {why}" if result.outcome.startswith("failed") else result.outcome
     standing = str(request.state)
     if request.started is not None and "steps" in progress:
         standing += f", {progress.get('phase', '')} {progress.get('step', 0)}/{progress['steps']}"
-    return standing if served else f"{standing} (no server is up; start it: sonolora serve)"
+    return standing if served else f"{standing} (no server is running; start it with `sonolora serve`)"
 
 
 def _with_times(record: Any) -> dict[str, Any]:
-    """The fields of a record, or a dictionary, with local times for people in place of seconds since 1970."""
+    """The fields of a record or dictionary, with readable local times in place of Unix times."""
     fields = record if isinstance(record, dict) else vars(record)
     return {name: _when(value) if name in _TIMES and value else value for name, value in fields.items()}
 
 
 def _width() -> int | None:
-    """Of a line; None: as long as it is, for a file or a pipe."""
+    """Of the terminal; None for a file or a pipe, where lines are not cut."""
     return get_terminal_size().columns if sys.stdout.isatty() else None
 
 
@@ -266,5 +225,16 @@ def _when(seconds: float) -> str:
     """Local time."""
     try:
         return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
-    except (OverflowError, ValueError):  # a deadline that a client has set
+    except (OverflowError, ValueError):  # a client may set any deadline
         return "never"
+
+
+keys_app = make_group("Manage the server's API keys.")
+for _name, _command in (("add", add_key), ("list", list_keys), ("revoke", revoke_key)):
+    add_command(keys_app, _name, _command)
+
+requests_app = make_group("List, follow and cancel the server's requests.")
+add_command(requests_app, "list", list_requests)
+add_command(requests_app, "show", show_request)
+add_command(requests_app, "logs", show_logs)
+add_command(requests_app, "cancel", cancel_request)

@@ -19,7 +19,7 @@ from rich.progress import (
 
 
 class TerminalProgress:
-    """Implements the `Progress` protocol of runs on standard error; use it as a context manager."""
+    """Implements the `Progress` protocol of runs on standard error; a context manager."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -61,10 +61,11 @@ class TerminalProgress:
             self._bars.update(self._task, completed=to, note=note)
 
     def message(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False)
+        # A file or a pipe gets whole lines: whoever reads them breaks them, or searches them.
+        self._console.print(text, highlight=False, markup=False, soft_wrap=not self._console.is_terminal)
 
     def warning(self, text: str) -> None:
         self.message(f"warning: {text}")
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
-        """Not shown: `metrics.jsonl` has them."""
+        """Not shown: they are in `metrics.jsonl`."""

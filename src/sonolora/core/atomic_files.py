@@ -12,6 +12,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,9 +34,11 @@ _REASONS = {
 class OutputError(SonoloraError):
     """A file that could not be written, with the reason in words."""
 
-    def __init__(self, path: Path, error: OSError) -> None:
+    def __init__(self, path: Path, error: OSError | str) -> None:
         self.path = path
-        self.reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
+        if isinstance(error, OSError):
+            error = _REASONS.get(error.errno or 0) or error.strerror or str(error)
+        self.reason = error
         kept = " The previous file is unchanged." if path.is_file() else ""
         super().__init__(f"{path} could not be written: {self.reason}.{kept}")
 
@@ -51,16 +54,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = _part_path(path, uuid.uuid4().hex[:12])  # short enough to fit wherever `path` fits
     try:
         yield temporary
-        _sync(temporary)
+        with temporary.open("rb+") as file:  # Windows syncs only what is open for writing
+            os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         raise OutputError(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-    # The file is in place now, and some network file systems cannot sync a folder.
-    with contextlib.suppress(OSError):
-        _sync(path.parent)
+    sync_folder(path.parent)
 
 
 class PartialFile:
@@ -126,6 +128,12 @@ def writing(folder: Path) -> Iterator[None]:
         raise OutputError(folder, error) from error
 
 
+def require_free(folder: Path, size: int) -> None:
+    """Raise `OutputError` when `size` bytes do not fit on the disk of a folder."""
+    if (free := shutil.disk_usage(folder).free) < size:
+        raise OutputError(folder, f"{size / 1e9:,.2f} GB are needed, and the disk has {free / 1e9:,.2f} GB free")
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and its missing parents. Raises `OutputError`."""
     with writing(folder):
@@ -145,9 +153,11 @@ def _part_path(path: Path, name: str) -> Path:
     return path.with_name(f".{name}.part{path.suffix}")
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows syncs no read-only handle
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder outlast a power cut, where the system can: Windows and some network disks cannot."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

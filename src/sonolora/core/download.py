@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 
-from sonolora.core.atomic_files import PartialFile
+from sonolora.core.atomic_files import PartialFile, require_free
 from sonolora.core.errors import SonoloraError
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all or None if unknown
@@ -145,7 +145,7 @@ def download(
     """Download to `file`, which appears when it is complete; a partial download of the same version is resumed.
 
     `seconds` is for all tries together: a server may send a byte a minute. Raises `DownloadError`: a `StatusError`,
-    `TooLargeError`, `TooSlowError`, `RetriesExhaustedError`.
+    `TooLargeError`, `TooSlowError`, `RetriesExhaustedError`; and `OutputError` when the disk has no room.
     """
     partial, retries = PartialFile(file), _Retries(policy)
     deadline = time.monotonic() + seconds
@@ -169,6 +169,7 @@ def download(
                 have, total = 0, _content_length(response)
                 partial.begin(_version(response))
             check_size(total or 0)
+            require_free(file.parent, (total or have) - have)
             with partial.part.open("ab") as out:
                 # Blocks as they come: with a fixed size the bytes before a break would be lost.
                 for block in response.iter_bytes():

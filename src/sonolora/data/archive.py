@@ -1,14 +1,14 @@
-"""A .zip archive to a folder of files, as if the archive came from an enemy.
+"""Unpacks a .zip archive, treating it as hostile.
 
-In: a file that should be a zip. Out: its files under a new folder, or no folder at all and an error that
-names the member at fault. Sizes are counted while the bytes come out, since headers lie. Only stored and
-deflate are read, what nearly all tools write: zipfile unpacks a piece of bzip2 or LZMA whole, and a few bytes
-of them can hold gigabytes.
+In: a file that should be a zip. Out: its files in a new folder, or no folder at all and an error that names the member
+at fault. Bytes are counted as they come out, because headers lie. Only stored and deflate are read, which nearly all
+tools write: zipfile unpacks a block of bzip2 or LZMA at once, and a few bytes of them can expand to gigabytes.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import re
 import stat
 import struct
@@ -16,22 +16,23 @@ import tempfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sonolora.core.atomic_files import writing
+from sonolora.core.atomic_files import require_free, writing
 from sonolora.core.errors import InputError
 from sonolora.core.file_names import name_key
-from sonolora.data.dataset_files import why_no_data
+from sonolora.data.dataset_files import may_be_data, metadata_reason
+from sonolora.data.zip_names import member_names
 
 CHUNK_BYTES = 1 << 20
-ENCRYPTED, NAME_IS_UTF8 = 0x1, 0x800  # general purpose flags (PKWARE APPNOTE 4.4.4)
+ENCRYPTED = 0x1  # general purpose flag (PKWARE APPNOTE 4.4.4)
 READ_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 OTHER_METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 98: "PPMd"}
 CUT_SHORT = "a zip archive without its end (a broken download or upload, or one part of several)"
-SIGNATURES = (  # first bytes, where, what it looks like
+SIGNATURES = (  # first bytes, offset, what it looks like
     (b"PK\x03\x04", 0, CUT_SHORT),
     (b"PK\x07\x08", 0, CUT_SHORT),
     (b"\x1f\x8b", 0, "a gzip file, perhaps .tar.gz"),
@@ -60,8 +61,8 @@ TEXTS = (  # first characters after white space, in lower case
 class ArchiveLimits:
     """What an archive may unpack to.
 
-    Music deflates to a half or so, but digital silence to a thousandth: so `max_ratio` holds for the archive
-    as a whole, not for a member, and only above `any_ratio_bytes`.
+    Music deflates to about half, but digital silence to a thousandth: so `max_ratio` applies to the archive as a
+    whole, not to a member, and only above `any_ratio_bytes`.
     """
 
     max_bytes: int = 64 << 30
@@ -73,18 +74,26 @@ class ArchiveLimits:
     max_depth: int = 32
 
 
-def unpack(archive: Path, into: Path, *, limits: ArchiveLimits = ArchiveLimits()) -> list[Path]:
-    """Unpack `archive` into the new folder `into`; give the files in the archive's order.
+@dataclass(frozen=True)
+class _Contents:
+    """Members to unpack by safe relative posix path, and why others stay packed."""
 
-    `into` appears only when all is in it. Raises InputError `invalid_archive`; FileExistsError if it exists;
-    `OutputError` when there is no room for it.
+    files: Mapping[str, zipfile.ZipInfo]
+    ignored: Mapping[str, str]
+
+
+def unpack(archive: Path, into: Path, *, limits: ArchiveLimits = ArchiveLimits()) -> dict[str, str]:
+    """Unpack `archive` into the new folder `into`, which appears when it is complete.
+
+    Returns the reasons, by name, why some members stay packed: nobody's data, in a form that cannot be unpacked safely.
+    Raises InputError `invalid_archive`; FileExistsError if `into` exists; `OutputError` when the disk has no room.
     """
     if into.exists():
         raise FileExistsError(f"{into} exists already")
     if not zipfile.is_zipfile(archive):
         raise _invalid(
             f"{archive.name} is not a .zip archive: it looks like {_kind_of(archive)}. "
-            "Give one .zip with all the files."
+            "Provide one .zip with all the files."
         )
     packed = archive.stat().st_size
     allowed = min(limits.max_bytes, max(limits.any_ratio_bytes, limits.max_ratio * packed))
@@ -92,29 +101,31 @@ def unpack(archive: Path, into: Path, *, limits: ArchiveLimits = ArchiveLimits()
     def check_size(size: int) -> None:
         if size > allowed:
             raise _invalid(
-                f"{archive.name} ({packed:,} bytes) unpacks to more than the {allowed:,} bytes allowed for "
-                "it. Make it with fewer or shorter files."
+                f"{archive.name} ({packed:,} bytes) unpacks to more than the {allowed:,} bytes allowed for it. "
+                "Make it with fewer or shorter files."
             )
 
     with _Guarded(archive, limits.max_directory_bytes) as raw:
         with _damage_as(f"the table of contents of {archive.name} is damaged"):
             source = zipfile.ZipFile(raw)
-        members = _checked(source.infolist(), limits)
-        check_size(sum(member.file_size for member in members.values()))
+        contents = _checked(source.infolist(), limits)
+        declared = sum(member.file_size for member in contents.files.values())
+        check_size(declared)
         with writing(into.parent):
             into.parent.mkdir(parents=True, exist_ok=True)
+            require_free(into.parent, declared)
             with tempfile.TemporaryDirectory(prefix=f".{into.name}-", dir=into.parent) as scratch:
                 folder = Path(scratch) / "files"
                 folder.mkdir()
                 size = 0
-                for name, member in members.items():
+                for name, member in contents.files.items():
                     with _create(folder, name) as out:
                         for chunk in _content(source, name, member):
                             size += len(chunk)
                             check_size(size)
                             out.write(chunk)
                 folder.rename(into)
-    return [into / name for name in members]
+    return dict(contents.ignored)
 
 
 def _invalid(msg: str) -> InputError:
@@ -122,7 +133,7 @@ def _invalid(msg: str) -> InputError:
 
 
 class _Guarded(io.FileIO):
-    """A file that refuses large reads: zipfile takes in a table of contents of any length at once."""
+    """A file that refuses large reads: zipfile reads a table of contents of any length at once."""
 
     def __init__(self, path: Path, max_read: int) -> None:
         super().__init__(path)
@@ -136,7 +147,7 @@ class _Guarded(io.FileIO):
 
 @contextmanager
 def _damage_as(what: str) -> Iterator[None]:
-    """Turn all that zipfile raises for bad bytes into one InputError. Only for code that reads."""
+    """Turn everything that zipfile raises for bad bytes into one InputError. Only for code that reads."""
     try:
         yield
     except (
@@ -167,10 +178,10 @@ def _content(source: zipfile.ZipFile, name: str, member: zipfile.ZipInfo) -> Ite
             raise EOFError(f"{size:,} of {member.file_size:,} bytes are there")
 
 
-def _checked(members: list[zipfile.ZipInfo], limits: ArchiveLimits) -> dict[str, zipfile.ZipInfo]:
-    """The files by safe relative posix path; folders are dropped, they come with their files.
+def _checked(members: list[zipfile.ZipInfo], limits: ArchiveLimits) -> _Contents:
+    """Decide which members are unpacked. Folders are not: they are created for their files.
 
-    What is nobody's data and cannot be unpacked safely is left out, instead of being an error.
+    A path that leads out of the folder is always an error. Any other fault is one only in what may be data.
     """
     if len(members) > limits.max_members:
         raise _invalid(
@@ -178,71 +189,81 @@ def _checked(members: list[zipfile.ZipInfo], limits: ArchiveLimits) -> dict[str,
             "Make it with fewer files."
         )
     files: dict[str, zipfile.ZipInfo] = {}
+    ignored: dict[str, str] = {}
     by_key: dict[str, str] = {}
-    for member in members:
-        name = _name_of(member)
-        try:
-            path = _safe_path(name, limits)
-            if name.endswith("/"):
-                continue
-            _check_readable(path, member)
-            if twin := by_key.get(name_key(path)):
-                same = twin == path
-                how = "is there twice" if same else f"and '{twin}' differ only by letter case or unicode form"
-                raise _invalid(f"'{path}' {how}. Rename or remove one of them.")
-        except InputError:
-            if ".." in name or not any(why_no_data(part) for part in name.split("/") if part != "."):
-                raise
-            continue  # nobody wants it: it stays packed
-        by_key[name_key(path)] = path
-        files[path] = member
-    return files
+    for name, member in zip(member_names(members), members, strict=True):
+        _require_inside(name)
+        is_folder = name.endswith("/")
+        path = "/".join(part for part in name.split("/") if part not in ("", "."))
+        fault = _name_fault(path, is_folder, limits) or ("" if is_folder else _content_fault(member))
+        if not fault and not is_folder and (twin := by_key.get(name_key(path))):
+            same = twin == path
+            how = "is there twice" if same else f"and '{twin}' differ only by letter case or unicode form"
+            fault = f"{how}. Rename or remove one of them."
+        if fault and _matters(path):
+            raise _invalid(f"'{_printable(path or name)}' {fault}")
+        if fault:
+            metadata = filter(None, map(metadata_reason, path.split("/")))
+            ignored[_printable(path or name)] = next(metadata, f"not unpacked: it {fault}")
+        elif not is_folder:
+            by_key[name_key(path)] = path
+            files[path] = member
+    return _Contents(files, ignored)
 
 
-def _name_of(member: zipfile.ZipInfo) -> str:
-    """The name as stored. macOS writes UTF-8 without the flag that says so; then it came decoded as cp437."""
-    name = member.orig_filename
-    if not member.flag_bits & NAME_IS_UTF8:
-        with suppress(UnicodeError):
-            name = name.encode("cp437").decode("utf-8")
-    return name
+def _matters(path: str) -> bool:
+    """Whether somebody may mean a file of that path as data."""
+    parts = path.split("/")
+    return not any(map(metadata_reason, parts)) and may_be_data(parts[-1])
 
 
-def _safe_path(name: str, limits: ArchiveLimits) -> str:
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if "\\" in name:
-        why = "has a backslash in its name; zip tools must write '/' between folders"
-    elif name.startswith("/") or re.match("[A-Za-z]:", name):
+def _require_inside(name: str) -> None:
+    """Raise for a name that could lead out of the folder."""
+    if name.startswith("/") or re.match("[A-Za-z]:/", name):
         why = "has an absolute path"
-    elif ".." in parts:
+    elif ".." in name.split("/"):
         why = "has '..' in its path and could leave the folder"
-    elif any(unicodedata.category(character) == "Cc" for character in name):
+    else:
+        return
+    raise _invalid(f"'{_printable(name)}' {why}. Rename it and make the archive again.")
+
+
+def _name_fault(path: str, is_folder: bool, limits: ArchiveLimits) -> str:
+    parts = path.split("/")
+    if any(unicodedata.category(character) == "Cc" for character in path):
         why = "has a control character in its name"
-    elif len(name.encode()) > limits.max_name_bytes or any(len(part.encode()) > 255 for part in parts):
+    elif os.name == "nt" and ":" in path:
+        why = "has a ':' in its name, which Windows does not allow"
+    elif len(path.encode()) > limits.max_name_bytes or any(len(part.encode()) > 255 for part in parts):
         why = "has too long a name"
     elif len(parts) > limits.max_depth:
         why = f"is more than {limits.max_depth} folders deep"
-    elif not parts and not name.endswith("/"):
+    elif not path and not is_folder:
         why = "has no name"
     else:
-        return "/".join(parts)
-    raise _invalid(f"{name[:200]!r} {why}. Rename it and make the archive again.")
+        return ""
+    return f"{why}. Rename it and make the archive again."
 
 
-def _check_readable(name: str, member: zipfile.ZipInfo) -> None:
+def _content_fault(member: zipfile.ZipInfo) -> str:
     kind = stat.S_IFMT(member.external_attr >> 16)  # unix mode; 0 from other systems
     if kind == stat.S_IFLNK:
-        raise _invalid(f"'{name}' is a symbolic link. Put the file itself into the archive.")
+        return "is a symbolic link. Put the file itself into the archive."
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise _invalid(f"'{name}' is a device or another special file. Leave it out.")
+        return "is a device or another special file. Remove it from the archive."
     if member.flag_bits & ENCRYPTED:
-        raise _invalid(f"'{name}' is encrypted. Make the archive again without a password.")
+        return "is encrypted. Make the archive again without a password."
     if member.compress_type not in READ_METHODS:
         method = OTHER_METHODS.get(member.compress_type, f"method {member.compress_type}")
-        raise _invalid(
-            f"'{name}' is compressed with {method}, which is not supported. Make the archive again with "
-            "the method Deflate or Store, as `zip` and macOS do."
+        return (
+            f"is compressed with {method}, which is not supported. Make the archive again with the method Deflate or "
+            "Store, as `zip` and macOS do."
         )
+    return ""
+
+
+def _printable(name: str) -> str:
+    return repr(name[:200])[1:-1]
 
 
 def _kind_of(file: Path) -> str:

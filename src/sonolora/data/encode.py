@@ -64,7 +64,7 @@ class Encoder:
         for clip in clips:
             encoded.append(self._encode(clip, learn=True))
             digest.update(_digest(clip).encode())
-            light.append(replace(clip, film=None))
+            light.append(replace(clip, frames=None))
         seen = [self._encode(one.clip, learn=False) for one, _ in given]
         texts = [clip.caption for clip in light]
         for one, negative in given:
@@ -86,13 +86,16 @@ class Encoder:
             light,
         )
 
-    def prepare_one(
-        self, given: ConditioningInput, negative_prompt: str, advance: Callable[[str], None]
-    ) -> PreviewItem:
-        """What the sampler needs to generate one sound."""
-        example = self._encode(given.clip, learn=False)
-        contexts = self.encode_texts([given.clip.caption, negative_prompt], advance)
-        return self._item(given, example, contexts[given.clip.caption], contexts[negative_prompt])
+    def prepare_given(
+        self, given: Sequence[ConditioningInput], negative_prompt: str, advance: Callable[[str], None]
+    ) -> list[PreviewItem]:
+        """What the sampler needs to generate from each of these."""
+        examples = [self._encode(one.clip, learn=False) for one in given]
+        contexts = self.encode_texts([*(one.clip.caption for one in given), negative_prompt], advance)
+        return [
+            self._item(one, example, contexts[one.clip.caption], contexts[negative_prompt])
+            for one, example in zip(given, examples, strict=True)
+        ]
 
     def encode_texts(self, texts: Sequence[str], advance: Callable[[str], None]) -> dict[str, TextContext]:
         """The contexts of every distinct text; equal texts share their tensors.
@@ -132,7 +135,7 @@ class Encoder:
             torch.zeros(1, 0, 0),
             keep,
             reference_BRC=None if clip.reference is None else self._latents(clip.reference),
-            video=None if clip.film is None else self._video(clip),
+            video=None if clip.frames is None else self._video(clip),
         )
 
     def _latents(self, sound: Waveform) -> Tensor:
@@ -144,15 +147,15 @@ class Encoder:
         ]
 
     def _video(self, clip: Clip) -> Video:
-        assert clip.film is not None
-        frames, height, width, _ = clip.film.shape
+        assert clip.frames is not None
+        frames, height, width, _ = clip.frames.shape
 
         def make() -> dict[str, Tensor]:
-            pixels = torch.from_numpy(np.ascontiguousarray(clip.film)).to(self.device)
+            pixels = torch.from_numpy(np.ascontiguousarray(clip.frames)).to(self.device)
             frames_BCFHW = pixels.permute(3, 0, 1, 2)[None].to(self.dtype) / 127.5 - 1
             return {"latents": self._video_encoder.encode(frames_BCFHW)}
 
-        key = content_key("video latents", self.base.fingerprint, str(self.dtype), clip.film.tobytes())
+        key = content_key("video latents", self.base.fingerprint, str(self.dtype), clip.frames.tobytes())
         latents_BCFHW = self.cache.get(key, make)["latents"]
         size = (frames - 1) // FRAMES_PER_LATENT + 1, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
         positions = video_token_midpoints(*size, clip.frame_rate)
@@ -175,7 +178,7 @@ class Encoder:
             given.clip.caption,
             given.seconds,
             self._with_text(example, context),
-            self._with_text(example, negative),
+            negative.audio,
             given.clip.regenerate or (),
             given.gain,
             None if given.kept is None else torch.from_numpy(given.kept.samples),
@@ -189,5 +192,5 @@ def _digest(clip: Clip) -> str:
         clip.audio.samples.tobytes(),
         b"" if clip.reference is None else clip.reference.samples.tobytes(),
         repr(clip.regenerate),
-        b"" if clip.film is None else clip.film.tobytes(),
+        b"" if clip.frames is None else clip.frames.tobytes(),
     )

@@ -31,6 +31,7 @@ from sonolora.core.download import (
 )
 from sonolora.core.errors import InputError
 from sonolora.core.public_addresses import PrivateAddressError, PublicTransport
+from sonolora.core.web_address import AddressError, parse_web_address
 
 ADVICE = {
     401: "Give a link that needs no login, such as a signed one.",
@@ -115,10 +116,10 @@ def without_secrets(source: str) -> str:
     if source.lower().startswith("data:"):
         return source.partition(",")[0]
     try:
-        url = httpx.URL(source)
-    except httpx.InvalidURL:
-        return ""
-    return str(url.copy_with(username=None, password=None, query=None, fragment=None)) if url.host else source
+        url = parse_web_address(source)
+    except AddressError:
+        return "" if "://" in source else source
+    return str(url.copy_with(username=None, password=None, query=None, fragment=None))
 
 
 def _local(source: str, field: str, sources: Sources) -> Path:
@@ -163,11 +164,10 @@ def _remote(
     source: str, into: Path, field: str, sources: Sources, limits: FetchLimits, progress: Progress | None
 ) -> Path:
     try:
-        url = httpx.URL(source)
-    except httpx.InvalidURL:  # its message may quote a password
-        url = httpx.URL()
-    if not url.host or (url.port or 0) > 65535:
-        raise InputError.of(field, "this is not a valid URL. One looks like https://host/path/clips.zip.")
+        url = parse_web_address(source)
+    except AddressError as error:
+        msg = f"this is not a valid URL: {error}. One looks like https://host/path/clips.zip."
+        raise InputError.of(field, msg) from None
     file = into / _stable_name(url)
     if file.is_file():
         return file

@@ -28,7 +28,7 @@ class PreviewItem:
     prompt: str
     seconds: float
     example: Example  # batch 1; its latents say nothing where nothing is kept
-    negative: Example  # the same with the negative prompt's contexts
+    negative_context_BSD: Tensor  # of the negative prompt, for the audio stream
     regenerate: tuple[Span, ...] = ()
     gain: float = 1.0  # that the kept sound was multiplied with before it was encoded
     kept_CN: Tensor | None = None  # the kept sound at the output rate and its own level, in its place
@@ -62,7 +62,7 @@ class Prepared:
                     "prompt": item.prompt,
                     "seconds": item.seconds,
                     "example": _keys(item.example, key),
-                    "negative": _keys(item.negative, key),
+                    "negative": {"context_BSD": key(item.negative_context_BSD)},
                     "regenerate": item.regenerate,
                     "gain": item.gain,
                     "kept": None if item.kept_CN is None else key(item.kept_CN),
@@ -88,7 +88,7 @@ class Prepared:
                     item["prompt"],
                     item["seconds"],
                     _example(item["example"], store),
-                    _example(item["negative"], store),
+                    store[item["negative"]["context_BSD"]],
                     tuple((start, end) for start, end in item["regenerate"]),
                     item["gain"],
                     None if item["kept"] is None else store[item["kept"]],

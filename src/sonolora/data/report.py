@@ -1,7 +1,7 @@
-"""What became of every file of an archive.
+"""What happened to every file of an archive, and what is odd about the dataset as a whole.
 
-In: one verdict for each file, from whoever decides. Out: JSON for the log, the debug archive and the error. A file
-without a verdict is a bug of the program, found by `check_complete`.
+In: one status for each file, from whoever decides. Out: JSON for the log, the debug archive and the error. A file
+without a status is a bug in the program, found by `check_complete`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, Literal, get_args
 
 from sonolora.data.dataset_files import Files
 
-Status = Literal["used", "fitted", "left out", "ignored"]
+Status = Literal["used", "fitted", "skipped", "ignored"]
 Fact = float | int | str
 
 
 @dataclass(frozen=True)
 class FileReport:
-    """The verdict on one file: `detail` says how or why, `facts` are figures such as seconds or LUFS."""
+    """The status of one file: `detail` says how or why, `facts` are figures such as seconds or LUFS."""
 
     file: str
     status: Status
@@ -29,16 +29,17 @@ class FileReport:
 
 
 class Report:
-    """Collects the verdicts. Each file gets exactly one; warnings and facts may come before it or after.
+    """Collects the statuses. Each file gets exactly one; its warnings and facts may come before or after.
 
-    Warnings are about what is trained on: those of a file that is left out or ignored are dropped.
+    Warnings of a file are about what is trained: those of a skipped or ignored file are dropped.
     """
 
     def __init__(self) -> None:
-        self._verdicts: dict[str, FileReport] = {}
+        self._files: dict[str, FileReport] = {}
         self._warnings: dict[str, list[str]] = {}
         self._facts: dict[str, dict[str, Fact]] = {}
-        self.too_short: list[str] = []  # files that are left out for their length alone
+        self._dataset_warnings: list[str] = []
+        self.too_short: list[str] = []  # files that are skipped for their length alone
 
     def used(self, file: str, detail: str = "") -> None:
         self._add(FileReport(file, "used", detail))
@@ -46,46 +47,54 @@ class Report:
     def fitted(self, file: str, how: str) -> None:
         self._add(FileReport(file, "fitted", how))
 
-    def left_out(self, file: str, why: str, *, too_short: bool = False) -> None:
-        self._add(FileReport(file, "left out", why))
+    def skipped(self, file: str, reason: str, *, too_short: bool = False) -> None:
+        self._add(FileReport(file, "skipped", reason))
         if too_short:
             self.too_short.append(file)
 
-    def ignored(self, file: str, why: str) -> None:
-        self._add(FileReport(file, "ignored", why))
+    def ignored(self, file: str, reason: str) -> None:
+        self._add(FileReport(file, "ignored", reason))
 
     def warn(self, file: str, *texts: str) -> None:
         if texts:
             self._warnings.setdefault(file, []).extend(texts)
 
+    def warn_of_dataset(self, *texts: str) -> None:
+        """Warnings that are about no single file."""
+        self._dataset_warnings.extend(texts)
+
     def measured(self, file: str, **facts: Fact) -> None:
         self._facts.setdefault(file, {}).update(facts)
 
     def as_json(self) -> dict[str, Any]:
-        """`summary`: how many files of each status, how many warnings; `files`: the verdicts by name."""
+        """`summary`: number of files by status and of warnings; `warnings`: of the dataset; `files`: sorted by name."""
         return {
             "summary": self._summary(),
+            "warnings": list(self._dataset_warnings),
             "files": [
-                asdict(replace(verdict, warnings=self._kept_warnings(verdict), facts=self._facts.get(name, {})))
-                for name, verdict in sorted(self._verdicts.items())
+                asdict(replace(entry, warnings=self._kept_warnings(entry), facts=self._facts.get(name, {})))
+                for name, entry in sorted(self._files.items())
             ],
         }
 
     def check_complete(self, files: Files) -> None:
-        """AssertionError with the files that have no verdict, or a warning and no verdict."""
+        """AssertionError with the files that have no status, or a warning and no status."""
         known = {*files.names, *files.ignored, *self._warnings}
-        if missing := sorted(known - self._verdicts.keys()):
-            raise AssertionError(f"no verdict on {', '.join(missing)}")
+        if missing := sorted(known - self._files.keys()):
+            raise AssertionError(f"no status for {', '.join(missing)}")
 
     def _summary(self) -> dict[str, int]:
-        counts = Counter(verdict.status for verdict in self._verdicts.values())
-        warnings = sum(len(self._kept_warnings(verdict)) for verdict in self._verdicts.values())
-        return {**{status: counts[status] for status in get_args(Status)}, "warnings": warnings}
+        counts = Counter(entry.status for entry in self._files.values())
+        warnings = sum(len(self._kept_warnings(entry)) for entry in self._files.values())
+        return {
+            **{status: counts[status] for status in get_args(Status)},
+            "warnings": warnings + len(self._dataset_warnings),
+        }
 
-    def _kept_warnings(self, verdict: FileReport) -> tuple[str, ...]:
-        return tuple(self._warnings.get(verdict.file, ())) if verdict.status in ("used", "fitted") else ()
+    def _kept_warnings(self, entry: FileReport) -> tuple[str, ...]:
+        return tuple(self._warnings.get(entry.file, ())) if entry.status in ("used", "fitted") else ()
 
-    def _add(self, verdict: FileReport) -> None:
-        if earlier := self._verdicts.get(verdict.file):
-            raise ValueError(f"{verdict.file} is already {earlier.status}, now it is {verdict.status}")
-        self._verdicts[verdict.file] = verdict
+    def _add(self, entry: FileReport) -> None:
+        if earlier := self._files.get(entry.file):
+            raise ValueError(f"{entry.file} is already {earlier.status}, now it is {entry.status}")
+        self._files[entry.file] = entry

@@ -1,37 +1,37 @@
 """Sound as an array: decode a file, mix down to stereo, resample, measure and normalise.
 
-In: a path. Out: a `Waveform` at its native rate and channel count, and pure functions from one to the next.
+In: a path. Out: a `Waveform` at the file's own sample rate and channels, and pure functions from one to the next.
 """
 
 from __future__ import annotations
 
-import os
-import struct
+from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import av
 import numpy as np
 import soxr
-from av.audio.stream import AudioStream
 from numpy.typing import NDArray
 
 from sonolora.core.errors import MediaError
-from sonolora.media.container import open_media
+from sonolora.media.audio_track import AudioTrack, open_audio
+from sonolora.media.pcm_headers import sample_bytes, wav_data_bytes
 
-AUDIO_EXTENSIONS: tuple[str, ...] = (".wav", ".mp3", ".flac", ".ogg", ".aac", ".m4a")
+AUDIO_EXTENSIONS: tuple[str, ...] = (
+    *(".wav", ".mp3", ".flac", ".ogg", ".aac", ".m4a"),
+    *(".aif", ".aiff", ".aifc", ".caf"),
+)
 
-SILENCE_DBFS = -80.0  # a peak below this is a clip of silence: normalising would only amplify its noise
+SILENCE_DBFS = -80.0  # a clip with a lower peak is silent: normalising it would only amplify noise
 
-SAMPLE_RATES = 1_000, 768_000  # Hz, the least and the greatest: what is beyond is a damaged or made-up header
 MAX_DECODED_BYTES = 2 << 30  # of decoded samples: an hour and a half of stereo at 48 kHz
 
 _ENCODER_PADDING = 2048  # samples of one HE-AAC frame
-_MISSING_SECONDS = 0.05  # what a declared length may exceed the decoded one by: less than a FLAC frame
-_STREAMED_BYTES = 0x7FFF0000  # programs that write WAV to a pipe declare this size or more
+_SEEK_LEAD = 3.0  # seconds decoded before the span: codecs depend on preceding packets
+_COUNTED_BYTES = 64_000_000  # files up to this size are read to the end, without decoding, to detect truncation
+_MISSING_SECONDS = 0.05  # by which the decoded length may fall short of the declared one: less than a FLAC frame
 
-# How loud each loudspeaker is heard on the left and on the right; the sub-bass channel is left out.
+# Gains of each loudspeaker on the left and on the right; the sub-bass channel is dropped.
 _LEFT = {"FL": 1.0, "FC": 0.707, "BL": 0.707, "SL": 0.707}
 _RIGHT = {"FR": 1.0, "FC": 0.707, "BR": 0.707, "SR": 0.707}
 _USUAL_SPEAKERS = {
@@ -44,7 +44,7 @@ _USUAL_SPEAKERS = {
 class Waveform:
     """Sampled sound. `samples`: (channels, samples) float32, nominally within [-1, 1]; `sample_rate`: hertz.
 
-    `speakers` names the loudspeaker of each channel as FFmpeg does ("FL", "LFE"); empty where nobody said.
+    `speakers` names the loudspeaker of each channel as FFmpeg does ("FL", "LFE"); empty where the source names none.
     """
 
     samples: NDArray[np.float32]
@@ -67,115 +67,177 @@ class Waveform:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a file held; `warning` says in words what of it could not be read, None if it is whole."""
+    """The decoded part of a file. `seconds`: the length of the whole recording, however much of it was decoded.
+
+    `warning` says which part could not be read; None if there is no damage in what was read.
+    """
 
     waveform: Waveform
     warning: str | None
+    seconds: float
 
 
-def decode_audio(path: Path) -> Decoded:
-    """Decode the first audio stream of a file, all of it, at its native rate and channels.
+def decode_audio(path: Path, start: float = 0.0, seconds: float | None = None, *, at_end: bool = False) -> Decoded:
+    """Decode a file, or a span of it, at its own sample rate and channels.
 
-    Integer formats are scaled so that full scale is 1; float formats may go beyond.
+    The span begins at `start` and lasts `seconds`, or to the end if that is None; with `at_end` it is the last
+    `seconds` of the recording. It is shorter if the recording ends earlier. Only the span is held in memory, and
+    nothing after it is decoded. Integers are scaled so that full scale is 1; floats may exceed it.
 
-    MediaError: not media, no audio stream, no samples, nothing that decodes, values that are not finite, a format that
-    changes midway, a sample rate outside `SAMPLE_RATES`, or more than `MAX_DECODED_BYTES`. A file that breaks off or is
-    damaged in places yields what could be decoded and a warning. Raw AAC, MP3 without a Xing header and Ogg declare no
-    length: when they end between two packets, nobody can tell.
+    The end of a long file is found by seeking. The samples are the same as in the whole file, except in AAC, whose
+    decoders fill some bands with random noise.
+
+    MediaError: not media, no audio track, no samples, nothing that decodes, values that are not finite, a format that
+    changes midway, a sample rate out of range, more than `MAX_DECODED_BYTES` in the span, or a `start` after the end.
+    A file that is cut short or damaged in places yields what can be decoded, and a warning; damaged packets after the
+    span go unnoticed. Raw AAC, MP3 without a Xing header and Ogg declare no length: truncation between two packets
+    cannot be detected there.
     """
-    # Interleaved, because PyAV 18 crashes on planar frames of more than seven channels.
-    as_float = av.AudioResampler(format="flt")
-    blocks: list[NDArray[Any]] = []  # each (samples, channels)
-    speakers: tuple[str, ...] = ()
-    rate = broken_packets = size = 0
-    with open_media(path) as container:
-        if not container.streams.audio:
-            raise MediaError(path, "there is no audio stream in it")
-        stream = container.streams.audio[0]
-        try:
-            for packet in container.demux(stream):
-                try:
-                    frames = packet.decode()
-                except av.FFmpegError:
-                    broken_packets += 1
-                    continue
-                for frame in frames:
-                    found = frame.sample_rate, tuple(c.name for c in frame.layout.channels)
-                    if blocks and found != (rate, speakers):
-                        raise MediaError(path, "its sample rate or channel layout changes midway")
-                    rate, speakers = found
-                    check_rate(path, rate)
-                    blocks += [f.to_ndarray().reshape(-1, len(speakers)) for f in as_float.resample(frame)]
-                    size += 4 * frame.samples * len(speakers)
-                    if size > MAX_DECODED_BYTES:
-                        minutes = MAX_DECODED_BYTES / (240 * rate * len(speakers))
-                        raise MediaError(path, f"too long: no more than {minutes:.0f} minutes of such sound are read")
-        except av.FFmpegError:  # the container itself breaks off
-            broken_packets += 1
+    if at_end and seconds is not None:
+        return _decode_end(path, seconds, seek=True) or _decode_end(path, seconds, seek=False) or decode_audio(path)
+    with open_audio(path) as track:
+        declared, length = declared_seconds(track)
+        kept: deque[NDArray[np.float32]] = deque()  # blocks, each (samples, channels), from sample `first` on
+        first = position = begin = 0
+        stop: int | None = None
+        ended = True
+        for _, block in track.blocks():
+            begin = round(start * track.sample_rate)
+            stop = None if seconds is None else begin + round(seconds * track.sample_rate)
+            if seconds is None and length is not None:
+                _check_size(track, round(length * track.sample_rate) - begin)
+            kept.append(block)
+            position += len(block)
+            while kept and first + len(kept[0]) <= begin:
+                first += len(kept.popleft())
+            _check_size(track, position - first)
+            if stop is not None and position >= stop and (declared is None or stop <= declared * track.sample_rate):
+                ended = False
+                break
+        _check_decoded(track, position)
+        decoded = position / track.sample_rate
+        if ended:
+            position -= _padding(track, position, declared)
+            length = position / track.sample_rate
+        elif length is None or path.stat().st_size <= _COUNTED_BYTES:
+            decoded += counted_seconds(track)
+            length = length or decoded
+        else:
+            decoded = length
+    if begin >= position:
+        raise MediaError(path, f"it lasts {length:.2f} s, so there is nothing after {start:.2f} s")
+    samples = _joined(track, kept, first, begin, position if stop is None else min(stop, position))
+    return Decoded(samples, _warning(track, declared, decoded), length)
 
-        if not blocks and broken_packets:
-            raise MediaError(path, "none of its audio can be decoded: it is damaged")
-        if not blocks:
-            raise MediaError(path, "its audio stream holds no samples")
-        samples: NDArray[np.float32] = np.ascontiguousarray(np.concatenate(blocks).T)
-        decoded = samples.shape[1] / rate
-        declared = _declared_seconds(path, container.format.name, stream, decoded)
-        if container.format.name.startswith("mov") and declared:
-            # AAC comes in whole frames; not every version of FFmpeg cuts the filling of the last one off.
-            end = round(declared * rate)
-            if samples.shape[1] - end < _ENCODER_PADDING:
-                samples = samples[:, :end]
-    if not np.isfinite(samples).all():
-        raise MediaError(path, "it holds samples that are not finite numbers")
 
-    warning = None
+def _decode_end(path: Path, seconds: float, *, seek: bool) -> Decoded | None:
+    """The last seconds; None if seeking yields too few of them, or is not worthwhile."""
+    with open_audio(path) as track:
+        declared, length = declared_seconds(track)
+        target = (length or 0) - seconds - _SEEK_LEAD
+        if seek and (target < _SEEK_LEAD or not track.seek(target)):
+            return None
+        kept: deque[NDArray[np.float32]] = deque()
+        first = position = span = 0
+        for time, block in track.blocks():
+            if not span:
+                span = round(seconds * track.sample_rate)
+                first = position = round(((time or 0.0) - track.start) * track.sample_rate) if seek else 0
+                track.broken_packets = 0 if seek else track.broken_packets  # those that depend on skipped packets
+            kept.append(block)
+            position += len(block)
+            # Encoder padding is still to be removed.
+            while first + len(kept[0]) <= position - span - _ENCODER_PADDING:
+                first += len(kept.popleft())
+            _check_size(track, position - first)
+        _check_decoded(track, position)
+        decoded = position / track.sample_rate
+        position -= _padding(track, position, declared)
+    if seek and position - first < span:
+        return None
+    samples = _joined(track, kept, first, max(first, position - span), position)
+    return Decoded(samples, _warning(track, declared, decoded), position / track.sample_rate)
+
+
+def _check_size(track: AudioTrack, samples: int) -> None:
+    if 4 * track.channels * samples > MAX_DECODED_BYTES:
+        minutes = MAX_DECODED_BYTES / (240 * track.sample_rate * track.channels)
+        raise MediaError(track.path, f"too long: at most {minutes:.0f} minutes of such sound can be read at once")
+
+
+def _check_decoded(track: AudioTrack, samples: int) -> None:
+    if not samples and track.broken_packets:
+        raise MediaError(track.path, f"none of its sound ({track.codec}) can be decoded: it is damaged")
+    if not samples:
+        raise MediaError(track.path, "its audio track holds no samples")
+
+
+def _padding(track: AudioTrack, samples: int, declared: float | None) -> int:
+    """How many samples of padding an AAC encoder has left in the last frame; not every FFmpeg removes them."""
+    if not declared or not track.container.startswith("mov"):
+        return 0
+    excess = samples - round(declared * track.sample_rate)
+    return excess if 0 < excess < _ENCODER_PADDING else 0
+
+
+def _warning(track: AudioTrack, declared: float | None, decoded: float) -> str | None:
     if declared and declared - decoded > _MISSING_SECONDS:
-        warning = f"damaged or cut short: its header says {declared:.2f} s, {decoded:.2f} s could be decoded"
-    elif broken_packets:
-        warning = f"damaged: {broken_packets} of its packets could not be decoded, {decoded:.2f} s could"
-    return Decoded(Waveform(samples, rate, () if "NONE" in speakers else speakers), warning)
-
-
-def check_rate(path: Path, rate: int) -> None:
-    """Raise `MediaError` for a sample rate that no sound has."""
-    least, greatest = SAMPLE_RATES
-    if not least <= rate <= greatest:
-        raise MediaError(path, f"its header says {rate} samples a second, and {least} to {greatest} are possible")
-
-
-def _declared_seconds(path: Path, container: str, stream: AudioStream, decoded: float) -> float | None:
-    """The length that the file itself claims, None if it claims none."""
-    if container == "wav":
-        return _declared_wav_seconds(path, decoded)
-    # FFmpeg guesses the length of raw AAC and of MP3 without a Xing header (it then knows no encoder delay,
-    # which shows as a start at 0) from the bit rate, which is not a claim.
-    if container == "aac" or (container == "mp3" and not stream.start_time):
-        return None
-    if stream.duration is None or stream.time_base is None:
-        return None
-    return float(stream.duration * stream.time_base)
-
-
-def _declared_wav_seconds(path: Path, decoded: float) -> float | None:
-    """As above, from the header of the data chunk: FFmpeg goes by the size of the file instead."""
-    with path.open("rb") as file:
-        file.seek(12)  # "RIFF", size, "WAVE"
-        while len(head := file.read(8)) == 8:
-            name, size = struct.unpack("<4sI", head)
-            if name == b"data":
-                present = path.stat().st_size - file.tell()
-                return decoded * size / present if size < _STREAMED_BYTES else None
-            file.seek(size + size % 2, os.SEEK_CUR)
+        return f"damaged or cut short: its header says {declared:.2f} s, {decoded:.2f} s could be decoded"
+    if track.broken_packets:
+        return f"damaged: {track.broken_packets} of its packets could not be decoded, {decoded:.2f} s could"
     return None
 
 
-def to_stereo(waveform: Waveform) -> Waveform:
-    """Two channels out of any number, never louder than the loudest input.
+def _joined(track: AudioTrack, blocks: deque[NDArray[np.float32]], first: int, begin: int, end: int) -> Waveform:
+    """The samples from `begin` to `end` of blocks that start at `first`; each block is freed when it is copied."""
+    samples = np.empty((track.channels, end - begin), np.float32)
+    while blocks:
+        block = blocks.popleft()
+        low, high = max(first, begin), min(first + len(block), end)
+        if low < high:
+            samples[:, low - begin : high - begin] = block[low - first : high - first].T
+        first += len(block)
+    if not np.isfinite(samples).all():
+        raise MediaError(track.path, "it holds samples that are not finite numbers")
+    return Waveform(samples, track.sample_rate, track.speakers)
 
-    Mono is doubled. 5.1 and 7.1 are mixed as the publisher's preprocessing does (the sides and the centre at
-    -3 dB, divided by the sum of the weights: 2.414 and 3.121), and so is every layout of the same
-    loudspeakers; six or eight channels without names count as 5.1 and 7.1. Of anything else both sides get
-    the mean.
+
+def declared_seconds(track: AudioTrack) -> tuple[float | None, float | None]:
+    """(the length that the file declares, its length as far as it is known without reading it); None if unknown."""
+    stream, container = track.stream, track.container
+    # FFmpeg guesses the length of raw AAC and of MP3 without a Xing header (it then knows no encoder delay, which
+    # shows as a start at 0) from the bit rate.
+    if container == "aac" or (container == "mp3" and not stream.start_time):
+        return None, None
+    if stream.duration is None or stream.time_base is None:
+        return None, None
+    length = float(stream.duration * stream.time_base)
+    sizes = wav_data_bytes(track.path) if container == "wav" else None
+    if sizes is None:
+        return length, length
+    # For WAV, FFmpeg goes by the size of the file, and by the significant bits of a sample.
+    declared, present = sizes
+    if track.codec.startswith("pcm_"):
+        context = track.stream.codec_context
+        byte_rate = sample_bytes(track.codec) * context.layout.nb_channels * context.sample_rate
+        if not byte_rate:
+            return None, None  # refused when it is decoded
+        length = min(declared or present, present) / byte_rate
+    return declared and length * max(1.0, declared / max(1, present)), length
+
+
+def counted_seconds(track: AudioTrack) -> float:
+    """The length of all packets that have not been read yet."""
+    durations = sum(packet.duration or 0 for packet in track.media.packets(track.stream))
+    return float(durations * (track.stream.time_base or 0))
+
+
+def to_stereo(waveform: Waveform) -> Waveform:
+    """Mix any number of channels down to two, never louder than the loudest input.
+
+    Mono is doubled. 5.1 and 7.1, and every other layout of the same loudspeakers, are mixed as in the publisher's
+    preprocessing: surrounds and centre at -3 dB, divided by the sum of the gains (2.414 and 3.121). Six or eight
+    channels without names count as 5.1 and 7.1. In any other layout both sides get the mean.
     """
     if waveform.channels == 2:
         return waveform
@@ -190,7 +252,7 @@ def to_stereo(waveform: Waveform) -> Waveform:
 
 
 def resample(waveform: Waveform, sample_rate: int) -> Waveform:
-    """The same sound at another rate in hertz (soxr, high quality: aliases below -150 dB)."""
+    """The same sound at another sample rate in hertz (soxr, high quality: aliases below -150 dB)."""
     if waveform.sample_rate == sample_rate:
         return waveform
     interleaved = soxr.resample(waveform.samples.T, waveform.sample_rate, sample_rate, quality="HQ")
@@ -198,12 +260,12 @@ def resample(waveform: Waveform, sample_rate: int) -> Waveform:
 
 
 def peak(waveform: Waveform) -> float:
-    """The greatest absolute sample value; 0 for no samples."""
+    """The largest absolute sample value; 0 for no samples."""
     return float(np.abs(waveform.samples).max(initial=0.0))
 
 
 def peak_normalized(waveform: Waveform, dbfs: float = -1.0) -> Waveform:
-    """Scaled so that the peak lies at `dbfs` decibels of full scale; silence stays as it is."""
+    """Scaled so that the peak is at `dbfs`, in dB relative to full scale; silence is returned as it is."""
     loudest = peak(waveform)
     if loudest < 10 ** (SILENCE_DBFS / 20):
         return waveform

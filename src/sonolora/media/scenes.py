@@ -10,17 +10,17 @@ from av.filter import Graph
 from av.video.format import VideoFormat
 
 from sonolora.media.container import open_media
-from sonolora.media.timeline import picture_stream, shown_frames
+from sonolora.media.timeline import shown_frames, video_stream
 
-_SIZE = 160, 90  # pixels: enough to see a cut, and little enough for noise to average out
+_SIZE = 160, 90  # pixels: enough to detect a cut, and few enough for noise to average out
 _SHORTEST = 0.5  # seconds: a cut sooner after another, or before the end, does not count
 
 
 def scene_spans(path: Path, threshold: float = 10.0) -> list[tuple[float, float]]:
-    """Beginning and end of each scene in seconds since the first frame; together they cover the whole video.
+    """Begin and end of each scene in seconds since the first frame; together they cover the whole video.
 
-    Cuts are frames to which FFmpeg's `scdet` gives a score of `threshold` or more, on a scale of 0 to 100 of
-    how much more they differ from the frame before than that one did. Fades are not found.
+    A cut is a frame to which FFmpeg's `scdet` gives a score of `threshold` or more: how much more it differs from the
+    previous frame than that one did from its own, on a scale of 0 to 100. Fades are not detected.
 
     MediaError: no video, or damaged.
     """
@@ -28,8 +28,8 @@ def scene_spans(path: Path, threshold: float = 10.0) -> list[tuple[float, float]
     source = graph.add_buffer(width=_SIZE[0], height=_SIZE[1], format=VideoFormat("rgb24"), time_base=Fraction(1))
     graph.link_nodes(source, graph.add("scdet", f"t={threshold}"), graph.add("buffersink")).configure()
     edges, end = [0.0], 0.0
-    with open_media(path) as container:
-        for shown in shown_frames(path, container, picture_stream(path, container)):
+    with open_media(path) as media:
+        for shown in shown_frames(media, video_stream(media)):
             graph.vpush(shown.frame.reformat(*_SIZE, "rgb24", interpolation="AREA"))
             is_cut = "lavfi.scd.time" in graph.vpull().metadata
             if is_cut and shown.begin - edges[-1] >= _SHORTEST:

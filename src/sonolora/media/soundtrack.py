@@ -3,81 +3,61 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import av
 import numpy as np
-from av.audio.stream import AudioStream
 from numpy.typing import NDArray
 
 from sonolora.core.errors import MediaError
-from sonolora.media.audio import MAX_DECODED_BYTES, Decoded, Waveform, check_rate
-from sonolora.media.container import open_media
-from sonolora.media.timeline import picture_stream, time_zero
+from sonolora.media.audio import Decoded, Waveform
+from sonolora.media.audio_track import open_audio
+from sonolora.media.timeline import time_zero, video_stream
 
-# Seconds. Where timestamps jump by less, it is rounding or jitter, and the samples stay joined.
-_JITTER = 0.04
-_SILENT_SECONDS = 0.1  # of a span may lack sound without a word
+MAX_SECONDS = 600.0  # of sound that is held at once
+
+_JITTER = 0.04  # seconds: where timestamps jump by less, it is rounding or jitter, and the samples stay joined
+_SILENT_SECONDS = 0.1  # of a span may lack sound without a warning
 
 
 def decode_soundtrack(path: Path, start: float, seconds: float) -> Decoded:
-    """The sound of a span that begins `start` seconds after the first frame: round(seconds * rate) samples.
+    """The sound of a span that begins `start` seconds after the first frame: round(seconds * sample_rate) samples.
 
-    At its native rate and channels; every sample stands at the time that the file gives it, with silence where
-    there is none. The warning says how much of that there is, and how many packets are damaged.
+    At its own sample rate and channels; every sample is at the time that the file gives it, with silence where there
+    is none. The warning says how much of that there is, and how many packets are damaged.
 
     MediaError: no audio track, nothing in it that decodes, values that are not finite, a format that changes midway,
-    or a rate or length beyond those of `decode_audio`.
+    a sample rate out of range, or more than `MAX_SECONDS`.
     """
-    as_float = av.AudioResampler(format="flt")  # interleaved, for the reason given in `decode_audio`
-    samples: NDArray[np.float32] | None = None  # (samples, channels)
-    speakers: tuple[str, ...] = ()
-    rate = position = placed = broken_packets = 0
-    with open_media(path) as container:
-        stream = container.streams.best("audio")
-        if not isinstance(stream, AudioStream):
-            raise MediaError(path, "there is no audio track in it")
-        origin = time_zero(picture_stream(path, container)) + start
-        for packet in container.demux(stream):
-            if samples is not None and position >= len(samples):
+    if seconds > MAX_SECONDS:
+        raise MediaError(path, f"too long: {seconds:.0f} s of its sound; at most {MAX_SECONDS:.0f} s are read at once")
+    samples: NDArray[np.float32] | None = None  # (channels, samples)
+    position = filled = 0
+    with open_audio(path, default=True) as track:
+        origin = time_zero(video_stream(track.media)) + start
+        for time, block in track.blocks():
+            sample_rate = track.sample_rate
+            if time is not None:
+                stamp = round((time - origin) * sample_rate)
+                if samples is None or abs(stamp - position) > _JITTER * sample_rate:
+                    position = stamp
+            if samples is None:
+                samples = np.zeros((track.channels, round(seconds * sample_rate)), np.float32)
+            low, high = max(position, 0), min(position + len(block), samples.shape[1])
+            if low < high:
+                samples[:, low:high] = block[low - position : high - position].T
+                filled += high - low
+            position += len(block)
+            if position >= samples.shape[1]:
                 break
-            try:
-                frames = packet.decode()
-            except av.FFmpegError:
-                broken_packets += 1
-                continue
-            for frame in frames:
-                found = frame.sample_rate, tuple(c.name for c in frame.layout.channels)
-                if samples is not None and found != (rate, speakers):
-                    raise MediaError(path, "the sample rate or channel layout of its sound changes midway")
-                rate, speakers = found
-                check_rate(path, rate)
-                if frame.time is not None:
-                    at = round((frame.time - origin) * rate)
-                    if samples is None or abs(at - position) > _JITTER * rate:
-                        position = at
-                if samples is None:
-                    if seconds * rate * len(speakers) * 4 > MAX_DECODED_BYTES:
-                        raise MediaError(path, f"too long: {seconds:.0f} s of such sound are more than can be read")
-                    samples = np.zeros((round(seconds * rate), len(speakers)), np.float32)
-                blocks: list[NDArray[Any]] = [
-                    f.to_ndarray().reshape(-1, len(speakers)) for f in as_float.resample(frame)
-                ]
-                block = np.concatenate(blocks)
-                low, high = max(position, 0), min(position + len(block), len(samples))
-                if low < high:
-                    samples[low:high] = block[low - position : high - position]
-                    placed += high - low
-                position += len(block)
     if samples is None:
-        raise MediaError(path, "none of its sound can be decoded: the audio track is empty or damaged")
+        raise MediaError(path, f"none of its sound ({track.codec}) can be decoded: the audio track is empty or damaged")
     if not np.isfinite(samples).all():
         raise MediaError(path, "its sound holds samples that are not finite numbers")
 
     warnings = []
-    if broken_packets:
-        warnings.append(f"damaged: {broken_packets} packets of its sound could not be decoded")
-    if len(samples) - placed > _SILENT_SECONDS * rate:
-        warnings.append(f"{placed / rate:.2f} s of sound for {seconds:.2f} s of picture: the rest is silence")
-    waveform = Waveform(np.ascontiguousarray(samples.T), rate, () if "NONE" in speakers else speakers)
-    return Decoded(waveform, "; ".join(warnings) or None)
+    if track.broken_packets:
+        warnings.append(f"damaged: {track.broken_packets} packets of its sound could not be decoded")
+    if samples.shape[1] - filled > _SILENT_SECONDS * track.sample_rate:
+        sounding = filled / track.sample_rate
+        warnings.append(f"{sounding:.2f} s of sound for {seconds:.2f} s of picture: the rest is silence")
+    waveform = Waveform(samples, track.sample_rate, track.speakers)
+    return Decoded(waveform, "; ".join(warnings) or None, seconds)

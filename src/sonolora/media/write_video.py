@@ -1,4 +1,4 @@
-"""Frames and sound into a video file. In: a path, an array and a `Waveform`. Out: the whole file, or `OutputError`."""
+"""Writing video. In: a path, frames and a `Waveform`. Out: the complete file, or `OutputError` and no file."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sonolora.core.atomic_files import atomic_write
 from sonolora.media.audio import Waveform, resample, to_stereo
 from sonolora.media.video import VIDEO_EXTENSIONS, customary_matrix
 
-# Picture codec, its pixels and options, sound codec. MP3, the custom in AVI, would begin late: AVI cannot say
-# that an encoder pads.
+# Video codec, its pixel format and options, audio codec. MP3, which is usual in AVI, would start late: AVI cannot
+# declare encoder padding.
 _CODECS: dict[str, tuple[str, str, dict[str, str], str]] = {
     ".mp4": ("libx264", "yuv420p", {"crf": "16"}, "aac"),
     ".mov": ("libx264", "yuv420p", {"crf": "16"}, "pcm_s16le"),
@@ -28,10 +28,10 @@ _COMMON_RATE = 48_000
 
 
 def write_video(path: Path, frames: NDArray[np.uint8], frame_rate: float, waveform: Waveform | None) -> None:
-    """Write RGB frames (frames, height, width, 3) and their sound, None for a silent film.
+    """Write RGB frames (frames, height, width, 3) and their sound, None for a video without sound.
 
-    The extension, one of VIDEO_EXTENSIONS, names the format: H.264 with AAC in `.mp4` and with PCM in `.mov`,
-    MPEG-4 with PCM in `.avi`, and without loss FFV1 with FLAC in `.mkv`. Sides are even, but for `.mkv`.
+    The extension, one of VIDEO_EXTENSIONS, names the format: H.264 with AAC in `.mp4` and with PCM in `.mov`, MPEG-4
+    with PCM in `.avi`, and the lossless FFV1 with FLAC in `.mkv`. Except in `.mkv`, width and height must be even.
     """
     suffix = path.suffix.lower()
     if suffix not in _CODECS:
@@ -39,9 +39,9 @@ def write_video(path: Path, frames: NDArray[np.uint8], frame_rate: float, wavefo
     picture_codec, pixels, options, sound_codec = _CODECS[suffix]
     height, width = frames.shape[1:3]
     if pixels == "yuv420p" and (width % 2 or height % 2):
-        raise ValueError(f"{path.name}: sides must be even, not {width} x {height}")
+        raise ValueError(f"{path.name}: width and height must be even, not {width} x {height}")
 
-    # MPEG-4 cannot name its colour matrix, so all go by custom.
+    # MPEG-4 cannot name its colour matrix, so all files use the customary one.
     matrix = customary_matrix(height) if pixels == "yuv420p" else None
     rate = Fraction(frame_rate).limit_denominator(1001)
     with atomic_write(path) as temporary, av.open(f"file:{temporary}", "w") as container:

@@ -1,4 +1,4 @@
-"""Audio to audio: pairs of a reference and its transformed version; at inference the reference is given."""
+"""Audio to audio: pairs of a reference and its transformed version; at inference a reference."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
-from sonolora.modes.generate_request import GenerateRequest
+from sonolora.modes.generate_request import MAX_LONG_SECONDS, GenerateRequest, GenerationSpec
 from sonolora.modes.mode import Mode, regenerates_all
 from sonolora.modes.pairing import pair_references
 from sonolora.modes.preview_spec import MIN_SECONDS, PreviewSpec
@@ -15,7 +15,7 @@ from sonolora.modes.request import AudioRequest, ValidationEntry
 
 
 class A2AEntry(ValidationEntry):
-    """A preview: the sound to transform."""
+    """A validation entry with the sound to transform."""
 
     reference_audio_url: str
 
@@ -30,7 +30,7 @@ class A2ARequest(AudioRequest):
 
 
 def previews(request: A2ARequest) -> list[PreviewSpec]:
-    """One for each validation entry."""
+    """One per validation entry."""
     return [
         PreviewSpec(
             entry.prompt,
@@ -45,16 +45,19 @@ def previews(request: A2ARequest) -> list[PreviewSpec]:
 
 
 class A2AGenerate(GenerateRequest):
-    """A transformed sound."""
+    """A transformed sound, as long as its reference."""
 
-    seconds: float = Field(
-        5.0, ge=MIN_SECONDS, le=60, description="Length of the result; at most that of the reference."
+    seconds: float | None = Field(
+        None,
+        ge=MIN_SECONDS,
+        le=MAX_LONG_SECONDS,
+        description="Use only this much of the reference, from its beginning; by default all of it.",
     )
     reference: str = Field(description="The sound to transform, a file or URL.")
     audio_normalize: bool = Field(True, description="Bring it to the level of the training clips.")
 
-    def spec(self) -> PreviewSpec:
-        return PreviewSpec(
+    def spec(self) -> GenerationSpec:
+        return GenerationSpec(
             self.prompt,
             self.negative_prompt,
             self.seconds,
@@ -66,7 +69,7 @@ class A2AGenerate(GenerateRequest):
 
 A2A = Mode(
     name="a2a",
-    summary="audio to audio: a transformation, learned from pairs of clips before and after",
+    summary="audio to audio: a transformation, learned from pairs of reference and target",
     request=A2ARequest,
     lora_targets=AUDIO_TARGETS,
     pair=pair_references,

@@ -1,6 +1,6 @@
-"""Audio extension, both ways. Mind the wire names: suffix and prefix are what is *given*.
+"""Audio extension in both directions. Note the wire names: suffix and prefix are the part that is *given*.
 
-`audio-extend-suffix` (backward) keeps a clip's closing seconds and generates what leads up to them;
+`audio-extend-suffix` (backward) keeps the closing seconds of a clip and generates what leads up to them;
 `audio-extend-prefix` (forward) keeps the opening seconds and generates what follows.
 """
 
@@ -14,22 +14,22 @@ from pydantic import Field
 from sonolora.core.errors import ErrorItem
 from sonolora.core.frames import FRAME_SECONDS, Span
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
-from sonolora.modes.generate_request import GenerateRequest
+from sonolora.modes.generate_request import MAX_LONG_SECONDS, GenerateRequest, GenerationSpec
 from sonolora.modes.mode import Mode
 from sonolora.modes.pairing import pair_clips
-from sonolora.modes.preview_spec import PreviewSpec
+from sonolora.modes.preview_spec import MIN_SECONDS, PreviewSpec
 from sonolora.modes.request import MAX_PREVIEW_FRAMES, AudioRequest, ValidationEntry
 
 _ROUNDING = 1e-6
 
 
 def _new_span(seconds: float, given: float, *, at_end: bool) -> tuple[Span, ...]:
-    """The seconds that are made anew."""
+    """The seconds to generate."""
     return ((0.0, seconds - given),) if at_end else ((given, seconds),)
 
 
 def _nothing_new(lengths: Sequence[tuple[str, float]], given: float) -> list[ErrorItem]:
-    """A fault for each length of which the given part leaves less than a latent frame to generate."""
+    """A fault for each length in which the kept part leaves less than a latent frame to generate."""
     return [
         ErrorItem(
             ("body", "conditioning_seconds"),
@@ -42,7 +42,7 @@ def _nothing_new(lengths: Sequence[tuple[str, float]], given: float) -> list[Err
 
 
 class ExtendEntry(ValidationEntry):
-    """A preview: the clip to extend, at least `conditioning_seconds` long."""
+    """A validation entry with the clip to extend, at least `conditioning_seconds` long."""
 
     audio_url: str
 
@@ -54,11 +54,11 @@ class _ExtendRequest(AudioRequest):
         default_factory=list, max_length=2, description="Up to two previews, each {prompt, audio_url}."
     )
     conditioning_seconds: float = Field(
-        1.0, ge=0.1, le=30, description="How much is given; less than the clip by at least a frame of 40 ms."
+        1.0, ge=0.1, le=30, description="Seconds that are kept; shorter than the clip by at least a frame of 40 ms."
     )
 
     def faults(self) -> list[ErrorItem]:
-        """A given part that leaves nothing to generate, in a training clip or in a preview."""
+        """A kept part that leaves nothing to generate, in a training clip or in a preview."""
         lengths = [("audio_duration_seconds", self.audio_duration_seconds)]
         if self.validation:
             name = f"the preview, at most {MAX_PREVIEW_FRAMES} frames at {self.validation_frame_rate} a second"
@@ -84,7 +84,7 @@ def regenerated(request: _ExtendRequest) -> tuple[Span, ...]:
 
 
 def previews(request: _ExtendRequest) -> list[PreviewSpec]:
-    """One for each validation entry."""
+    """One per validation entry."""
     return [
         PreviewSpec(
             entry.prompt,
@@ -104,36 +104,49 @@ def previews(request: _ExtendRequest) -> list[PreviewSpec]:
 class _ExtendGenerate(GenerateRequest):
     given_at_end: ClassVar[bool]
 
-    audio: str = Field(description="The clip to extend, a file or URL.")
-    conditioning_seconds: float = Field(1.0, ge=0.1, le=30, description="How much of it is given.")
+    seconds: float | None = Field(
+        None, ge=MIN_SECONDS, description="Length of the result, the whole given clip included; or see extend_seconds."
+    )
+    extend_seconds: float | None = Field(
+        None,
+        ge=FRAME_SECONDS,
+        le=MAX_LONG_SECONDS,
+        description="Length of the new sound; by default that of the LoRA's training clips without what was given.",
+    )
+    audio: str = Field(description="The clip to extend, a file or URL; all of it is in the result.")
+    conditioning_seconds: float = Field(
+        1.0, ge=0.1, le=30, description="How much of the clip, next to the new sound, the model is given."
+    )
     audio_normalize: bool = Field(True, description="Bring the clip to the level of the training clips on the way.")
 
     def faults(self) -> list[ErrorItem]:
-        """A given part that leaves nothing to generate."""
-        return _nothing_new([("seconds", self.seconds)], self.conditioning_seconds)
+        """Two lengths that may contradict each other."""
+        if self.seconds is None or self.extend_seconds is None:
+            return []
+        return [ErrorItem(("body", "extend_seconds"), "set either seconds or extend_seconds, not both")]
 
-    def spec(self) -> PreviewSpec:
-        return PreviewSpec(
+    def spec(self) -> GenerationSpec:
+        return GenerationSpec(
             self.prompt,
             self.negative_prompt,
             self.seconds,
             source=self.audio,
-            regenerate=_new_span(self.seconds, self.conditioning_seconds, at_end=self.given_at_end),
-            given_seconds=self.conditioning_seconds,
-            source_at_end=self.given_at_end,
+            extend="before" if self.given_at_end else "after",
+            extend_seconds=self.extend_seconds,
+            context_seconds=self.conditioning_seconds,
             normalize=self.audio_normalize,
             field="audio",
         )
 
 
 class ExtendSuffixGenerate(_ExtendGenerate):
-    """A lead-in: the clip's closing seconds end the result."""
+    """A lead-in: the result ends with the clip."""
 
     given_at_end = True
 
 
 class ExtendPrefixGenerate(_ExtendGenerate):
-    """A continuation: the clip's opening seconds begin the result."""
+    """A continuation: the result begins with the clip."""
 
     given_at_end = False
 
@@ -148,6 +161,7 @@ AUDIO_EXTEND_SUFFIX = Mode(
     previews=previews,
     generation=ExtendSuffixGenerate,
     kept=True,
+    trim_beginning=True,
 )
 AUDIO_EXTEND_PREFIX = Mode(
     name="audio-extend-prefix",

@@ -1,8 +1,8 @@
-"""What a mode is: data and rules, and nothing of how training or sampling works.
+"""What a mode is: data and rules, with no knowledge of how training or sampling works.
 
-A mode says which requests it takes, how the files of an archive make samples, what of a sound is regenerated, and
-which layers its LoRA changes. The rules work on names and seconds alone; reading files is the business of the `data`
-room, and neither the training step nor the sampler knows a mode.
+A mode says which requests it takes, how the files of an archive make samples, which part of a sound is regenerated, and
+which layers its LoRA changes. The rules work on names and seconds alone. Reading files is the task of `data`, and
+neither the training step nor the sampler knows about modes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from sonolora.modes.request import TrainRequest
 
 @dataclass(frozen=True)
 class SampleFiles:
-    """The files of one training sample by role; names are relative to the archive's root."""
+    """The files of one training sample by role; names are relative to the root of the archive."""
 
     name: str
-    target: str  # the sound to learn; in v2a the video that has it
+    target: str  # the sound to learn; in v2a the video with that sound
     caption: str | None = None
     reference: str | None = None
     mask: str | None = None
@@ -30,15 +30,16 @@ class SampleFiles:
 
 @dataclass(frozen=True)
 class Pairing:
-    """What a mode's rule makes of an archive: its samples, and why each other file is left out."""
+    """What a mode's rule makes of an archive: samples, why each other file is skipped, and tables of captions."""
 
     samples: tuple[SampleFiles, ...]
-    left_out: Mapping[str, str]
+    skipped: Mapping[str, str]
+    caption_tables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Mode:
-    """One of the six modes; `name` is the wire name."""
+    """One of the six modes; `name` is its name on the wire."""
 
     name: str
     summary: str
@@ -49,17 +50,18 @@ class Mode:
     regenerated: Callable[[Any], tuple[Span, ...] | None]
     previews: Callable[[Any], list[PreviewSpec]]
     generation: type[GenerateRequest]
-    # What is given beside the words.
+    # The conditioning besides text.
     video: bool = False
     reference: bool = False
     kept: bool = False  # parts of the target
+    trim_beginning: bool = False  # of a clip that is too long, train the end
 
     @property
     def sigma_density(self) -> str:
-        """The noise density that teaches most, by what was measured: docs/learning.md."""
+        """The noise density that taught the most in measurements: docs/learning.md."""
         return "published" if self.kept else "matched"
 
 
 def regenerates_all(request: TrainRequest) -> None:  # noqa: ARG001 - the signature of `Mode.regenerated`
-    """Nothing of the target is given."""
+    """Nothing of the target is kept."""
     return

@@ -1,4 +1,4 @@
-"""What a preview or `generate` is asked for, whatever the mode."""
+"""The description of a preview or of a result of `generate`, in all modes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from sonolora.core.frames import Span
 
-MIN_SECONDS = 0.1  # of a sound that is given or asked for: the codec's window must fit in
+MIN_SECONDS = 0.1  # of every input and result: the codec's window must fit
 
 
 @dataclass(frozen=True)
-class FilmFormat:
-    """What a video is brought to: a count of frames (8 k + 1), frames a second, and pixels (multiples of 32)."""
+class VideoFormat:
+    """The format that a video is converted to: frames (8 k + 1), frames per second, and pixels (multiples of 32)."""
 
     frames: int
     frame_rate: float
@@ -21,17 +21,22 @@ class FilmFormat:
 
 @dataclass(frozen=True)
 class PreviewSpec:
-    """What a preview or `generate` is asked for. The addresses are URLs or paths."""
+    """What to generate, and from what. The addresses are URLs or paths."""
 
     prompt: str
     negative_prompt: str
     seconds: float
-    source: str | None = None  # the sound of which a part is kept
-    reference: str | None = None  # the sound to transform
-    video: str | None = None  # the film to watch
-    film: FilmFormat | None = None  # how it is watched; a shorter film makes the result shorter
-    regenerate: tuple[Span, ...] | None = None  # seconds of the result that are new; None: all of it
-    given_seconds: float | None = None  # how much of the source is used; None: as much as fits
-    source_at_end: bool = False  # whether the source's end is the result's end, and not the beginnings
-    normalize: bool = True  # bring the given sounds to the level of normalised training clips
-    field: str = ""  # the request field of the address, for errors
+    source: str | None = None  # a sound of which a part is kept
+    reference: str | None = None  # a sound to transform
+    video: str | None = None  # a video to make a sound for
+    video_format: VideoFormat | None = None  # what the video is converted to
+    regenerate: tuple[Span, ...] | None = None  # seconds of the result to generate; None: all of it
+    given_seconds: float | None = None  # seconds of the source to use; None: as many as fit
+    source_at_end: bool = False  # the source's end is aligned with the result's, instead of the beginnings
+    normalize: bool = True  # bring the inputs to the level of normalised training clips
+    field: str = ""  # the request field with the address, for errors
+
+    @property
+    def address(self) -> str | None:
+        """The URL or path of its input, if it has one."""
+        return self.source or self.reference or self.video

@@ -1,4 +1,4 @@
-"""Text to audio: plain clips with captions; nothing is given at inference but words."""
+"""Text to audio: plain clips with captions; at inference only a prompt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class T2ARequest(AudioRequest):
 
 
 def previews(request: T2ARequest) -> list[PreviewSpec]:
-    """One for each validation entry."""
+    """One per validation entry."""
     return [
         PreviewSpec(entry.prompt, request.validation_negative_prompt, request.preview_seconds)
         for entry in request.validation
@@ -24,7 +24,7 @@ def previews(request: T2ARequest) -> list[PreviewSpec]:
 
 T2A = Mode(
     name="t2a",
-    summary="text to audio: a sound, an instrument or a style that is called up by words",
+    summary="text to audio: a sound, an instrument or a style from a prompt",
     request=T2ARequest,
     lora_targets=AUDIO_TARGETS,
     pair=pair_clips,

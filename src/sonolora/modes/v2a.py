@@ -1,4 +1,4 @@
-"""Video to audio (foley): films with their sound; at inference a silent film is given."""
+"""Video to audio (foley): videos with their sound; at inference a silent video."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pydantic import Field
 from sonolora.core.errors import InputError, first_few
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
 from sonolora.media.video import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, frame_size
-from sonolora.modes.generate_request import GenerateRequest
+from sonolora.modes.generate_request import MAX_LONG_SECONDS, GenerateRequest, GenerationSpec
 from sonolora.modes.mode import Mode, Pairing, regenerates_all
 from sonolora.modes.pairing import extension, pair_clips
-from sonolora.modes.preview_spec import FilmFormat, PreviewSpec
+from sonolora.modes.preview_spec import MIN_SECONDS, PreviewSpec, VideoFormat
 from sonolora.modes.request import Aspect, Size, TrainRequest, ValidationEntry
 
 _SHOWN = 5
 
 
 class V2AEntry(ValidationEntry):
-    """A preview: the film to make a sound for."""
+    """A validation entry with the video to make a sound for."""
 
     video_url: str
 
@@ -46,16 +46,16 @@ def pair(names: Sequence[str]) -> Pairing:
 
 
 def previews(request: V2ARequest) -> list[PreviewSpec]:
-    """One for each validation entry."""
+    """One per validation entry."""
     width, height = frame_size(request.validation_resolution, request.validation_aspect_ratio)
-    film = FilmFormat(request.validation_number_of_frames, request.validation_frame_rate, width, height)
+    video_format = VideoFormat(request.validation_number_of_frames, request.validation_frame_rate, width, height)
     return [
         PreviewSpec(
             entry.prompt,
             request.validation_negative_prompt,
             request.preview_seconds,
             video=entry.video_url,
-            film=film,
+            video_format=video_format,
             field=f"validation.{index}.video_url",
         )
         for index, entry in enumerate(request.validation)
@@ -63,23 +63,34 @@ def previews(request: V2ARequest) -> list[PreviewSpec]:
 
 
 class V2AGenerate(GenerateRequest):
-    """A sound for a film."""
+    """A sound for a video, as long as the video."""
 
-    seconds: float = Field(60.0, gt=0, le=60, description="At most so much of the film is watched.")
-    video: str = Field(description="The film, a file or URL; a sound that it has is not used.")
-    frame_rate: int = Field(24, ge=8, le=60, description="Frames a second that are watched.")
-    resolution: Size = Field("medium", description="Size at which it is watched: low, medium or high.")
-    aspect_ratio: Aspect = Field("1:1", description="Shape to which it is cropped: 16:9, 1:1 or 9:16.")
+    seconds: float | None = Field(
+        None,
+        ge=MIN_SECONDS,
+        le=MAX_LONG_SECONDS,
+        description="Use only this much of the video, from its beginning; by default all of it.",
+    )
+    video: str = Field(description="The video, a file or URL; its own sound, if any, is not used.")
+    frame_rate: int = Field(24, ge=8, le=60, description="Frames a second that the model is given.")
+    resolution: Size = Field("medium", description="Size that the model is given: low, medium or high.")
+    aspect_ratio: Aspect = Field("1:1", description="Shape to which the video is cropped: 16:9, 1:1 or 9:16.")
 
-    def spec(self) -> PreviewSpec:
-        width, height = frame_size(self.resolution, self.aspect_ratio)
-        film = FilmFormat(round(self.seconds * self.frame_rate), self.frame_rate, width, height)
-        return PreviewSpec(self.prompt, self.negative_prompt, self.seconds, video=self.video, film=film, field="video")
+    def spec(self) -> GenerationSpec:
+        return GenerationSpec(
+            self.prompt,
+            self.negative_prompt,
+            self.seconds,
+            video=self.video,
+            frame_rate=self.frame_rate,
+            frame_size=frame_size(self.resolution, self.aspect_ratio),
+            field="video",
+        )
 
 
 V2A = Mode(
     name="v2a",
-    summary="video to audio: sound for a silent film",
+    summary="video to audio: sound for a silent video",
     request=V2ARequest,
     lora_targets=(*AUDIO_TARGETS, *VIDEO_TO_AUDIO_TARGETS),
     pair=pair,

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from sonolora.core.devices import compute_dtype
 from sonolora.core.errors import SonoloraError
 from sonolora.core.progress import Progress
 from sonolora.data.clips import load_clips
@@ -28,11 +29,16 @@ from sonolora.modes.request import TrainRequest
 from sonolora.planning.base_shape import PUBLISHED_NAME, BaseShape
 from sonolora.planning.bench.pace import Pace, measure_pace
 from sonolora.planning.memory_fit import available_bytes, does_not_fit
-from sonolora.planning.needs import Needs, count_needs, preview_guidance, preview_tokens, training_step
-from sonolora.planning.run_settings import RunSettings, compute_dtype
-from sonolora.planning.work_counts import Step, preview_flops, step_flops
-from sonolora.sampling.sampler import SamplingSettings
-from sonolora.server.settings import PUBLISHED_PRICES, billed_steps
+from sonolora.planning.needs import (
+    Needs,
+    count_needs,
+    preview_sampling,
+    preview_tokens,
+    training_step,
+)
+from sonolora.planning.prices import PUBLISHED_PRICES, billed_steps
+from sonolora.planning.run_settings import RunSettings
+from sonolora.planning.work_counts import preview_flops, step_flops
 from sonolora.training.validation import MAX_CLIPS, SIGMAS
 
 _WAV_BYTES = 48000 * 2 * 2  # a second: two channels of 16 bits
@@ -113,7 +119,7 @@ def estimate(
     training = listening = price_here = None
     if pace is not None:
         training = request.number_of_steps * pace.step
-        listening = looks * _look_seconds(shape, mode, request, step, pace, len(captions), device.type)
+        listening = looks * _look_seconds(shape, mode, request, settings, pace, len(captions), device.type)
         price_here = None if power is None else power.cost(training + listening)
     return Estimate(
         mode=mode.name,
@@ -159,17 +165,18 @@ def _read(mode: Mode, request: TrainRequest, base: Base, shape: BaseShape, progr
         progress.phase("reading the clips", len(files.names))
         clips = load_clips(mode, request, files, rate, tokenizer, report, progress.advance)
         captions = [clip.caption for clip in clips]
-    return captions, sum(entry["status"] == "left out" for entry in report.as_json()["files"])
+    return captions, sum(entry["status"] == "skipped" for entry in report.as_json()["files"])
 
 
 def _look_seconds(
-    shape: BaseShape, mode: Mode, request: TrainRequest, step: Step, pace: Pace, clips: int, kind: str
+    shape: BaseShape, mode: Mode, request: TrainRequest, settings: RunSettings, pace: Pace, clips: int, kind: str
 ) -> float:
     """Of the fixed grid and all previews, at the speed of the step's forward pass."""
-    guidance, steps = preview_guidance(shape.metadata, request), SamplingSettings().steps
+    sampling, step = preview_sampling(shape.metadata, request, settings), training_step(mode, request, settings)
     flops = preview_flops(shape, step.tokens, kind, None) * len(SIGMAS) * min(clips, MAX_CLIPS)
     for spec in mode.previews(request):
-        flops += preview_flops(shape, preview_tokens(spec, one_way=step.tokens.one_way), kind, guidance) * steps
+        tokens = preview_tokens(spec, one_way=step.tokens.one_way)
+        flops += preview_flops(shape, tokens, kind, sampling.guidance) * sampling.steps
     forward = step_flops(shape, step, kind).forward
     return flops / forward * pace.forward
 

@@ -6,16 +6,15 @@ settings that fit where it cannot.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from sonolora.core.errors import InputError, SonoloraError
-from sonolora.ltx.memory.quantised import WEIGHTS
+from sonolora.core.memory import host_available_bytes
+from sonolora.ltx.memory.weight_forms import WEIGHTS
 from sonolora.ltx.weights.base import Base
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
@@ -31,11 +30,7 @@ def available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, ValueError, KeyError):  # not Linux
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return host_available_bytes()
 
 
 def check_fit(
@@ -63,7 +58,7 @@ def check_fit(
         return f"memory may not be enough: {_gap(needs, available)}"
     if (free := available_bytes(torch.device("cpu"))) < needs.host_bytes:
         return (
-            f"memory may not be enough: --stream-blocks keeps {_gb(needs.host_bytes)} in the host's memory, and "
+            f"memory may not be enough: --block-offload keeps {_gb(needs.host_bytes)} in the host's memory, and "
             f"{_gb(free)} are free there"
         )
     return None
@@ -177,8 +172,8 @@ class _Search:
             words.append(f"--batch-size {way.batch_size}")
         if way.v2a_video != given.v2a_video:
             words.append(f"--v2a-video {way.v2a_video}")
-        if way.stream_blocks != given.stream_blocks:
-            words.append("--stream-blocks")
+        if way.block_offload != given.block_offload:
+            words.append("--block-offload")
         elif way.gradient_checkpointing != given.gradient_checkpointing:
             words.append("--gradient-checkpointing")
         return " ".join(words)
@@ -188,13 +183,13 @@ def _ways(settings: RunSettings) -> tuple[list[RunSettings], list[RunSettings], 
     """Ways to hold the base in less memory, each from the least harm on: computing blocks again, which changes no
     number; quantising weights; and both. fp8 is left out: it takes what int8 takes, and errs more.
     """
-    hows: list[dict[str, Any]] = [{"gradient_checkpointing": True}, {"stream_blocks": True}]
-    if settings.stream_blocks:
+    hows: list[dict[str, Any]] = [{"gradient_checkpointing": True}, {"block_offload": True}]
+    if settings.block_offload:
         hows = []
     elif settings.gradient_checkpointing:
         hows = hows[1:]
     if settings.cuda_graph or settings.compile:  # which cannot wait for blocks
-        hows = [how for how in hows if "stream_blocks" not in how]
+        hows = [how for how in hows if "block_offload" not in how]
     coarser = [weights for weights in WEIGHTS[WEIGHTS.index(settings.weights) + 1 :] if weights != "fp8"]
     return (
         [replace(settings, **how) for how in hows],

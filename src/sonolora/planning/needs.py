@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 
+from sonolora.core.devices import compute_dtype
 from sonolora.core.frames import frame_count
 from sonolora.ltx.model.frozen_video import video_kv_bytes
 from sonolora.media.video import frame_size
 from sonolora.modes.mode import Mode
-from sonolora.modes.preview_spec import FilmFormat, PreviewSpec
+from sonolora.modes.preview_spec import PreviewSpec, VideoFormat
 from sonolora.modes.request import TrainRequest
 from sonolora.planning.base_shape import BaseShape
-from sonolora.planning.run_settings import RunSettings, compute_dtype
+from sonolora.planning.run_settings import RunSettings
 from sonolora.planning.work_counts import (
     Step,
     StepBytes,
@@ -32,6 +33,9 @@ from sonolora.planning.work_counts import (
     video_caching_bytes,
 )
 from sonolora.sampling.guidance import Guidance
+from sonolora.sampling.sampler import SamplingSettings
+
+PREVIEW_STEPS = SamplingSettings().steps  # as published
 
 # An assumption, not a measurement: code of the kernels that CUDA loads when they are first used, workspaces of matrix
 # products and convolutions, and what the allocator loses to rounding and gaps.
@@ -77,19 +81,24 @@ def training_tokens(mode: Mode, request: TrainRequest) -> Tokens:
     film = None
     if mode.video:
         width, height = frame_size(request.resolution, request.aspect_ratio)
-        film = FilmFormat(request.number_of_frames, request.frame_rate, width, height)
+        film = VideoFormat(request.number_of_frames, request.frame_rate, width, height)
     return Tokens(frames, frames if mode.reference else 0, mode.kept, film)
 
 
 def preview_tokens(spec: PreviewSpec, *, one_way: bool = False) -> Tokens:
     """The shape of a preview; what is given to it may make it shorter."""
     frames = frame_count(spec.seconds)
-    return Tokens(frames, frames if spec.reference else 0, spec.regenerate is not None, spec.film, one_way)
+    return Tokens(frames, frames if spec.reference else 0, spec.regenerate is not None, spec.video_format, one_way)
 
 
 def preview_guidance(metadata: Mapping[str, Any], request: TrainRequest) -> Guidance:
     """How previews are guided: as the request says, else as the metadata of the base's checkpoint does."""
-    return Guidance.of_base(metadata, stg=request.asked_stg_scale)
+    return Guidance.of_base(metadata, stg=request.requested_stg_scale)
+
+
+def preview_sampling(metadata: Mapping[str, Any], request: TrainRequest, settings: RunSettings) -> SamplingSettings:
+    """How previews are sampled."""
+    return SamplingSettings(PREVIEW_STEPS, preview_guidance(metadata, request), static=settings.cuda_graph)
 
 
 def training_step(mode: Mode, request: TrainRequest, settings: RunSettings) -> Step:
@@ -148,6 +157,6 @@ def count_needs(
         Stage("listening", training | inputs | captured | {"adapters, exact": step.adapters}, max(looks)),
     )
     reserve = CUDA_RESERVE if kind == "cuda" else 0
-    seen = [tokens] * clips + [preview for preview in previews for _ in ("positive", "negative")]
+    seen = [tokens] * clips + previews
     watched = sum(video_kv_bytes(shape.transformer_config, one.video, dtype) for one in seen) if one_way else 0
     return Needs(tokens, shape.text_places, stages, step, reserve, watched, waiting if kind == "cuda" else 0)

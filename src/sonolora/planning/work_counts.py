@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 
 from sonolora.conditioning import Example, Video
+from sonolora.core.devices import compute_dtype
 from sonolora.core.frames import encoded_seconds
 from sonolora.ltx.codec.video_encoder import FRAMES_PER_LATENT, PIXELS_PER_LATENT
 from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy
 from sonolora.ltx.model.transformer import CachedVideoKV, Transformer
 from sonolora.ltx.text.text_encoder import Tokenizer
-from sonolora.modes.preview_spec import FilmFormat
+from sonolora.modes.preview_spec import VideoFormat
 from sonolora.planning.allocations import Allocations
 from sonolora.planning.base_shape import META, BaseShape
 from sonolora.planning.meta_kernels import always_as_on, kernels_of
-from sonolora.planning.run_settings import compute_dtype
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.sampler import SamplingSettings, sample
 from sonolora.training.loss import flow_losses
@@ -45,7 +45,7 @@ class Tokens:
     audio: int  # latent frames of the target
     reference: int = 0  # latent frames in front of it
     kept: bool = False  # whether parts of the target are given
-    film: FilmFormat | None = None
+    film: VideoFormat | None = None
     one_way: bool = False  # whether the film does not hear the audio, and is given as keys and values
 
     @property
@@ -216,8 +216,8 @@ def _look(shape: BaseShape, model: Transformer, tokens: Tokens, device_type: str
         if guidance is None:
             flow_losses(model, example, noise, noise[:, 0, 0])
         else:
-            negative, _ = _example(shape, model, tokens)
-            sample(model, example, negative, noise, SamplingSettings(1, guidance))
+            negative_context = torch.empty_like(example.context_BSD)
+            sample(model, example, negative_context, noise, SamplingSettings(1, guidance))
 
 
 def _extended(count: Callable[[int], tuple[int, ...]], shape: BaseShape, numbers: tuple[int, int]) -> tuple[int, ...]:

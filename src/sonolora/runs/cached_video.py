@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,9 +22,7 @@ from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.memory_fit import available_bytes
 from sonolora.planning.needs import count_needs
 from sonolora.runs.loaded_networks import Networks
-
-if TYPE_CHECKING:
-    from sonolora.runs.train import Run
+from sonolora.runs.run import Run
 
 _CPU = torch.device("cpu")
 
@@ -34,7 +31,7 @@ def cache_videos(run: Run, prepared: Prepared, networks: Networks, progress: Pro
     """All examples and previews of a run, watched; and where they are. Raises `InputError` when there is no room."""
     checkpoint, device, dtype = networks.base.checkpoint, networks.device, networks.dtype
     config = TransformerConfig.from_header(checkpoint.section("transformer"))
-    examples = [*prepared.examples, *(one for item in prepared.previews for one in (item.example, item.negative))]
+    examples = [*prepared.examples, *(item.example for item in prepared.previews)]
     sizes = [
         video_kv_bytes(config, one.video.latents_BNC.shape[1], dtype)
         for one in examples
@@ -52,7 +49,7 @@ def cache_videos(run: Run, prepared: Prepared, networks: Networks, progress: Pro
         replace(
             prepared,
             examples=tuple(next(watched) for _ in prepared.examples),
-            previews=tuple(replace(item, example=next(watched), negative=next(watched)) for item in prepared.previews),
+            previews=tuple(replace(item, example=next(watched)) for item in prepared.previews),
         ),
         place,
     )

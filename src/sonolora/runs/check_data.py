@@ -6,27 +6,26 @@ In: a mode, a request. Out: the report, as JSON and as a page that can be opened
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sonolora.core.atomic_files import make_folder, write_json
+from sonolora.core.atomic_files import make_folder
+from sonolora.core.devices import resolve_device
 from sonolora.core.errors import InputError
 from sonolora.core.progress import Progress
 from sonolora.data.clips import Clip, load_clips
 from sonolora.data.conditioning_inputs import load_conditioning_input
-from sonolora.data.dataset import open_dataset
+from sonolora.data.dataset import fetch_preview_inputs, open_dataset
 from sonolora.data.report import Report
 from sonolora.ltx.codec.audio_codec import load_audio_codec
 from sonolora.ltx.text.text_encoder import load_tokenizer
 from sonolora.ltx.weights.base import Base
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
-from sonolora.planning.run_settings import resolve_device
-from sonolora.runs.report_page import ShownClip, write_clip, write_page
-
-PAGE = "report.html"
+from sonolora.runs.artifacts import RunArtifacts
+from sonolora.runs.report_html import ShownClip
+from sonolora.runs.report_page import clips_for_page, write_report
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ def check(mode: Mode, request: TrainRequest, base: Base, folder: Path, progress:
     shown: list[ShownClip] = []
     error = None
     make_folder(folder)
+    artifacts = RunArtifacts(folder)
     with tempfile.TemporaryDirectory() as scratch:
         try:
             for spec in mode.previews(request):
@@ -54,27 +54,10 @@ def check(mode: Mode, request: TrainRequest, base: Base, folder: Path, progress:
             files = open_dataset(request.training_data_url, Path(scratch))
             progress.phase("reading the clips", len(files.names))
             tokenizer = load_tokenizer(base.checkpoint, base.text_encoder)
-            loaded = load_clips(mode, request, files, codec.sample_rate, tokenizer, report, progress.advance)
-            clips = [replace(clip, film=None) for clip in shown_on(folder, loaded, shown)]
+            inputs = fetch_preview_inputs(mode.previews(request), Path(scratch))
+            loaded = load_clips(mode, request, files, codec.sample_rate, tokenizer, report, progress.advance, inputs)
+            clips = [replace(clip, frames=None) for clip in clips_for_page(artifacts, loaded, shown)]
         except InputError as fault:
             error = fault
-    write_report(folder, report, shown, mode)
+    write_report(artifacts, report, shown, mode)
     return Checked(report.as_json(), tuple(clips), error)
-
-
-def in_words(clips: int, request: TrainRequest) -> str:
-    """What is trained on, such as `4 clips of 5 s`."""
-    return f"{clips} clip{'' if clips == 1 else 's'} of {request.clip_seconds:g} s"
-
-
-def shown_on(folder: Path, clips: Iterable[Clip], shown: list[ShownClip]) -> Iterator[Clip]:
-    """The clips as they pass, with their sounds and pictures written for the page in `folder`."""
-    for number, clip in enumerate(clips, start=1):
-        shown.append(write_clip(folder / PAGE, number, clip))
-        yield clip
-
-
-def write_report(folder: Path, report: Report, shown: Sequence[ShownClip], mode: Mode) -> None:
-    """`report.json`, and `report.html` with the clips that were written before."""
-    write_json(folder / "report.json", report.as_json())
-    write_page(folder / PAGE, report.as_json(), shown, f"Data for {mode.name}")

@@ -1,10 +1,10 @@
-"""`debug_dataset.zip`: the data as the model is trained on it, to be listened to.
+"""`debug_dataset.zip`: the training data as the model gets it, to listen to.
 
-For each clip: `<name>_fitted.wav` as it went into the codec, `<name>_decoded.wav` as the codec gives it back (what it
-cannot keep, no LoRA can learn), `<name>.png` of the decoded sound, `<name>.txt` with the full caption, and where the
-mode has them `<name>_fitted.mp4` (the film in half its size), `<name>_reference_fitted.wav`,
-`<name>_reference_decoded.wav` and `<name>_mask.json` (the seconds that are made anew; what is kept is decoded with
-silence in their place, as the model is given it). And the report.
+For each clip: `<name>_fitted.wav`, the input of the codec; `<name>_decoded.wav`, its reconstruction (no LoRA can learn
+what the codec loses); `<name>.png`, the spectrogram of the reconstruction; `<name>.txt`, the full caption; and where
+the mode has them `<name>_fitted.mp4` (the video at half size), `<name>_reference_fitted.wav`,
+`<name>_reference_decoded.wav` and `<name>_mask.json` (the seconds to regenerate; the kept sound is decoded with silence
+in their place, as the model gets it). And the report.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from sonolora.data.prepared import Prepared
 from sonolora.ltx.codec.audio_codec import AudioCodec
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
-from sonolora.runs.check_data import PAGE
-from sonolora.runs.report_page import film_of
+from sonolora.runs.artifacts import REPORT, RunArtifacts
+from sonolora.runs.report_page import video_of
 
 
 @torch.inference_mode()
-def write_debug_dataset(
+def write_debug_archive(
     path: Path,
     clips: Sequence[Clip],
     prepared: Prepared,
     codec: AudioCodec,
-    folder: Path,
-    advance: Callable[[str], None],
+    artifacts: RunArtifacts,
+    clip_done: Callable[[str], None],
 ) -> None:
-    """Write the archive, atomically. `folder` is the run's, with the report on the clips and their films in it.
+    """Write the archive, atomically. `artifacts` has the report on the clips, and their videos.
 
-    `advance` is told the name of each clip that is in the archive.
+    `clip_done` is called with the name of each clip.
     """
     with (
         atomic_write(path) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
         tempfile.TemporaryDirectory(dir=path.parent, prefix=".debug-") as scratch,
     ):
-        archive.write(folder / "report.json", "report.json")
+        archive.write(artifacts.path(REPORT), REPORT)
         for number, (clip, example) in enumerate(zip(clips, prepared.examples, strict=True), start=1):
             decoded = _decoded(codec, example.latents_BTC, clip.audio.seconds)
             sounds = {"fitted": clip.audio, "decoded": decoded}
@@ -62,11 +62,11 @@ def write_debug_dataset(
             draw_waveform_and_mel(picture, decoded, f"{clip.name}, through the codec: {clip.caption}")
             archive.write(picture, f"{clip.name}.png")
             archive.writestr(f"{clip.name}.txt", clip.caption)
-            if (film := film_of(folder / PAGE, number)).exists():
-                archive.write(film, f"{clip.name}_fitted.mp4")
+            if (video := video_of(number)) in artifacts:
+                archive.write(artifacts.path(video), f"{clip.name}_fitted.mp4")
             if clip.regenerate is not None:
                 archive.writestr(f"{clip.name}_mask.json", json.dumps(clip.regenerate))
-            advance(clip.name)
+            clip_done(clip.name)
 
 
 def _decoded(codec: AudioCodec, latents_BTC: Tensor, seconds: float) -> Waveform:

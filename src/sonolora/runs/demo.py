@@ -19,18 +19,20 @@ from sonolora.analysis.likeness import descriptions, energy_distance
 from sonolora.analysis.spectrogram import draw_mels
 from sonolora.core.atomic_files import atomic_write, make_folder
 from sonolora.core.progress import Progress
-from sonolora.media.audio import AUDIO_EXTENSIONS, Waveform, decode_audio
+from sonolora.media.audio import Waveform, decode_audio
 from sonolora.media.write_audio import write_audio, write_wav
 from sonolora.modes.request import parse
 from sonolora.modes.t2a import T2A
 from sonolora.planning.run_settings import RunSettings
-from sonolora.runs.lifecycle import start
+from sonolora.runs.artifacts import RunArtifacts
+from sonolora.runs.start import start
 from sonolora.sampling.preview import joined
 
 CLIPS = 16
 PROMPTS = ("a shrill plasma gun fires three shots", "a deep plasma gun fires two shots")
 REAL = 16  # clips to compare with, which are not trained on
 TRIGGER = "pl4smagun"
+FORMATS = (".wav", ".mp3", ".flac", ".ogg", ".aac", ".m4a")
 SECONDS = 2.0
 REQUEST: dict[str, Any] = {
     "trigger_phrase": TRIGGER,
@@ -47,6 +49,7 @@ _COUNTS = ("one shot", "two shots", "three shots", "four shots")
 class Demo:
     """What was made. `moved`: how much of the way from the base's sounds to the real ones the LoRA's are."""
 
+    run: Path
     lora: Path
     moved: float
     picture: Path
@@ -90,7 +93,7 @@ def make_dataset(path: Path) -> None:
             waveform, caption = clip(index)
             name = f"plasma{index + 1:02d}"
             with tempfile.TemporaryDirectory() as scratch:
-                file = Path(scratch) / f"{name}{AUDIO_EXTENSIONS[index % len(AUDIO_EXTENSIONS)]}"
+                file = Path(scratch) / f"{name}{FORMATS[index % len(FORMATS)]}"
                 write_audio(file, waveform)
                 archive.write(file, file.name)
             archive.writestr(f"{name}.txt", caption)
@@ -100,7 +103,7 @@ def run_demo(folder: Path, progress: Progress, stop: Callable[[], bool]) -> Demo
     """Make the data, train, and compare what the LoRA makes with what the base made, beside real sounds."""
     make_folder(folder)
     data = folder / "plasma.zip"
-    progress.message(f"making {CLIPS} clips of a plasma gun in {len(AUDIO_EXTENSIONS)} formats: {data}")
+    progress.message(f"making {CLIPS} clips of a plasma gun in {len(FORMATS)} formats: {data}")
     make_dataset(data)
     run = folder / f"run-{1 + sum(1 for _ in folder.glob('run-*'))}"
     body = {
@@ -114,9 +117,10 @@ def run_demo(folder: Path, progress: Progress, stop: Callable[[], bool]) -> Demo
 
 
 def _compare(folder: Path, run: Path, lora: Path) -> Demo:
+    artifacts = RunArtifacts(run)
     before, after = (
-        [decode_audio(path).waveform for path in sorted((run / "previews").glob(f"step-{step:06d}-*.wav"))]
-        for step in (0, REQUEST["number_of_steps"])
+        [decode_audio(artifacts.path(one.sound)).waveform for one in artifacts.previews() if one.kind == kind]
+        for kind in ("base", "lora")
     )
     new = [clip(CLIPS + index) for index in range(REAL)]
     real = [next(waveform for waveform, caption in new if caption == prompt) for prompt in PROMPTS]
@@ -132,4 +136,4 @@ def _compare(folder: Path, run: Path, lora: Path) -> Demo:
     draw_mels(picture, {titles[name]: waveform for name, waveform in sounds.items()})
     true = descriptions([waveform for waveform, caption in new if caption in PROMPTS])
     distances = [energy_distance(descriptions(made), true) for made in (before, after)]
-    return Demo(lora, 1 - distances[1] / distances[0], picture)
+    return Demo(run, lora, 1 - distances[1] / distances[0], picture)

@@ -17,7 +17,7 @@ from sonolora.ltx.lora.lora_file import LoRAFile, open_lora
 from sonolora.ltx.lora.lora_fit import linear_layers, summarise, unused_layers
 from sonolora.ltx.lora.lora_strength import Strength, combine, strengths
 from sonolora.ltx.lora.peft_settings import PEFT_SETTINGS
-from sonolora.ltx.memory.quantised import FULL
+from sonolora.ltx.memory.weight_forms import FULL
 from sonolora.ltx.weights.base import Base
 from sonolora.modes import MODES
 from sonolora.planning.run_settings import JOINT

@@ -12,13 +12,14 @@ from functools import cached_property
 
 import torch
 
+from sonolora.core.devices import compute_dtype
 from sonolora.ltx.codec.audio_codec import AudioCodec, load_audio_codec
 from sonolora.ltx.lora.adapters import remove_adapters
 from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.text.text_encoder import TextEncoder, load_text_encoder
-from sonolora.ltx.weights.base import Base
-from sonolora.planning.run_settings import compute_dtype
+from sonolora.ltx.weights.base import Base, find_base
+from sonolora.planning.run_settings import RunSettings
 
 
 class Networks:
@@ -33,6 +34,11 @@ class Networks:
         self.dtype = compute_dtype(device)
         self._transformer: Transformer | None = None
         self._configuration: tuple[bool, bool, WeightPolicy] | None = None
+
+    @classmethod
+    def of(cls, settings: RunSettings) -> Networks:
+        """Those of the settings' base on their device. Raises `SonoloraError` when one of them is not there."""
+        return cls(find_base(settings.base), settings.place())
 
     @cached_property
     def codec(self) -> AudioCodec:

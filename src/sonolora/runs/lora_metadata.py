@@ -1,18 +1,15 @@
-"""What a LoRA says of itself: the metadata in its file, and `config.json` beside it."""
+"""The metadata in a LoRA's file, and `config.json` beside it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from sonolora import __version__
-from sonolora.core.atomic_files import write_json
-from sonolora.data.fetch import without_secrets
 from sonolora.data.prepared import Prepared
 from sonolora.ltx.weights.stored_tensor import PUBLISHED_PRECISION, stored_precision
 from sonolora.modes.request import AudioRequest, TrainRequest
-
-if TYPE_CHECKING:
-    from sonolora.runs.train import Run
+from sonolora.runs.run import Run
 
 WEIGHTS_LICENSE = "LTX-2.x Community License Agreement (Lightricks): a LoRA is a derivative of the base's weights"
 
@@ -56,29 +53,24 @@ def _mode_metadata(request: TrainRequest) -> dict[str, str]:
     return {**values, "reference_positions": "overlap", "kept_encoding": "regenerated spans silenced"}
 
 
-def write_config(run: Run, prepared: Prepared) -> None:
-    """`config.json`: training type and trigger phrase, the whole request, and what the LoRA's metadata says.
+def lora_config(run: Run, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """`config.json`: training type and trigger phrase, the request without its links, and the LoRA's metadata.
 
-    It goes with the LoRA to whoever gets it, so addresses stand in it without what may be secret.
+    It goes with the LoRA to whoever gets it: a link to the training data, even one without a password, is not theirs.
     """
-    write_json(
-        run.folder / "config.json",
-        {
-            "training_type": run.mode.name,
-            "trigger_phrase": run.request.trigger_phrase,
-            "request": _to_be_shared(run.request.saved()),
-            "lora": lora_metadata(run, prepared),
-        },
-    )
+    return {
+        "training_type": run.mode.name,
+        "trigger_phrase": run.request.trigger_phrase,
+        "request": _without_links(run.request.saved()),
+        "lora": metadata,
+    }
 
 
-def _to_be_shared(value: Any, name: str = "") -> Any:
-    """A request as JSON, or a part of it of that name, without the secrets of its addresses."""
+def _without_links(value: Any) -> Any:
+    """A request, or a part of one, without its fields that name files."""
     match value:
         case dict():
-            return {key: _to_be_shared(one, key) for key, one in value.items()}
+            return {name: _without_links(part) for name, part in value.items() if not name.endswith("_url")}
         case list() | tuple():
-            return [_to_be_shared(one) for one in value]
-        case str() if name.endswith("_url"):
-            return without_secrets(value)
+            return [_without_links(part) for part in value]
     return value

@@ -1,47 +1,67 @@
-"""What a folder says of the run in it, without anything heavy: so that a command can refuse at once.
+"""The folder that a run works in: one process at a time, and a place for data on its way.
 
-In: a folder. Out: whether it holds a run, which one, and whether that is over.
+In: a folder. Out: exclusive use of it. What a run makes is in `artifacts`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from sonolora.core.atomic_files import OutputError
 from sonolora.core.errors import SonoloraError
-from sonolora.training.metrics import read_metrics
+from sonolora.runs.artifacts import RECORD, RunArtifacts
 
-RUN_FILE = "run.json"
-LORA_FILE = "lora.safetensors"
-UNPACKED = ".data-"  # begins the name of the folder for what is fetched and unpacked
-_OURS: set[Path] = set()  # folders that this process is at work in
+try:
+    import fcntl
+except ImportError:  # Windows, which cannot lock a folder
+    fcntl = None  # type: ignore[assignment]
+
+_SCRATCH = ".data-"  # begins the name of the folder for what is fetched and unpacked
+_OURS: set[Path] = set()  # folders that this process works in
 
 
 def refuse_taken(folder: Path) -> None:
-    """Raise `SonoloraError` when there is a run in the folder."""
-    if (folder / RUN_FILE).exists():
+    """Raise `SonoloraError` when the folder holds a run, or can hold none."""
+    try:
+        taken = RECORD in RunArtifacts(folder)
+    except OSError as error:  # such as a name that is too long
+        raise OutputError(folder, error) from error
+    if taken:
         raise SonoloraError(
             f"{folder} already holds a run. Continue it with: sonolora train --resume {folder}, or give another --out"
         )
 
 
-@contextmanager
-def alone_in(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Keep the runs of other processes out of a folder, which must be there; this process may come in again.
+def make_run_folder(folder: Path) -> None:
+    """Create it for a new run. Raises `SonoloraError` when it holds a run or cannot be written."""
+    refuse_taken(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(folder, error) from error
 
-    Raises `SonoloraError` when another is at work there; with `wait`, waits until it is not.
+
+@contextmanager
+def exclusive_use(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Keep the runs of other processes out of a folder, which must exist; this process may enter again.
+
+    Raises `SonoloraError` when another process is using it; with `wait`, waits until it is not.
     """
     place = folder.resolve()
-    if place in _OURS or sys.platform == "win32":  # which cannot lock a folder
+    if place in _OURS or fcntl is None:
         yield
         return
-    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        descriptor = os.open(place, os.O_RDONLY)
+    except OSError as error:
+        raise SonoloraError(f"{folder} cannot be read: {error.strerror}") from error
     try:
         _lock(descriptor, folder, wait)
         _OURS.add(place)
@@ -52,40 +72,20 @@ def alone_in(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def _lock(descriptor: int, folder: Path, wait: bool) -> None:
-    import fcntl
-
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
-        raise SonoloraError(f"another process is at work in {folder}: wait for it, or stop it") from None
+        raise SonoloraError(f"another process is using {folder}: wait for it, or stop it") from None
 
 
-def remove_unpacked(folder: Path) -> None:
-    """Remove the data that a run which was killed while preparing has left; what cannot be removed stays."""
-    for left in folder.glob(f"{UNPACKED}*"):
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A folder for data on its way, which is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=folder) as path:
+        yield Path(path)
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove the data of a run that was killed while preparing; what cannot be removed stays."""
+    for left in folder.glob(f"{_SCRATCH}*"):
         shutil.rmtree(left, ignore_errors=True)
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """What `run.json` says. Raises `SonoloraError` when there is none."""
-    try:
-        data: dict[str, Any] = json.loads((folder / RUN_FILE).read_bytes())
-    except FileNotFoundError as error:
-        raise SonoloraError(
-            f"{folder} holds no run that can be continued (there is no {RUN_FILE}): it stopped before training "
-            "began, or is another folder. Start it with: sonolora train MODE DATA --out DIR"
-        ) from error
-    except ValueError as error:
-        raise SonoloraError(f"{folder / RUN_FILE} is damaged: {error}. The run in this folder cannot go on") from error
-    return data
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether nothing is left to do: trained, measured at the last step, and heard. Raises as `read_run` does."""
-    request = read_run(folder)["request"]
-    try:
-        grids = [line["step"] for line in read_metrics(folder / "metrics.jsonl") if "grid_loss" in line]
-    except (FileNotFoundError, ValueError):  # nothing measured yet, or a line that the power cut in two
-        return False
-    outputs = [LORA_FILE, *(["preview.wav"] if request["validation"] else [])]
-    return request["number_of_steps"] in grids and all((folder / name).exists() for name in outputs)

@@ -1,8 +1,8 @@
-"""The published sampling schedule of noise levels.
+"""The published schedule of noise levels for sampling.
 
-s runs linearly from 1 to 0; sigma = e^m / (e^m + 1/s - 1) with the shift m = 2.05, then 1 - sigma is stretched so
-that the last level before 0 is 0.1. Source: the published scheduler with its default of 4,096 tokens, which is what
-every published pipeline uses, whatever the length.
+s runs linearly from 1 to 0; sigma = e^m / (e^m + 1/s - 1) with the shift m = 2.05; then 1 - sigma is stretched so that
+the last sigma before 0 is 0.1. Source: the published scheduler at its default of 4,096 tokens, which every published
+pipeline uses whatever the length of the sound.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TERMINAL = 0.1
 
 
 def sampling_sigmas(steps: int) -> Tensor:
-    """(steps + 1,) float32 levels from 1 to 0. Raises `ValueError` for fewer than one step."""
+    """(steps + 1,) float32 sigmas, falling from 1 to 0. Raises `ValueError` for fewer than one step."""
     if steps < 1:
         raise ValueError(f"sampling needs at least one step, not {steps}")
     s = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]

@@ -1,56 +1,80 @@
-"""Putting kept sound back, sample for sample, into a generated result.
+"""Pastes kept audio back into a generated result, sample-exact.
 
-In: the generated sound, the kept sound in its place, the regenerated spans. Out: the kept sound outside the spans,
-untouched; the generated sound inside them, with a short equal-power crossfade at each seam. The crossfade lies
-inside the span, against the kept sound mirrored at the seam: what was in the span before must not be heard, and
-beyond the end of a given opening there is nothing to fade from.
+In: the generated audio, the kept audio at its place, the regenerated spans. Out: the kept audio outside the spans,
+unchanged; the generated audio inside them, with a short equal-power crossfade at each seam. The crossfade lies inside
+the span and fades out the kept audio mirrored at the seam, because the span's old content must not be audible, and
+because beyond the end of a given opening there is nothing to fade from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sonolora.core.frames import Span
-from sonolora.media.audio import Waveform
+from sonolora.media.audio import Waveform, resample, to_stereo
+from sonolora.media.fit_audio import cut_or_padded
 
 FADE_SECONDS = 0.01
 
 
 def paste_kept(generated: Waveform, kept: Waveform, regenerate: Sequence[Span]) -> Waveform:
-    """Both are (channels, samples) of one length and rate; so is the result."""
-    rate, length = generated.sample_rate, generated.samples.shape[1]
-    spans = _joined([(round(start * rate), min(round(end * rate), length)) for start, end in regenerate])
+    """Both waveforms are (channels, samples) of the same length and sample rate, and so is the result."""
+    sample_rate, length = generated.sample_rate, generated.samples.shape[1]
+    spans = _merged([(round(start * sample_rate), min(round(end * sample_rate), length)) for start, end in regenerate])
     known = kept.samples.copy()
     for first, last in spans:
         known[:, first:last] = 0
     result = known.copy()
     for first, last in spans:
         result[:, first:last] = generated.samples[:, first:last]
-        fade = min(round(FADE_SECONDS * rate), (last - first) // 2)
+        fade = min(round(FADE_SECONDS * sample_rate), (last - first) // 2)
         if first > 0:
-            _cross(result[:, first : first + fade], known[:, max(0, first - fade) : first][:, ::-1])
+            _crossfade(result[:, first : first + fade], known[:, max(0, first - fade) : first][:, ::-1])
         if last < length:
-            seam = result[:, last - fade : last]
-            _cross(seam[:, ::-1], known[:, last : last + fade])
-    return Waveform(result, rate, generated.speakers)
+            tail = result[:, last - fade : last]
+            _crossfade(tail[:, ::-1], known[:, last : last + fade])
+    return Waveform(result, sample_rate, generated.speakers)
 
 
-def _joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """In their order, those that touch or overlap as one: between them there is no seam."""
-    joined: list[tuple[int, int]] = []
+def paste_passage(recording: Waveform, generated: Waveform, offset: int, spans: Sequence[Span]) -> None:
+    """Replace spans of a recording, in place, by those of a generated passage; no other sample changes.
+
+    `recording`: (channels, samples); `generated`: stereo at any sample rate, from sample `offset` of the recording on;
+    `spans`: seconds of the passage.
+    """
+    fitted = resample(_as_channels_of(recording, generated), recording.sample_rate)
+    part = recording.samples[:, offset : offset + round(generated.seconds * recording.sample_rate)]
+    fitted = cut_or_padded(fitted, part.shape[1])
+    part[:] = paste_kept(fitted, replace(recording, samples=part), spans).samples
+
+
+def _as_channels_of(recording: Waveform, generated: Waveform) -> Waveform:
+    """Stereo in the channels of a recording, so that the recording's mix down to stereo gives the stereo again."""
+    if recording.channels == generated.channels:
+        return generated
+    one_each = np.eye(recording.channels, dtype=np.float32)
+    mix = to_stereo(replace(recording, samples=one_each)).samples  # (2, channels)
+    samples = np.linalg.pinv(mix).astype(np.float32) @ generated.samples
+    return Waveform(samples, generated.sample_rate, recording.speakers)
+
+
+def _merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The spans in order, those that touch or overlap merged into one: there is no seam between them."""
+    merged: list[tuple[int, int]] = []
     for first, last in sorted(spans):
-        if joined and first <= joined[-1][1]:
-            joined[-1] = joined[-1][0], max(last, joined[-1][1])
+        if merged and first <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(last, merged[-1][1])
         else:
-            joined.append((first, last))
-    return joined
+            merged.append((first, last))
+    return merged
 
 
-def _cross(into: NDArray[np.float32], fading: NDArray[np.float32]) -> None:
-    """Fade `into` in and `fading` out, from the seam on, in place."""
-    count = min(into.shape[1], fading.shape[1])
+def _crossfade(incoming: NDArray[np.float32], outgoing: NDArray[np.float32]) -> None:
+    """Fade `incoming` in and `outgoing` out from the seam on, in place in `incoming`; both (channels, samples)."""
+    count = min(incoming.shape[1], outgoing.shape[1])
     phase = (np.arange(count, dtype=np.float32) + 0.5) / count * np.float32(np.pi / 2)
-    into[:, :count] = into[:, :count] * np.sin(phase) + fading[:, :count] * np.cos(phase)
+    incoming[:, :count] = incoming[:, :count] * np.sin(phase) + outgoing[:, :count] * np.cos(phase)

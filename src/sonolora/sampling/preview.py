@@ -1,7 +1,7 @@
-"""From a preview item to sound: what the previews of a run and the command `generate` both call.
+"""Renders a `PreviewItem` to audio, for the previews of a run and for the command `generate`.
 
-In: a model (with or without adapters), the codec, a `PreviewItem`, a seed. Out: a stereo waveform at the codec's
-output rate, cut to the length asked for.
+In: a model with or without adapters, the codec, a `PreviewItem`, a seed. Out: a stereo waveform at the codec's output
+rate, cut to the item's length.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sonolora.ltx.model.transformer import Transformer
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
 from sonolora.sampling.paste_kept import paste_kept
-from sonolora.sampling.sampler import SamplingSettings, sample
+from sonolora.sampling.sampler import SamplingSettings, sample_windows
 
 PAUSE_SECONDS = 0.5
 
@@ -35,31 +35,49 @@ def render(
     device: torch.device,
     on_step: Callable[[], None] = lambda: None,
 ) -> Waveform:
-    """Generate one sound, with what is kept put back sample for sample.
+    """Generate one sound, with kept audio pasted back sample-exact. `on_step` is called after each sampling step.
 
-    The noise depends on the seed and the length alone, so that previews can be compared.
+    The noise depends on the seed and the length alone, so that previews of different steps are comparable.
     """
-    example = item.example.to(device)
-    noise = normal(tuple(example.latents_BTC.shape), seed, "sampling").to(device)
-    latents = sample(model, example, item.negative.to(device), noise, settings, on_step)
-    rate = codec.output_sample_rate
-    samples = codec.decode(latents)[0, :, : round(item.seconds * rate)].cpu().numpy()
-    generated = Waveform(np.ascontiguousarray(samples / np.float32(item.gain)), rate)
+    generated = render_windows(model, codec, [(0, item)], item.seconds, settings, (seed,), device, on_step)
     if item.kept_CN is None:
         return generated
-    return paste_kept(generated, Waveform(item.kept_CN.numpy(), rate), item.regenerate)
+    return paste_kept(generated, Waveform(item.kept_CN.numpy(), codec.output_sample_rate), item.regenerate)
+
+
+def render_windows(
+    model: Transformer,
+    codec: AudioCodec,
+    windows: Sequence[tuple[int, PreviewItem]],
+    seconds: float,
+    settings: SamplingSettings,
+    seed: tuple[int, ...],
+    device: torch.device,
+    on_step: Callable[[], None] = lambda: None,
+) -> Waveform:
+    """Generate one sound of `seconds` from its windows, (first latent frame, item) each; nothing is pasted.
+
+    The windows have equal gains, prompts and numbers of frames.
+    """
+    first = windows[0][1]
+    examples = [(start, item.example.to(device)) for start, item in windows]
+    frames = examples[-1][0] + first.example.latents_BTC.shape[1]
+    noise = normal((1, frames, codec.channels), seed[0], "sampling", *seed[1:]).to(device)
+    latents = sample_windows(model, examples, first.negative_context_BSD.to(device), noise, settings, on_step)
+    samples = codec.decode(latents)[0, :, : round(seconds * codec.output_sample_rate)].cpu().numpy()
+    return Waveform(np.ascontiguousarray(samples / np.float32(first.gain)), codec.output_sample_rate)
 
 
 def write_preview(path: Path, waveform: Waveform, title: str) -> None:
-    """Write `path` (.wav) and beside it the picture (.png) of waveform and mel spectrogram."""
+    """Write `path` (.wav) and beside it a picture (.png) of the waveform and its mel spectrogram."""
     make_folder(path.parent)
     write_wav(path, waveform)
     draw_waveform_and_mel(path.with_suffix(".png"), waveform, title)
 
 
 def joined(waveforms: Sequence[Waveform]) -> Waveform:
-    """All in one, with a short silence between them."""
-    rate = waveforms[0].sample_rate
-    pause = np.zeros((waveforms[0].channels, round(PAUSE_SECONDS * rate)), np.float32)
+    """The waveforms one after another, with `PAUSE_SECONDS` of silence between them."""
+    sample_rate = waveforms[0].sample_rate
+    pause = np.zeros((waveforms[0].channels, round(PAUSE_SECONDS * sample_rate)), np.float32)
     parts = [part for waveform in waveforms for part in (waveform.samples, pause)][:-1]
-    return Waveform(np.concatenate(parts, axis=1), rate)
+    return Waveform(np.concatenate(parts, axis=1), sample_rate)

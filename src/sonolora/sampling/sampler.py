@@ -1,92 +1,71 @@
-"""The Euler loop from noise to clean latents, with guidance.
+"""Samplers: from noise to clean latents. A sampler is a pure function of a denoiser, noise and a schedule of sigmas.
 
-In: a model, an `Example` that says what is given, the same with the negative prompt's contexts, and noise.
-Out: the target's clean latents (B, T, C). B batch, T frames, C channels.
+B batch, T target frames, S text tokens, D width of the audio context, C latent channels.
+Source: the published Euler step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from sonolora.conditioning import Example, velocity
-from sonolora.cuda_graph import CudaGraphStep
-from sonolora.ltx.model.transformer import NO_BLOCKS, Transformer
-from sonolora.sampling.guidance import Guidance, guide, stg_blocks
+from sonolora.conditioning import Example
+from sonolora.ltx.model.transformer import Transformer
+from sonolora.sampling.denoiser import Denoise, GuidedDenoiser
+from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.noise_schedule import sampling_sigmas
+from sonolora.sampling.windows import WindowedDenoiser
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How to sample; the published defaults."""
+    """How to sample; the defaults are the published values."""
 
     steps: int = 30
     guidance: Guidance = field(default_factory=Guidance)
-    static: bool = False  # passes on static inputs, and on a GPU as CUDA graphs; no GPU has run that yet
+    static: bool = False  # forward passes read static inputs, on a GPU as CUDA graphs; not yet run on a GPU
 
 
 @torch.inference_mode()
 def sample(
     model: Transformer,
     example: Example,
-    negative: Example,
+    negative_context_BSD: Tensor,
     noise_BTC: Tensor,
     settings: SamplingSettings,
     on_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Clean latents (B, T, C), float32. Kept frames come out exactly as the example has them."""
-    guidance = settings.guidance
-    blocks = stg_blocks(model.config.layers)
-    x = _with_kept(noise_BTC, example)
-    sigmas = sampling_sigmas(settings.steps).tolist()
-    passes = _Passes(model, static=settings.static)
-    for sigma, following in pairwise(sigmas):
-        sigma_B = torch.full_like(x[:, 0, 0], sigma)
+    """Clean latents (B, T, C), float32, from noise of the same shape. Kept frames are those of the example, exactly."""
+    return sample_windows(model, [(0, example)], negative_context_BSD, noise_BTC, settings, on_step)
 
-        def clean(
-            given: Example, perturbed: frozenset[int] = NO_BLOCKS, x: Tensor = x, sigma_B: Tensor = sigma_B
-        ) -> Tensor:
-            predicted = x - sigma_B[:, None, None] * passes(given, x, sigma_B, perturbed)
-            return _with_kept(predicted, given)
 
-        guided = guide(
-            clean(example),
-            guidance,
-            unconditional=clean(negative) if guidance.cfg != 1 else None,
-            perturbed=clean(example, blocks) if guidance.stg != 0 else None,
-            isolated=clean(replace(example, video=None))
-            if example.video is not None and guidance.modality != 1
-            else None,
-        )
-        guided = _with_kept(guided, example)
-        x = guided + (following / sigma) * (x - guided)
+@torch.inference_mode()
+def sample_windows(
+    model: Transformer,
+    windows: Sequence[tuple[int, Example]],
+    negative_context_BSD: Tensor,
+    noise_BTC: Tensor,
+    settings: SamplingSettings,
+    on_step: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """The same of a sound whose windows, (first frame, example) each, are denoised together."""
+    denoisers = [
+        GuidedDenoiser(model, example, negative_context_BSD, settings.guidance, static=settings.static)
+        for _, example in windows
+    ]
+    starts, window = [start for start, _ in windows], windows[0][1].latents_BTC.shape[1]
+    denoise = denoisers[0] if len(windows) == 1 else WindowedDenoiser(denoisers, starts, window, noise_BTC.shape[1])
+    return euler(denoise, noise_BTC, sampling_sigmas(settings.steps).tolist(), on_step)
+
+
+def euler(denoise: Denoise, x: Tensor, sigmas: list[float], on_step: Callable[[], None] = lambda: None) -> Tensor:
+    """The published sampler, of first order: one prediction a step. `sigmas` fall to 0; `x` is noise at the first."""
+    for sigma, next_sigma in pairwise(sigmas):
+        clean = denoise(x, sigma)
+        x = clean + (next_sigma / sigma) * (x - clean)
         on_step()
     return x
-
-
-class _Passes:
-    """The model's velocity for what it is given, if wanted from static inputs, for each kind of pass its own."""
-
-    def __init__(self, model: Transformer, *, static: bool) -> None:
-        self._model = model
-        self._static = static
-        self._pool = torch.cuda.graph_pool_handle() if static and torch.cuda.is_available() else None
-        self._kinds: dict[tuple[frozenset[int], bool], CudaGraphStep] = {}
-
-    def __call__(self, given: Example, noisy_BTC: Tensor, sigma_B: Tensor, perturbed: frozenset[int]) -> Tensor:
-        compute = partial(velocity, self._model, values_only_blocks=perturbed)
-        if not self._static:
-            return compute(given, noisy_BTC, sigma_B)
-        kind = perturbed, given.video is None
-        if kind not in self._kinds:
-            self._kinds[kind] = CudaGraphStep(self._pool)
-        return self._kinds[kind](compute, given, noisy_BTC, sigma_B)
-
-
-def _with_kept(x: Tensor, example: Example) -> Tensor:
-    return x if example.keep_BT is None else torch.where(example.keep_BT[..., None], example.latents_BTC, x)

@@ -1,6 +1,6 @@
-"""What `sonolora serve` says at its start: where it is, how to be let in, what to paste.
+"""What `sonolora serve` prints at its start: its address, its key, and examples to paste.
 
-In: the settings with their real ports, and the key when it has just been made. Out: text for a terminal.
+In: the settings with the ports in use, and the key if it was just made. Out: text for a terminal.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ _NO_KEY = "YOUR_KEY"
 
 
 def banner(settings: ServerSettings, first_key: str | None, keys: int) -> str:
-    """`keys` is how many are valid; they are known by their hashes alone, so that none can be shown again."""
+    """`keys` is how many are valid; only their hashes are known, so they cannot be shown again."""
     address, key = own_address(settings), first_key or _NO_KEY
-    where = urlsplit(address).hostname or settings.host
-    where = f"[{where}]" if ":" in where else where
+    host = urlsplit(address).hostname or settings.host
+    host = f"[{host}]" if ":" in host else host
     lines = [f"Sonolora {__version__} serves at {address}  (base {settings.base}, {len(settings.devices)} worker(s))"]
     if settings.tls_port is not None:
-        lines.append(f"https:  https://{where}:{settings.tls_port}")
+        lines.append(f"https:  https://{host}:{settings.tls_port}")
     if settings.proxy_port is not None:
-        lines.append(f"proxy:  http://{where}:{settings.proxy_port}")
+        lines.append(f"proxy:  http://{host}:{settings.proxy_port}")
     if first_key:
-        lines += [f"key:    {first_key}", "        shown this once; to make others: sonolora keys add NAME"]
+        lines += [f"key:    {first_key}", "        shown this once; make others with: sonolora keys add NAME"]
     else:
         lines.append(f"keys:   {keys}; see sonolora keys list, and sonolora keys add NAME for another")
     lines.append(f"folder: {settings.folder}")
     if settings.base == EMBEDDED_BASE:
         lines += [
-            f"base:   {settings.base}, a small model to try things out with; its LoRAs do not fit LTX-2.3.",
-            "        The real one: --base, see docs/base-models.md",
+            f"base:   {settings.base}, a small model for trying things out; its LoRAs do not fit LTX-2.3.",
+            "        For the real model see --base and docs/base-models.md",
         ]
     bundle = settings.folder / "tls" / "bundle.pem"
     blocks = []
@@ -41,7 +41,7 @@ def banner(settings: ServerSettings, first_key: str | None, keys: int) -> str:
         blocks.append(
             (
                 "Python: any program that uses fal_client, unchanged, after these lines in the shell",
-                examples.proxy_environment(f"http://{where}:{settings.proxy_port}", bundle, key),
+                examples.proxy_environment(f"http://{host}:{settings.proxy_port}", bundle, key),
             )
         )
     else:
@@ -51,5 +51,5 @@ def banner(settings: ServerSettings, first_key: str | None, keys: int) -> str:
         ("curl", examples.curl(address, key)),
     ]
     for title, text in blocks:
-        lines += ["", f"# {title}", text.rstrip()]  # not indented: Python would not take it
+        lines += ["", f"# {title}", text.rstrip()]  # not indented: Python would reject it
     return "\n".join(lines) + "\n"

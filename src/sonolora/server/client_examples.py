@@ -1,7 +1,7 @@
-"""Lines to paste: how each published client is pointed at this server. Tests run them as they stand.
+"""Examples to paste: how to point each published client at this server. Tests run them unchanged.
 
-In: addresses of the server, a key, and the file with the authorities to trust. Out: text. Each example trains on
-`clips.zip` in the current folder, as shortly as can be.
+In: URLs of the server, a key, and the file with the authorities to trust. Out: text. Each example trains on
+`clips.zip` in the current folder, for the fewest steps allowed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from sonolora.server.net.urls import APP
 
 ENDPOINT = f"{APP}/t2a"
-# The client gives the whole log at every look.
+# Every update has the whole log.
 _SHOW_NEW_LINES = """\
 shown = []
 
@@ -26,7 +26,7 @@ def show(update):
 
 
 def python(address: str, key: str) -> str:
-    """The Python client over plain http. It knows https alone, but looks its addresses up at each call."""
+    """The Python client over plain http. It only knows https, but reads its URLs at each call."""
     return f"""\
 import fal_client
 from fal_client import client
@@ -45,27 +45,8 @@ print(result["lora_file"]["url"])
 """
 
 
-def unchanged_python(*, upload: str = "upload_file") -> str:
-    """A program as it is written for the hosted endpoints; the environment leads it here.
-
-    `upload` is `encode_file` where uploads have no way in: see `tls_environment`.
-    """
-    return f"""\
-import fal_client
-
-{_SHOW_NEW_LINES}
-result = fal_client.subscribe(
-    "{ENDPOINT}",
-    {{"training_data_url": fal_client.{upload}("clips.zip"), "number_of_steps": 100}},
-    with_logs=True,
-    on_queue_update=show,
-)
-print(result["lora_file"]["url"])
-"""
-
-
 def proxy_environment(proxy: str, bundle: Path, key: str) -> str:
-    """For the shell: everything that the client sends to the published hosts comes here, uploads too."""
+    """Shell variables that lead everything the client sends to the published hosts here, uploads too."""
     return f"""\
 export HTTPS_PROXY={proxy}
 export SSL_CERT_FILE={shlex.quote(str(bundle))}
@@ -73,20 +54,8 @@ export FAL_KEY={key}
 """
 
 
-def tls_environment(host: str, bundle: Path | None, key: str) -> str:
-    """For the shell: the queue by https at `host` with its port; the client has no variable for uploads.
-
-    `bundle` is None when the certificate is one that everybody trusts.
-    """
-    trust = "" if bundle is None else f"export SSL_CERT_FILE={shlex.quote(str(bundle))}\n"
-    return f"""\
-export FAL_QUEUE_RUN_HOST={host}/queue FAL_RUN_HOST={host}/run
-{trust}export FAL_KEY={key}
-"""
-
-
 def javascript(address: str, key: str) -> str:
-    """The JavaScript client, with its own protocol for proxies; for node as a module, for instance `train.mjs`."""
+    """The JavaScript client with its protocol for proxies; for node, as a module such as `train.mjs`."""
     return f"""\
 import {{ readFile }} from "node:fs/promises";
 import {{ fal }} from "@fal-ai/client";
@@ -97,7 +66,7 @@ fal.config({{
 }});
 
 const clips = new Blob([await readFile("clips.zip")], {{ type: "application/zip" }});
-let shown = 0; // the client gives the whole log at every look
+let shown = 0; // every update has the whole log
 const result = await fal.subscribe("{ENDPOINT}", {{
   input: {{ training_data_url: await fal.storage.upload(clips), number_of_steps: 100 }},
   logs: true,
@@ -111,7 +80,7 @@ console.log(result.data.lora_file.url);
 
 
 def curl(address: str, key: str) -> str:
-    """Without a client: upload, submit, wait, show the result, fetch the LoRA."""
+    """Without a client: upload, submit, wait, show the result, download the LoRA."""
     return f"""\
 export FAL_KEY={key}
 data=$(curl -sS {address}/files/upload -X POST -T clips.zip \\

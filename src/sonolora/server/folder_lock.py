@@ -1,11 +1,12 @@
-"""One server a folder: two would both run what is in its queue. In: the folder. Out: a lock, and whether it is held."""
+"""One server per folder: two would both run what is in its queue."""
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from sonolora.core.errors import SonoloraError
 
@@ -13,23 +14,28 @@ _LOCK = "server.lock"
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Be the server in the folder. Raises `SonoloraError` when there is one."""
-    with (folder / _LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SonoloraError(f"another server works in {folder}: stop it, or give another folder") from None
+def single_instance(folder: Path) -> Iterator[None]:
+    """Be the only server in the folder. Raises `SonoloraError` when there is another."""
+    lock = FileLock(folder / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise SonoloraError(f"another server is running in {folder}: stop it, or choose another folder") from None
+    except OSError as error:
+        raise SonoloraError(f"{folder / _LOCK} cannot be opened: {error.strerror}") from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def is_served(folder: Path) -> bool:
-    """Whether a server works in the folder now."""
-    try:
-        with (folder / _LOCK).open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    """Whether a server is running in the folder now."""
+    path = folder / _LOCK
+    if not path.exists():
         return False
-    except OSError:
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except (Timeout, OSError):
         return True
-    return False

@@ -1,19 +1,19 @@
-"""`sonolora serve`: everything that the server does, in one event loop, until it is told to stop.
+"""`sonolora serve`: the whole server in one event loop, until it is stopped.
 
 In: settings. Out: http and https, the tunnel, the workers, the webhooks and the cleaning, and on standard output how
-to reach them. SIGINT or SIGTERM ends it in order: answers that wait are let go, runs save their state and go back to
-the queue. A second signal ends it at once.
+to reach them. SIGINT or SIGTERM stops it in order: waiting answers end, runs save their state and return to the queue.
+A second signal ends it at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, closing
@@ -21,48 +21,81 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
+from sonolora.core.atomic_files import writing
 from sonolora.core.errors import SonoloraError
+from sonolora.server import clock
 from sonolora.server.api.app import Services, build_app
 from sonolora.server.banner import banner
+from sonolora.server.database.database import MAX_LOG_BYTES, Database
+from sonolora.server.database.deadlines import shift_deadlines
 from sonolora.server.files.storage import Storage
-from sonolora.server.folder_lock import alone
-from sonolora.server.jobs.notifier import Changes
+from sonolora.server.folder_lock import single_instance
+from sonolora.server.health import Health
+from sonolora.server.jobs.deliveries import Deliveries
+from sonolora.server.jobs.keys import Keys
+from sonolora.server.jobs.notifier import Notifier
 from sonolora.server.jobs.records import Request, State
+from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.jobs.workers import Workers
 from sonolora.server.net.listen import HttpServer, certificate_for, listen, loopback_of
 from sonolora.server.net.tunnel import tunnel
-from sonolora.server.net.urls import absolute, own_address
+from sonolora.server.net.urls import absolute_urls, own_address
 from sonolora.server.settings import EMBEDDED_BASE, ServerSettings
 from sonolora.server.webhooks import Deliverer, jwks, load_signing_key
 
 CLEANING_SECONDS = 600.0
 RESTART_SECONDS = 1.0
+CLOCK_SECONDS = 1.0
+CHECKPOINT_SECONDS = 120.0
+IDENTITY_SECONDS = 2.0
 _OPEN_FILES = 65536
 
 logger = logging.getLogger(__name__)
 
 
-def serve(settings: ServerSettings) -> None:
-    """Run until a signal. Raises `SonoloraError` when it cannot start or is ended at once, by a second signal."""
-    settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Every client that waits is an open file, and the usual limit is low.
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _OPEN_FILES), most))
-    with alone(settings.folder), closing(Store(settings.database)) as store:
+def serve(settings: ServerSettings, *, accept_database: bool = False) -> None:
+    """Run until a signal. Raises `SonoloraError` when it cannot start or is ended at once, by a second signal.
+
+    `accept_database`: start also with a new or another database than the one that belongs to the folder.
+    """
+    if sys.platform == "win32":
+        raise SonoloraError("the server does not run on Windows; run it in WSL")
+    import resource
+
+    import uvloop
+
+    with writing(settings.folder):
+        settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Every waiting client is an open file, and the usual limit is low.
+    hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard_limit, _OPEN_FILES), hard_limit))
+    with (
+        single_instance(settings.folder),
+        closing(Database(settings.database, accept=accept_database, thorough=True)) as database,
+    ):
+        database.checkpoint()
+        for folder in (settings.folder, settings.folder / "runs"):
+            _check_writable(folder)
         _check_base(settings.base)
         try:
-            uvloop.run(_serve(settings, store))
+            uvloop.run(_serve(settings, database))
         except KeyboardInterrupt:
             raise SonoloraError("stopped at once; the workers save what they can by themselves") from None
+        database.note_identity()
+
+
+def _check_writable(folder: Path) -> None:
+    """Make the folder if there is none. Raises `OutputError` if no file can be made in it."""
+    with writing(folder):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
 
 
 def _check_base(base: str) -> None:
     """Raise `SonoloraError` for a base that workers could not load.
 
-    In a process of its own, whose standard error says why, since this one does without the networks.
+    In a process of its own, whose standard error says why: this process does not load the networks.
     """
     if base == EMBEDDED_BASE:
         return
@@ -71,30 +104,31 @@ def _check_base(base: str) -> None:
         raise SonoloraError(f"the server does not start without its base, '{base}'")
 
 
-def _first_key(store: Store, settings: ServerSettings) -> str | None:
-    """A key to begin with, where this machine alone can reach us; None when there is one, which nobody can show."""
-    if _valid_keys(store):
+def _first_key(keys: Keys, settings: ServerSettings) -> str | None:
+    """A first key, if only this machine can reach the server; None when there are keys already."""
+    if _valid_keys(keys):
         return None
     if not settings.on_loopback:
         raise SonoloraError(
             f"other machines can reach {settings.host}, and there is no key yet. "
             f"Make one first: sonolora keys add NAME --folder {settings.folder}"
         )
-    return store.add_key("first")[1]
+    return keys.add("first")[1]
 
 
-def _valid_keys(store: Store) -> int:
-    keys = store.keys()
-    return sum(key.revoked is None for key in keys)
+def _valid_keys(keys: Keys) -> int:
+    return sum(key.revoked is None for key in keys.all())
 
 
-async def _serve(settings: ServerSettings, store: Store) -> None:
+async def _serve(settings: ServerSettings, database: Database) -> None:
     stop = _stop_signal()
-    changes = Changes()
-    storage = Storage(settings.folder / "files", store, settings.max_upload_bytes)
+    notifier, health = Notifier(), Health()
+    retrying = Retrying(health)
+    store, keys = Store(database), Keys(database)
+    storage = Storage(settings.folder / "files", database, settings.max_upload_bytes)
     signing_key = load_signing_key(settings.folder)
     async with AsyncExitStack() as stack:
-        # Ports first: what cannot start says so before anything runs. From here on the settings have the real ones.
+        # Ports first: what cannot start fails before anything runs. From here on the settings have the actual ports.
         http = stack.enter_context(closing(listen(settings.host, settings.port)))
         settings = replace(settings, port=http.getsockname()[1])
         https = None
@@ -106,43 +140,54 @@ async def _serve(settings: ServerSettings, store: Store) -> None:
             port = await stack.enter_async_context(tunnel(settings.host, settings.proxy_port, to))
             settings = replace(settings, proxy_port=port)
 
-        workers = Workers(settings, store, storage, changes.changed)
-        app = build_app(Services(settings, store, storage, changes, workers.wake, jwks(signing_key)))
+        workers = Workers(settings, store, storage, retrying, notifier.notify)
+        services = Services(
+            settings, store, keys, storage, notifier, retrying, wake=workers.wake, jwks=jwks(signing_key)
+        )
+        app = build_app(services)
         servers = [HttpServer(app, http)]
         if https is not None:
             servers.append(HttpServer(app, https, certificate_for(settings)))
         deliverer = Deliverer(
             store,
+            Deliveries(database),
+            retrying,
             signing_key,
-            "sonolora",
+            user_id="sonolora",
             allow_private=settings.allow_private_webhooks,
             payload_of=lambda request: _payload(request, own_address(settings)),
         )
-        # A new key is shown this once, so that nothing may fail between making and showing it.
-        first_key = _first_key(store, settings)
+        # A new key is shown only now, so nothing may fail between making and showing it.
+        first_key = _first_key(keys, settings)
         answering = [asyncio.create_task(server.run()) for server in servers]
-        behind = [
+        background = [
             asyncio.create_task(_kept_up(work))
-            for work in (workers.run, deliverer.run, lambda: _clean(settings, store, storage))
+            for work in (
+                workers.run,
+                deliverer.run,
+                lambda: _clean(settings, store, storage, retrying),
+                lambda: _watch_clock(database, storage, retrying),
+                lambda: _keep_database(database, retrying),
+            )
         ]
-        print(banner(settings, first_key, _valid_keys(store)), flush=True)
+        print(banner(settings, first_key, _valid_keys(keys)), flush=True)
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({stopping, *answering}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
 
-        print("stopping: runs save their state and go on at the next start", flush=True)
-        changes.close()
+        print("stopping: runs save their state and resume at the next start", flush=True)
+        notifier.close()
         for server in servers:
             server.stop()
-        for task in behind:
+        for task in background:
             task.cancel()
-        for end in await asyncio.gather(*answering, *behind, return_exceptions=True):
+        for end in await asyncio.gather(*answering, *background, return_exceptions=True):
             if isinstance(end, Exception):
                 logger.error("while stopping: %s", end, exc_info=end)
 
 
 def _stop_signal() -> asyncio.Event:
-    """Set by the first SIGINT or SIGTERM; after it they do again what they do to any program."""
+    """Set by the first SIGINT or SIGTERM; a second one has its default effect."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -157,28 +202,51 @@ def _stop_signal() -> asyncio.Event:
 
 
 async def _kept_up(work: Callable[[], Awaitable[None]]) -> None:
-    """Do it for ever: a fault in one part of the server does not end the others."""
+    """Restart it whenever it fails: a fault in one part of the server does not end the others."""
     while True:
         try:
             await work()
         except Exception:
-            logger.exception("a part of the server broke off; it is started again")
+            logger.exception("a part of the server failed and is started again")
         await asyncio.sleep(RESTART_SECONDS)
 
 
-async def _clean(settings: ServerSettings, store: Store, storage: Storage) -> None:
-    """From time to time, what has expired or is of no use any more goes."""
+async def _keep_database(database: Database, retrying: Retrying) -> None:
+    """Checkpoint now and then, and keep the identity beside the database up to date."""
     while True:
-        now = time.time()
-        await asyncio.to_thread(storage.clean, now)
-        before = now - settings.keep_days * 86400
-        await asyncio.to_thread(store.forget, before)
-        await asyncio.to_thread(_remove_old_runs, settings.folder / "runs", store, before)
+        checkpoint_at = time.monotonic() + CHECKPOINT_SECONDS
+        while time.monotonic() < checkpoint_at and database.log_bytes < MAX_LOG_BYTES:
+            await asyncio.sleep(IDENTITY_SECONDS)
+            await retrying(database.note_identity)
+        await retrying(database.checkpoint)
+
+
+async def _watch_clock(database: Database, storage: Storage, retrying: Retrying) -> None:
+    """When the system's clock is set, what waits is left as much time as it had."""
+
+    def shift(jump: float, now: float) -> None:
+        storage.restart_waiting(now)  # first: it does no harm twice, should the other fail
+        shift_deadlines(database, jump, now)
+
+    while True:
+        await retrying(clock.adjust, shift)
+        await asyncio.sleep(CLOCK_SECONDS)
+
+
+async def _clean(settings: ServerSettings, store: Store, storage: Storage, retrying: Retrying) -> None:
+    """Delete from time to time what has expired or is of no use any more."""
+    while True:
+        now = clock.now()
+        await retrying(storage.clean, now)
+        # Days that a clock skipped do not count.
+        before = now - clock.forward_jumps() - settings.keep_days * 86400
+        await retrying(store.forget, before)
+        await retrying(_remove_old_runs, settings.folder / "runs", store, before)
         await asyncio.sleep(CLEANING_SECONDS)
 
 
 def _remove_old_runs(folder: Path, store: Store, before: float) -> None:
-    """The run folders of requests that finished before then; their outputs are in the storage."""
+    """Remove the run folders of requests that finished before then; their outputs are in the file store."""
     for run in folder.iterdir() if folder.is_dir() else ():
         request = store.request(run.name)
         if request and request.state == State.DONE and (request.finished or before) < before:
@@ -186,5 +254,5 @@ def _remove_old_runs(folder: Path, store: Store, before: float) -> None:
 
 
 def _payload(request: Request, base: str) -> Any:
-    """What a webhook gets: the result as its client would, with addresses that lead here."""
-    return None if request.result is None else absolute(request.result.body, base)
+    """The body of a webhook: the result as its client would get it, with addresses that lead here."""
+    return None if request.result is None else absolute_urls(request.result.body, base)

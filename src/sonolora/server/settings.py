@@ -1,7 +1,8 @@
-"""How the server is set up: where it keeps things, where it listens, and what it allows.
+"""How the server is set up: where it keeps its data, where it listens, and what it allows.
 
-In: `server.toml` in the server's folder, if there is one, and the options of the command line, which win.
-Out: frozen `ServerSettings`, checked when made.
+In: `server.toml` in the server's folder, if there is one, and the options of `sonolora serve`, which win.
+Out: frozen `ServerSettings`, checked when made. Its fields are the one source of the options and of the table in
+docs/server.md.
 """
 
 from __future__ import annotations
@@ -12,88 +13,78 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from sonolora.core.errors import SonoloraError
+from sonolora.core.errors import ErrorItem, InputError, SonoloraError
+from sonolora.core.setting_field import check_values, same_setting, setting
+from sonolora.core.user_folders import data_folder
 from sonolora.modes import MODES
+from sonolora.planning.prices import PUBLISHED_PRICES
+from sonolora.planning.run_settings import RENAMED, RunSettings
 
 CONFIGURATION = "server.toml"
-EMBEDDED_BASE = "tiny"  # the one that comes with the program
-_LEAST_BILLED = 100  # steps
-# Dollars a training step. Source: the published pages of the endpoints.
-PUBLISHED_PRICES: Mapping[str, float] = MappingProxyType(
-    {
-        "t2a": 0.0022,
-        "a2a": 0.0023,
-        "v2a": 0.0049,
-        "audio-inpaint": 0.0023,
-        "audio-extend-suffix": 0.0023,
-        "audio-extend-prefix": 0.0022,
-    }
-)
+EMBEDDED_BASE = RunSettings.base  # the one that comes with the program
+FOLDER_VARIABLE = "SONOLORA_SERVER"
 
 
 def default_folder() -> Path:
-    """`$SONOLORA_SERVER`, else `sonolora/server` in the user's data folder."""
-    if folder := os.environ.get("SONOLORA_SERVER"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "sonolora" / "server"
-
-
-def billed_steps(steps: int) -> int:
-    """The billing units of a run that succeeded."""
-    return max(_LEAST_BILLED, steps)
+    """`$SONOLORA_SERVER`, else `server` in the user's data folder."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or data_folder() / "server")
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Raises `SonoloraError` for values that cannot be. The URL of the server is `urls.own_address`."""
+    """Raises `SonoloraError` for values that do not go together. The server's URL is `urls.own_address`."""
 
     folder: Path
-    host: str = "127.0.0.1"
-    port: int = 8000  # plain http; 0 takes a free one
-    tls_port: int | None = None  # https, with the same app
-    certificate: Path | None = None  # a chain in PEM; without it our own authority makes one
-    private_key: Path | None = None
-    proxy_port: int | None = None  # answers CONNECT to the published hosts with our TLS port
-    public_url: str | None = None  # what URLs in answers start with; without it the request's own host
-    base: str = EMBEDDED_BASE
-    devices: tuple[str, ...] = ("auto",)  # one worker each
-    allow_private_urls: bool = False  # training data from private networks and this machine
-    allow_private_webhooks: bool = False
-    queue_limit: int = 1000  # queued requests of a key
-    attempts: int = 3  # of a request whose worker crashes
-    max_body_bytes: int = 64 << 20  # JSON bodies; data: URIs may be in them
-    max_upload_bytes: int = 20 << 30
-    prices: Mapping[str, float] = field(default_factory=lambda: PUBLISHED_PRICES)  # dollars a step, by mode
-    checkpoint_every: int = 250  # steps
-    # How runs hold the base: fields of `RunSettings`, whose module is too heavy to import here.
-    weights: Literal["full", "int8", "fp8", "nf4"] = "full"
-    gradient_checkpointing: bool = False
-    stream_blocks: bool = False
-    v2a_video: Literal["joint", "frozen-cached"] = "joint"
-    keep_days: float = 30  # how long a finished request's folder, logs and body are kept
+    host: str = setting("127.0.0.1", "Address to listen on; any other than this machine's own needs a key first")
+    port: int = setting(8000, "HTTP port; 0 picks a free one")
+    tls_port: int | None = setting(None, "HTTPS port; without it there is no HTTPS", metavar="PORT")
+    certificate: Path | None = setting(
+        None, "Certificate chain (PEM); by default one of the server's own certificate authority", metavar="FILE"
+    )
+    private_key: Path | None = setting(None, "Private key of the certificate (PEM)", metavar="FILE")
+    proxy_port: int | None = setting(
+        None, "Port of an HTTPS proxy that routes the published hosts to this server; needs HTTPS", metavar="PORT"
+    )
+    public_url: str | None = setting(
+        None, "Base URL of addresses in responses and webhooks; by default the host of the request", metavar="URL"
+    )
+    base: str = same_setting(RunSettings, "base")
+    devices: tuple[str, ...] = setting(("auto",), "Devices; each has one worker", metavar="DEVICE")
+    allow_private_urls: bool = setting(False, "Fetch training data from private networks and this machine")
+    allow_private_webhooks: bool = setting(False, "Send webhooks to private networks and this machine")
+    queue_limit: int = setting(1000, "Queued requests per key", minimum=1)
+    attempts: int = setting(3, "Attempts at a request whose worker crashes", minimum=1)
+    max_body_bytes: int = setting(64 << 20, "Largest JSON body, data: URIs included", minimum=1)
+    max_upload_bytes: int = setting(20 << 30, "Largest upload", minimum=1)
+    prices: Mapping[str, float] = field(default_factory=lambda: PUBLISHED_PRICES)  # dollars per step, by mode
+    checkpoint_every: int = same_setting(RunSettings, "checkpoint_every")
+    weights: str = same_setting(RunSettings, "weights")
+    gradient_checkpointing: bool = same_setting(RunSettings, "gradient_checkpointing")
+    block_offload: bool = same_setting(RunSettings, "block_offload")
+    v2a_video: str = same_setting(RunSettings, "v2a_video")
+    keep_days: float = setting(30.0, "Days to keep the folder, log and body of a finished request")
 
     def __post_init__(self) -> None:
+        check_values(self)
         for name in ("port", "tls_port", "proxy_port"):
             port = getattr(self, name)
             if port is not None and not 0 <= port <= 65535:
                 raise SonoloraError(f"{name} must be 0 to 65535, not {port}")
-        for name in ("queue_limit", "attempts", "max_body_bytes", "max_upload_bytes", "checkpoint_every", "keep_days"):
-            if getattr(self, name) <= 0:
-                raise SonoloraError(f"{name} must be greater than 0, not {getattr(self, name)}")
+        if self.keep_days <= 0:
+            raise SonoloraError(f"keep_days must be greater than 0, not {self.keep_days:g}")
         if not self.devices:
             raise SonoloraError("devices must name at least one device: auto, cpu, cuda or cuda:1")
         if (self.certificate is None) != (self.private_key is None):
-            raise SonoloraError("certificate and private_key go together: give both or neither")
+            raise SonoloraError("certificate and private_key go together: set both or neither")
         if self.proxy_port is not None and self.tls_port is None:
-            raise SonoloraError("proxy_port needs tls_port: what is tunnelled is https")
+            raise SonoloraError("proxy_port needs tls_port: the proxy tunnels HTTPS")
         if self.proxy_port is not None and self.certificate is not None:
             # A given certificate is for its own host; only our own authority vouches for the published ones.
-            raise SonoloraError("proxy_port needs our own certificate: leave certificate and private_key out")
+            raise SonoloraError("proxy_port needs the server's own certificate: drop certificate and private_key")
         if self.public_url is not None and not self.public_url.startswith(("http://", "https://")):
             raise SonoloraError(f"public_url must start with http:// or https://, not {self.public_url!r}")
         if unknown := set(self.prices) - set(MODES):
@@ -101,7 +92,7 @@ class ServerSettings:
 
     @property
     def on_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
+        """Whether only this machine can reach the server."""
         if self.host == "localhost":
             return True
         try:
@@ -110,10 +101,9 @@ class ServerSettings:
             return False
 
     def run_settings(self, mode: str) -> dict[str, Any]:
-        """The fields of `RunSettings` for a run of a mode, but for base and device."""
-        names = ["checkpoint_every", "weights", "gradient_checkpointing", "stream_blocks"]
-        names += ["v2a_video"] if MODES[mode].video else []
-        return {name: getattr(self, name) for name in names}
+        """The fields of `RunSettings` for a run of a mode, without base and device, which are the worker's."""
+        shared = {item.name for item in fields(RunSettings)} & {item.name for item in fields(self)} - {"base"}
+        return {name: getattr(self, name) for name in shared if name != "v2a_video" or MODES[mode].video}
 
     @property
     def database(self) -> Path:
@@ -121,12 +111,12 @@ class ServerSettings:
         return self.folder / "server.db"
 
     def run_folder(self, id: str) -> Path:
-        """Where the run of a request works: its report, metrics, previews and states."""
+        """The run folder of a request: report, metrics, previews and checkpoints."""
         return self.folder / "runs" / id
 
 
-def load_settings(folder: Path, **given: Any) -> ServerSettings:
-    """The folder's `server.toml` under what is `given`; a given None says nothing.
+def load_settings(folder: Path, **options: Any) -> ServerSettings:
+    """The folder's `server.toml`, overridden by `options` that are not None.
 
     Raises `SonoloraError` naming the file and what is wrong in it.
     """
@@ -138,16 +128,26 @@ def load_settings(folder: Path, **given: Any) -> ServerSettings:
         written = {}
     except (OSError, ValueError) as error:
         raise SonoloraError(f"{path} cannot be read: {error}") from error
+    written = {RENAMED.get(name, name): value for name, value in written.items()}
     if unknown := set(written) - known:
-        raise SonoloraError(f"{path} says {', '.join(sorted(unknown))}; there are: {', '.join(sorted(known))}")
+        raise SonoloraError(
+            f"{path}: unknown settings {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}"
+        )
     for name in ("certificate", "private_key"):
         if name in written:
             written[name] = folder / str(written[name])
     if isinstance(prices := written.get("prices"), dict):
         written["prices"] = {**PUBLISHED_PRICES, **prices}
-    said = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
     try:
-        return TypeAdapter(ServerSettings).validate_python({"folder": folder, **written, **said})
+        return TypeAdapter(ServerSettings).validate_python({"folder": folder, **written, **given})
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise SonoloraError(f"{path}: {faults}" if written else faults) from error
+        items = [ErrorItem(("body", *fault["loc"]), fault["msg"]) for fault in error.errors()]
+        raise _named(path, InputError(items), given) from error
+    except InputError as error:
+        raise _named(path, error, given) from error
+
+
+def _named(path: Path, error: InputError, given: Mapping[str, Any]) -> SonoloraError:
+    """The error with the file's name, unless it is one of the options that is wrong."""
+    return error if error.items[0].loc[1] in given else SonoloraError(f"{path}: {error}")

@@ -1,9 +1,9 @@
-"""Results sent to the webhooks that their requests named, signed so that receivers can tell they come from us.
+"""Webhooks: results posted to the URLs that their requests named, signed so that receivers can verify the sender.
 
-In: the deliveries that are due in the job store. Out: POST requests as the published protocol has them, and in the
-store what came of each. At least once: a delivery whose answer was lost is repeated, with the same `request_id`.
-Nothing is kept in memory that a restart would lose. The key is ours, so receivers verify with the key set of
-`jwks`, at our address, not with fal's.
+In: the deliveries that are due. Out: POST requests of the published protocol, and in the database the outcome of each.
+At least once: a delivery whose answer was lost is repeated, with the same `request_id`. Nothing is kept in memory that
+a restart would lose. The key is this server's own: receivers verify with the key set of `jwks` at this server's
+address, not with fal's.
 
 A signature is Ed25519 over four lines: request id, user id, unix time, hexadecimal SHA-256 of the raw body.
 """
@@ -16,8 +16,10 @@ import hashlib
 import json
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +31,30 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from sonolora import __version__
 from sonolora.core.atomic_files import atomic_write
 from sonolora.core.errors import SonoloraError
-from sonolora.core.public_addresses import AsyncPublicTransport, PrivateAddressError
+from sonolora.core.public_addresses import AsyncPublicTransport, PrivateAddressError, check_public
+from sonolora.core.web_address import AddressError, parse_web_address
+from sonolora.server import clock
+from sonolora.server.jobs.deliveries import Deliveries
 from sonolora.server.jobs.records import Delivery, Request
+from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 
 ATTEMPT_SECONDS = 15.0
 RETRY_AFTER = (10, 20, 40, 80, 160, 320, 640, 1280, 1920, 2500)  # seconds; with the attempts themselves under two hours
 POLL_SECONDS = 1.0
-AT_ONCE = 10
+MAX_CONCURRENT = 10
 
 logger = logging.getLogger(__name__)
-# httpx logs every request at INFO with the whole URL; secrets live in its query string.
+# httpx logs every request at INFO with the whole URL, whose query may hold secrets.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
+class WebhookError(SonoloraError):
+    """A URL to which nothing can be sent."""
+
+
 def load_signing_key(folder: Path) -> Ed25519PrivateKey:
-    """The key in `folder/webhook_key.pem`, made when there is none, readable by its owner alone.
+    """The key in `folder/webhook_key.pem`, created if there is none, readable by its owner alone.
 
     One that cannot be read raises SonoloraError and is not replaced: receivers may know it.
     """
@@ -60,14 +70,14 @@ def load_signing_key(folder: Path) -> Ed25519PrivateKey:
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise SonoloraError(f"{path} cannot be read: {error}") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise SonoloraError(f"{path} holds another kind of key than Ed25519. Move it away to have a new one made.")
+        raise SonoloraError(f"{path} is not an Ed25519 key. Move it away, and a new one is created.")
     return key
 
 
 def jwks(key: Ed25519PrivateKey) -> dict[str, Any]:
     """The public key as a JSON Web Key Set (RFC 8037).
 
-    `x` keeps the padding that the standard leaves out: the published Python verifier needs it, others do not mind.
+    `x` keeps the padding that the standard omits: the published Python verifier needs it, others ignore it.
     """
     x = base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).decode("ascii")
     return {"keys": [{"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "x": x}]}
@@ -84,16 +94,37 @@ def sign(key: Ed25519PrivateKey, request_id: str, user_id: str, body: bytes, tim
     }
 
 
+def check_webhook(url: str, *, allow_private: bool) -> None:
+    """Raise for a URL to which no delivery can ever be sent.
+
+    WebhookError when it is no http URL with a possible host and port; PrivateAddressError when it names this machine
+    or a private address and those are not allowed. Names are not resolved: what they lead to may change.
+    """
+    try:
+        host = parse_web_address(url).raw_host.decode("ascii")
+    except AddressError as error:
+        raise WebhookError(f"the webhook is not a valid URL: {error}") from error
+    if allow_private:
+        return
+    if host.rstrip(".").lower().rpartition(".")[2] == "localhost":
+        raise PrivateAddressError(host)
+    with suppress(OSError):  # a name
+        numeric = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        check_public(host, [str(address[4][0]) for address in numeric])
+
+
 class Deliverer:
     """`run` delivers until it is cancelled.
 
-    `payload_of` gives the body of a finished request's result as its sender should see it. Targets that are not on
+    `payload_of` returns the body of a finished request's result as its client should see it. Targets that are not on
     the public internet are refused unless `allow_private`; redirects are never followed.
     """
 
     def __init__(
         self,
         store: Store,
+        deliveries: Deliveries,
+        retrying: Retrying,
         signing_key: Ed25519PrivateKey,
         user_id: str,
         *,
@@ -101,37 +132,32 @@ class Deliverer:
         payload_of: Callable[[Request], Any],
     ) -> None:
         self._store = store
+        self._deliveries = deliveries
+        self._retrying = retrying
         self._signing_key = signing_key
         self._user_id = user_id
         self._allow_private = allow_private
         self._payload_of = payload_of
-        self._under_way: set[int] = set()
-        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._in_progress: set[int] = set()
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT)
 
     async def run(self) -> None:
-        # A transport of its own also leaves out the environment's proxy, which may be our own tunnel.
+        # An explicit transport also ignores the environment's proxy, which may be our own tunnel.
         transport = httpx.AsyncHTTPTransport() if self._allow_private else AsyncPublicTransport()
         headers = {"User-Agent": f"sonolora/{__version__}", "Connection": "close"}
         client = httpx.AsyncClient(transport=transport, headers=headers, timeout=ATTEMPT_SECONDS)
-        async with client, asyncio.TaskGroup() as deliveries:
+        async with client, asyncio.TaskGroup() as attempts:
             while True:
-                # Taken before the store is asked: what ends in between stands in its answer still.
-                under_way = frozenset(self._under_way)
-                for delivery in await self._due():
-                    if delivery.id not in under_way:
-                        self._under_way.add(delivery.id)
-                        deliveries.create_task(self._attempt(client, delivery))
+                # Copied before the query: a delivery that ends in between is still in its answer.
+                in_progress = frozenset(self._in_progress)
+                for delivery in await self._retrying(self._deliveries.due, clock.now(), 2 * RETRY_AFTER[-1]):
+                    if delivery.id not in in_progress:
+                        self._in_progress.add(delivery.id)
+                        attempts.create_task(self._attempt(client, delivery))
                 await asyncio.sleep(POLL_SECONDS)
 
-    async def _due(self) -> list[Delivery]:
-        try:
-            return await asyncio.to_thread(self._store.due_deliveries, time.time())
-        except SonoloraError as error:
-            logger.error("webhooks have to wait: %s", error)
-            return []
-
     async def _attempt(self, client: httpx.AsyncClient, delivery: Delivery) -> None:
-        """Post once and write down what came of it."""
+        """Post once and record the outcome."""
         delivered = False
         again = delivery.attempts < len(RETRY_AFTER)
         try:
@@ -140,33 +166,24 @@ class Deliverer:
             outcome = f"answered with status {status}"
             delivered = 200 <= status < 300
             again = again and not 300 <= status < 400
-        except (PrivateAddressError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        except (PrivateAddressError, WebhookError) as error:
             outcome, again = str(error), False
         except (httpx.HTTPError, TimeoutError) as error:
             outcome = str(error) or f"no answer within {ATTEMPT_SECONDS:g} s"
-        except Exception:  # of one delivery, which should not stop the others
+        except Exception:  # one delivery should not stop the others
             logger.exception("the webhook of request %s could not be sent", delivery.request_id)
             outcome = "could not be sent"
 
-        try:
-            if delivered:
-                await asyncio.to_thread(self._store.delivery_done, delivery.id, outcome)
-            else:
-                next_try = time.time() + RETRY_AFTER[delivery.attempts] if again else None
-                await asyncio.to_thread(self._store.delivery_failed, delivery.id, outcome, next_try)
-        except SonoloraError as error:
-            # It stays under way, or it would be sent again every second; a restart takes it up.
-            logger.error("the delivery to the webhook of request %s is not noted: %s", delivery.request_id, error)
-            return
-        self._under_way.discard(delivery.id)
+        next_try = clock.now() + RETRY_AFTER[delivery.attempts] if again and not delivered else None
+        await self._retrying(self._deliveries.record_attempt, delivery.id, outcome, next_try)
+        self._in_progress.discard(delivery.id)
         if not delivered:
-            then = f"again in {RETRY_AFTER[delivery.attempts]} s" if again else "given up"
+            then = f"again in {RETRY_AFTER[delivery.attempts]} s" if again else "abandoned"
             logger.warning("the webhook of request %s: %s; %s", delivery.request_id, outcome, then)
 
     async def _post(self, client: httpx.AsyncClient, delivery: Delivery) -> int:
-        """The status of the answer, whose body does not matter."""
-        if (httpx.URL(delivery.url).port or 0) > 65535:  # httpx lets it through to the socket
-            raise httpx.InvalidURL("the port is above 65535")
+        """The status of the answer, whose body is not read."""
+        check_webhook(delivery.url, allow_private=self._allow_private)  # the settings may have changed
         request = await asyncio.to_thread(self._store.request, delivery.request_id)
         if request is None or request.result is None:
             raise LookupError(f"there is no result of request {delivery.request_id}")

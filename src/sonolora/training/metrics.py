@@ -1,46 +1,46 @@
-"""`metrics.jsonl`: one JSON object a line, appended as a run goes on.
+"""The lines of `metrics.jsonl`: one JSON object each, appended during training.
 
-Lines have `step` and some of: `loss` (mean since the last such line, or since the run went on), `learning_rate`,
-`steps_per_second`, `grid_loss` (on the fixed grid), `grid_loss_by_sigma`.
+A line has `step` and some of: `loss` (mean since the previous such line, or since training continued),
+`learning_rate`, `steps_per_second`, `train_eval_loss` (of training clips with fixed noise and noise levels) and
+`train_eval_loss_by_sigma`.
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from sonolora.core.atomic_files import OutputError, atomic_write
+_RENAMED = {"grid_loss": "train_eval_loss", "grid_loss_by_sigma": "train_eval_loss_by_sigma"}  # by version 0.1
 
 
-class Metrics:
-    """The log of one run. Opened at a step, it first drops lines of later steps: those will be done again."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self._path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if _step(line) <= step]
-        with atomic_write(path) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in kept))
-
-    def add(self, step: int, **values: Any) -> None:
-        """Append a line. ValueError for values that are not finite, which JSON cannot say."""
-        text = json.dumps({"step": step, **values}, allow_nan=False) + "\n"
-        try:
-            with self._path.open("a") as file:
-                file.write(text)
-        except OSError as error:
-            raise OutputError(self._path, error) from error
+def metrics_line(step: int, values: Mapping[str, Any]) -> str:
+    """One line. ValueError for values that are not finite, which JSON cannot represent."""
+    return json.dumps({"step": step, **values}, allow_nan=False) + "\n"
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All lines."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def parse_metrics(text: str) -> list[dict[str, Any]]:
+    """All lines under their present names; without those that are cut off or damaged."""
+    return [
+        {_RENAMED.get(name, name): value for name, value in line.items()}
+        for _, line in map(_parsed, _lines(text))
+        if line
+    ]
 
 
-def _step(line: str) -> float:
-    """The line's step; a line that the power cut in two counts as later than all."""
+def until_step(text: str, step: int) -> str:
+    """The text without the lines of later steps and the damaged ones."""
+    return "".join(f"{line}\n" for line in _lines(text) if _parsed(line)[0] <= step)
+
+
+def _lines(text: str) -> list[str]:
+    return text.split("\n")  # and not splitlines, which knows more ends of a line than JSON lines have
+
+
+def _parsed(line: str) -> tuple[float, dict[str, Any]]:
+    """Step and content; a damaged line counts as later than all."""
     try:
-        return float(json.loads(line)["step"])
-    except ValueError:
-        return float("inf")
+        values = json.loads(line)
+        return float(values["step"]), values
+    except (ValueError, TypeError, KeyError):
+        return float("inf"), {}

@@ -17,6 +17,7 @@ import torch
 
 from sonolora.core.randomness import generator
 from sonolora.sampling.noise_schedule import sampling_sigmas
+from sonolora.training.sigma_densities import SIGMA_DENSITIES
 
 _ANCHORS = ((1024, 0.95), (4096, 2.05))
 SIGMA_MIN = 1e-3
@@ -73,12 +74,9 @@ def _uniform(tokens: int, draw: torch.Generator) -> float:  # noqa: ARG001 - one
     return SIGMA_MIN + (1 - SIGMA_MIN) * torch.rand((), generator=draw).item()
 
 
-DENSITIES: Mapping[str, Callable[[int, torch.Generator], float]] = {
-    "published": _published,
-    "clamped": _clamped,
-    "matched": _sampler_matched,
-    "uniform": _uniform,
-}
+DENSITIES: Mapping[str, Callable[[int, torch.Generator], float]] = dict(
+    zip(SIGMA_DENSITIES, (_published, _clamped, _sampler_matched, _uniform), strict=True)
+)
 
 
 def draw_sigma(density: str, tokens: int, *key: int | str) -> float:

@@ -1,58 +1,43 @@
-"""Training states on disk: what a run continues from when the power went.
+"""A training state as a file: what a run continues from.
 
-A state is one safetensors file, `step-000250.safetensors`, written under another name and renamed when complete.
-In: a `Trainer`. Out: files, of which the newest few are kept; or a trainer that continues from the newest.
+In: a `Trainer`. Out: a safetensors file; or a trainer that continues exactly where another one was.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors.torch import load_file
 
-from sonolora.core.atomic_files import make_folder
 from sonolora.core.errors import CheckpointError
 from sonolora.core.tensor_file import save_tensors
 from sonolora.ltx.weights.checkpoint import Checkpoint
 from sonolora.training.trainer import Trainer
 
-_NAME = re.compile(r"step-(\d{6})\.safetensors")
+VERSION = "identity_version"  # of an identity; those of version 0.1 have none
 
 
-def save_state(folder: Path, trainer: Trainer, identity: Mapping[str, str], *, keep: int) -> Path:
-    """Write the trainer's state; remove all but the newest `keep`. `identity` says which run it belongs to.
+def save_state(path: Path, trainer: Trainer, identity: Mapping[str, str]) -> None:
+    """Write the trainer's state, atomically. `identity` says which run it belongs to.
 
-    Raises `OutputError` when it cannot be written; the older states are then untouched.
+    Raises `OutputError` when it cannot be written.
     """
-    make_folder(folder)
-    path = folder / f"step-{trainer.step_count:06d}.safetensors"
     save_tensors(path, trainer.state(), {**identity, "step": str(trainer.step_count)})
-    for old in _states(folder)[:-keep]:
-        old.unlink()
-    return path
 
 
-def load_newest_state(folder: Path, trainer: Trainer, identity: Mapping[str, str]) -> bool:
-    """Continue from the newest state; False when there is none.
+def load_state(path: Path, trainer: Trainer, identities: Sequence[Mapping[str, str]]) -> None:
+    """Continue from a state. `identities`: what the run's states say of themselves, in each version's form.
 
-    Raises `CheckpointError` when the state is damaged or belongs to other data, settings or another base: a run
-    never starts over in silence.
+    Raises `CheckpointError` when the state is damaged or belongs to other data, settings or another base: a run never
+    starts over in silence.
     """
-    states = _states(folder)
-    if not states:
-        return False
-    path = states[-1]
-    found = Checkpoint.open(path).metadata
+    metadata = Checkpoint.open(path).metadata
+    version = metadata.get(VERSION)
+    identity = next((one for one in identities if one.get(VERSION) == version), None)
+    if identity is None:
+        raise CheckpointError(f"{path} was written by a newer version of Sonolora: continue the run with that one")
     for key, value in identity.items():
-        if str(found.get(key)) != value:
-            raise CheckpointError(f"{path} is of another run: its {key} is {found.get(key)}, this run's is {value}")
-    trainer.load_state(load_file(path), int(found["step"]))
-    return True
-
-
-def _states(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+        if str(metadata.get(key)) != value:
+            raise CheckpointError(f"{path} is of another run: its {key} is {metadata.get(key)}, this run's is {value}")
+    trainer.load_state(load_file(path), int(metadata["step"]))

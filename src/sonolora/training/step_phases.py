@@ -66,6 +66,13 @@ def clock(device: torch.device) -> tuple[Callable[[], Any], Callable[[Any, Any],
     """A function that marks a moment of the device's time, and one that tells the milliseconds between two."""
     if device.type == "cpu":
         return time.perf_counter, lambda start, end: 1000 * (end - start)
+    if device.type == "mps":  # untried
+
+        def synchronized() -> float:
+            torch.mps.synchronize()
+            return time.perf_counter()
+
+        return synchronized, lambda start, end: 1000 * (end - start)
 
     def mark() -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

@@ -153,9 +153,10 @@ class Trainer:
                 if state[name].shape != parameter.shape:
                     raise CheckpointError(f"the training state is of another rank: {name} differs in shape")
                 parameter.copy_(state[name])
+                # Copies: what is read from a file is mapped into memory, and Windows deletes no mapped file.
                 self._optimizer.state[parameter] = {
                     "step": torch.tensor(float(step_count), device=self._device),
-                    "exp_avg": state[f"{name}.exp_avg"].to(parameter),
-                    "exp_avg_sq": state[f"{name}.exp_avg_sq"].to(parameter),
+                    "exp_avg": state[f"{name}.exp_avg"].to(parameter, copy=True),
+                    "exp_avg_sq": state[f"{name}.exp_avg_sq"].to(parameter, copy=True),
                 }
         self.step_count = step_count

@@ -57,8 +57,9 @@ def trained(checkpoint, policy, video, steps=2):
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     settings = SamplingSettings(2, Guidance(cfg=3.0, stg=1.0))
     with torch.inference_mode():
-        heard = sample(model, given[0], given[1], normal((1, 9, model.config.audio.channels), "noise"), settings)
-    return [*losses, *(parameter.grad for parameter in parameters), *parameters, heard]
+        noise = normal((1, 9, model.config.audio.channels), "noise")
+        sampled = sample(model, given[0], given[1].context_BSD, noise, settings)
+    return [*losses, *(parameter.grad for parameter in parameters), *parameters, sampled]
 
 
 @pytest.mark.parametrize(("video", "weights"), [(False, "full"), (False, "nf4"), (True, "nf4")])

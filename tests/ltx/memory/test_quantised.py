@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sonolora.core.randomness import normal
 from sonolora.ltx.lora.adapters import add_adapters, remove_adapters
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
-from sonolora.ltx.memory.quantised import WEIGHTS, QuantisedLinear, dequantise, quantise
+from sonolora.ltx.memory.quantised import QuantisedLinear, dequantise, quantise
+from sonolora.ltx.memory.weight_forms import WEIGHTS
 from sonolora.ltx.memory.weight_policy import WeightPolicy
 from sonolora.ltx.model.transformer import load_transformer
 from sonolora.planning.allocations import Allocations

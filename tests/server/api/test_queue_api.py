@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from sonolora.server.api import event_stream as streams
-from sonolora.server.api import submission
+from sonolora.server.api import request_body
 from sonolora.server.jobs.records import Result, State
 from sonolora.server.net import protocol
 
@@ -147,7 +147,7 @@ class TestSubmit:
         assert type is None or detail[0]["type"] == type
         assert detail[0]["msg"]
         if type == "value_error":
-            assert detail[0]["msg"] == "value must be a valid URL"
+            assert detail[0]["msg"].startswith("value must be a valid URL: ")
             assert detail[0]["input"] == change["training_data_url"]
 
     def test_all_faults_at_once(self, client):
@@ -173,7 +173,7 @@ class TestSubmit:
     def test_many_names_of_which_one_comes_twice(self, client):
         names = b",".join(b'"%d":0' % (number % 9_999) for number in range(10_000))
         detail = faults(client.post(f"{APP}/t2a", content=b"{" + names + b"}"))
-        assert "'0' stands there twice" in detail[0]["msg"]
+        assert detail[0]["msg"] == 'Invalid JSON: duplicate key "0"'
 
     @pytest.mark.parametrize(
         ("content", "type"),
@@ -243,7 +243,7 @@ class TestSubmit:
         assert answer.status_code == 429
         assert answer.json()["error_type"] == "concurrent_requests_limit"
         assert answer.headers["x-fal-needs-retry"] == "1"
-        _, other = live.store.add_key("other")
+        _, other = live.keys.add("other")
         assert submit(client, headers={"Authorization": f"Key {other}"}).status_code == 200
 
     def test_a_queue_that_is_too_long_for_the_client(self, client):
@@ -268,7 +268,7 @@ class TestSubmit:
         assert client.post(f"{APP}/t2a", content=pieces()).status_code == 413
 
     def test_a_body_that_is_too_slow(self, client, monkeypatch):
-        monkeypatch.setattr(submission, "_IDLE_SECONDS", 0.1)
+        monkeypatch.setattr(request_body, "IDLE_SECONDS", 0.1)
 
         def pieces():
             yield b"{"
@@ -289,7 +289,7 @@ class TestStatus:
 
         claim(live, id)
         progress = {"phase": "training", "step": 10, "steps": 100, "steps_per_second": 2.5}
-        live.store.set_progress(id, progress)
+        live.store.record(id, progress=progress)
         live.store.add_logs(id, [(1700000000.25, "INFO", "step 10"), (1700000001.0, "WARN", "déjà")])
         running = client.get(f"{APP}/requests/{id}/status?logs=1")
         assert running.status_code == 202
@@ -412,7 +412,7 @@ class TestCancel:
         live.woken.clear()
         answer = client.put(f"{APP}/requests/{id}/cancel", headers={"Content-Type": "application/json"})
         assert (answer.status_code, answer.json()) == (202, {"status": "CANCELLATION_REQUESTED"})
-        assert live.store.request(id).cancel_asked
+        assert live.store.request(id).cancel_requested
         assert live.woken.is_set()
 
     def test_over_already(self, live, client):
@@ -458,7 +458,7 @@ class TestStatusStream:
         assert rest[-1]["status"] == "COMPLETED"
 
     def test_a_change_is_sent_at_once(self, live, client, monkeypatch):
-        monkeypatch.setattr(streams, "LOOK_SECONDS", 30.0)
+        monkeypatch.setattr(streams, "POLL_SECONDS", 30.0)
         id = submitted(client)
         with client.stream("GET", f"{APP}/requests/{id}/status/stream") as response:
             events = frames(response)
@@ -471,7 +471,7 @@ class TestStatusStream:
             assert time.monotonic() - began < 5
 
     def test_changes_by_others_are_found(self, live, client, monkeypatch):
-        monkeypatch.setattr(streams, "LOOK_SECONDS", 0.1)
+        monkeypatch.setattr(streams, "POLL_SECONDS", 0.1)
         id = submitted(client)
         with client.stream("GET", f"{APP}/requests/{id}/status/stream") as response:
             events = frames(response)
@@ -480,8 +480,8 @@ class TestStatusStream:
             assert next(events)["status"] == "COMPLETED"
 
     def test_silence_is_broken(self, client, monkeypatch):
-        monkeypatch.setattr(streams, "LOOK_SECONDS", 0.05)
-        monkeypatch.setattr(streams, "_SILENCE_SECONDS", 0.1)
+        monkeypatch.setattr(streams, "POLL_SECONDS", 0.05)
+        monkeypatch.setattr(streams, "_PING_SECONDS", 0.1)
         id = submitted(client)
         with client.stream("GET", f"{APP}/requests/{id}/status/stream") as response:
             events = frames(response)
@@ -532,7 +532,7 @@ class TestRun:
     def test_who_goes_away_cancels(self, live, client):
         with pytest.raises(httpx.ReadTimeout):
             client.post(f"/run{APP}/v2a", json=BODY, timeout=0.5)
-        wait_until(lambda: live.store.requests(limit=1)[0].cancel_asked)
+        wait_until(lambda: live.store.requests(limit=1)[0].cancel_requested)
 
     def test_streamed(self, live, client, finisher):
         finisher(DONE)
@@ -551,14 +551,14 @@ class TestRun:
     def test_who_leaves_the_stream_cancels(self, live, client):
         with client.stream("POST", f"/run{APP}/t2a/stream", json=BODY) as response:
             id = next(frames(response))["request_id"]
-        wait_until(lambda: live.store.request(id).cancel_asked)
+        wait_until(lambda: live.store.request(id).cancel_requested)
 
     def test_who_leaves_a_status_stream_does_not(self, live, client):
         id = submitted(client)
         with client.stream("GET", f"{APP}/requests/{id}/status/stream") as response:
             next(frames(response))
         time.sleep(0.3)
-        assert not live.store.request(id).cancel_asked
+        assert not live.store.request(id).cancel_requested
 
 
 def wait_until(true, seconds=10.0):
@@ -585,7 +585,7 @@ class TestKeys:
         assert submit(client, headers={"Authorization": header}).status_code == 401
 
     def test_revoked(self, live, client):
-        live.store.revoke_key(live.key.partition(":")[0])
+        live.keys.revoke(live.key.partition(":")[0])
         assert submit(client).status_code == 401
 
     def test_every_call_needs_one(self, client):
@@ -731,7 +731,7 @@ class TestPublishedClient:
         assert caught.value.message[0]["loc"] == ["body", "training_data_url"]
         handle = fal.submit("fal-ai/ltx23-trainer-v2/ic-lora/a2a", BODY)
         handle.cancel()
-        assert live.store.request(handle.request_id).cancel_asked
+        assert live.store.request(handle.request_id).cancel_requested
         live.store.finish(
             handle.request_id, Result(status=499, body={"detail": "gone"}, error="x", error_type="client_cancelled")
         )

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import random
@@ -11,21 +10,34 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from threading import Barrier
 
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from sonolora.server.jobs.records import Delivery, Key, NewRequest, Request, Result, State
+from sonolora.server.database.database import Database
+from sonolora.server.jobs.keys import Keys
+from sonolora.server.jobs.records import NewRequest, Result, State
 from sonolora.server.jobs.store import QueueFullError, Store
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "server.db")
-    yield store
-    store.close()
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(tmp_path / "server.db")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def store(database: Database) -> Store:
+    return Store(database)
+
+
+@pytest.fixture
+def keys(database: Database) -> Keys:
+    return Keys(database)
 
 
 def new(**fields: object) -> NewRequest:
@@ -44,7 +56,7 @@ def claim_all(store: Store) -> list[str]:
 
 
 class TestRequests:
-    def test_everything_comes_back_as_it_went_in_also_after_reopening(self, store: Store) -> None:
+    def test_everything_comes_back_as_it_went_in_also_after_reopening(self, store: Store, database: Database) -> None:
         body = {"prompt": "tūba \ud800 \0 \U0001d11e", "n": 1e-7, "none": None, "list": [1, [True, "12"]]}
         request = store.add_request(
             new(
@@ -62,7 +74,7 @@ class TestRequests:
         assert abs(request.created - time.time()) < 5
         assert store.request(request.id) == request
         assert store.body(request.id) == body
-        store.set_progress(request.id, {"phase": "training", "step": 3})
+        store.record(request.id, progress={"phase": "training", "step": 3})
         answer = result(
             status=422,
             body={"detail": [{"loc": ["body", "rank"], "msg": "\udcff"}]},
@@ -72,13 +84,12 @@ class TestRequests:
             headers={"a": "b"},
         )
         assert store.finish(request.id, answer)
-        again = Store(store.path)
-        found = again.request(request.id)
-        again.close()
+        with closing(Database(database.path)) as again:
+            found = Store(again).request(request.id)
         assert found
         assert (found.state, found.result) == (State.DONE, answer)
         assert found.progress == {"phase": "training", "step": 3}
-        assert found.no_retry is True and found.cancel_asked is False
+        assert found.no_retry is True and found.cancel_requested is False
         assert found.finished and found.finished >= found.created
 
     @pytest.mark.parametrize("body", [None, 12, "12", "null", True, [], {}])
@@ -92,10 +103,10 @@ class TestRequests:
     def test_unknown_ids_find_and_change_nothing(self, store: Store, id: str) -> None:
         assert store.request(id) is None and store.body(id) is None
         assert store.queue_position(id) == 0
-        assert store.ask_cancel(id) is None
+        assert store.request_cancel(id) is None
         assert not store.finish(id, result())
         store.requeue(id, crashed=True)
-        store.set_progress(id, {})
+        store.record(id, progress={})
         assert store.logs(id) == [] and store.metrics(id) == [] and store.events(id) == []
         assert store.claim() is None
 
@@ -124,7 +135,7 @@ class TestRequests:
         old, late, waiting = (store.add_request(new()).id for _ in range(3))
         for id in (old, late, waiting):
             store.add_logs(id, [(1.0, "INFO", "hello")])
-            store.add_metrics(id, [(1, {"loss": 1.0})])
+            store.record(id, metrics=[(1, {"loss": 1.0})])
         store.finish(old, result(billable_units=100))
         between = time.time()
         store.finish(late, result(billable_units=100))
@@ -171,15 +182,15 @@ class TestQueue:
         running, queued, done = (store.add_request(new()).id for _ in range(3))
         store.claim()
         store.finish(done, result())
-        assert [store.ask_cancel(id) for id in (running, queued, done)] == [State.RUNNING, State.QUEUED, State.DONE]
-        assert {request.id for request in store.cancels()} == {running, queued}
-        assert (found := store.request(done)) and not found.cancel_asked
+        assert [store.request_cancel(id) for id in (running, queued, done)] == [State.RUNNING, State.QUEUED, State.DONE]
+        assert {request.id for request in store.to_cancel()} == {running, queued}
+        assert (found := store.request(done)) and not found.cancel_requested
         assert store.claim() is None
         store.requeue(running, crashed=False)
         assert store.claim() is None
         for id in (running, queued):
             assert store.finish(id, result(status=499))
-        assert store.cancels() == []
+        assert store.to_cancel() == []
 
     def test_against_a_model_in_plain_python(self, store: Store) -> None:
         """Many random turns; the queue and its order must be those of a sorted list."""
@@ -216,22 +227,22 @@ class TestQueue:
         assert claim_all(store) == order
         assert len(order) > 3
 
-    def test_a_status_costs_no_walk_through_all_requests(self, store: Store) -> None:
+    def test_a_status_costs_no_walk_through_all_requests(self, store: Store, keys: Keys, database: Database) -> None:
         """SQLite's own word on it: nothing that is polled scans the table, however many requests are done."""
         id = store.add_request(new()).id
         asked: list[str] = []
-        with store.reader.connect() as connection:
+        with database._reader.connect() as connection:
             driver = connection.connection.dbapi_connection
             assert isinstance(driver, sqlite3.Connection)
             driver.set_trace_callback(asked.append)
         # The pool hands out the connection that was given back last, so these calls are traced.
         store.request(id)
         store.queue_position(id)
-        store.cancels()
+        store.to_cancel()
         store.overdue(time.time())
         store.logs(id)
-        store.check_key("a:b")
-        with sqlite3.connect(store.path) as plain:
+        keys.check("a:b")
+        with sqlite3.connect(database.path) as plain:
             plans = {sql: [row[3] for row in plain.execute(f"EXPLAIN QUERY PLAN {sql}")] for sql in asked}
         plain.close()
         assert len(plans) == 6
@@ -242,10 +253,10 @@ class TestQueue:
 
 
 class TestConcurrency:
-    def test_each_request_is_claimed_once(self, store: Store) -> None:
+    def test_each_request_is_claimed_once(self, store: Store, database: Database) -> None:
         """By eight threads, four of them on connections of their own, as another process would have."""
         ids = [store.add_request(new(priority=number % 2)).id for number in range(40)]
-        other = Store(store.path)
+        other = Database(database.path)
         ready = Barrier(8)
 
         def claims(of: Store) -> list[str]:
@@ -253,7 +264,7 @@ class TestConcurrency:
             return claim_all(of)
 
         with ThreadPoolExecutor(8) as threads:
-            claimed = list(threads.map(claims, [store, other] * 4))
+            claimed = list(threads.map(claims, [store, Store(other)] * 4))
         other.close()
         assert sorted(id for some in claimed for id in some) == sorted(ids)
         # Who takes an early one has taken nothing later before: each thread's are in the queue's order.
@@ -281,29 +292,31 @@ class TestConcurrency:
         with ThreadPoolExecutor(8) as threads:
             assert sum(threads.map(add, range(20))) == 5
 
-    def test_another_process_may_list_and_ask_to_cancel(self, store: Store) -> None:
+    def test_another_process_may_list_and_cancel(self, store: Store, database: Database) -> None:
         ids = [store.add_request(new()).id for _ in range(2)]
         store.claim()
         code = (
-            "import sys; from pathlib import Path; from sonolora.server.jobs.store import Store\n"
-            "store = Store(Path(sys.argv[1]))\n"
-            "print([request.id for request in store.requests()], store.ask_cancel(sys.argv[2]))\n"
-            "store.close()"
+            "import sys; from pathlib import Path\n"
+            "from sonolora.server.database.database import Database; from sonolora.server.jobs.store import Store\n"
+            "database = Database(Path(sys.argv[1])); store = Store(database)\n"
+            "print([request.id for request in store.requests()], store.request_cancel(sys.argv[2]))\n"
+            "database.close()"
         )
         told = subprocess.run(
-            [sys.executable, "-c", code, store.path, ids[1]], check=True, text=True, capture_output=True
+            [sys.executable, "-c", code, database.path, ids[1]], check=True, text=True, capture_output=True
         )
         assert told.stdout.strip() == f"{ids[::-1]} queued"
-        assert [request.id for request in store.cancels()] == [ids[1]]
+        assert [request.id for request in store.to_cancel()] == [ids[1]]
         assert store.claim() is None
 
 
 ADDER = """
 import sys, threading
 from pathlib import Path
+from sonolora.server.database.database import Database
 from sonolora.server.jobs.records import NewRequest
 from sonolora.server.jobs.store import Store
-store = Store(Path(sys.argv[1]))
+store = Store(Database(Path(sys.argv[1])))
 new = NewRequest(endpoint="t2a", mode="t2a", key_id="k", body={"prompt": "p" * 9000})
 def add():
     while True:
@@ -326,11 +339,11 @@ def test_a_killed_process_loses_nothing_that_it_was_told_is_kept(tmp_path: Path)
         kept += [line.strip() for line in child.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
         child.stdout.close()
         assert child.wait() == -signal.SIGKILL
-    store = Store(path)
-    there = store.requests(limit=10_000)
-    missing = set(kept) - {request.id for request in there}
-    whole = [store.body(request.id) == {"prompt": "p" * 9000} for request in there]
-    store.close()
+    with closing(Database(path)) as database:
+        store = Store(database)
+        there = store.requests(limit=10_000)
+        missing = set(kept) - {request.id for request in there}
+        whole = [store.body(request.id) == {"prompt": "p" * 9000} for request in there]
     assert len(kept) >= 85 and not missing and all(whole)
     with sqlite3.connect(path) as plain:
         assert plain.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -356,9 +369,9 @@ class TestRuns:
 
     def test_a_resumed_run_writes_its_steps_anew(self, store: Store) -> None:
         id = store.add_request(new()).id
-        store.add_metrics(id, [(10, {"loss": 1.0}), (2, {"loss": 2.0})])
-        store.add_metrics(id, [])
-        store.add_metrics(id, [(10, {"loss": 0.5}), (20, {"loss": math.inf})])
+        store.record(id, metrics=[(10, {"loss": 1.0}), (2, {"loss": 2.0})])
+        store.record(id, metrics=[])
+        store.record(id, metrics=[(10, {"loss": 0.5}), (20, {"loss": math.inf})])
         assert store.metrics(id) == [(2, {"loss": 2.0}), (10, {"loss": 0.5}), (20, {"loss": math.inf})]
 
     def test_turns_that_the_store_makes_are_events_once(self, store: Store) -> None:
@@ -394,65 +407,3 @@ class TestRuns:
             store.finish(store.add_request(new(mode=mode)).id, result(billable_units=units))
         store.add_request(new(mode="a2a"))
         assert store.billed() == [("a2a", 3, 2250), ("v2a", 1, 100)]
-
-
-class TestKeys:
-    def test_made_checked_revoked(self, store: Store) -> None:
-        id, secret = store.add_key("laptop")
-        other, other_secret = store.add_key("ci")
-        assert secret.startswith(f"{id}:")
-        key = store.check_key(secret)
-        assert key and (key.id, key.name, key.revoked) == (id, "laptop", None)
-        digits = secret.partition(":")[2]
-        for wrong in ("", ":", id, f"{id}:", f"{other}:{digits}", f"{secret}0", secret.upper(), digits, "\udcff:é"):
-            assert store.check_key(wrong) is None
-        assert store.revoke_key(id)
-        assert not store.revoke_key(id) and not store.revoke_key("?")
-        assert store.check_key(secret) is None
-        assert store.check_key(other_secret) == Key(other, "ci", store.keys()[1].created)
-        listed = store.keys()
-        assert [(key.id, key.revoked is None) for key in listed] == [(id, False), (other, True)]
-
-    def test_the_file_does_not_hold_the_secret(self, store: Store) -> None:
-        _, secret = store.add_key("laptop")
-        random = secret.partition(":")[2]
-        store.close()
-        content = b"".join(path.read_bytes() for path in store.path.parent.iterdir())
-        assert random.encode() not in content and bytes.fromhex(random) not in content
-        assert hashlib.sha256(random.encode()).hexdigest().encode() in content
-
-
-class TestDeliveries:
-    def finished(self, store: Store, webhook: str | None = "https://e/hook") -> Request:
-        request = store.add_request(new(webhook=webhook))
-        store.finish(request.id, result())
-        return request
-
-    def test_tried_until_done_or_given_up(self, store: Store) -> None:
-        self.finished(store, webhook=None)
-        request = self.finished(store)
-        now = time.time()
-        (due,) = store.due_deliveries(now)
-        assert due == Delivery(due.id, request.id, "https://e/hook", 0, due.next_try, None)
-        store.delivery_failed(due.id, "503", now + 60)
-        assert store.due_deliveries(now + 59) == []
-        assert store.due_deliveries(now + 60) == [Delivery(due.id, request.id, "https://e/hook", 1, now + 60, "503")]
-        store.delivery_done(due.id, "200")
-        assert store.due_deliveries(now + 1e6) == []
-        assert store.deliveries(request.id) == [Delivery(due.id, request.id, "https://e/hook", 2, None, "200")]
-        hopeless = self.finished(store)
-        (due,) = store.due_deliveries(time.time())
-        store.delivery_failed(due.id, "redirected", None)
-        assert store.due_deliveries(now + 1e6) == []
-        assert [delivery.outcome for delivery in store.deliveries(hopeless.id)] == ["redirected"]
-
-    def test_a_result_without_its_delivery_is_not_kept(self, store: Store) -> None:
-        """What a crash between the two would be: here the database refuses the second write."""
-        request = store.add_request(new(webhook="https://e/hook"))
-        with store.engine.begin() as transaction:
-            transaction.exec_driver_sql(
-                "CREATE TRIGGER broken BEFORE INSERT ON deliveries BEGIN SELECT RAISE(ABORT, 'broken'); END"
-            )
-        with pytest.raises(IntegrityError, match="broken"):
-            store.finish(request.id, result())
-        assert store.request(request.id) == request

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
+import re
+import shutil
 import signal
 import sys
+import threading
 import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,16 +18,19 @@ from dataclasses import replace
 import pytest
 import uvloop
 
+from sonolora.server.database.database import Database
+from sonolora.server.database.faults import StoreError
 from sonolora.server.files.storage import Storage
+from sonolora.server.health import Health
+from sonolora.server.jobs import active_job, retrying, workers
 from sonolora.server.jobs import worker_process as process
-from sonolora.server.jobs import workers
-from sonolora.server.jobs.database import StoreError
 from sonolora.server.jobs.records import NewRequest, State
+from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.jobs.workers import Workers
 from sonolora.server.settings import ServerSettings
 
-KILLED = "the worker was ended by SIGKILL, perhaps for want of memory"
+KILLED = "the worker was killed by SIGKILL (out of memory?)"
 LIMIT = 30  # seconds for anything to happen, on a busy machine
 
 # Speaks the worker's side. What to do with a job is the last part of its address.
@@ -38,6 +45,12 @@ def stop_order():
     line = sys.stdin.readline()
     return json.loads(line)["stop"] if line else None
 
+def wait_for(path):
+    while not path.exists():
+        time.sleep(0.01)
+
+if sys.argv[-1] == "bad":
+    sys.exit(9)
 tell("ready")
 for line in iter(sys.stdin.readline, ""):
     job = json.loads(line)
@@ -49,17 +62,24 @@ for line in iter(sys.stdin.readline, ""):
     part = job["body"]["training_data_url"].rsplit("/", 1)[-1]
     tell("begun", resumed=resumed)
     (folder / ".data-x").mkdir(exist_ok=True)
-    if part == "done" or (part == "once" and resumed):
+    if part == "held":
+        wait_for(folder / "go on")
+    if part in ("done", "held") or (part in ("once", "full") and resumed):
         tell("phase", name="training", total=100)
         tell("metrics", step=100, values={"loss": 1.25, "learning_rate": 0.1, "steps_per_second": 4.0})
         tell("progress", step=100, total=100, note="loss 1.250")
-        tell("metrics", step=100, values={"grid_loss": 2.5})
+        tell("metrics", step=100, values={"train_eval_loss": 2.5})
         tell("message", text="trained")
         tell("warning", text="odd")
         for name in ("lora.safetensors", "config.json", "preview.wav"):
             (folder / name).write_text(f"{name} of {job['id']}")
         (folder / ".data-x").rmdir()
         tell("done")
+    elif part == "full":
+        wait_for(folder / "go on")
+        (folder / "run.json").write_text("{}")
+        message = "lora.safetensors could not be written: the disk is full"
+        tell("failed", message=message, traceback=None, disk_full=True)
     elif part in ("kill", "once"):
         (folder / "run.json").write_text("{}")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -95,9 +115,11 @@ for line in iter(sys.stdin.readline, ""):
 def served(tmp_path, monkeypatch):
     (tmp_path / "player.py").write_text(PLAYER)
     monkeypatch.setattr(process, "_COMMAND", (sys.executable, str(tmp_path / "player.py")))
+    monkeypatch.setattr(workers, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(retrying, "FIRST_PAUSE", 0.02)
     made = Served(ServerSettings(tmp_path / "server", attempts=2))
     yield made
-    made.store.close()
+    made.database.close()
 
 
 class Served:
@@ -106,9 +128,11 @@ class Served:
     def __init__(self, settings):
         settings.folder.mkdir(exist_ok=True)
         self.settings = settings
-        self.store = Store(settings.database)
-        self.storage = Storage(settings.folder / "files", self.store, 1 << 30)
-        self.changes = []
+        self.database = Database(settings.database)
+        self.store = Store(self.database)
+        self.storage = Storage(settings.folder / "files", self.database, 1 << 30)
+        self.health = Health()
+        self.changed = []
 
     def add(self, part, **values):
         body = {"training_data_url": f"https://example.com/{part}", "number_of_steps": 150}
@@ -124,7 +148,7 @@ class Served:
 
     @asynccontextmanager
     async def running(self):
-        self.workers = Workers(self.settings, self.store, self.storage, self.changes.append)
+        self.workers = Workers(self.settings, self.store, self.storage, Retrying(self.health), self.changed.append)
         task = asyncio.create_task(self.workers.run())
         try:
             yield task
@@ -194,10 +218,10 @@ def test_from_the_queue_to_the_result(served):
     ]
     assert [line.level for line in served.store.logs(first)] == ["INFO"] * 4 + ["WARN"]
     assert served.store.metrics(first) == [
-        (100, {"loss": 1.25, "learning_rate": 0.1, "steps_per_second": 4.0, "grid_loss": 2.5})
+        (100, {"loss": 1.25, "learning_rate": 0.1, "steps_per_second": 4.0, "train_eval_loss": 2.5})
     ]
     assert served.kinds(first) == ["started", "finished"]
-    assert served.changes.count(first) >= 3
+    assert served.changed.count(first) >= 3
 
 
 def test_what_the_worker_is_given(served):
@@ -241,7 +265,7 @@ def test_what_the_worker_is_given(served):
             "checkpoint_every": 250,
             "weights": "full",
             "gradient_checkpointing": False,
-            "stream_blocks": False,
+            "block_offload": False,
         },
     }
 
@@ -253,7 +277,7 @@ def test_what_the_worker_is_given(served):
         ("explained", 500, "internal_error", "the disk is full", 1),
         ("harmed", 500, "internal_error", "Internal Server Error", 1),
         ("kill", 503, "runner_disconnected", f"Runner disconnected: {KILLED}", 2),
-        ("exit", 503, "runner_disconnected", "Runner disconnected: the worker ended with exit code 3", 2),
+        ("exit", 503, "runner_disconnected", "Runner disconnected: the worker exited with code 3", 2),
     ],
 )
 def test_failures(served, part, status, kind, detail, goes):
@@ -275,23 +299,120 @@ def test_failures(served, part, status, kind, detail, goes):
     assert served.kinds(id)[-1] == "finished"
 
 
-def test_a_fault_of_the_database_does_not_fail_what_is_trained(served, monkeypatch):
-    def broken(*_):
-        raise StoreError(served.settings.database, "locked")
+def test_a_fault_of_the_database_in_the_middle_of_runs_loses_nothing(served, monkeypatch, caplog):
+    """Everything that is written fails for a while; the runs on both devices go on, and nothing is said twice."""
+    served.settings = replace(served.settings, devices=("cpu", "auto"))
+    broken, failures = threading.Event(), []
+
+    def fail(method):
+        def call(*args, **named):
+            if broken.is_set():
+                failures.append(method.__name__)
+                raise StoreError(served.settings.database, "the disk is full")
+            return method(*args, **named)
+
+        return call
+
+    for name in ("record", "finish", "add_event", "requeue", "claim"):
+        monkeypatch.setattr(served.store, name, fail(getattr(served.store, name)))
 
     async def run():
-        with monkeypatch.context() as patch:
-            patch.setattr(served.store, "add_metrics", broken)
-            served.workers = Workers(served.settings, served.store, served.storage, served.changes.append)
-            with pytest.raises(ExceptionGroup) as caught:
-                await served.workers.run()
-            assert caught.group_contains(StoreError)
-        assert served.store.request(id).state != State.DONE
-        async with served.running():  # the server is started again
+        async with served.running():
+            await served.in_hand(waiting)
+            broken.set()
+            (served.folder(held) / "go on").touch()
+            await served.until(lambda: len(failures) > 5)
+            assert served.health.waiting_for == "the server's database cannot be used: the disk is full"
+            broken.clear()
+            first = await served.done(held)
+            served.store.request_cancel(waiting)
+            return first, await served.done(waiting)
+
+    held, waiting = served.add("held"), served.add("wait")
+    first, second = uvloop.run(run())
+    assert (first.result.status, second.result.status) == (200, 499)
+    assert (first.attempts, second.attempts) == (0, 0)
+    assert len(served.goes(held)) == len(served.goes(waiting)) == 1, "no run was interrupted"
+    assert served.lines(held) == [
+        "started",
+        "training",
+        "step 100 of 100: loss 1.2500, 4 steps a second",
+        "trained",
+        "odd",
+    ]
+    assert served.kinds(held) == ["started", "finished"]
+    assert served.health.waiting_for is None
+    assert len([line for line in caplog.records if line.levelname == "ERROR"]) == 1, "said once"
+    assert "Traceback" not in caplog.text
+
+
+def test_the_server_stops_though_the_database_fails(served, monkeypatch):
+    def fail(*_, **__):
+        raise StoreError(served.settings.database, "the disk is full")
+
+    monkeypatch.setattr(workers, "_LAST_WRITE_SECONDS", 0.1)
+
+    async def first():
+        async with served.running():
+            await served.in_hand(id)
+            for name in ("record", "requeue"):
+                monkeypatch.setattr(served.store, name, fail)
+
+    id = served.add("wait")
+    began = time.monotonic()
+    uvloop.run(first())
+    assert time.monotonic() - began < LIMIT
+    assert served.store.request(id).state == State.RUNNING
+    monkeypatch.undo()
+    assert (served.folder(id) / "run.json").exists(), "it was let save its state"
+
+
+def test_no_run_is_started_without_room_on_the_disk(served, monkeypatch):
+    usage = shutil.disk_usage(served.settings.folder)
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda _: usage._replace(free=workers.MIN_FREE_BYTES - 1))
+
+    async def run():
+        async with served.running():
+            await served.until(lambda: served.health.waiting_for)
+            assert served.health.waiting_for == "the server's disk has less than 256 MiB left"
+            assert served.store.request(id).state == State.QUEUED
+            monkeypatch.setattr(workers.shutil, "disk_usage", lambda _: usage._replace(free=1 << 40))
             return await served.done(id)
 
     id = served.add("done")
     assert uvloop.run(run()).result.status == 200
+    assert served.health.waiting_for is None
+
+
+def test_a_run_that_the_full_disk_ended_goes_on_when_there_is_room(served, monkeypatch):
+    usage = shutil.disk_usage(served.settings.folder)
+    free = [1 << 40, workers.MIN_FREE_BYTES - 1]
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda _: usage._replace(free=free[0]))
+
+    async def run():
+        async with served.running():
+            await served.until(lambda: len(served.goes(full)) == 1)
+            free.reverse()
+            (served.folder(full) / "go on").touch()
+            await served.until(lambda: served.health.waiting_for)
+            free.reverse()  # at once: what counts is how it was when the run ended
+            return await served.done(full)
+
+    full = served.add("full")
+    done = uvloop.run(run())
+    assert (done.result.status, done.attempts, len(served.goes(full))) == (200, 0, 2)
+    assert "the server's disk is full; the run goes on when there is space" in served.lines(full)
+
+
+def test_a_run_that_is_too_large_for_the_disk_fails(served):
+    async def run():
+        async with served.running():
+            await served.in_hand(id)
+            (served.folder(id) / "go on").touch()
+            return await served.done(id)
+
+    id = served.add("full")
+    assert uvloop.run(run()).result.body["detail"] == "lora.safetensors could not be written: the disk is full"
 
 
 def test_a_crash_is_a_new_attempt(served):
@@ -303,7 +424,7 @@ def test_a_crash_is_a_new_attempt(served):
     done = uvloop.run(run())
     assert (done.result.status, done.attempts, len(set(served.goes(id)))) == (200, 1, 2)
     assert served.kinds(id) == ["started", "crashed", "resumed", "finished"]
-    assert f"{KILLED}; it is tried again" in served.lines(id)
+    assert f"{KILLED}; trying again" in served.lines(id)
 
 
 def test_a_request_that_nobody_can_follow_ends_and_the_queue_goes_on(served, monkeypatch):
@@ -317,7 +438,7 @@ def test_a_request_that_nobody_can_follow_ends_and_the_queue_goes_on(served, mon
             return await served.done(id), await served.done(following)
 
     told.once = False
-    monkeypatch.setattr(workers.Journal, "take", told)
+    monkeypatch.setattr(workers.Journal, "add", told)
     id, following = served.add("done"), served.add("done")
     failed, after = uvloop.run(run())
     assert (failed.result.status, failed.result.error_type) == (500, "internal_error")
@@ -340,8 +461,8 @@ def test_cancelled_in_the_queue_and_while_it_runs(served):
         async with served.running():
             await served.in_hand(running)
             asked = time.monotonic()
-            served.store.ask_cancel(running)
-            served.store.ask_cancel(queued)
+            served.store.request_cancel(running)
+            served.store.request_cancel(queued)
             results = [(await served.done(id)).result for id in (running, queued)]
             seconds = time.monotonic() - asked
             return results, seconds, await served.done(after)
@@ -358,12 +479,12 @@ def test_cancelled_in_the_queue_and_while_it_runs(served):
 
 
 def test_one_that_does_not_stop_is_killed(served, monkeypatch):
-    monkeypatch.setattr(workers, "STOP_SECONDS", 0.5)
+    monkeypatch.setattr(active_job, "STOP_SECONDS", 0.5)
 
     async def run():
         async with served.running():
             await served.in_hand(id)
-            served.store.ask_cancel(id)
+            served.store.request_cancel(id)
             served.workers.wake()
             return await served.done(id), await served.done(after)
 
@@ -407,7 +528,7 @@ def test_the_server_ends_and_starts_again(served):
     async def second():
         async with served.running():
             await served.until(lambda: len(served.goes(id)) == 2)
-            served.store.ask_cancel(id)
+            served.store.request_cancel(id)
             return await served.done(id)
 
     id = served.add("wait")
@@ -437,7 +558,7 @@ def test_a_worker_that_is_ended_from_outside(served):
     async def run():
         async with served.running():
             await served.until(lambda: len(served.goes(id)) >= 2)
-            served.store.ask_cancel(id)
+            served.store.request_cancel(id)
             await served.done(id)
             await served.done(idle)
             os.kill(int(served.goes(idle)[0]), signal.SIGKILL)
@@ -458,7 +579,7 @@ def test_while_no_worker_gets_ready_requests_wait(served, monkeypatch, tmp_path,
 
     async def run():
         async with served.running():
-            await served.until(lambda: "exit code 7" in caplog.text)
+            await served.until(lambda: "exited with code 7" in caplog.text)
             assert served.store.request(id).state == State.QUEUED
             monkeypatch.setattr(process, "_COMMAND", good)
             return await served.done(id)
@@ -476,10 +597,51 @@ def test_a_worker_for_each_device(served):
             for id in waiting:
                 await served.in_hand(id)
             for id in waiting:
-                served.store.ask_cancel(id)
+                served.store.request_cancel(id)
             for id in waiting:
                 await served.done(id)
 
     waiting = [served.add("wait"), served.add("wait")]
     uvloop.run(run())
     assert served.goes(waiting[0]) != served.goes(waiting[1])
+
+
+def test_a_device_without_a_worker_does_no_harm_to_the_others(served, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    served.settings = replace(served.settings, devices=("bad", "none", "cpu"))
+    start = asyncio.create_subprocess_exec
+
+    async def exec(*command, **more):
+        if command[-1] == "none":
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return await start(*command, **more)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", exec)
+
+    async def run():
+        async with served.running():
+            await served.done(long)
+            await served.until(lambda: caplog.text.count("on bad starts in") > 2)
+            return await served.done(served.add("done"))
+
+    long = served.add("done")
+    assert uvloop.run(run()).result.status == 200
+    assert "no worker on bad: the worker exited with code 9" in caplog.text
+    assert "no worker on none: its process could not be started: Cannot allocate memory" in caplog.text
+    pauses = [float(pause) for pause in re.findall(r"on bad starts in (\S+) s", caplog.text)]
+    assert pauses[:3] == [0.02, 0.04, 0.08], "longer and longer"
+    assert "Traceback" not in caplog.text
+
+
+def test_the_time_that_a_run_took_is_not_that_of_a_clock_which_is_set(served, monkeypatch):
+    real = time.time
+
+    async def run():
+        async with served.running():
+            await served.until(lambda: len(served.goes(id)) == 1)
+            monkeypatch.setattr(time, "time", lambda: real() - 86_400)
+            (served.folder(id) / "go on").touch()
+            return await served.done(id)
+
+    id = served.add("held")
+    assert 0 <= uvloop.run(run()).result.inference_time < LIMIT

@@ -11,6 +11,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,8 +159,9 @@ def test_public_transports_verify_the_name_and_not_the_address(
 
     with https_server(folder) as port, monkeypatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", getaddrinfo)
-        patch.setattr(httpcore.SyncBackend, "connect_tcp", lambda me, to, *_: connect(me, last_hop(to), port, 5))
-        patch.setattr(httpcore.AnyIOBackend, "connect_tcp", lambda me, to, *_: connect_async(me, last_hop(to), port, 5))
+        for backend, reach in ((httpcore.SyncBackend, connect), (httpcore.AnyIOBackend, connect_async)):
+            there = partial(reach, port=port, timeout=5)
+            patch.setattr(backend, "connect_tcp", lambda me, host, *_, there=there, **__: there(me, last_hop(host)))
 
         def answer(host: str) -> str:
             return get(host) if sync else asyncio.run(get_async(host))

@@ -23,7 +23,7 @@ class Room:
     brightness_hz: float  # the tail loses what is above, first and most
 
 
-DEVICE_SLOTS = (
+ROOMS = (
     Room("in a small room", (0.2, 0.45), (0.001, 0.004), (0.25, 0.6), 5000),
     Room("in a tiled bathroom", (0.6, 1.1), (0.002, 0.005), (0.5, 1.0), 9000),
     Room("in a large hall", (1.4, 2.6), (0.012, 0.03), (0.4, 0.9), 4500),

@@ -21,9 +21,10 @@ from diffusers.models.autoencoders.autoencoder_kl_ltx2_audio import AutoencoderK
 from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE
 from torch import Tensor
 
+from sonolora.analysis.mel import mel_filters
 from sonolora.core.errors import CheckpointError
 from sonolora.core.frames import MEL_SECONDS, MELS_PER_FRAME, encoded_seconds, frame_count
-from sonolora.ltx.codec.log_mel import LogMel, mel_filterbank
+from sonolora.ltx.codec.log_mel import LogMel
 from sonolora.ltx.weights.checkpoint import Checkpoint, load_module
 
 VAE_PREFIX = "audio_vae."
@@ -199,14 +200,14 @@ def build_log_mel(section: Mapping[str, Any], device: torch.device) -> LogMel:
     stft, mel = settings["stft"], settings["mel"]
     if stft["filter_length"] != stft["win_length"] or mel["n_mel_channels"] != shape["mel_bins"]:
         raise CheckpointError("the audio VAE's mel settings contradict each other in the header")
-    filters = mel_filterbank(
+    filters = mel_filters(
         mel["n_mel_channels"],
         stft["filter_length"],
         settings["audio"]["sampling_rate"],
         mel["mel_fmin"],
         mel["mel_fmax"],
     )
-    return LogMel(stft["win_length"], stft["hop_length"], filters.to(device))
+    return LogMel(stft["win_length"], stft["hop_length"], torch.from_numpy(filters).float().to(device))
 
 
 def vae_checkpoint_name(name: str) -> str:

@@ -22,9 +22,6 @@ from torch import Tensor, nn
 
 from sonolora.ltx.memory.device_constants import on_device
 
-FULL = "full"
-FLOAT8 = "fp8"
-WEIGHTS = (FULL, "int8", FLOAT8, "nf4")  # by increasing error
 GROUP_SIZE = 64  # weights that share a scale in nf4
 _MAX_CODE = {"int8": 127.0, "fp8": 448.0}
 _NF4 = (

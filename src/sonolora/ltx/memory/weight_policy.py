@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sonolora.ltx.memory.quantised import FLOAT8, FULL, GROUP_SIZE, WEIGHTS, QuantisedLinear, quantise
+from sonolora.ltx.memory.quantised import GROUP_SIZE, QuantisedLinear, quantise
+from sonolora.ltx.memory.weight_forms import FLOAT8, FULL, WEIGHTS
 
 BLOCKS = "transformer_blocks."
 

@@ -38,6 +38,7 @@ from sonolora.core.download import (
 )
 from sonolora.core.errors import CheckpointError
 from sonolora.core.tensor_file import LENGTH_BYTES, TensorInfo, data_start, parse_header
+from sonolora.core.user_folders import data_folder
 from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint, fingerprint, sampled
 from sonolora.ltx.weights.partial_checkpoint import WORKERS, Progress, extend, open_excerpt, sidecar
 from sonolora.ltx.weights.stored_tensor import fold_scales, with_scale_names
@@ -191,9 +192,7 @@ def fetch_text_encoder(hub_id: HubId) -> Path:
 
 def models_folder() -> Path:
     """`$SONOLORA_MODELS`, else `sonolora/models` in the user's data folder."""
-    if folder := os.environ.get("SONOLORA_MODELS"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "sonolora" / "models"
+    return Path(os.environ.get("SONOLORA_MODELS") or data_folder() / "models")
 
 
 def log_progress(what: str) -> Progress:

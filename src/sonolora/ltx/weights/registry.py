@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from sonolora.core.atomic_files import make_folder, write_json
 from sonolora.core.errors import SonoloraError
+from sonolora.core.user_folders import config_folder
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,8 @@ class Entry:
 
 
 def registry_file() -> Path:
-    """The path of the registry."""
-    if file := os.environ.get("SONOLORA_BASES"):
-        return Path(file)
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "sonolora" / "bases.json"
+    """Where the names are kept."""
+    return Path(os.environ.get("SONOLORA_BASES") or config_folder() / "bases.json")
 
 
 def registered() -> dict[str, Entry]:

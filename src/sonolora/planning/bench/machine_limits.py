@@ -32,7 +32,8 @@ class Limits:
 
 def machine_limits(device: torch.device, dtype: torch.dtype) -> Limits:
     """The best of a few large matrix products and of a few large copies."""
-    size, copied = _MATMUL_SIZE[device.type], _COPIED_BYTES[device.type]
+    kind = "cuda" if device.type == "cuda" else "cpu"
+    size, copied = _MATMUL_SIZE[kind], _COPIED_BYTES[kind]
     left, right = torch.randn(2, size, size, device=device, dtype=dtype)
     product = torch.empty_like(left)
     source = torch.zeros(copied, dtype=torch.uint8, device=device)

@@ -12,10 +12,10 @@ from statistics import median
 
 import torch
 
+from sonolora.core.devices import compute_dtype
 from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.bench.machine_limits import machine_limits
 from sonolora.planning.bench.synthetic import synthetic_trainer
-from sonolora.planning.run_settings import compute_dtype
 from sonolora.planning.work_counts import Step, step_flops
 from sonolora.training.step_phases import phase_times
 

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import torch
 
+from sonolora.core.devices import compute_dtype
 from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
@@ -19,7 +20,7 @@ from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.bench.machine_limits import device_name
 from sonolora.planning.bench.synthetic import synthetic_model
 from sonolora.planning.needs import preview_guidance, training_step
-from sonolora.planning.run_settings import RunSettings, compute_dtype
+from sonolora.planning.run_settings import RunSettings
 from sonolora.planning.work_counts import make_example
 from sonolora.sampling.sampler import SamplingSettings, sample
 from sonolora.training.step_phases import clock
@@ -49,7 +50,8 @@ def measure_preview(
     layers = shape.transformer_config.layers
     model = synthetic_model(shape, layers, step, device)
     add_adapters(model, step.targets, step.rank, settings.seed)
-    example, negative = (make_example(shape, step.tokens, device, compute_dtype(device), layers) for _ in range(2))
+    example = make_example(shape, step.tokens, device, compute_dtype(device), layers)
+    negative_context = torch.randn_like(example.context_BSD)
     codec = deepcopy(shape.codec)
     for module in (codec.vae, codec.vocoder):
         module.to_empty(device=device)
@@ -60,11 +62,12 @@ def measure_preview(
     mark, elapsed = clock(device)
     for count in (1, steps):
         moments = [mark()]
-        latents = sample(model, example, negative, noise, SamplingSettings(count, guidance, static=settings.cuda_graph))
+        sampling = SamplingSettings(count, guidance, static=settings.cuda_graph)
+        latents = sample(model, example, negative_context, noise, sampling)
         moments.append(mark())
         codec.decode(latents)
         moments.append(mark())
-    sampling, decoding = (elapsed(*pair) / 1000 for pair in pairwise(moments))
+    sampling_seconds, decoding_seconds = (elapsed(*pair) / 1000 for pair in pairwise(moments))
     return PreviewTime(
         mode.name,
         shape.name,
@@ -72,6 +75,6 @@ def measure_preview(
         device_name(device),
         step.tokens.audio,
         steps,
-        sampling,
-        decoding,
+        sampling_seconds,
+        decoding_seconds,
     )

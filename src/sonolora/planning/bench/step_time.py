@@ -29,6 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sonolora import __version__
 from sonolora.conditioning import collate
+from sonolora.core.devices import compute_dtype
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
@@ -37,7 +38,7 @@ from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.bench.machine_limits import Limits, device_name, machine_limits
 from sonolora.planning.bench.synthetic import synthetic_trainer
 from sonolora.planning.needs import training_step
-from sonolora.planning.run_settings import RunSettings, compute_dtype
+from sonolora.planning.run_settings import RunSettings
 from sonolora.planning.work_counts import Step, make_example, step_bytes
 from sonolora.training.loss import flow_losses
 from sonolora.training.step_phases import PHASES, clock, flop_counter, marks, phase_times

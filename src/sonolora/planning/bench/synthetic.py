@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from sonolora.core.devices import compute_dtype
 from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.ltx.memory.quantised import QuantisedLinear, quantise
 from sonolora.ltx.model.transformer import Transformer, apply_policy
 from sonolora.planning.base_shape import BaseShape
-from sonolora.planning.run_settings import compute_dtype
 from sonolora.planning.work_counts import Step, make_example
 from sonolora.training.trainer import Trainer, TrainingConfig
 

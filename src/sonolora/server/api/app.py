@@ -1,7 +1,7 @@
-"""The whole HTTP application: the queue, the files, the descriptions, behind every way in.
+"""The HTTP application: the queue, the files and their descriptions.
 
-In: what the server is made of. Out: an ASGI app. Every answer that is not a file or a stream is JSON, and every one
-carries `x-fal-request-id`; nobody needs a key for files, whose addresses cannot be guessed, and for descriptions.
+In: the parts of the server. Out: an ASGI app. Every response but files and streams is JSON, and every one has
+`x-fal-request-id`. Descriptions and files, whose URLs cannot be guessed, need no key.
 """
 
 from __future__ import annotations
@@ -23,17 +23,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sonolora import __version__
 from sonolora.core.errors import ErrorItem, InputError
 from sonolora.server.api import storage_api
-from sonolora.server.api.answers import Answer, RefusedError, faults, refusal
 from sonolora.server.api.host_routing import HostAliases
 from sonolora.server.api.openapi import describe
-from sonolora.server.api.queue_api import Queue
+from sonolora.server.api.queue_api import QueueApi
+from sonolora.server.api.request_body import BodyMemory
+from sonolora.server.api.responses import JsonResponse, RejectedError, error_response, input_error_response
+from sonolora.server.database.faults import StoreError
+from sonolora.server.files.incoming import UploadError
 from sonolora.server.files.storage import Storage
-from sonolora.server.jobs.notifier import Changes
+from sonolora.server.jobs.keys import Keys
+from sonolora.server.jobs.notifier import Notifier
 from sonolora.server.jobs.records import Key
+from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.net.urls import APP, ENDPOINT_PATHS, ENDPOINTS, base_url
 from sonolora.server.settings import ServerSettings
 
+_RETRY_SECONDS = 30
 _METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
 _EXPOSED = (
     "x-fal-request-id", "x-fal-billable-units", "x-fal-error-type", "x-fal-needs-retry", "x-fal-request-timeout-type",
@@ -43,29 +49,32 @@ _EXPOSED = (
 
 @dataclass(frozen=True)
 class Services:
-    """What the server is made of. `wake` tells the workers that there is something to do; `jwks` is public."""
+    """The parts of the server. `wake` tells the workers that there is something to do; `jwks` is public."""
 
     settings: ServerSettings
     store: Store
+    keys: Keys
     storage: Storage
-    changes: Changes
+    notifier: Notifier
+    retrying: Retrying
     wake: Callable[[], None]
     jwks: dict[str, Any]
 
 
 def build_app(services: Services) -> ASGIApp:
-    """The app for plain http and for https alike."""
+    """The app, for http and https alike."""
     settings = services.settings
+    memory = BodyMemory()
 
     def authorise(request: Request) -> Key:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-        key = services.store.check_key(secret.strip()) if scheme.lower() in ("key", "bearer") else None
+        key = services.keys.check(secret.strip()) if scheme.lower() in ("key", "bearer") else None
         if key is None:
             detail = "No valid key: send the header 'Authorization: Key <your key>'."
-            raise RefusedError(refusal(401, detail, headers={"www-authenticate": "Key"}))
+            raise RejectedError(error_response(401, detail, headers={"www-authenticate": "Key"}))
         return key
 
-    def own_base(request: Request) -> str:
+    def base_of(request: Request) -> str:
         return base_url(request, settings)
 
     async def openapi(request: Request) -> Response:
@@ -73,40 +82,60 @@ def build_app(services: Services) -> ASGIApp:
         if endpoint is None and (id := request.query_params.get("endpoint_id")) is not None:
             endpoint = id.strip("/").removeprefix(f"{APP}/")
             if endpoint not in ENDPOINTS:
-                known = ", ".join(f"{APP}/{one}" for one in ENDPOINTS)
+                known = ", ".join(f"{APP}/{name}" for name in ENDPOINTS)
                 raise InputError([ErrorItem(("query", "endpoint_id"), f"must be one of {known}", input=id)])
         if endpoint is not None and endpoint not in ENDPOINTS:
             raise HTTPException(404)
-        return Answer(describe([endpoint] if endpoint else list(ENDPOINTS), own_base(request)))
+        return JsonResponse(describe([endpoint] if endpoint else list(ENDPOINTS), base_of(request)))
 
-    async def front(request: Request) -> Response:
-        base = own_base(request)
-        return Answer({"sonolora": __version__, "openapi": [f"{base}/{APP}/{one}/openapi.json" for one in ENDPOINTS]})
+    async def root(request: Request) -> Response:
+        urls = [f"{base_of(request)}/{APP}/{name}/openapi.json" for name in ENDPOINTS]
+        return JsonResponse({"sonolora": __version__, "openapi": urls})
 
     async def health(request: Request) -> Response:  # noqa: ARG001 - the signature of a handler
-        return Answer({"status": "ok"})
+        reason = services.retrying.health.waiting_for
+        if reason is not None:
+            return JsonResponse({"status": "waiting", "waiting_for": reason}, 503)
+        return JsonResponse({"status": "ok"})
 
     async def jwks(request: Request) -> Response:  # noqa: ARG001
-        return Answer(services.jwks, headers={"cache-control": "max-age=3600"})
+        return JsonResponse(services.jwks, headers={"cache-control": "max-age=3600"})
 
-    queue = Queue(settings, services.store, services.changes, services.wake, authorise)
+    async def store_fault(request: Request, error: Exception) -> Response:  # noqa: ARG001
+        """The database cannot be used now, such as when the disk is full. The same request may succeed later."""
+        assert isinstance(error, StoreError)
+        services.retrying.health.log(error.public, str(error))
+        return error_response(503, f"Try again later: {error.public}.", headers={"retry-after": str(_RETRY_SECONDS)})
+
+    queue = QueueApi(
+        settings,
+        services.store,
+        services.storage,
+        memory,
+        services.notifier,
+        services.retrying,
+        services.wake,
+        authorise,
+    )
     app = Starlette(
         routes=[
             *queue.routes(),
-            *storage_api.routes(services.storage, authorise, own_base),
+            *storage_api.routes(services.storage, services.keys, memory, authorise, base_of),
             Route("/.well-known/jwks.json", jwks),
             Route("/rest/.well-known/jwks.json", jwks),
             Route("/openapi.json", openapi),
             Route(f"/queue/{APP}/{{endpoint:path}}/openapi.json", openapi),
             Route("/health", health),
-            Route("/", front),
+            Route("/", root),
         ],
         exception_handlers={
             InputError: _input_error,
-            RefusedError: _refused,
+            RejectedError: _rejected,
+            UploadError: _upload_error,
+            StoreError: store_fault,
             HTTPException: _http_error,
             ClientDisconnect: _disconnected,
-            Exception: _bug,
+            Exception: _unexpected,
         },
     )
     app.router.redirect_slashes = False
@@ -114,7 +143,7 @@ def build_app(services: Services) -> ASGIApp:
         HostAliases(app),
         allow_origins=["*"],
         allow_methods=_METHODS,
-        allow_headers=["*"],  # each preflight gets back what it asked for; a literal * would leave out Authorization
+        allow_headers=["*"],  # which repeats the requested headers; a literal * would not cover Authorization
         expose_headers=_EXPOSED,
         allow_private_network=True,
         max_age=86400,
@@ -123,7 +152,7 @@ def build_app(services: Services) -> ASGIApp:
 
 
 class _RequestIds:
-    """ASGI middleware: an id for every answer that has none of its own."""
+    """ASGI middleware: an id for every response that has none of its own."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -140,35 +169,40 @@ class _RequestIds:
 
 async def _input_error(request: Request, error: Exception) -> Response:  # noqa: ARG001
     assert isinstance(error, InputError)
-    return faults(error)
+    return input_error_response(error)
 
 
-async def _refused(request: Request, error: Exception) -> Response:  # noqa: ARG001
-    assert isinstance(error, RefusedError)
-    return error.answer
+async def _rejected(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    assert isinstance(error, RejectedError)
+    return error.response
+
+
+async def _upload_error(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    assert isinstance(error, UploadError)
+    return error_response(error.status, str(error))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """What Starlette refuses by itself, and handlers that raise its error."""
+    """Errors of Starlette itself, and of handlers that raise its exception."""
     assert isinstance(error, HTTPException)
-    detail = f"Path {_as_sent(request)} not found" if error.status_code == 404 else error.detail
+    detail = f"Path {_path_as_sent(request)} not found" if error.status_code == 404 else error.detail
     if error.status_code == 404 and request.url.path.startswith(("/queue/", "/run/")):
         detail += f". There are: {ENDPOINT_PATHS}"
-    return refusal(error.status_code, detail, headers=error.headers)
+    return error_response(error.status_code, detail, headers=error.headers)
 
 
-def _as_sent(request: Request) -> str:
-    """Its path, without the prefix that `HostAliases` has put in front."""
+def _path_as_sent(request: Request) -> str:
+    """Without the prefix that `HostAliases` has added."""
     path: str = request.url.path
     raw: bytes = request.scope.get("raw_path", b"")
     return path if raw.startswith((b"/queue", b"/run")) else path.removeprefix("/queue").removeprefix("/run")
 
 
 async def _disconnected(request: Request, error: Exception) -> Response:  # noqa: ARG001
-    """Nobody reads it."""
-    return refusal(499, "The client went away.", "client_disconnected")
+    """Nobody reads this."""
+    return error_response(499, "The client has disconnected.", "client_disconnected")
 
 
-async def _bug(request: Request, error: Exception) -> Response:  # noqa: ARG001
-    """The traceback is logged by what runs the app."""
-    return refusal(500, "Internal Server Error", "internal_error")
+async def _unexpected(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    """A bug. The HTTP server logs the traceback."""
+    return error_response(500, "Internal Server Error", "internal_error")

@@ -1,31 +1,45 @@
-"""The description of each endpoint in OpenAPI 3.0.4, in the published form and with the order of the fields.
+"""OpenAPI 3.0.4 documents of the endpoints, in the published format and with the order of the fields.
 
-In: the ids of endpoints and the address of the server. Out: a document as a JSON object. The inputs come from the
-models that check them; the answers are all that can occur.
+In: the ids of endpoints and the URL of the server. Out: a document as a JSON object. Inputs are described by the models
+that validate them, responses by the models they are built from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
 from sonolora import __version__
 from sonolora.modes import MODES
+from sonolora.server.api import schemas
 from sonolora.server.net.urls import APP, ENDPOINTS, URL_PATTERN
 
 Json = dict[str, Any]
 
-_SCHEMAS = "#/components/schemas/"
+_SCHEMAS = "#/components/schemas/{model}"
+_OUTPUT = "Ltx23TrainerV2Output"  # as published
+_RESPONSES: tuple[type[BaseModel], ...] = (
+    schemas.QueueStatus,
+    schemas.TrainingOutput,
+    schemas.InputFaults,
+    schemas.RequestError,
+    schemas.CancelRequested,
+    schemas.AlreadyCompleted,
+    schemas.NotFound,
+)
 
 
 def describe(endpoints: Sequence[str], base: str) -> Json:
-    """One document for endpoints such as `t2a` or `ic-lora/a2a`; `base` is the address without a slash at the end."""
+    """One document for endpoints such as `t2a` or `ic-lora/a2a`; `base` is the server's URL without a final slash."""
     ids = [f"{APP}/{endpoint}" for endpoint in endpoints]
-    schemas: Json = dict(_COMMON_SCHEMAS)
+    components: Json = dict(_RESPONSE_SCHEMAS)
     paths: Json = {}
     for endpoint, id in zip(endpoints, ids, strict=True):
         input_name = _schema_name(endpoint)
-        schemas |= _input_schemas(endpoint, input_name)
+        components |= _input_schemas(endpoint, input_name)
         paths |= _paths(id, input_name)
     info: Json = {
         "title": f"Queue OpenAPI for {' and '.join(ids)}",
@@ -38,23 +52,14 @@ def describe(endpoints: Sequence[str], base: str) -> Json:
             "category": "training",
             "documentationUrl": f"{base}/{ids[0]}/openapi.json",
         }
+    key = {"type": "apiKey", "in": "header", "name": "Authorization", "description": "Key <your key>"}
     return {
         "openapi": "3.0.4",
         "info": info,
         "servers": [{"url": base}],
         "security": [{"apiKeyAuth": []}],
         "paths": paths,
-        "components": {
-            "securitySchemes": {
-                "apiKeyAuth": {
-                    "type": "apiKey",
-                    "in": "header",
-                    "name": "Authorization",
-                    "description": "Key <your key>",
-                }
-            },
-            "schemas": schemas,
-        },
+        "components": {"securitySchemes": {"apiKeyAuth": key}, "schemas": components},
     }
 
 
@@ -63,22 +68,54 @@ def _schema_name(endpoint: str) -> str:
 
 
 def _input_schemas(endpoint: str, name: str) -> Json:
-    """The input's schema and those that it refers to, by name."""
-    schema = MODES[ENDPOINTS[endpoint]].request.model_json_schema(ref_template=_SCHEMAS + "{model}")
-    found = {**schema.pop("$defs"), name: {**schema, "title": name}}
-    # Pydantic leaves out a default that is made anew each time, and knows nothing of what is checked after it.
+    """The schema of the input and those it refers to, by name."""
+    schema = MODES[ENDPOINTS[endpoint]].request.model_json_schema(ref_template=_SCHEMAS)
+    found: Json = {**schema.pop("$defs"), name: {**schema, "title": name}}
+    # Pydantic omits a default that a factory makes, and does not know what is checked after it.
     found[name]["properties"]["validation"]["default"] = []
     for one in found.values():
-        one["x-fal-order-properties"] = list(one["properties"])
         for field, rules in one["properties"].items():
             if field.endswith("_url"):
                 rules.pop("minLength", None)
-                what = "A zip archive" if field == "training_data_url" else "What the preview is given"
-                rules |= {"pattern": URL_PATTERN, "description": f"{what}, by http, https or data: URL."}
+                content = "A zip archive" if field == "training_data_url" else "The file for the preview"
+                rules |= {"pattern": URL_PATTERN, "description": f"{content}: an http, https or data: URL."}
             if field == "time_ranges":
                 seconds = {"type": "number", "minimum": 0}
                 rules |= {"minItems": 1, "items": {"type": "array", "items": seconds, "minItems": 2, "maxItems": 2}}
-    return found
+    return {name: _in_openapi_3_0(one) for name, one in found.items()}
+
+
+def _response_schemas() -> Json:
+    _, definitions = models_json_schema([(model, "validation") for model in _RESPONSES], ref_template=_SCHEMAS)
+    found: Json = {name: _in_openapi_3_0(one) for name, one in definitions["$defs"].items()}
+    return {**found, _OUTPUT: found.pop("TrainingOutput")}
+
+
+def _in_openapi_3_0(schema: Any) -> Any:
+    """A JSON Schema of pydantic in the dialect of OpenAPI 3.0, which has no type null and no constants."""
+    if isinstance(schema, list):
+        return [_in_openapi_3_0(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    translated = {key: _in_openapi_3_0(value) for key, value in schema.items()}
+    if "const" in translated:
+        translated["enum"] = [translated.pop("const")]
+    match translated.get("anyOf"):
+        case [{"$ref": _} as reference, {"type": "null"}]:
+            translated |= {"allOf": [reference], "nullable": True}
+            del translated["anyOf"]
+        case [only, {"type": "null"}]:
+            translated |= {**only, "nullable": True}
+            del translated["anyOf"]
+    if translated.get("nullable") and translated.get("default", ...) is None:
+        del translated["default"]
+    if isinstance(properties := translated.get("properties"), dict) and translated.get("type") == "object":
+        translated["x-fal-order-properties"] = list(properties)
+        for name, field in properties.items():
+            # Without the titles that pydantic makes of the names.
+            if isinstance(field, dict) and field.get("title", "").replace(" ", "_").lower() == name.lower():
+                del field["title"]
+    return translated
 
 
 def _paths(id: str, input_name: str) -> Json:
@@ -88,63 +125,63 @@ def _paths(id: str, input_name: str) -> Json:
         f"/{id}": {
             "post": {
                 "operationId": f"submit{name}",
-                "summary": "Put a training into the queue.",
+                "summary": "Queue a training.",
                 "parameters": _SUBMIT_PARAMETERS,
                 "requestBody": {"required": True, "content": _json_content(_ref(input_name))},
                 "responses": {
                     "200": {
-                        **_answer("It is in the queue.", _ref("QueueStatus")),
+                        **_response("It is queued.", "QueueStatus"),
                         "links": {word: _link(f"{word}{name}") for word in ("status", "result", "cancel")},
                     },
-                    "400": _answer("A header that cannot be read.", _ref("RequestError")),
+                    "400": _response("An invalid header.", "RequestError"),
                     "401": _UNAUTHORISED,
-                    "408": _answer("The body came too slowly.", _ref("RequestError")),
-                    "413": _answer("The body is too large.", _ref("RequestError")),
-                    "422": _answer("A fault of the input; nothing was queued.", _ref("InputFaults")),
-                    "429": _answer("The queue is full at the moment.", _ref("RequestError")),
+                    "408": _response("The body came too slowly.", "RequestError"),
+                    "413": _response("The body is too large.", "RequestError"),
+                    "422": _response("Invalid input; nothing was queued.", "InputFaults"),
+                    "429": _response("The queue is full at the moment.", "RequestError"),
                 },
             }
         },
         f"{request}/status": {
             "get": {
                 "operationId": f"status{name}",
-                "summary": "How it stands.",
+                "summary": "The status.",
                 "parameters": [_REQUEST_ID, _LOGS],
                 "responses": {
-                    "200": _answer("It is over; the result says how it went.", _ref("QueueStatus")),
-                    "202": _answer("It waits or runs.", _ref("QueueStatus")),
+                    "200": _response("It is completed; the result is there.", "QueueStatus"),
+                    "202": _response("It is queued or running.", "QueueStatus"),
                     "401": _UNAUTHORISED,
                     "404": _NOT_FOUND,
-                    "422": _answer("`logs` is not a truth value.", _ref("InputFaults")),
+                    "422": _response("`logs` is not a boolean.", "InputFaults"),
                 },
             }
         },
         request: {
             "get": {
                 "operationId": f"result{name}",
-                "summary": "The result: the code, headers and body that the training ended with.",
+                "summary": "The result: the status, headers and body with which the training ended.",
                 "parameters": [_REQUEST_ID],
                 "responses": {
-                    "200": _answer("The LoRA and what belongs to it.", _ref("Ltx23TrainerV2Output")),
-                    "400": _answer("It is not over yet.", _ref("RequestError")),
+                    "200": _response("The LoRA and the other outputs.", _OUTPUT),
+                    "400": _response("It is not completed yet.", "RequestError"),
                     "401": _UNAUTHORISED,
                     "404": _NOT_FOUND,
-                    "422": _answer("A fault of the training data.", _ref("InputFaults")),
-                    "499": _answer("It was cancelled.", _ref("RequestError")),
-                    "500": _answer("The training failed.", _ref("RequestError")),
-                    "503": _answer("The training broke off, again and again.", _ref("RequestError")),
-                    "504": _answer("It could not be started in the time that was given.", _ref("RequestError")),
+                    "422": _response("Invalid training data.", "InputFaults"),
+                    "499": _response("It was cancelled.", "RequestError"),
+                    "500": _response("The training failed.", "RequestError"),
+                    "503": _response("The worker crashed in every attempt.", "RequestError"),
+                    "504": _response("It did not start within the time limit.", "RequestError"),
                 },
             }
         },
         f"{request}/cancel": {
             "put": {
                 "operationId": f"cancel{name}",
-                "summary": "Take it out of the queue, or stop it at the next step.",
+                "summary": "Remove it from the queue, or stop it at the next step.",
                 "parameters": [_REQUEST_ID],
                 "responses": {
-                    "202": _answer("It will be stopped.", _outcome("CANCELLATION_REQUESTED")),
-                    "400": _answer("It is over already.", _outcome("ALREADY_COMPLETED")),
+                    "202": _response("It will be stopped.", "CancelRequested"),
+                    "400": _response("It is completed already.", "AlreadyCompleted"),
                     "401": _UNAUTHORISED,
                     "404": _NOT_FOUND,
                 },
@@ -153,43 +190,36 @@ def _paths(id: str, input_name: str) -> Json:
     }
 
 
-def _ref(name: str) -> Json:
-    return {"$ref": _SCHEMAS + name}
+def _ref(model: str) -> Json:
+    return {"$ref": _SCHEMAS.format(model=model)}
 
 
 def _json_content(schema: Json) -> Json:
     return {"application/json": {"schema": schema}}
 
 
-def _answer(description: str, schema: Json) -> Json:
+def _response(description: str, model: str) -> Json:
     return {
         "description": description,
         "headers": {"x-fal-request-id": {"required": True, "schema": {"type": "string"}}},
-        "content": _json_content(schema),
+        "content": _json_content(_ref(model)),
     }
 
 
 def _link(operation_id: str) -> Json:
-    """What the id in the answer is good for."""
+    """An operation that takes the id in the response."""
     return {"operationId": operation_id, "parameters": {"request_id": "$response.body#/request_id"}}
-
-
-def _outcome(word: str) -> Json:
-    return _object({"status": {"type": "string", "enum": [word]}}, ["status"])
-
-
-def _object(properties: Mapping[str, Json], required: Sequence[str]) -> Json:
-    made: Json = {"type": "object", "properties": dict(properties), "x-fal-order-properties": list(properties)}
-    return {**made, "required": list(required)} if required else made  # an empty list is not allowed
 
 
 def _parameter(where: str, name: str, schema: Json, description: str) -> Json:
     return {"in": where, "name": name, "required": where == "path", "schema": schema, "description": description}
 
 
-_UNAUTHORISED = _answer("No key, or one that is not valid here.", _ref("RequestError"))
-_NOT_FOUND = _answer("There is no such request.", _outcome("NOT_FOUND"))
-_REQUEST_ID = _parameter("path", "request_id", {"type": "string", "format": "uuid"}, "As the submission said.")
+_UNAUTHORISED = _response("No key, or an invalid one.", "RequestError")
+_NOT_FOUND = _response("There is no such request.", "NotFound")
+_REQUEST_ID = _parameter(
+    "path", "request_id", {"type": "string", "format": "uuid"}, "As in the response to the submission."
+)
 _LOGS = _parameter(
     "query", "logs", {"anyOf": [{"type": "integer", "enum": [0, 1]}, {"type": "boolean"}]}, "Whether to send the log."
 )
@@ -200,81 +230,24 @@ _SUBMIT_PARAMETERS = [
         "query",
         "fal_max_queue_length",
         {"type": "integer", "minimum": 1},
-        "Refuse the request (429) when so many of the key's requests wait already.",
+        "Refuse the request (429) if that many requests of the key are queued already.",
     ),
-    _parameter("header", "X-Fal-Request-Start-Timeout", _SECONDS, "Seconds within which it must have started."),
-    _parameter("header", "X-Fal-Request-Timeout", _SECONDS, "The older name of the same."),
-    _parameter("header", "X-Fal-Queue-Priority", {"type": "string"}, "`low` lets others go first."),
-    _parameter("header", "X-Fal-No-Retry", {"type": "string"}, "`1`: a crash ends the request."),
+    _parameter("header", "X-Fal-Request-Start-Timeout", _SECONDS, "Seconds within which it must start."),
+    _parameter("header", "X-Fal-Request-Timeout", _SECONDS, "The older name of X-Fal-Request-Start-Timeout."),
+    _parameter("header", "X-Fal-Queue-Priority", {"type": "string"}, "`low`: requests of normal priority go first."),
+    _parameter("header", "X-Fal-No-Retry", {"type": "string"}, "`1`: do not retry after a crash."),
     {
         "in": "header",
         "name": "X-Fal-Object-Lifecycle-Preference",
         "content": _json_content(
-            _object({"expiration_duration_seconds": {"type": "number", "minimum": 0, "exclusiveMinimum": True}}, [])
+            {
+                "type": "object",
+                "properties": {
+                    "expiration_duration_seconds": {"type": "number", "minimum": 0, "exclusiveMinimum": True}
+                },
+            }
         ),
-        "description": "How long the output files are kept; for ever without it.",
+        "description": "How long the output files are kept; forever without it.",
     },
 ]
-_NULLABLE_TEXT: Json = {"type": "string", "nullable": True}
-_COMMON_SCHEMAS: Json = {
-    "QueueStatus": _object(
-        {
-            "status": {"type": "string", "enum": ["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]},
-            "request_id": {"type": "string"},
-            "response_url": {"type": "string"},
-            "status_url": {"type": "string"},
-            "cancel_url": {"type": "string"},
-            "queue_position": {"type": "integer", "minimum": 0, "description": "Requests in front; while it waits."},
-            "logs": {"type": "array", "items": _ref("RequestLog"), "nullable": True},
-            "metrics": {"type": "object", "properties": {"inference_time": {"type": "number"}}},
-            "progress": {
-                "type": "object",
-                "description": "While it runs: phase, step, steps, steps_per_second, estimated_end.",
-            },
-            "error": {"type": "string", "description": "What went wrong, when it failed."},
-            "error_type": {"type": "string"},
-            "gateway_request_id": {"type": "string"},
-        },
-        ["status", "request_id", "response_url", "status_url", "cancel_url", "logs", "metrics"],
-    ),
-    "RequestLog": _object(
-        {
-            "message": {"type": "string"},
-            "level": {"type": "string", "enum": ["STDERR", "STDOUT", "ERROR", "INFO", "WARN", "DEBUG"]},
-            "source": {"type": "string", "enum": ["USER"]},
-            "timestamp": {"type": "string", "format": "date-time"},
-        },
-        ["message", "level", "source", "timestamp"],
-    ),
-    "Ltx23TrainerV2Output": _object(
-        {
-            "lora_file": {**_ref("File")},
-            "config_file": {**_ref("File")},
-            "audio": {"allOf": [_ref("File")], "nullable": True, "description": "The previews, if there are any."},
-            "video": {"allOf": [_ref("File")], "nullable": True, "description": "Always null."},
-            "debug_dataset": {"allOf": [_ref("File")], "nullable": True, "description": "When it was asked for."},
-        },
-        ["lora_file", "config_file"],
-    ),
-    "File": _object(
-        {
-            "url": {"type": "string", "description": "Needs no key."},
-            "content_type": _NULLABLE_TEXT,
-            "file_name": _NULLABLE_TEXT,
-            "file_size": {"type": "integer", "nullable": True},
-        },
-        ["url"],
-    ),
-    "InputFaults": _object({"detail": {"type": "array", "items": _ref("InputFault")}}, ["detail"]),
-    "InputFault": _object(
-        {
-            "loc": {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}},
-            "msg": {"type": "string"},
-            "type": {"type": "string"},
-            "input": {"description": "What was found."},
-            "ctx": {"type": "object"},
-        },
-        ["loc", "msg", "type"],
-    ),
-    "RequestError": _object({"detail": {"type": "string"}, "error_type": {"type": "string"}}, ["detail"]),
-}
+_RESPONSE_SCHEMAS = _response_schemas()

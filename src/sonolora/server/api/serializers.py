@@ -1,7 +1,7 @@
-"""A request as the published clients see it: its status and its result.
+"""Requests in the format of the published clients: status and result.
 
-In: a request of the job store. Out: the JSON of a status, the answer of a result. Stored file addresses are paths;
-`base` is what makes them whole.
+In: a request of the job store. Out: the JSON of its status, the response to a request for its result. File URLs are
+stored as paths; `base` is put in front of them.
 """
 
 from __future__ import annotations
@@ -10,20 +10,24 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sonolora.server.api.answers import Answer, failure_headers, refusal
+from sonolora.server.api.responses import JsonResponse, error_headers, error_response
+from sonolora.server.api.schemas import QueueStatus
 from sonolora.server.jobs.records import LogLine, Request, State
-from sonolora.server.net.urls import absolute, request_urls
+from sonolora.server.net.urls import absolute_urls, request_urls
 
 _STATUS = {State.QUEUED: "IN_QUEUE", State.RUNNING: "IN_PROGRESS", State.DONE: "COMPLETED"}
 
 
-def status_body(request: Request, position: int, base: str, logs: Sequence[LogLine] | None) -> dict[str, Any]:
-    """`position`: how many are in front of a queued one; `logs`: None when they were not asked for.
+def status_body(
+    request: Request, position: int, base: str, logs: Sequence[LogLine] | None, waiting_for: str | None = None
+) -> dict[str, Any]:
+    """A `QueueStatus`.
 
-    What failed or was cancelled is COMPLETED as well, with an `error`. The key `logs` is always there: a client fails
-    without it.
+    `position`: requests ahead of a queued one; `logs`: None if they were not requested; `waiting_for`: what keeps the
+    server from working, such as a full disk.
     """
-    body: dict[str, Any] = {
+    result = request.result
+    status: dict[str, Any] = {
         "status": _STATUS[request.state],
         "request_id": request.id,
         **request_urls(base, request.id),
@@ -31,38 +35,34 @@ def status_body(request: Request, position: int, base: str, logs: Sequence[LogLi
         "metrics": {},
     }
     if request.state == State.QUEUED:
-        body["queue_position"] = position
+        status["queue_position"] = position
     if request.state == State.RUNNING:
-        body["progress"] = request.progress
-    if (result := request.result) is not None:
-        if result.inference_time is not None:
-            body["metrics"] = {"inference_time": result.inference_time}
-        if result.status >= 400:
-            body["error"] = result.error or f"Invalid status code: {result.status}"
-            if result.error_type is not None:
-                body["error_type"] = result.error_type
-    return body
+        status["progress"] = request.progress
+    if request.state != State.DONE and waiting_for is not None:
+        status["waiting_for"] = waiting_for
+    if result is not None and result.inference_time is not None:
+        status["metrics"] = {"inference_time": result.inference_time}
+    if result is not None and result.status >= 400:
+        status["error"] = result.error or f"Invalid status code: {result.status}"
+        if result.error_type is not None:
+            status["error_type"] = result.error_type
+    return QueueStatus.model_validate(status).model_dump(exclude_unset=True)
 
 
 def log_entry(line: LogLine) -> dict[str, str]:
-    """A line of the log; its time is ISO 8601 in UTC."""
-    return {
-        "message": line.message,
-        "level": line.level,
-        "source": "USER",
-        "timestamp": datetime.fromtimestamp(line.time, UTC).isoformat(timespec="microseconds"),
-    }
+    """A `RequestLog`; its time is ISO 8601 in UTC."""
+    timestamp = datetime.fromtimestamp(line.time, UTC).isoformat(timespec="microseconds")
+    return {"message": line.message, "level": line.level, "source": "USER", "timestamp": timestamp}
 
 
-def result_answer(request: Request, base: str) -> Answer:
-    """The code, body and headers that it ended with."""
-    own = {"x-fal-request-id": request.id}
+def result_response(request: Request, base: str) -> JsonResponse:
+    """The status, body and headers with which the request ended."""
+    headers = {"x-fal-request-id": request.id}
     result = request.result
     if result is None:
-        return refusal(400, "Request is still in progress", headers=own)
+        return error_response(400, "Request is still in progress", headers=headers)
     if result.status >= 400:
-        return Answer(
-            result.body, result.status, {**failure_headers(result.status, result.error_type), **own, **result.headers}
-        )
-    billed = {"x-fal-billable-units": str(result.billable_units)}
-    return Answer(absolute(result.body, base), result.status, {**billed, **own, **result.headers})
+        headers = {**error_headers(result.status, result.error_type), **headers, **result.headers}
+        return JsonResponse(result.body, result.status, headers)
+    headers = {"x-fal-billable-units": str(result.billable_units), **headers, **result.headers}
+    return JsonResponse(absolute_urls(result.body, base), result.status, headers)

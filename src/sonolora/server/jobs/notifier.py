@@ -1,6 +1,6 @@
-"""How answers that wait for a request learn that it has changed, without asking the store over and over.
+"""Wakes answers that wait for a change of a request, so that they need not poll the store.
 
-In: `changed(id)` from whoever wrote to the store. Out: the events that waiting answers hold.
+In: `notify(id)` from whatever wrote to the store. Out: the events that waiting answers hold.
 """
 
 from __future__ import annotations
@@ -9,35 +9,35 @@ import asyncio
 from weakref import WeakValueDictionary
 
 
-class Changes:
-    """For one event loop. Changes that other processes make are not seen here: waiters look for themselves, too."""
+class Notifier:
+    """For one event loop. It does not see changes by other processes: those who wait look at the store, too."""
 
     def __init__(self) -> None:
         self.closed = False  # the server stops; nothing should wait any more
         self._events: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
 
     def watch(self, id: str) -> asyncio.Event:
-        """Set at the next change. Take it before reading the store, so that no change falls between."""
+        """Set at the next change. Call it before reading the store, so that no change falls in between."""
         if (event := self._events.get(id)) is None:
             self._events[id] = event = asyncio.Event()
         if self.closed:
             event.set()
         return event
 
-    def changed(self, id: str) -> None:
-        """Wake what waits for this request."""
+    def notify(self, id: str) -> None:
+        """Wake everything that waits for this request."""
         if event := self._events.pop(id, None):
             event.set()
 
     def close(self) -> None:
-        """Wake all, for good."""
+        """Wake everything, for good."""
         self.closed = True
         for event in list(self._events.values()):
             event.set()
 
 
 async def wait(event: asyncio.Event, seconds: float) -> None:
-    """Until the event or for so long, whichever is shorter."""
+    """Until the event is set or the time is over."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -1,4 +1,4 @@
-"""What the job store takes and gives: requests with their results, logs, metrics and events, keys, deliveries.
+"""The records of the job store: requests with their results, log lines and events, keys, webhook deliveries.
 
 Times are unix seconds.
 """
@@ -13,11 +13,11 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from sonolora.server.jobs.tables import requests
+from sonolora.server.database.tables import requests
 
 
 class State(StrEnum):
-    """Where a request stands. What failed or was cancelled is done too: its result says so."""
+    """A failed or cancelled request is done, too: its result says how it ended."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -26,15 +26,15 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class RequestOptions:
-    """What is asked for, but for the body, which may be large and is not needed to tell how the request fares."""
+    """A request without its body, which may be large and is not needed to report on it."""
 
     endpoint: str  # the path below the app: "t2a" ... "ic-lora/a2a"
     mode: str
-    key_id: str  # whose request it is
+    key_id: str  # the key that submitted it
     priority: int = 0  # 0 normal, 1 low
-    start_deadline: float | None = None  # to be started by then, if only once
+    start_deadline: float | None = None  # of its first start
     webhook: str | None = None  # the URL that the result is posted to
-    lifetime: float | None = None  # seconds that the output files are kept; None: for ever
+    lifetime: float | None = None  # seconds that the output files are kept; None: forever
     no_retry: bool = False
 
 
@@ -45,7 +45,7 @@ class NewRequest(RequestOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What the request is answered with: an HTTP status with its body and headers, and the bill."""
+    """The answer to a request: an HTTP status with its body and headers, and the bill."""
 
     status: int
     body: Any
@@ -56,8 +56,8 @@ class Result:
     headers: dict[str, str] = field(default_factory=dict)
 
     @property
-    def standing(self) -> str:
-        """How it ended, in a word or a few."""
+    def outcome(self) -> str:
+        """In a few words: done, cancelled, or failed with its status."""
         if self.status < 400:
             return "done"
         return "cancelled" if self.error_type == "client_cancelled" else f"failed with {self.status}"
@@ -68,16 +68,16 @@ class Request(RequestOptions):
     id: str
     state: State
     created: float
-    started: float | None = None  # the last time that it left the queue; kept when it is put back
+    started: float | None = None  # when it last left the queue; kept when it is requeued
     finished: float | None = None
     attempts: int = 0  # that ended in a crash
-    cancel_asked: bool = False
+    cancel_requested: bool = False
     progress: dict[str, Any] = field(default_factory=dict)
     result: Result | None = None
 
     @classmethod
     def of(cls, row: Sequence[Any] | Row[Any]) -> Request:
-        """From a row of the table `requests`, all columns in their order, with or without types applied."""
+        """From a row of the table `requests` with all columns in order, whether SQLAlchemy converted them or not."""
         values = dict(zip(requests.c.keys(), row, strict=True))
         result = None
         if values["status"] is not None:
@@ -105,7 +105,7 @@ class Request(RequestOptions):
             started=values["started"],
             finished=values["finished"],
             attempts=values["attempts"],
-            cancel_asked=bool(values["cancel_asked"]),
+            cancel_requested=bool(values["cancel_requested"]),
             progress=json.loads(values["progress"]),
             result=result,
         )
@@ -113,7 +113,7 @@ class Request(RequestOptions):
 
 @dataclass(frozen=True)
 class LogLine:
-    number: int  # grows from line to line, with gaps
+    number: int  # increases from line to line, with gaps
     time: float
     level: str
     message: str
@@ -121,7 +121,7 @@ class LogLine:
 
 @dataclass(frozen=True)
 class Event:
-    """A turn in the life of a request: started, resumed, crashed, interrupted, finished."""
+    """A change in the life of a request: started, resumed, crashed, interrupted, finished."""
 
     time: float
     kind: str
@@ -138,11 +138,11 @@ class Key:
 
 @dataclass(frozen=True)
 class Delivery:
-    """A result that is to be posted to a webhook."""
+    """A result to be posted to a webhook."""
 
     id: int
     request_id: str
     url: str
-    attempts: int  # made so far
-    next_try: float | None  # None: delivered or given up
+    attempts: int  # so far
+    next_try: float | None  # None: delivered or abandoned
     outcome: str | None  # of the last attempt

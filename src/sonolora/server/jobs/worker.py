@@ -1,18 +1,18 @@
-"""One device's worker: a process that carries out runs, one after the other, and keeps the networks between them.
+"""A worker: a process that carries out runs on one device, one after the other, and keeps the networks loaded.
 
     python -m sonolora.server.jobs.worker --base tiny --device cpu
 
 In: JSON lines on standard input. A job is `{"id", "folder", "mode", "body", "sources", "settings"}`, where `sources`
 and `settings` are fields of `Sources` and `RunSettings`; `{"stop": id}` ends that job's run early. A job whose folder
-holds a run is that run continued; else the folder is emptied and the run begins.
+holds a run resumes it; otherwise the folder is emptied and the run starts.
 
-Out: JSON lines on what was standard output, each with its kind as `event`. `ready` comes when a job can be taken; then
-for the job `begun` (resumed), any number of `phase` (name, total), `progress` (step, total, note), `message` (text),
-`warning` (text) and `metrics` (step, values), and one of `done`, `stopped` (step, or null before training),
-`input_error` (detail) and `failed` (message, traceback).
+Out: JSON lines on what was standard output, each with its kind as `event`. `ready` means that a job can be sent; the
+job then gives `begun` (resumed), any number of `phase` (name, total), `progress` (step, total, note), `message`
+(text), `warning` (text) and `metrics` (step, values), and one of `done`, `stopped` (step, or null before training),
+`input_error` (detail) and `failed` (message, traceback, disk_full).
 
-The end of the input means that the server is gone: the run saves its state and the process ends, as it does at
-SIGTERM. Whatever else writes to standard output, libraries in C too, goes to standard error.
+The end of the input means that the server is gone: the run saves its state and the process ends, as at SIGTERM.
+Anything else that writes to standard output, C libraries included, goes to standard error.
 """
 
 from __future__ import annotations
@@ -35,45 +35,50 @@ from typing import Any, TextIO
 
 import torch
 
+from sonolora.core.cancellation import InterruptedRunError
+from sonolora.core.devices import resolve_device
 from sonolora.core.errors import OUT_OF_MEMORY, InputError, SonoloraError
-from sonolora.core.progress import InterruptedRunError
+from sonolora.data.encoding_cache import default_cache_folder
 from sonolora.data.fetch import Sources
 from sonolora.ltx.weights.base import find_base
 from sonolora.modes import find_mode
 from sonolora.modes.request import parse
-from sonolora.planning.run_settings import RunSettings, resolve_device
-from sonolora.runs.lifecycle import resume, start
+from sonolora.planning.run_settings import RunSettings
+from sonolora.runs.artifacts import RECORD, RunArtifacts
 from sonolora.runs.loaded_networks import Networks
-from sonolora.runs.run_folder import RUN_FILE, alone_in
-from sonolora.server.api.answers import detail_of
+from sonolora.runs.resume import resume
+from sonolora.runs.run_folder import exclusive_use
+from sonolora.runs.start import start
+from sonolora.server.jobs.hidden_paths import HiddenPaths
+from sonolora.server.jobs.retrying import is_disk_full
 
 _PROGRESS_SECONDS = 0.1
-_LAST_SECONDS = 30.0  # for saving, when the server is gone; then the process ends however it stands
+_SAVE_SECONDS = 30.0  # to save the state when the server is gone; then the process exits
 
 
 class CommandReader:
-    """What the server wants: the jobs, and which of them is to stop. Read in a thread of its own."""
+    """Reads the server's commands, in a thread: the jobs, and which of them to stop."""
 
     def __init__(self) -> None:
-        self.closing = False  # nothing more is to be started
+        self.closing = False  # start nothing more
         self._jobs: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._stopped: set[str] = set()
 
     def read(self, lines: TextIO) -> None:
-        """Until the input ends."""
+        """Read until the input ends."""
         with suppress(OSError, ValueError):  # a server that dies may leave half a line
             for line in lines:
-                order = json.loads(line)
-                if "stop" in order:
-                    self._stopped.add(order["stop"])
+                command = json.loads(line)
+                if "stop" in command:
+                    self._stopped.add(command["stop"])
                 else:
-                    self._jobs.put(order)
+                    self._jobs.put(command)
         self.close()
-        time.sleep(_LAST_SECONDS)
+        time.sleep(_SAVE_SECONDS)
         os._exit(1)
 
     def close(self) -> None:
-        """End the current run, saved, and take no other. Also in signal handlers."""
+        """Let the current run save its state and end, and start no other. Safe in signal handlers."""
         self.closing = True
         self._jobs.put(None)
 
@@ -82,87 +87,100 @@ class CommandReader:
         return self.closing or job in self._stopped
 
     def jobs(self) -> Iterator[dict[str, Any]]:
-        """Jobs as they come, until there will be no more."""
+        """The jobs as they arrive, until `close`."""
         while not self.closing and (job := self._jobs.get()) is not None:
             yield job
 
 
 class Events:
-    """What the server is told; the `Progress` of the runs. Of the steps, at most ten a second."""
+    """Writes events for the server; the `Progress` of the runs. At most ten `progress` events a second.
+
+    Clients see them, except tracebacks: `hidden` takes out paths.
+    """
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
-        self._step, self._told = 0, 0.0
+        self.hidden = HiddenPaths({})
+        self._step, self._last_progress = 0, 0.0
         self._total: int | None = None
 
-    def tell(self, event: str, **values: Any) -> None:
-        with suppress(BrokenPipeError):  # nobody is there any more; the run is about to learn of it
-            self._out.write(json.dumps({"event": event, **values}) + "\n")
+    def send(self, event: str, **values: Any) -> None:
+        with suppress(BrokenPipeError):  # the server is gone; the end of the input stops the run
+            trace = {"traceback": values.pop("traceback")} if "traceback" in values else {}
+            self._out.write(json.dumps({"event": event, **self.hidden.hide(values), **trace}) + "\n")
             self._out.flush()
 
     def phase(self, name: str, total: int | None) -> None:
-        self._step, self._total, self._told = 0, total, 0.0
-        self.tell("phase", name=name, total=total)
+        self._step, self._total, self._last_progress = 0, total, 0.0
+        self.send("phase", name=name, total=total)
 
     def advance(self, note: str = "", *, to: int | None = None) -> None:
         self._step = self._step + 1 if to is None else to
         now = time.monotonic()
-        if now - self._told >= _PROGRESS_SECONDS or self._step == self._total:
-            self._told = now
-            self.tell("progress", step=self._step, total=self._total, note=note)
+        if now - self._last_progress >= _PROGRESS_SECONDS or self._step == self._total:
+            self._last_progress = now
+            self.send("progress", step=self._step, total=self._total, note=note)
 
     def message(self, text: str) -> None:
-        self.tell("message", text=text)
+        self.send("message", text=text)
 
     def warning(self, text: str) -> None:
-        self.tell("warning", text=text)
+        self.send("warning", text=text)
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
-        self.tell("metrics", step=step, values=values)
+        self.send("metrics", step=step, values=values)
 
 
-def work(networks: Networks, job: Mapping[str, Any], orders: CommandReader, events: Events) -> bool:
-    """Carry out one job and tell how it ended. False: the process may be harmed and should end.
+def work(networks: Networks, job: Mapping[str, Any], commands: CommandReader, events: Events) -> bool:
+    """Carry out one job and report how it ended. False: the process may be damaged and should end.
 
-    A fault that nobody foresaw, such as one of the device, may come again with the next job in this process.
+    After an unexpected fault, such as one of the device, the next job in this process may fail, too.
     """
     try:
-        _run(networks, job, orders, events)
+        _run(networks, job, commands, events)
     except InterruptedRunError as error:
-        events.tell("stopped", step=error.step)
+        events.send("stopped", step=error.step)
     except InputError as error:
-        events.tell("input_error", detail=detail_of(error))
+        events.send("input_error", detail=error.detail())
     except SonoloraError as error:
-        # Where the server keeps things is not for its clients to know.
-        events.tell("failed", message=str(error).replace(f"{job['folder']}/", ""), traceback=None)
+        events.send("failed", message=str(error), traceback=None, disk_full=is_disk_full(error))
     except torch.OutOfMemoryError:
-        events.tell("failed", message=OUT_OF_MEMORY, traceback=traceback.format_exc())
+        events.send("failed", message=OUT_OF_MEMORY, traceback=traceback.format_exc())
         return False
     except Exception:
-        events.tell("failed", message=None, traceback=traceback.format_exc())
+        events.send("failed", message=None, traceback=traceback.format_exc())
         return False
     else:
-        events.tell("done")
+        events.send("done")
     return True
 
 
-def _run(networks: Networks, job: Mapping[str, Any], orders: CommandReader, events: Events) -> None:
-    folder = Path(job["folder"])
+def _run(networks: Networks, job: Mapping[str, Any], commands: CommandReader, events: Events) -> None:
+    folder, base = Path(job["folder"]), networks.base
+    events.hidden = HiddenPaths(
+        {
+            folder: "the run",
+            folder.parents[1]: "the server's folder",
+            default_cache_folder(): "the cache",
+            base.checkpoint.path: "the base",
+            base.text_encoder: "the base's text encoder",
+        }
+    )
 
     def stop() -> bool:
-        return orders.stops(job["id"])
+        return commands.stops(job["id"])
 
     folder.mkdir(parents=True, exist_ok=True)
-    with alone_in(folder, wait=True):  # such as with a worker that a killed server has left behind
-        resumed = (folder / RUN_FILE).exists()
-        events.tell("begun", resumed=resumed)
+    with exclusive_use(folder, wait=True):  # a killed server may have left its worker running
+        resumed = RECORD in RunArtifacts(folder)
+        events.send("begun", resumed=resumed)
         if resumed:
             resume(folder, events, stop, networks=networks)
             return
-        for left in folder.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        said = job["sources"]
-        sources = Sources(**{**said, "known": {url: path and Path(path) for url, path in said["known"].items()}})
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        known = {url: path and Path(path) for url, path in job["sources"]["known"].items()}
+        sources = Sources(**{**job["sources"], "known": known})
         mode = find_mode(job["mode"])
         request = parse(mode.request, job["body"])
         settings = RunSettings(networks.base.name, str(networks.device), **job["settings"])
@@ -170,7 +188,7 @@ def _run(networks: Networks, job: Mapping[str, Any], orders: CommandReader, even
 
 
 def main() -> int:
-    """The process."""
+    """Run the process; returns its exit code."""
     parser = argparse.ArgumentParser(prog="sonolora.server.jobs.worker")
     parser.add_argument("--base", default="tiny")
     parser.add_argument("--device", default="auto")
@@ -178,25 +196,25 @@ def main() -> int:
     events = Events(os.fdopen(os.dup(1), "w", encoding="ascii"))
     os.dup2(2, 1)
     faulthandler.enable()
-    orders = CommandReader()
-    signal.signal(signal.SIGTERM, lambda *_: orders.close())
-    threading.Thread(target=orders.read, args=(sys.stdin,), daemon=True).start()
+    commands = CommandReader()
+    signal.signal(signal.SIGTERM, lambda *_: commands.close())
+    threading.Thread(target=commands.read, args=(sys.stdin,), daemon=True).start()
     try:
         networks = Networks(find_base(arguments.base), resolve_device(arguments.device))
-        networks.codec  # noqa: B018 - what is wrong with the base shows now
+        networks.codec  # noqa: B018 - loaded now, so that a faulty base is reported now
     except SonoloraError as error:
         print(error, file=sys.stderr)
         return 1
-    events.tell("ready")
-    for job in orders.jobs():
-        if not work(networks, job, orders, events):
+    events.send("ready")
+    for job in commands.jobs():
+        if not work(networks, job, commands, events):
             return 1
-        if not orders.closing:
-            events.tell("ready")
+        if not commands.closing:
+            events.send("ready")
     return 0
 
 
 if __name__ == "__main__":
     code = main()
     sys.stderr.flush()
-    os._exit(code)  # not by way of the interpreter's end, which trips over the thread that still reads
+    os._exit(code)  # a normal exit aborts while a thread still reads standard input

@@ -1,6 +1,6 @@
-"""A worker process as the server sees it: started, given orders, listened to, ended.
+"""A worker process, from the server's side: started, sent commands, read from, ended.
 
-In: a base and a device. Out: the events that `sonolora.server.jobs.worker` tells, as dictionaries.
+In: a base and a device. Out: the events that `sonolora.server.jobs.worker` writes, as dictionaries.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 from sonolora.core.errors import SonoloraError
 
 _COMMAND = (sys.executable, "-m", "sonolora.server.jobs.worker")
-_START_SECONDS = 600.0  # until it is ready: a large base is read from a slow disk
-_LONGEST_LINE = 1 << 26  # bytes; an error may name every file of a large archive
+_START_SECONDS = 600.0  # until it is ready: a large base may be read from a slow disk
+_MAX_LINE_BYTES = 1 << 26  # an error may name every file of a large archive
 
 
 class WorkerDiedError(SonoloraError):
@@ -26,29 +26,31 @@ class WorkerDiedError(SonoloraError):
 
 
 class WorkerProcess:
-    """`start` makes one."""
+    """Made by `start`."""
 
     def __init__(self, process: Process) -> None:
         assert process.stdin is not None and process.stdout is not None
-        self._process, self._orders, self._told = process, process.stdin, process.stdout
+        self._process, self._commands, self._events = process, process.stdin, process.stdout
 
     @classmethod
     async def start(cls, base: str, device: str) -> WorkerProcess:
-        """One that is ready for a job. Raises `WorkerDiedError`; why it ended is then on standard error."""
+        """A worker that is ready for a job. Raises `WorkerDiedError`; the cause is then on standard error."""
         spawning = asyncio.ensure_future(
             asyncio.create_subprocess_exec(
                 *_COMMAND,
                 *("--base", base, "--device", device),
                 stdin=PIPE,
                 stdout=PIPE,
-                limit=_LONGEST_LINE,
-                start_new_session=True,  # Ctrl-C is for the server, which then ends its workers in order
+                limit=_MAX_LINE_BYTES,
+                start_new_session=True,  # Ctrl-C is for the server, which then stops its workers
             )
         )
         try:
             async with asyncio.timeout(_START_SECONDS):
-                worker = cls(await asyncio.shield(spawning))  # cut off in the middle, it would leave a process behind
+                worker = cls(await asyncio.shield(spawning))  # cancelled halfway, it would leave a process behind
                 ready = await worker.is_ready()
+        except OSError as error:  # no process: out of memory, too many of them
+            raise WorkerDiedError(f"its process could not be started: {error.strerror or error}") from error
         except TimeoutError:
             await cls(await spawning).kill()
             raise WorkerDiedError(f"the worker was not ready within {_START_SECONDS:.0f} s") from None
@@ -60,8 +62,7 @@ class WorkerProcess:
         return worker
 
     @property
-    def id(self) -> int:
-        """Of the process."""
+    def pid(self) -> int:
         return self._process.pid
 
     @property
@@ -75,29 +76,29 @@ class WorkerProcess:
                 return True
         return False
 
-    async def order(self, order: Mapping[str, Any]) -> None:
-        """Send a job or a stop. That nothing reaches a dead one is seen from its events, which end."""
+    async def send(self, command: Mapping[str, Any]) -> None:
+        """Send a job or a stop. For a dead worker nothing happens: its events have ended."""
         with suppress(ConnectionError, RuntimeError):  # the latter is uvloop's for a closed pipe
-            self._orders.write(json.dumps(order).encode() + b"\n")
-            await self._orders.drain()
+            self._commands.write(json.dumps(command).encode() + b"\n")
+            await self._commands.drain()
 
     async def event(self) -> dict[str, Any] | None:
-        """The next thing that it tells; None when it has ended."""
-        line = await self._told.readline()
-        # A line without an end is the last word of one that was killed.
+        """The next event; None when the process has ended."""
+        line = await self._events.readline()
+        # A process that is killed may leave an incomplete line.
         return json.loads(line) if line.endswith(b"\n") else None
 
     async def end(self) -> str:
-        """How it ended, in words, when it has."""
+        """Wait for its end; returns how it ended, in words."""
         code = await self._process.wait()
         if code >= 0:
-            return f"the worker ended with exit code {code}"
-        hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
-        return f"the worker was ended by {signal.Signals(-code).name}{hint}"
+            return f"the worker exited with code {code}"
+        hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+        return f"the worker was killed by {signal.Signals(-code).name}{hint}"
 
     async def stop(self, seconds: float) -> None:
-        """Let its run save its state and the process end, but not for longer than that."""
-        self._orders.close()
+        """Let its run save its state and the process end; after that time kill it."""
+        self._commands.close()
         try:
             async with asyncio.timeout(seconds):
                 await self._process.wait()

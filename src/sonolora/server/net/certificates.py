@@ -1,9 +1,9 @@
 """The server's own certificate authority, for clients that insist on https.
 
-In: a folder and host names. Out: a certificate for them, for this machine and for the published hosts that the
-tunnel answers for, and the authority that its users tell their client to trust (`ca.pem`, or `bundle.pem` where a
-file replaces all that is trusted). The authority can vouch for nothing but these names (RFC 5280, 4.2.1.10): whoever
-steals its key cannot pose as anyone else to those who trust it.
+In: a folder and host names. Out: a certificate for these, for this machine and for the published hosts of the tunnel,
+and the authority that users make their clients trust (`ca.pem`, or `bundle.pem` where a file replaces all trusted
+authorities). The authority is constrained to these names (RFC 5280, 4.2.1.10): whoever steals its key cannot
+impersonate anyone else.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 DAY = datetime.timedelta(days=1)
 AUTHORITY_LIFETIME = 3650 * DAY
 LIFETIME = 397 * DAY  # the longest that Apple's systems accept is 398
-RENEWED_BEFORE = 30 * DAY
+RENEW_BEFORE = 30 * DAY
 
 Pair = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
 
 
 def ensure_certificate(folder: Path, names: Sequence[str]) -> tuple[Path, Path, Path]:
-    """Give the paths of the certificate, its key and the authority's certificate, all PEM, made where needed.
+    """The paths of the certificate, its key and the authority's certificate, all PEM; missing ones are created.
 
-    `names` are host names or IP addresses. What is there is kept while it is good for another 30 days and for all
-    names; with it the authority, so that nobody who trusts it has to do so again. It is replaced only when it ends
-    or must vouch for a new name. Beside them stands `bundle.pem`: the usual authorities (certifi's) and ours, for
-    SSL_CERT_FILE. Keys are readable by their owner alone. ValueError for a name that cannot stand in a certificate.
+    `names` are host names or IP addresses. A certificate is kept while it is valid for another 30 days and for all
+    names. The authority is replaced only when it expires or needs a new name, since clients have to trust it again
+    then. `bundle.pem` beside them has the usual authorities (certifi's) and this one, for SSL_CERT_FILE. Only their
+    owner can read the keys. ValueError for a name that cannot be in a certificate.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = _general_names([*THIS_MACHINE, *HOST_ALIASES, *names])
+    required = _general_names([*THIS_MACHINE, *HOST_ALIASES, *names])
     ca_path, ca_key_path = folder / "ca.pem", folder / "ca_key.pem"
     path, key_path = folder / "server.pem", folder / "server_key.pem"
 
     authority = _load(ca_path, ca_key_path)
-    if authority is None or not _subtrees(wanted) <= _permitted(authority[0]):
-        authority = _make_authority(wanted)
+    if authority is None or not _subtrees(required) <= _permitted(authority[0]):
+        authority = _make_authority(required)
         _store(authority, ca_path, ca_key_path)
     leaf = _load(path, key_path)
-    if leaf is None or wanted != _names(leaf[0]) or not _issued(leaf[0], authority[0]):
-        _store(_make_leaf(wanted, authority), path, key_path)
+    if leaf is None or required != _names(leaf[0]) or not _issued(leaf[0], authority[0]):
+        _store(_make_leaf(required, authority), path, key_path)
 
     bundle = Path(certifi.where()).read_bytes().rstrip() + b"\n\n" + authority[0].public_bytes(Encoding.PEM)
     if not (folder / "bundle.pem").is_file() or (folder / "bundle.pem").read_bytes() != bundle:
@@ -102,7 +102,7 @@ def _builder(
     issuer_key: ec.EllipticCurvePrivateKey,
     lifetime: datetime.timedelta,
 ) -> x509.CertificateBuilder:
-    """What every certificate has. It starts an hour ago: clocks differ."""
+    """The common part of both certificates. They start an hour ago: clocks differ."""
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -117,7 +117,7 @@ def _builder(
 
 
 def _load(path: Path, key_path: Path) -> Pair | None:
-    """The certificate and its key; None if there is none, it is damaged, of another key, or soon at its end."""
+    """The certificate and its key; None if one is missing, damaged or of another pair, or expires soon."""
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
         key = load_pem_private_key(key_path.read_bytes(), None)
@@ -125,12 +125,12 @@ def _load(path: Path, key_path: Path) -> Pair | None:
         return None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or certificate.public_key() != key.public_key():
         return None
-    return (certificate, key) if certificate.not_valid_after_utc - _now() > RENEWED_BEFORE else None
+    return (certificate, key) if certificate.not_valid_after_utc - _now() > RENEW_BEFORE else None
 
 
 def _store(pair: Pair, path: Path, key_path: Path) -> None:
     certificate, key = pair
-    # In this order: a certificate without its key is made anew, and a key without its certificate as well.
+    # Written one after the other: a half-written pair is replaced at the next start.
     with atomic_write(key_path) as temporary:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o600))
         temporary.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -165,18 +165,18 @@ def _permitted(authority: x509.Certificate) -> set[x509.GeneralName]:
 
 
 def _subtrees(names: Iterable[x509.GeneralName]) -> set[x509.GeneralName]:
-    """Names as constraints: for an address, the network that holds it alone."""
+    """Names as constraints; for an address, the network of that single address."""
     return {
         x509.IPAddress(ipaddress.ip_network(name.value)) if isinstance(name, x509.IPAddress) else name for name in names
     }
 
 
 def _usage(**granted: bool) -> x509.KeyUsage:
-    every = (
+    usages = (
         "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
         "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
     )  # fmt: skip
-    return x509.KeyUsage(**{one: granted.get(one, False) for one in every})
+    return x509.KeyUsage(**{usage: granted.get(usage, False) for usage in usages})
 
 
 def _subject(name: str) -> x509.Name:

@@ -1,4 +1,4 @@
-"""The ports that the server listens at, and the HTTP servers on them.
+"""Listening sockets and the HTTP servers on them.
 
 In: hosts, ports and an app. Out: sockets, and servers that run until they are stopped.
 """
@@ -17,64 +17,64 @@ from starlette.types import ASGIApp
 
 from sonolora.core.errors import SonoloraError
 from sonolora.server.net.certificates import ensure_certificate
-from sonolora.server.net.protocol import Protocol
-from sonolora.server.net.urls import EVERY_ADDRESS
+from sonolora.server.net.protocol import TimedHttpProtocol
+from sonolora.server.net.urls import WILDCARD_HOSTS
 from sonolora.server.settings import ServerSettings
 
 KEEP_ALIVE_SECONDS = 75  # of a connection between two requests
-GRACE_SECONDS = 5  # for answers under way when the server stops
+GRACE_SECONDS = 5  # for responses in progress when the server stops
 _BACKLOG = 2048
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket there; port 0 takes a free one. Raises `SonoloraError` when it cannot be had."""
+    """A listening socket; port 0 takes a free one. Raises `SonoloraError`."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        both = host == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+        dual_stack = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=dual_stack)
     except OSError as error:
-        # What the socket library adds to the reason is said already; that a name is unknown has no such number.
+        # The library's own text repeats host and port; a name that does not resolve has no number of the system.
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise SonoloraError(f"cannot listen at {host}, port {port}: {reason}") from error
 
 
 def loopback_of(host: str) -> str:
-    """Where this machine reaches what listens at `host`."""
-    return EVERY_ADDRESS.get(host, host)
+    """The address at which this machine reaches what listens at `host`."""
+    return WILDCARD_HOSTS.get(host, host)
 
 
 def certificate_for(settings: ServerSettings) -> tuple[Path, Path]:
-    """The certificate and its key: those of the settings, or of our own authority for every name that we know of."""
+    """The certificate and its key: those of the settings, or our own for every known name of this machine."""
     if settings.certificate and settings.private_key:
         return settings.certificate, settings.private_key
     names = []
     if settings.public_url and (name := urlsplit(settings.public_url).hostname):
         names.append(name)
-    if settings.host in EVERY_ADDRESS:
+    if settings.host in WILDCARD_HOSTS:
         name = socket.gethostname()
         names.append(name)
-        with suppress(OSError):  # no address that it knows of
-            names += {str(found[4][0]).partition("%")[0] for found in socket.getaddrinfo(name, None)}
+        with suppress(OSError):  # its name does not resolve
+            names += {str(answer[4][0]).partition("%")[0] for answer in socket.getaddrinfo(name, None)}
     else:
         names.append(settings.host)
     try:
         certificate, key, _ = ensure_certificate(settings.folder / "tls", names)
     except (ValueError, OSError) as error:
-        raise SonoloraError(f"no certificate could be made for {', '.join(names)}: {error}") from error
+        raise SonoloraError(f"cannot make a certificate for {', '.join(names)}: {error}") from error
     return certificate, key
 
 
 class HttpServer:
-    """The app at a socket, by https with a certificate and its key. Raises `SonoloraError` for unusable ones.
+    """The app at a socket; https with a certificate and its key. Raises `SonoloraError` if these cannot be used.
 
-    Nothing is logged of a request: its address may hold secrets.
+    Requests are not logged: their URLs may hold secrets.
     """
 
-    def __init__(self, app: ASGIApp, at: socket.socket, certificate: tuple[Path, Path] | None = None) -> None:
-        self._at = at
+    def __init__(self, app: ASGIApp, listener: socket.socket, certificate: tuple[Path, Path] | None = None) -> None:
+        self._listener = listener
         config = uvicorn.Config(
             app,
-            http=Protocol,
+            http=TimedHttpProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -89,20 +89,20 @@ class HttpServer:
         )
         try:
             config.load()
-        except OSError as error:  # ssl.SSLError is one, too
+        except OSError as error:  # also ssl.SSLError
             raise SonoloraError(f"the certificate cannot be used: {error}") from error
         self._server = _Uvicorn(config)
 
     async def run(self) -> None:
-        """Until it is stopped and what was under way has ended or its time is over."""
-        await self._server.serve([self._at])
+        """Serve until `stop`, and until the responses in progress have ended or their time is up."""
+        await self._server.serve([self._listener])
 
     def stop(self) -> None:
         self._server.should_exit = True
 
 
 class _Uvicorn(uvicorn.Server):
-    """Without hands on the signals: there may be several, and more to end than they know of."""
+    """Leaves signals alone: there may be several servers, and other tasks to end."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,6 +1,6 @@
-"""Addresses: what we are reached by, what requests may point at, and the paths of a request in the queue.
+"""URLs: the names that the server answers to, the URLs it gives out, and those that requests may contain.
 
-In: a request or the settings. Out: text that starts URLs, or that says what is wrong with one.
+In: a request, the settings or a URL. Out: the beginnings of URLs, or what is wrong with one.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ import re
 import socket
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
+from sonolora.core.web_address import AddressError, parse_web_address
 from sonolora.modes import MODES
 from sonolora.server.settings import ServerSettings
 
 APP = "fal-ai/ltx23-trainer-v2"
-# The endpoints, which are paths below the app, and their modes.
+# The endpoints, as paths below the app, and their modes.
 ENDPOINTS: Mapping[str, str] = {**{name: name for name in MODES}, "ic-lora/a2a": "a2a"}
-ENDPOINT_PATHS = ", ".join(f"/{APP}/{endpoint}" for endpoint in ENDPOINTS)  # for people
-# A published host name and the face that it shows: the first part of our own paths.
+ENDPOINT_PATHS = ", ".join(f"/{APP}/{endpoint}" for endpoint in ENDPOINTS)  # for messages
+# The published host names, and the prefix of our own paths that stands for each.
 HOST_ALIASES = {
     "queue.fal.run": "/queue",
     "fal.run": "/run",
@@ -29,42 +29,43 @@ HOST_ALIASES = {
     "v3.fal.media": "/cdn",
 }
 # Hosts to listen at that stand for all addresses, and where this machine reaches them.
-EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-# How what a field points at must begin; fetching says the rest. The OpenAPI description has the same expression, so
-# that it must mean the same in every dialect, which \s does not.
-URL_PATTERN = r"^([Hh][Tt][Tt][Pp][Ss]?://[^\x00-\x20/?#]+|[Dd][Aa][Tt][Aa]:[^,]*,)"
-_URL = re.compile(URL_PATTERN)
+WILDCARD_HOSTS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+# URLs of data as OpenAPI describes them, in what all dialects of regular expressions share. Names in other scripts and
+# IPv6 addresses in brackets are accepted, too.
+_HOST_AND_PORT = r"[0-9A-Za-z_-]{1,63}(\.[0-9A-Za-z_-]{1,63})*\.?(:[1-9][0-9]{0,3})?"
+URL_PATTERN = (
+    rf"^([Hh][Tt][Tt][Pp][Ss]?://{_HOST_AND_PORT}([/?#][^\x00-\x1f\x7f]*)?|[Dd][Aa][Tt][Aa]:[^,]*,[^\x00-\x1f\x7f]*)$"
+)
 _HOST = re.compile(r"[A-Za-z0-9.\-_]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
+_INVALID = "value must be a valid URL"  # as published
 
 
 def own_address(settings: ServerSettings) -> str:
-    """Where we are without a request to tell: the public URL, or the host, or its name, and the port."""
+    """The server's URL outside of any request: the public URL, or the host, or this machine's name, and the port."""
     if settings.public_url:
         return settings.public_url.rstrip("/")
-    host = socket.gethostname() if settings.host in EVERY_ADDRESS else settings.host
+    host = socket.gethostname() if settings.host in WILDCARD_HOSTS else settings.host
     host = f"[{host}]" if ":" in host else host
     return f"http://{host}:{settings.port}"
 
 
-def leads_here(url: str, settings: ServerSettings) -> bool:
-    """Whether the host and the port of a URL are surely ours. We may have more names than we know of."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme.lower() == "https" else 80)
-    except ValueError:
+def is_own_url(url: str, settings: ServerSettings) -> bool:
+    """Whether the host and port of a URL are surely this server's, which may have names that it does not know."""
+    origin = _origin(url)
+    if origin is None:
         return False
-    host, public = (parts.hostname or "").lower(), urlsplit(settings.public_url or "")
-    if public.netloc and parts.netloc.lower() == public.netloc.lower():
-        return True
-    ours = {"localhost", "127.0.0.1", "::1", settings.host.lower(), socket.gethostname().lower()}
-    return host in ours and port in (settings.port, settings.tls_port)
+    own_hosts = {"localhost", "127.0.0.1", "::1", settings.host.lower(), socket.gethostname().lower()}
+    host, port = origin
+    return origin == _origin(settings.public_url or "") or (
+        host in own_hosts and port in (settings.port, settings.tls_port)
+    )
 
 
 def base_url(request: Request, settings: ServerSettings) -> str:
-    """What URLs in the answer to this request start with, without a slash at the end.
+    """The beginning of the URLs in the response to this request, without a slash at the end.
 
-    The way that the request came is a way that its sender can go again. Only a published host name, which leads to
-    us in the client's environment but not in, say, its browser, is replaced when it came from this same machine.
+    A client can use the host it used before. Only a published host name, which leads here in the environment of the
+    client but not in a browser, say, is replaced if the request came from this machine.
     """
     host = request.headers.get("host", "")
     if (
@@ -77,27 +78,40 @@ def base_url(request: Request, settings: ServerSettings) -> str:
 
 
 def request_urls(base: str, id: str) -> dict[str, str]:
-    """The three addresses of a queued request, in the form without the sub-path."""
+    """The three URLs of a queued request, in the form without the sub-path."""
     url = f"{base}/{APP}/requests/{id}"
     return {"response_url": url, "status_url": f"{url}/status", "cancel_url": f"{url}/cancel"}
 
 
-def absolute(body: Any, base: str) -> Any:
-    """The body of a result with its file addresses, which are stored as paths, made whole."""
+def absolute_urls(body: Any, base: str) -> Any:
+    """The body of a result with whole URLs of its files, which are stored as paths."""
     match body:
         case {"url": str(path)} if path.startswith("/files/"):
             return {**body, "url": base + path}
         case dict():
-            return {key: absolute(value, base) for key, value in body.items()}
+            return {key: absolute_urls(value, base) for key, value in body.items()}
         case _:
             return body
 
 
-def is_url(value: str) -> bool:
-    """Whether a field may hold it: http, https or data."""
-    return _URL.match(value) is not None
+def data_url_fault(value: str) -> str | None:
+    """What is wrong with a URL to fetch data from."""
+    scheme = value.partition(":")[0].lower()
+    if scheme == "data":
+        return None if "," in value else f"{_INVALID}: a data: URI needs a comma before its content"
+    if scheme not in ("http", "https"):
+        return f"{_INVALID}: it must begin with http://, https:// or data:"
+    try:
+        parse_web_address(value)
+    except AddressError as error:
+        return f"{_INVALID}: {error}"
+    return None
 
 
-def is_http_url(value: str) -> bool:
-    """Whether something can be sent there."""
-    return is_url(value) and value[:5].lower() != "data:" and value.isprintable()
+def _origin(url: str) -> tuple[str, int] | None:
+    """Host and port."""
+    try:
+        parsed = parse_web_address(url)
+    except AddressError:
+        return None
+    return parsed.host, parsed.port or (443 if parsed.scheme == "https" else 80)

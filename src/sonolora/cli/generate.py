@@ -1,0 +1,74 @@
+"""`sonolora generate MODE --out FILE.wav`: audio from a LoRA, or from a base model alone."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sonolora.cli.help_pages import ModeGroup, make_group
+from sonolora.cli.mode_commands import add_mode_command
+from sonolora.cli.request_options import read_json_fields
+from sonolora.cli.setting_options import RUN_SECTION, Options, setting_options, settings_in
+from sonolora.cli.terminal import TerminalProgress
+from sonolora.core.atomic_files import make_folder
+from sonolora.core.errors import InputError
+from sonolora.media.audio import AUDIO_EXTENSIONS
+from sonolora.modes import MODES
+from sonolora.modes.mode import Mode
+from sonolora.planning.generate_settings import GenerateSettings
+
+_OUT: Options = {
+    "out": (
+        Annotated[
+            Path, typer.Option(metavar="FILE", help="The audio file to write; a spectrogram (.png) goes beside it.")
+        ],
+        ...,
+    ),
+    "lora": (
+        Annotated[str | None, typer.Option(metavar="FILE", help="The LoRA, a file or URL; without it the base alone.")],
+        None,
+    ),
+}
+
+
+def _add(mode: Mode) -> None:
+    def run(own: dict[str, Any], body: dict[str, Any]) -> None:
+        _generate(mode, body, own)
+
+    options = {
+        **_OUT,
+        **setting_options(GenerateSettings, without=() if mode.video else ("v2a_video",), section=RUN_SECTION),
+    }
+    add_mode_command(generate_app, mode, "Generate audio.", options, run)
+
+
+def _generate(mode: Mode, body: dict[str, Any], own: dict[str, Any]) -> None:
+    read_json_fields(body)
+    out = own["out"]
+    if out.is_dir():
+        raise InputError.of("out", f"{out} is a folder: give the name of an audio file in it")
+    if out.suffix.lower() not in AUDIO_EXTENSIONS:
+        known = ", ".join(AUDIO_EXTENSIONS)
+        raise InputError.of(
+            "out", f"must be an audio file ({known}), not {out.name}: use --out {out.with_suffix('.wav')}"
+        )
+    settings = settings_in(GenerateSettings, own)
+    GenerateSettings(**settings)  # before anything is fetched
+    make_folder(out.parent)
+    from sonolora.data.fetch import fetch
+
+    with tempfile.TemporaryDirectory() as scratch, TerminalProgress() as progress:
+        lora = fetch(own["lora"], Path(scratch), field="lora") if own["lora"] else None
+        from sonolora.runs.generate import generate
+
+        generate(mode, body, GenerateSettings(lora, **settings), out, progress)
+    print(f"audio:       {out}")
+    print(f"spectrogram: {out.with_suffix('.png')}")
+
+
+generate_app = make_group("Generate audio with a LoRA.", ModeGroup)
+for _mode in MODES.values():
+    _add(_mode)

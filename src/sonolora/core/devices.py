@@ -1,0 +1,42 @@
+"""Where networks run, and in which precision.
+
+In: a device by name, as the command and `server.toml` take it. Out: a torch device that is present, and its dtype.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from sonolora.core.errors import SonoloraError
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the first CUDA card, or the CPU. Raises `SonoloraError` for a device that is not present.
+
+    Turns TF32 off for convolutions: the audio codec would otherwise be less exact on a card than the published one.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SonoloraError(f"--device {name!r} is not a device: use auto, cpu, cuda, cuda:1 or mps") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise SonoloraError(f"--device {name!r} is not supported: use auto, cpu, cuda, cuda:1 or mps")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SonoloraError(f"--device {name!r} is not present: {_cuda_status()}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise SonoloraError(f"--device {name!r} is not present: it needs a Mac with an Apple GPU and macOS 14 or newer")
+    return device
+
+
+def _cuda_status() -> str:
+    if torch.version.cuda is None:
+        return "this build of PyTorch has no CUDA support; install one that has it (the README says how)"
+    return f"PyTorch sees {torch.cuda.device_count()} CUDA devices; `sonolora env` shows what it found"
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on CUDA, float32 elsewhere; adapters and optimiser are float32 on every device."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32

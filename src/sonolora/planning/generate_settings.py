@@ -1,0 +1,40 @@
+"""How `generate` works on this machine: everything that is not part of its request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sonolora.core.setting_field import check_values, same_setting, setting
+from sonolora.planning.run_settings import V2A_VIDEO, RunSettings
+
+
+@dataclass(frozen=True)
+class GenerateSettings:
+    """Checked when made; raises `InputError`. Without a LoRA the base alone generates."""
+
+    lora: Path | None = None
+    scale: float = setting(1.0, "Strength of the LoRA", metavar="X")
+    steps: int = setting(30, "Sampling steps", minimum=1, maximum=200)
+    cfg_scale: float | None = setting(
+        None, "Classifier-free guidance; by default as the base recommends", minimum=1, maximum=30
+    )
+    stg_scale: float | None = setting(
+        None, "Spatio-temporal guidance, 0 is off; by default as the base recommends", minimum=0, maximum=3
+    )
+    seed: int = same_setting(RunSettings, "seed")
+    base: str = same_setting(RunSettings, "base")
+    device: str = same_setting(RunSettings, "device")
+    weights: str = same_setting(RunSettings, "weights")
+    block_offload: bool = same_setting(RunSettings, "block_offload")
+    v2a_video: str | None = setting(
+        None,
+        "Attention from video to audio; by default as the LoRA was trained, or joint",
+        choices=V2A_VIDEO,
+    )
+    output_48k: bool = setting(
+        False, "Inpainting and extension: write 48 kHz, stereo, 16 bits in place of the source's format"
+    )
+
+    def __post_init__(self) -> None:
+        check_values(self)

@@ -1,0 +1,186 @@
+"""What a run makes, by name: put here when it is made, read here by whoever wants it.
+
+In: a run's folder. Out: its outputs. Nothing else knows where in the folder an output lies, so that outputs can be kept
+elsewhere: `put`, `append`, `remove`, `path` and `names` are all that touches the disk, the rest is made of them.
+Light to import, so that a command or the server can ask what a folder holds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from sonolora.core.atomic_files import OutputError, atomic_write, write_json
+from sonolora.core.errors import SonoloraError
+from sonolora.runs.run_record import RunRecord
+from sonolora.training.metrics import metrics_line, parse_metrics, until_step
+
+LORA = "lora.safetensors"
+CONFIG = "config.json"
+PREVIEW = "preview.wav"  # all previews of the last step, one after the other
+DEBUG_ARCHIVE = "debug_dataset.zip"
+REPORT = "report.json"
+REPORT_PAGE = "report.html"
+REPORT_MEDIA = "report"  # the folder of the page's sounds, videos and pictures
+METRICS = "metrics.jsonl"
+PREVIEWS = "previews"
+RECORD = "run.json"
+PREPARED = "prepared.safetensors"  # what training needs of the data
+_PREVIEW_INDEX = f"{PREVIEWS}/index.json"
+_STATES = "checkpoints"
+_STATE = re.compile(rf"{_STATES}/step-(\d+)\.safetensors")
+
+
+@dataclass(frozen=True)
+class Preview:
+    """An entry of the index. `number`: of the validation entry, from 1; `kind`: `base` before training, else `lora`."""
+
+    step: int
+    number: int
+    prompt: str
+    seed: int
+    kind: Literal["base", "lora"]
+
+    @property
+    def sound(self) -> str:
+        """The artifact with the sound."""
+        return f"{PREVIEWS}/step-{self.step:06d}-{self.number}.wav"
+
+    @property
+    def picture(self) -> str:
+        """The artifact with its waveform and spectrogram."""
+        return f"{PREVIEWS}/step-{self.step:06d}-{self.number}.png"
+
+
+class RunArtifacts:
+    """The outputs of the run in a folder. A name is a path below it, with `/`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __contains__(self, name: str) -> bool:
+        return self.path(name).exists()
+
+    def put(self, name: str, write: Callable[[Path], object]) -> None:
+        """Have `write` make an output at a path; it must be atomic, as all writers of this package are.
+
+        Raises `OutputError` when it cannot be written.
+        """
+        path = self.path(name)
+        try:
+            if path.parent != self.folder:  # without parents: the folder itself must be there
+                path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(path, error) from error
+        write(path)
+
+    def append(self, name: str, text: str) -> None:
+        """Add to the end of an output. Raises as `put` does."""
+        path = self.path(name)
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise OutputError(path, error) from error
+
+    def remove(self, name: str) -> None:
+        """Remove an output, if it is there."""
+        self.path(name).unlink(missing_ok=True)
+
+    def path(self, name: str) -> Path:
+        """A file on this machine to read the output from, if there is one."""
+        return self.folder / name
+
+    def names(self, under: str) -> list[str]:
+        """The outputs in a folder of them, sorted; without files that are still being written."""
+        folder = self.folder / under
+        if not folder.is_dir():
+            return []
+        return sorted(f"{under}/{path.name}" for path in folder.iterdir() if not path.name.startswith("."))
+
+    def put_json(self, name: str, data: Any) -> None:
+        """An output that is JSON."""
+        self.put(name, partial(write_json, data=data))
+
+    def record(self) -> RunRecord:
+        """How the run was started. Raises `SonoloraError` when there is none or it is damaged."""
+        path = self.path(RECORD)
+        try:
+            return RunRecord.parse(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise SonoloraError(
+                f"{self.folder} holds no run that can be continued (there is no {RECORD}): it stopped before training "
+                "began, or is another folder. Start a run with: sonolora train MODE DATA --out DIR"
+            ) from error
+        except OSError as error:
+            raise SonoloraError(f"{path} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise SonoloraError(f"{path} is damaged: {error}. The run in this folder cannot continue") from error
+
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do: trained, evaluated at the last step, and all written. Raises as `record`."""
+        request = self.record().request
+        outputs = [LORA, *([PREVIEW] if request.get("validation") else [])]
+        evaluated = {line["step"] for line in self.metrics() if "train_eval_loss" in line}
+        return request.get("number_of_steps") in evaluated and all(name in self for name in outputs)
+
+    def put_preview(
+        self, preview: Preview, write_sound: Callable[[Path], object], write_picture: Callable[[Path], object]
+    ) -> None:
+        """A preview with its picture and its entry in the index."""
+        self.put(preview.sound, write_sound)
+        self.put(preview.picture, write_picture)
+        others = [one for one in self.previews() if one.sound != preview.sound]
+        entries = [
+            {**asdict(one), "sound": Path(one.sound).name, "picture": Path(one.picture).name}
+            for one in sorted([*others, preview], key=lambda one: (one.step, one.number))
+        ]
+        self.put_json(_PREVIEW_INDEX, entries)
+
+    def previews(self) -> list[Preview]:
+        """All previews by step and number. A run of version 0.1 has no index."""
+        try:
+            entries = json.loads(self.path(_PREVIEW_INDEX).read_bytes())
+            return [Preview(**{name: entry[name] for name in Preview.__match_args__}) for entry in entries]
+        except (FileNotFoundError, ValueError, TypeError, KeyError):  # of a damaged index nothing is kept
+            return []
+
+    def put_state(self, step: int, write: Callable[[Path], object], *, keep: int) -> None:
+        """A training state; all but the newest `keep` are removed."""
+        self.put(f"{_STATES}/step-{step:06d}.safetensors", write)
+        for old in self.states()[:-keep]:
+            self.remove(old)
+
+    def states(self) -> list[str]:
+        """The training states, the oldest first."""
+        found = [(int(match[1]), name) for name in self.names(_STATES) if (match := _STATE.fullmatch(name))]
+        return [name for _, name in sorted(found)]
+
+    def begin_metrics(self, step: int) -> None:
+        """Drop the lines of steps after this one, which will be done again."""
+        text = until_step(self._metrics_text(), step)
+        self.put(METRICS, partial(_write_text, text=text))
+
+    def add_metrics(self, step: int, values: Mapping[str, Any]) -> None:
+        """Append a line. ValueError for values that are not finite."""
+        self.append(METRICS, metrics_line(step, values))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All lines; see `sonolora.training.metrics`."""
+        return parse_metrics(self._metrics_text())
+
+    def _metrics_text(self) -> str:
+        try:
+            return self.path(METRICS).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

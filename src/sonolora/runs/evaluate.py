@@ -1,0 +1,69 @@
+"""What a run is judged by while it trains: its loss on training clips with fixed noise, and its previews.
+
+In: a run, its data and its model. Out: a line of metrics, preview files, and their sounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from sonolora.analysis.spectrogram import draw_waveform_and_mel
+from sonolora.core.cancellation import CancelToken
+from sonolora.core.progress import Progress
+from sonolora.data.prepared import Prepared
+from sonolora.ltx.codec.audio_codec import AudioCodec
+from sonolora.ltx.lora.adapters import Adapters, rounded_to_bf16
+from sonolora.ltx.model.transformer import Transformer
+from sonolora.media.audio import Waveform
+from sonolora.media.write_audio import write_wav
+from sonolora.planning.needs import preview_sampling
+from sonolora.runs.artifacts import Preview
+from sonolora.runs.metrics_log import MetricsLog
+from sonolora.runs.run import Run
+from sonolora.sampling.preview import render
+from sonolora.training.validation import SIGMAS, eval_losses
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluates the adapters with the values that the LoRA file will hold."""
+
+    run: Run
+    prepared: Prepared
+    codec: AudioCodec
+    model: Transformer
+    adapters: Adapters
+    log: MetricsLog
+    progress: Progress
+    cancel: CancelToken
+    device: torch.device
+
+    def evaluate(self, step: int) -> list[Waveform]:
+        """Measure the loss, render the previews and write them. Raises `StopRequestedError` between sampling steps."""
+        run = self.run
+        settings = preview_sampling(run.base.checkpoint.metadata, run.request, run.settings)
+        previews = self.prepared.previews
+        waveforms = []
+        step_done = self.cancel.after(self.progress.advance)
+        self.progress.phase(f"validating at step {step}", len(previews) * settings.steps + 1)
+        self.cancel.check()
+        with rounded_to_bf16(self.adapters):
+            losses = eval_losses(self.model, self.prepared.examples, self.device)
+            step_done()
+            for number, item in enumerate(previews, start=1):
+                seed = run.settings.seed
+                waveform = render(self.model, self.codec, item, settings, seed, self.device, step_done)
+                run.artifacts.put_preview(
+                    Preview(step, number, item.prompt, seed, "lora" if step else "base"),
+                    partial(write_wav, waveform=waveform),
+                    partial(draw_waveform_and_mel, waveform=waveform, title=f"step {step}: {item.prompt}"),
+                )
+                waveforms.append(waveform)
+        mean = losses.mean().item()
+        by_sigma = {str(sigma): round(loss, 5) for sigma, loss in zip(SIGMAS, losses.mean(0).tolist(), strict=True)}
+        self.log.add(step, train_eval_loss=mean, train_eval_loss_by_sigma=by_sigma)
+        self.progress.message(f"step {step}: train_eval_loss {mean:.4f}")
+        return waveforms

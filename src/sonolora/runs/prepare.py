@@ -1,0 +1,127 @@
+"""From a request to the data that training needs: fetch, unpack, pair, fit, encode, and report on every file.
+
+In: a run, its networks, where data may come from. Out: `Prepared`; among the run's artifacts the report with its page,
+and the debug archive if the request wants one.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from sonolora.core.cancellation import CancelToken
+from sonolora.core.download import Progress as DownloadProgress
+from sonolora.core.progress import Progress
+from sonolora.data.clips import Clip, load_clips
+from sonolora.data.conditioning_inputs import ConditioningInput, load_conditioning_input
+from sonolora.data.dataset import fetch_preview_inputs, open_dataset
+from sonolora.data.encode import Encoder
+from sonolora.data.encoding_cache import Cache, default_cache_folder
+from sonolora.data.fetch import Sources
+from sonolora.data.prepared import Prepared
+from sonolora.data.report import Report
+from sonolora.ltx.text.text_encoder import load_tokenizer
+from sonolora.modes.request import TrainRequest
+from sonolora.runs.artifacts import DEBUG_ARCHIVE, REPORT
+from sonolora.runs.debug_archive import write_debug_archive
+from sonolora.runs.loaded_networks import Networks
+from sonolora.runs.report_html import ShownClip
+from sonolora.runs.report_page import clips_for_page, write_report
+from sonolora.runs.run import Run
+from sonolora.runs.run_folder import scratch
+
+_MAX_LINES = 20  # about single files; the report has all
+
+
+def prepare(run: Run, networks: Networks, sources: Sources, progress: Progress, cancel: CancelToken) -> Prepared:
+    """Raises `InputError` for data that cannot be used, `StopRequestedError` between files and texts."""
+    with scratch(run.folder) as folder:
+        prepared, clips = _read_and_encode(run, networks, sources, folder, progress, cancel)
+    if run.request.debug_dataset:
+        progress.phase("writing the debug archive", len(clips))
+        cancel.check()
+        clip_done = cancel.after(progress.advance)
+        run.artifacts.put(
+            DEBUG_ARCHIVE,
+            partial(
+                write_debug_archive,
+                clips=clips,
+                prepared=prepared,
+                codec=networks.codec,
+                artifacts=run.artifacts,
+                clip_done=clip_done,
+            ),
+        )
+    return prepared
+
+
+def describe_clips(clips: int, request: TrainRequest) -> str:
+    """What is trained on, such as `4 clips of 5 s`."""
+    return f"{clips} clip{'' if clips == 1 else 's'} of {request.clip_seconds:g} s"
+
+
+def _read_and_encode(
+    run: Run, networks: Networks, sources: Sources, folder: Path, progress: Progress, cancel: CancelToken
+) -> tuple[Prepared, list[Clip]]:
+    """The report is written whatever happens."""
+    report, shown = Report(), list[ShownClip]()
+    step_done = cancel.after(progress.advance)
+
+    def fetched(done: int, total: int | None) -> None:
+        of = "" if total is None else f" of {total / 1e6:,.1f}"
+        step_done(f"{done / 1e6:,.1f}{of} MB", to=0)
+
+    progress.phase("fetching the data", None)
+    cancel.check()
+    inputs = _preview_inputs(run, networks, sources, folder, fetched)
+    files = open_dataset(run.request.training_data_url, folder, sources, fetched)
+    progress.phase("reading and encoding the clips", len(files.names))
+    cancel.check()
+    encoder = Encoder(
+        run.base,
+        networks.codec,
+        Cache(default_cache_folder(), warn=progress.warning),
+        networks.device,
+        networks.dtype,
+        run.mode.video,
+        partial(networks.text_encoder, video=run.mode.video),
+    )
+    try:
+        tokenizer = load_tokenizer(run.base.checkpoint, run.base.text_encoder)
+        sources_of_previews = fetch_preview_inputs(run.mode.previews(run.request), folder, sources)
+        sample_rate = networks.codec.sample_rate
+        loaded = load_clips(
+            run.mode, run.request, files, sample_rate, tokenizer, report, step_done, sources_of_previews
+        )
+        texts = partial(step_done, to=len(files.names))  # they come after the clips
+        prepared, clips = encoder.prepare(clips_for_page(run.artifacts, loaded, shown), inputs, texts)
+    finally:
+        write_report(run.artifacts, report, shown, run.mode)
+        _tell(report, progress)
+    progress.message(f"training on {describe_clips(len(clips), run.request)}")
+    return prepared, clips
+
+
+def _preview_inputs(
+    run: Run, networks: Networks, sources: Sources, folder: Path, fetched: DownloadProgress
+) -> list[tuple[ConditioningInput, str]]:
+    """What the previews are conditioned on, with their negative prompts; before the data, since it fails sooner."""
+    rates = networks.codec.sample_rate, networks.codec.output_sample_rate
+    return [
+        (load_conditioning_input(spec, *rates, folder, sources, fetched), spec.negative_prompt)
+        for spec in run.mode.previews(run.request)
+    ]
+
+
+def _tell(report: Report, progress: Progress) -> None:
+    """What is not simply used."""
+    lines = [(progress.warning, text) for text in report.as_json()["warnings"]]
+    for entry in report.as_json()["files"]:
+        if entry["status"] in ("skipped", "ignored"):
+            tell = progress.warning if entry["status"] == "skipped" else progress.message
+            lines.append((tell, f"{entry['status']}: {entry['file']}: {entry['detail']}"))
+        lines += [(progress.warning, f"{entry['file']}: {text}") for text in entry["warnings"]]
+    for tell, line in lines[:_MAX_LINES]:
+        tell(line)
+    if len(lines) > _MAX_LINES:
+        progress.message(f"and {len(lines) - _MAX_LINES} more, see {REPORT}")

@@ -1,0 +1,64 @@
+"""Continuing a run from its folder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sonolora import __version__
+from sonolora.core.atomic_files import remove_half_written
+from sonolora.core.cancellation import CancelToken, never
+from sonolora.core.errors import CheckpointError, SonoloraError
+from sonolora.core.progress import Progress
+from sonolora.data.prepared import Prepared
+from sonolora.modes import find_mode
+from sonolora.modes.request import parse
+from sonolora.planning.memory_fit import check_fit
+from sonolora.planning.run_settings import RunSettings, UnknownSettingError, read_settings
+from sonolora.runs.artifacts import PREPARED, RunArtifacts
+from sonolora.runs.loaded_networks import Networks
+from sonolora.runs.run import Run
+from sonolora.runs.run_folder import exclusive_use
+from sonolora.runs.run_record import RunRecord
+from sonolora.runs.train import train
+
+
+def resume(
+    folder: Path,
+    progress: Progress,
+    should_stop: Callable[[], bool] = never,
+    *,
+    networks: Networks | None = None,
+    **changed: Any,
+) -> Path:
+    """Continue a run from its newest state, to the result that it would have had; raises as `start` does.
+
+    `changed`: settings other than before, which may be `base`, `device`, `gradient_checkpointing` and `block_offload`.
+    The last two do not change the result; between a GPU and a CPU it differs by their precision.
+    """
+    artifacts = RunArtifacts(folder)
+    record = artifacts.record()
+    mode, settings = find_mode(record.mode), _settings(record, folder, changed)
+    networks = networks or Networks.of(settings)
+    if networks.base.fingerprint != record.base_fingerprint:
+        raise CheckpointError(f"this run was started with another base than {networks.base.name}")
+    with exclusive_use(folder):
+        remove_half_written(folder)
+        run = Run(mode, parse(mode.request, record.request), settings, networks.base, record, artifacts)
+        prepared = Prepared.load(artifacts.path(PREPARED))
+        if warning := check_fit(mode, run.request, settings, networks.base, networks.device):
+            progress.warning(warning)
+        return train(run, prepared, networks, progress, CancelToken(should_stop))
+
+
+def _settings(record: RunRecord, folder: Path, changed: dict[str, Any]) -> RunSettings:
+    # A captured step is bound to its device and to its memory there; uncaptured it is the same step.
+    uncaptured = {"cuda_graph": False} if changed else {}
+    try:
+        return read_settings(record.settings, **uncaptured | changed)
+    except UnknownSettingError as error:
+        raise SonoloraError(
+            f"{folder} was started by Sonolora {record.sonolora_version} with settings that {__version__} does not "
+            f"have ({error}): continue it with that version"
+        ) from error

@@ -1,0 +1,59 @@
+"""Starting a run: the only place that knows the order of everything.
+
+In: a mode, a request, settings and an output folder. Out, in the folder: what `RunArtifacts` lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sonolora.core.cancellation import CancelToken, InterruptedRunError, StopRequestedError, never
+from sonolora.core.progress import Progress
+from sonolora.data.fetch import ANYWHERE, Sources
+from sonolora.modes.mode import Mode
+from sonolora.modes.request import TrainRequest
+from sonolora.planning.memory_fit import check_fit
+from sonolora.planning.run_settings import RunSettings
+from sonolora.runs.artifacts import PREPARED, RECORD
+from sonolora.runs.loaded_networks import Networks
+from sonolora.runs.prepare import prepare
+from sonolora.runs.run import Run
+from sonolora.runs.run_folder import exclusive_use, make_run_folder, remove_scratch
+from sonolora.runs.train import train
+
+
+def start(
+    mode: Mode,
+    request: TrainRequest,
+    settings: RunSettings,
+    folder: Path,
+    progress: Progress,
+    should_stop: Callable[[], bool] = never,
+    *,
+    sources: Sources = ANYWHERE,
+    networks: Networks | None = None,
+) -> Path:
+    """Carry out a whole run; returns the LoRA file's path.
+
+    `networks`, which may have served other runs, take precedence over the base and device of the settings.
+    Raises `InputError` for what does not fit the device's memory, before anything is read or written, and for a dataset
+    that cannot be used (the folder then holds the report alone), `InterruptedRunError` when `should_stop` returned
+    true, other `SonoloraError`s with the reason.
+    """
+    settings.check_mode(mode)
+    networks = networks or Networks.of(settings)
+    if warning := check_fit(mode, request, settings, networks.base, networks.device):
+        progress.warning(warning)
+    make_run_folder(folder)
+    cancel = CancelToken(should_stop)
+    with exclusive_use(folder):
+        remove_scratch(folder)
+        run = Run.new(mode, request, settings, networks.base, folder)
+        try:
+            prepared = prepare(run, networks, sources, progress, cancel)
+        except StopRequestedError:
+            raise InterruptedRunError(folder, None, request.number_of_steps) from None
+        run.artifacts.put(PREPARED, prepared.save)
+        run.artifacts.put_json(RECORD, run.record.as_json())
+        return train(run, prepared, networks, progress, cancel)

@@ -1,0 +1,161 @@
+"""The tables of the server's database: requests with their bodies, logs and metrics, keys, webhook deliveries, files.
+
+Times are unix seconds; columns that hold JSON are text. Rows of `requests` and `keys` are never deleted, so what
+was billed and whose a request is stays known. What is large or grows (bodies, logs, metrics) has tables of its own:
+the row of a request, which is polled and rewritten all the time, stays small.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+
+def valid_unicode(text: str) -> str:
+    """`text` with lone surrogates, which SQLite cannot hold, replaced by escapes such as `\\udce9`."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+class AnyText(TypeDecorator[str]):
+    """Text from outside, which may not be valid Unicode: a log line with a file's name, an id in a URL."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        return None if value is None else valid_unicode(value)
+
+
+metadata = MetaData()
+
+# One row. See `identity`.
+store = Table(
+    "store",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("checkpoints", Integer, nullable=False),  # of the write-ahead log, by the server
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("number", Integer, primary_key=True),  # order of arrival
+    Column("id", AnyText, nullable=False, unique=True),
+    Column("endpoint", AnyText, nullable=False),
+    Column("mode", AnyText, nullable=False),
+    Column("key_id", AnyText, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("start_deadline", Float),
+    Column("webhook", AnyText),
+    Column("lifetime", Float),
+    Column("no_retry", Boolean, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("started", Float),
+    Column("finished", Float),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("cancel_asked", Boolean, key="cancel_requested", nullable=False, default=False),
+    Column("progress", Text, nullable=False, default="{}"),  # JSON
+    # The result; `status` is null until there is one.
+    Column("status", Integer),
+    Column("error", AnyText),
+    Column("error_type", AnyText),
+    Column("billable_units", Integer),
+    Column("inference_time", Float),
+    Column("headers", Text),  # JSON
+    Column("result", Text),  # JSON
+    CheckConstraint("state IN ('queued', 'running', 'done')", name="known_state"),
+    Index("requests_by_time", "created"),
+    # Partial indexes of what is not done: they stay small however many requests there have been.
+    Index("queue", "priority", "number", sqlite_where=text("state = 'queued'")),
+    Index("queue_by_key", "key_id", sqlite_where=text("state = 'queued'")),
+    Index("cancels", "number", sqlite_where=text("cancel_asked = 1 AND state != 'done'")),
+)
+
+bodies = Table(
+    "bodies",
+    metadata,
+    Column("request_id", AnyText, ForeignKey("requests.id"), primary_key=True),
+    Column("body", Text, nullable=False),  # JSON
+)
+
+logs = Table(
+    "logs",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("request_id", AnyText, ForeignKey("requests.id"), nullable=False),
+    Column("time", Float, nullable=False),
+    Column("level", AnyText, nullable=False),
+    Column("message", AnyText, nullable=False),
+    Index("logs_by_request", "request_id", "number"),
+)
+
+metrics = Table(
+    "metrics",
+    metadata,
+    Column("request_id", AnyText, ForeignKey("requests.id"), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("data", Text, nullable=False),  # JSON
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("request_id", AnyText, ForeignKey("requests.id"), nullable=False),
+    Column("time", Float, nullable=False),
+    Column("kind", AnyText, nullable=False),
+    Column("data", Text, nullable=False),  # JSON
+    Index("events_by_request", "request_id", "number"),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", AnyText, primary_key=True),
+    Column("name", AnyText, nullable=False),
+    Column("sha256", Text, nullable=False),  # of the secret's random part, hexadecimal
+    Column("created", Float, nullable=False),
+    Column("revoked", Float),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("request_id", AnyText, ForeignKey("requests.id"), nullable=False),
+    Column("url", AnyText, nullable=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("next_try", Float),  # null: delivered or abandoned
+    Column("outcome", AnyText),  # of the last attempt
+    Index("deliveries_by_time", "next_try", sqlite_where=text("next_try IS NOT NULL")),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", AnyText, primary_key=True),
+    Column("name", AnyText, nullable=False),
+    Column("content_type", AnyText, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("sha256", Text),
+    Column("mtime_ns", Integer),  # of the content when it was hashed, as the file system gives it
+    Column("created", Float, nullable=False),
+    Column("expires", Float),
+    Column("request_id", AnyText),  # whose output it is
+    Column("key_id", AnyText),  # who uploaded it
+    Column("complete", Boolean, nullable=False),
+)

@@ -1,0 +1,75 @@
+"""Request bodies from options, request files and JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sonolora.cli.request_options import idle_options, request_body, request_options
+from sonolora.core.errors import InputError
+from sonolora.modes import MODES
+from sonolora.modes.request import Body
+
+
+def test_options_override_the_request_file(tmp_path):
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps({"training_data_url": "a.zip", "rank": 8, "validation": [{"prompt": "one"}]}))
+    body = request_body({"rank": "16", "stg_scale": None}, None, ["two"], file)
+    assert body == {
+        "training_data_url": "a.zip", "rank": "16", "validation": [{"prompt": "one"}, {"prompt": "two"}],
+    }  # fmt: skip
+    assert request_body({}, "b.zip", [], file)["training_data_url"] == "b.zip"
+
+
+def test_validation_is_json_text_or_a_file(tmp_path):
+    entries = [{"prompt": "a bell"}]
+    (tmp_path / "v.json").write_text(json.dumps(entries))
+    for given in (json.dumps(entries), str(tmp_path / "v.json")):
+        assert request_body({"validation": given}, "x", [], None)["validation"] == entries
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(InputError, match=r"bad\.json is not JSON"):
+        request_body({"validation": str(tmp_path / "bad.json")}, "x", [], None)
+
+
+@pytest.mark.parametrize("text", ["[{", "nowhere.json", "\0", "x" * 5000])
+def test_what_is_neither_json_nor_a_file(text):
+    with pytest.raises(InputError, match=r"validation: .* is neither JSON nor a readable file"):
+        request_body({"validation": text}, "x", [], None)
+
+
+def test_request_file_must_hold_an_object(tmp_path):
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(InputError, match="must hold a JSON object, not a list"):
+        request_body({}, "x", [], tmp_path / "list.json")
+
+
+def test_prompts_beside_validation_that_is_no_list(tmp_path):
+    file = tmp_path / "request.json"
+    for entries, expected in (("null", [{"prompt": "x"}]), ('{"prompt": "y"}', {"prompt": "y"})):
+        file.write_text(f'{{"training_data_url": "a.zip", "validation": {entries}}}')
+        assert request_body({}, None, ["x"], file)["validation"] == expected, "refused with the rest of the request"
+
+
+def test_unknown_fields_of_a_request_file_are_warned_of(sonolora, tmp_path):
+    (tmp_path / "request.json").write_text('{"training_data_url": "x.zip", "rank": 9, "number_of_stepz": 5}')
+    for command in ("train", "estimate", "check"):
+        done = sonolora(command, "t2a", "--request", tmp_path / "request.json", "--out", tmp_path / "out")
+        assert done.code == 2
+        assert "warning: unknown field number_of_stepz has no effect; did you mean number_of_steps?" in done.err
+
+
+def test_fields_without_effect_are_hidden():
+    options = request_options(MODES["t2a"].request)
+    hidden = {name: annotation.__metadata__[0].hidden for name, (annotation, _) in options.items()}
+    assert hidden["number_of_frames"] and not hidden["stg_scale"]
+    assert "number_of_frames" in idle_options(MODES["t2a"].request)
+    assert idle_options(Body) is None
+
+
+def test_prompts_are_for_modes_that_need_nothing_else(sonolora, tmp_path):
+    page = {mode: sonolora("train", mode, "--help").out for mode in MODES}
+    assert {mode for mode in MODES if "  --prompt " in page[mode]} == {"t2a"}
+    done = sonolora("train", "v2a", "x.zip", "--prompt", "a door", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert 'need video_url, too: use --validation \'[{"prompt": "a door", "video_url": "..."}]\'' in done.err

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import sqlite3
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, select
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from sonolora.core.errors import SonoloraError
+from sonolora.server.database import database as module
+from sonolora.server.database import faults
+from sonolora.server.database.database import MIGRATIONS, Database
+from sonolora.server.database.faults import StoreError
+from sonolora.server.database.identity import identity_file, read_identity
+from sonolora.server.database.tables import files, keys, logs
+from sonolora.server.jobs.keys import Keys
+from sonolora.server.jobs.records import NewRequest
+from sonolora.server.jobs.store import Store
+
+KEY = {"id": "a", "name": "laptop", "sha256": "0", "created": 1.0}
+
+
+def make(path: Path, *, rows: int = 1) -> None:
+    with closing(Database(path)) as database:
+        database.write(insert(keys), [KEY | {"id": str(row), "name": "n" * 2000} for row in range(rows)])
+
+
+def names(database: Database) -> list[str]:
+    return [row.name for row in database.read(select(keys.c.name))]
+
+
+def test_settings_of_each_connection(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "server.db"
+    database = Database(path)
+    for engine in (database._writer, database._reader):
+        with engine.connect() as connection:
+            for name, value in {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}.items():
+                assert connection.exec_driver_sql(f"PRAGMA {name}").scalar() == value
+            assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 60_000
+    with pytest.raises(IntegrityError, match="FOREIGN KEY"):
+        database.write(insert(logs), {"request_id": "?", "time": 1.0, "level": "INFO", "message": "m"})
+    with database._reader.connect() as connection, pytest.raises(StoreError, match="not writable"):
+        connection.execute(insert(keys), KEY)
+    for file in path.parent.glob("server.db*"):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    database.close()
+
+
+def test_a_transaction_that_fails_leaves_nothing_and_readers_see_what_is_committed(tmp_path: Path) -> None:
+    with closing(Database(tmp_path / "server.db")) as database:
+        with pytest.raises(IntegrityError, match="UNIQUE"), database.transaction() as transaction:
+            transaction.execute(insert(keys), [KEY, KEY])
+        with database.transaction() as transaction:
+            transaction.execute(insert(keys), KEY)
+            assert names(database) == []
+        assert names(database) == ["laptop"]
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_many_may_open_a_new_file_at_once(tmp_path: Path, attempt: int) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        databases = list(threads.map(lambda _: Database(tmp_path / f"{attempt}.db"), range(8)))
+    databases[0].write(insert(keys), KEY)
+    for database in databases:
+        assert names(database) == ["laptop"]
+        database.close()
+
+
+def test_a_newer_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "server.db"
+    make(path)
+    with closing(sqlite3.connect(path)) as plain:
+        plain.execute("PRAGMA user_version = 99")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"server\.db: it was written by a newer Sonolora \(.* 99, .* 2\)\. Update"):
+        Database(path)
+    assert path.read_bytes() == before
+
+
+def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "server.db"
+    with closing(sqlite3.connect(path)) as plain:
+        plain.execute("CREATE TABLE moz_places (id INTEGER)")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="another program"):
+        Database(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_older_file_is_brought_up_to_date_or_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "server.db"
+    make(path)
+    added = "ALTER TABLE keys ADD COLUMN colour TEXT DEFAULT 'red'"
+    monkeypatch.setattr(module, "MIGRATIONS", (*MIGRATIONS, (added, "UPDATE nowhere SET a = 1")))
+    with pytest.raises(OperationalError, match="no such table: nowhere"):
+        Database(path)
+
+    def columns() -> list[str]:
+        with closing(sqlite3.connect(path)) as plain:
+            return [row[1] for row in plain.execute("PRAGMA table_info(keys)")]
+
+    assert "colour" not in columns()
+    renamed = "ALTER TABLE keys RENAME COLUMN colour TO color"
+    monkeypatch.setattr(module, "MIGRATIONS", (*MIGRATIONS, (added,), (renamed,)))
+    for _ in range(2):  # the second time there is nothing to do
+        with closing(Database(path)) as database:
+            assert names(database) == ["n" * 2000]
+    assert "color" in columns()
+    monkeypatch.setattr(module, "MIGRATIONS", MIGRATIONS)
+    with pytest.raises(StoreError, match="newer"):
+        Database(path)
+
+
+def test_a_database_of_version_1_is_migrated(tmp_path: Path) -> None:
+    path = tmp_path / "server.db"
+    make(path)
+    with closing(sqlite3.connect(path)) as plain:
+        plain.executescript("DROP TABLE store; ALTER TABLE files DROP COLUMN mtime_ns; PRAGMA user_version = 1")
+    identity_file(path).unlink()
+    with closing(Database(path)) as database:
+        assert names(database) == ["n" * 2000]
+        ((id,),) = database.fetch("SELECT id FROM store")
+        database.read(select(files))
+    identity = read_identity(path)
+    assert identity and (identity.store, identity.keys) == (id, 1)
+
+
+def test_files_that_are_no_database(tmp_path: Path) -> None:
+    text = tmp_path / "text.db"
+    text.write_text("not a database " * 100)
+    with pytest.raises(StoreError, match=r"text\.db: it is not a database\. Restore a backup"):
+        Database(text)
+    assert text.read_text().startswith("not a database")
+    with pytest.raises(StoreError, match="is not a file"):
+        Database(tmp_path)
+    with pytest.raises(StoreError, match="cannot be used: Not a directory"):
+        Database(text / "server.db")
+    assert issubclass(StoreError, SonoloraError)
+
+
+@pytest.mark.parametrize("damage", ["overwritten", "cut off"])
+def test_a_damaged_file_says_so(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "server.db"
+    make(path, rows=400)
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        if damage == "cut off":
+            file.truncate(size // 4)
+        else:
+            file.seek(4096)
+            file.write(b"\xa5" * (size - 4096))
+
+    with pytest.raises(StoreError, match=r"damaged\. Restore a backup"), closing(Database(path)) as database:
+        names(database)
+
+
+def test_a_damaged_page_is_reported_by_both_ways_of_reading(tmp_path: Path) -> None:
+    path = tmp_path / "server.db"
+    make(path, rows=400)
+    database = Database(path)
+    with closing(sqlite3.connect(path)) as plain:
+        roots = dict(plain.execute("SELECT name, rootpage FROM sqlite_master"))
+    with path.open("r+b") as file:
+        for root in (roots["keys"], roots["sqlite_autoindex_keys_1"]):
+            file.seek((root - 1) * 4096)
+            file.write(b"\xa5" * 4096)
+    for read in (lambda: Keys(database).check("7:0"), lambda: names(database)):
+        with pytest.raises(StoreError, match="damaged") as caught:
+            read()
+        assert caught.value.public.endswith("it is damaged"), "without a path: clients may see it"
+    database.close()
+
+
+def test_a_full_disk_loses_nothing_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    database = Database(tmp_path / "server.db")
+    store = Store(database)
+
+    def pages(most: int) -> None:
+        with database._writer.connect() as connection:  # the only one that writes
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {most}")
+
+    new = NewRequest(endpoint="t2a", mode="t2a", key_id="k", body={"prompt": "p" * 100_000})
+    pages(50)
+    first = store.add_request(new)
+    with pytest.raises(StoreError, match="disk is full"):
+        store.add_request(new)
+    assert store.requests() == [first]
+    pages(1000)
+    second = store.add_request(new)
+    assert store.requests() == [second, first]
+    database.close()
+
+
+def test_a_writer_waits_for_another_process_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "server.db"
+    make(path)
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        database = Database(path)
+        other.execute("BEGIN IMMEDIATE")
+        with ThreadPoolExecutor(1) as thread:
+            adding = thread.submit(Keys(database).add, "patient")
+            with pytest.raises(TimeoutError):
+                adding.result(0.2)
+            assert len(names(database)) == 1  # reading goes on
+            other.execute("COMMIT")
+            adding.result(10)
+        database.close()
+        monkeypatch.setattr(faults, "BUSY_SECONDS", 0.05)
+        database = Database(path)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="another process has kept it locked"):
+            Keys(database).add("impatient")
+        other.execute("ROLLBACK")
+        Keys(database).add("later")
+        assert names(database)[1:] == ["patient", "later"]
+        database.close()
