@@ -36,7 +36,10 @@ def add(
         ),
     ],
     text_encoder: Annotated[
-        str, typer.Option(metavar="DIR|ID", help="The folder of Gemma 3 12B, or its Hugging Face id.")
+        str,
+        typer.Option(
+            metavar="DIR|FILE|ID", help="Gemma 3 12B: a folder, one file as for ComfyUI, or a Hugging Face id."
+        ),
     ],
     mode: Annotated[
         str,

@@ -26,7 +26,10 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer, Gemma3RMSNorm, Gemma3RotaryEmbedding
 
 from sonolora.core.errors import CheckpointError
+from sonolora.ltx.text.single_file import gemma_config
 from sonolora.ltx.weights.checkpoint import Checkpoint, read_tensors, unloaded_on_exit
+from sonolora.ltx.weights.stored_tensor import row_of
+from sonolora.ltx.weights.verify import gemma_prefix
 
 _MODEL_TYPES = ("gemma3", "gemma3_text")
 _EMBEDDINGS = "embed_tokens.weight"
@@ -82,13 +85,11 @@ class LanguageModel:
         if tokens[-1:] and tokens[-1] >= rows:
             raise CheckpointError(f"{self.files[name].path.parent}: token {tokens[-1]}, but {name} has {rows} rows")
         info = self.files[name].tensors[name]
-        size = (info.end - info.start) // rows
-        row_infos = {str(row): replace(info, shape=info.shape[1:], start=info.start + row * size) for row in tokens}
-        row_infos = {row: replace(row_info, end=row_info.start + size) for row, row_info in row_infos.items()}
+        row_infos = {str(row): row_of(info, row) for row in tokens}
         table = replace(self.files[name], tensors=row_infos)
         scale = torch.tensor(self.config.hidden_size**0.5).to(self.dtype)
         embeddings = {
-            row: values.to(self.dtype) * scale
+            row: values[0].to(self.dtype) * scale
             for row, values in read_tensors(table, row_infos, device=self.host, dtype=self.dtype)
         }
         return [torch.stack([embeddings[str(token)] for token in prompt])[None] for prompt in prompts]
@@ -134,15 +135,16 @@ class LanguageModel:
 
 
 def open_language_model(folder: Path, *, device: torch.device, dtype: torch.dtype) -> LanguageModel:
-    """Read the config and headers of a folder and check them against each other. No tensor is read.
+    """Read the config and headers of a folder or single file and check them against each other. No tensor is read.
 
     Raises `CheckpointError` when the folder is incomplete or holds another model, or when a tensor is missing or has
     another shape.
     """
     config = read_text_config(folder)
-    files = {name: file for file in _weight_files(folder) for name in file.tensors}
+    weight_files = _weight_files(folder)
+    files = {name: file for file in weight_files for name in file.tensors}
     # "", `model.`, `language_model.model.` or `model.language_model.`, depending on what wrote the file.
-    prefix = next((name.removesuffix(_EMBEDDINGS) for name in files if name.endswith(_EMBEDDINGS)), "")
+    prefix = next(filter(None, map(gemma_prefix, weight_files)), "")
     for name, shape in sorted(tensor_shapes(config).items()):
         name = prefix + name
         actual = files[name].tensors[name].shape if name in files else None
@@ -153,7 +155,12 @@ def open_language_model(folder: Path, *, device: torch.device, dtype: torch.dtyp
 
 
 def read_text_config(folder: Path) -> Gemma3TextConfig:
-    """The language model's part of a folder's config.json. Raises `CheckpointError` when it is not Gemma 3."""
+    """The language model's part of a folder's config.json, or what a single file's sizes say.
+
+    Raises `CheckpointError` when it is not Gemma 3.
+    """
+    if folder.is_file():
+        return gemma_config(Checkpoint.open(folder))
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
@@ -188,6 +195,8 @@ def _meta_norm(config: Gemma3TextConfig) -> nn.Module:
 
 
 def _weight_files(folder: Path) -> list[Checkpoint]:
+    if folder.is_file():
+        return [Checkpoint.open(folder)]
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return [Checkpoint.open(folder / "model.safetensors")]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from sonolora.core.errors import CheckpointError
+from sonolora.ltx.text.single_file import open_tokenizer
 from sonolora.ltx.text.text_projector import (
     Stream,
     TextProjector,
@@ -142,7 +143,8 @@ def load_text_encoder(
 ) -> TextEncoder:
     """Open a language model in Hugging Face format, and check it and the projectors against each other.
 
-    The folder may hold the language model alone or the whole multimodal Gemma 3. Nothing is downloaded, and only
+    The folder may hold the language model alone or the whole multimodal Gemma 3; it may also be a single file, see
+    `single_file`. Nothing is downloaded, and only
     headers are read. Raises `CheckpointError` when the folder is incomplete, holds another model or does not fit the
     checkpoint, and when the checkpoint's projectors do not fit its header.
     """
@@ -167,13 +169,7 @@ def load_text_encoder(
 
 def load_tokenizer(checkpoint: Checkpoint, folder: Path) -> Tokenizer:
     """Load the tokenizer of a base. Raises `CheckpointError` when it is missing or does not fit."""
-    # Without this file transformers silently builds a tokenizer with an empty vocabulary.
-    if not (folder / "tokenizer.json").is_file():
-        raise _unreadable(folder, "there is no tokenizer.json")
-    try:
-        inner = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise _unreadable(folder, error) from error
+    inner = open_tokenizer(folder) if folder.is_file() else _tokenizer_in(folder)
     registers = TransformerConfig.from_header(checkpoint.section("transformer")).audio_connector.registers
     max_tokens = min(PUBLISHED_TOKENS, inner.model_max_length)
     if max_tokens % registers:
@@ -182,6 +178,16 @@ def load_tokenizer(checkpoint: Checkpoint, folder: Path) -> Tokenizer:
             f"{checkpoint.path.name}"
         )
     return Tokenizer(inner, max_tokens)
+
+
+def _tokenizer_in(folder: Path) -> Any:
+    # Without this file transformers silently builds a tokenizer with an empty vocabulary.
+    if not (folder / "tokenizer.json").is_file():
+        raise _unreadable(folder, "there is no tokenizer.json")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder, error) from error
 
 
 def _unreadable(folder: Path, reason: object) -> CheckpointError:

@@ -18,7 +18,14 @@ from sonolora.ltx.weights.hub import TEXT_ENCODER, HubId, fetch_text_encoder, op
 from sonolora.ltx.weights.parts import open_parts
 from sonolora.ltx.weights.registry import Entry, register, registered
 from sonolora.ltx.weights.stored_tensor import files_of
-from sonolora.ltx.weights.verify import identify, open_checkpoint, unsupported_format, verify, verify_text_encoder
+from sonolora.ltx.weights.verify import (
+    identify,
+    open_checkpoint,
+    read_spiece_model,
+    unsupported_format,
+    verify,
+    verify_text_encoder,
+)
 
 BUILT_IN = Path(__file__).parents[2] / "bases"
 BUILT_IN_NAMES = ("tiny",)
@@ -32,7 +39,7 @@ class Base:
 
     name: str  # as given
     checkpoint: Checkpoint
-    text_encoder: Path
+    text_encoder: Path  # a folder, or one file
     fingerprint: str  # 16 hex digits of checkpoint, tokenizer and text encoder
 
 
@@ -101,7 +108,7 @@ def _open_checkpoint(checkpoints: Sequence[str]) -> Checkpoint:
 def _from_entry(name: str, entry: Entry) -> Base:
     checkpoint = open_parts([entry.checkpoint, *entry.parts]) if entry.parts else open_local(entry.checkpoint)
     _require_readable(checkpoint)
-    if not (entry.text_encoder / "config.json").is_file():
+    if not entry.text_encoder.is_file() and not (entry.text_encoder / "config.json").is_file():
         raise CheckpointError(f"the base '{name}': the text encoder is no longer at {entry.text_encoder}; add it again")
     return Base(name, checkpoint, entry.text_encoder, _fingerprint(checkpoint, entry.text_encoder))
 
@@ -141,6 +148,10 @@ def _require_readable(checkpoint: Checkpoint) -> None:
 
 def _fingerprint(checkpoint: Checkpoint, text_encoder: Path) -> str:
     digest = hashlib.sha256(checkpoint.fingerprint().encode())
+    if text_encoder.is_file():
+        file = Checkpoint.open(text_encoder)
+        digest.update(file.fingerprint().encode() + read_spiece_model(file))
+        return digest.hexdigest()[:16]
     for path in sorted(text_encoder.iterdir()):
         if path.suffix == ".safetensors":
             digest.update(f"{path.name} {Checkpoint.open(path).fingerprint()}".encode())

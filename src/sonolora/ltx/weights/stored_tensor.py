@@ -59,6 +59,16 @@ def scale_of(info: TensorInfo) -> TensorInfo | None:
     return info.scale if isinstance(info, StoredTensor) else None
 
 
+def row_of(info: TensorInfo, index: int) -> TensorInfo:
+    """One row of a matrix, as a matrix."""
+    size = (info.end - info.start) // info.shape[0]
+    start = info.start + index * size
+    row = replace(info, shape=(1, *info.shape[1:]), start=start, end=start + size)
+    if isinstance(row, StoredTensor) and row.scale is not None and math.prod(row.scale.shape) > 1:
+        row = replace(row, scale=row_of(replace(row.scale, shape=(info.shape[0], 1)), index))
+    return row
+
+
 def with_scale_names(tensors: Mapping[str, TensorInfo], names: set[str]) -> set[str]:
     """These names and, as they are in the file, those of their scales."""
     infos = (tensors[name] for name in names)

@@ -8,6 +8,7 @@ a sentence that names what they are. Only headers are read.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,10 @@ from sonolora.ltx.weights.tensor_table import needed, published_tensors
 from sonolora.ltx.weights.transformer_config import TransformerConfig
 
 EXPECTED = "Sonolora needs ltx-2.3-22b-dev.safetensors (46 GB, huggingface.co/Lightricks/LTX-2.3)"
-EXPECTED_TEXT_ENCODER = "LTX-2.3 needs the folder of google/gemma-3-12b-it-qat-q4_0-unquantized"
+TEXT_ENCODER = "google/gemma-3-12b-it-qat-q4_0-unquantized"
+EXPECTED_TEXT_ENCODER = f"LTX-2.3 needs the folder of {TEXT_ENCODER}, or Gemma 3 12B in one file as for ComfyUI"
+SPIECE_MODEL = "spiece_model"  # the tensor with the tokenizer in a single file
+_EMBEDDINGS = "embed_tokens.weight"
 _LORA_PARTS = (".lora_A", ".lora_B", ".lora_down", ".lora_up", ".lora.down", ".lora.up", ".lokr_w", ".hada_w")
 _QUANTISED_ENDINGS = (".weight_scale", ".scale_weight", ".weight_scale_2", ".comfy_quant", ".absmax", ".quant_state")
 _QUANTISED_DTYPES = {"U8": "4 bits (such as nvfp4 or nf4)", "F4": "4 bits", "I8": "8-bit integers", "F8_E8M0": "mxfp8"}
@@ -49,8 +53,7 @@ def open_checkpoint(*paths: Path) -> Checkpoint:
     for path in paths:
         if path.is_dir():
             raise CheckpointError(f"{path}: {_describe_folder(path)}. {EXPECTED}.")
-        start = _first_bytes(path)
-        if kind := next((kind for beginning, kind in _BEGINNINGS.items() if start.startswith(beginning)), None):
+        if kind := _other_format(path):
             raise CheckpointError(f"{path}: this is {kind}. {EXPECTED}.")
     return open_parts(paths)
 
@@ -138,7 +141,7 @@ def identify(checkpoint: Checkpoint) -> str | None:
     if any_name_has("audio_proj_in.", "time_embed.", "norm_added_q", "resnets."):
         return "a single network with the parameter names of diffusers, not the published single file"
     if any_name_has("language_model.", "vision_tower.", "embed_tokens."):
-        return "a text encoder; pass its folder with `--text-encoder`"
+        return "a text encoder; pass it with `--text-encoder`"
     present = [part for part, prefix in PARTS.items() if any(name.startswith(prefix) for name in names)]
     if not present:
         return f"not a checkpoint of LTX-2.3: it has {len(names)} tensors such as {min(names, default='(none)')}"
@@ -151,9 +154,9 @@ def identify(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def unsupported_format(checkpoint: Checkpoint) -> str | None:
-    """What a file is, if its weights are quantised in a way that Sonolora does not read; else None."""
-    dtypes = {info.dtype for info in checkpoint.tensors.values()}
+def unsupported_format(checkpoint: Checkpoint, unless: str = "") -> str | None:
+    """What a file is, if its weights (but one tensor) are quantised as Sonolora does not read them; else None."""
+    dtypes = {info.dtype for name, info in checkpoint.tensors.items() if name != unless}
     if kinds := [kind for dtype, kind in _QUANTISED_DTYPES.items() if dtype in dtypes]:
         return f"a file quantised to {kinds[0]}; the smallest weights that Sonolora reads are 8-bit floats (fp8)"
     if any(name.endswith(_QUANTISED_ENDINGS) for name in checkpoint.tensors):
@@ -167,7 +170,9 @@ def verify_text_encoder(
     states: int = LTX23_TEXT_STATES,
     channels: int = LTX23_CONFIG["transformer"]["caption_channels"],
 ) -> list[str]:
-    """What is wrong with the folder of a text encoder: model type, dimensions, missing files and tensors."""
+    """What is wrong with a text encoder, a folder or one file: model type, dimensions, missing files and tensors."""
+    if folder.is_file():
+        return _single_file_faults(folder, states, channels)
     try:
         model_type, _ = _text_config(folder)
         sizes = text_encoder_sizes(folder)
@@ -188,6 +193,45 @@ def verify_text_encoder(
     if not (folder / "tokenizer.json").is_file():
         faults.append(f"{folder}: there is no tokenizer.json")
     return faults + list(_shard_faults(folder))
+
+
+def gemma_prefix(file: Checkpoint) -> str:
+    """What precedes the names of the language model's tensors in a file."""
+    return next((name.removesuffix(_EMBEDDINGS) for name in file.tensors if name.endswith(_EMBEDDINGS)), "")
+
+
+def read_spiece_model(file: Checkpoint) -> bytes:
+    """The SentencePiece model in a file with a whole text encoder. Raises `CheckpointError` when it has none."""
+    if (info := file.tensors.get(SPIECE_MODEL)) is None or info.dtype not in ("U8", "I8"):
+        raise CheckpointError(
+            f"{file.path}: no tokenizer in it (tensor {SPIECE_MODEL}); use such a file for ComfyUI, or the folder of "
+            f"{TEXT_ENCODER}"
+        )
+    with file.path.open("rb") as opened:
+        opened.seek(info.start)
+        return opened.read(info.end - info.start)
+
+
+def _single_file_faults(path: Path, states: int, channels: int) -> list[str]:
+    if kind := _other_format(path):
+        return [f"{path}: this is {kind}. {EXPECTED_TEXT_ENCODER}"]
+    try:
+        file = Checkpoint.open(path)
+        read_spiece_model(file)
+    except CheckpointError as error:
+        return [str(error)]
+    prefix = gemma_prefix(file)
+    if (format := unsupported_format(file, unless=SPIECE_MODEL)) is not None:
+        return [f"{path}: this is {format}"]
+    layers = {match[1] for name in file.tensors if (match := re.match(rf"{re.escape(prefix)}layers\.(\d+)\.", name))}
+    embeddings = file.tensors.get(prefix + _EMBEDDINGS)
+    sizes = len(layers) + 1, embeddings.shape[1] if embeddings is not None else 0
+    if sizes == (states, channels):
+        return []
+    return [
+        f"{path}: {sizes[0]} hidden states of width {sizes[1]}, expected {states} of width {channels}. "
+        f"{EXPECTED_TEXT_ENCODER}"
+    ]
 
 
 def text_encoder_sizes(folder: Path) -> tuple[int, int]:
@@ -228,12 +272,14 @@ def _json_differences(actual: Any, published: Any, path: str = "") -> Iterator[t
         yield from _json_differences(actual.get(key, _ABSENT), published.get(key, _ABSENT), f"{path}.{key}".lstrip("."))
 
 
-def _first_bytes(path: Path) -> bytes:
+def _other_format(path: Path) -> str | None:
+    """What a file is that is not in the safetensors format, by its first bytes."""
     try:
         with path.open("rb") as file:
-            return file.read(64).lstrip()
+            start = file.read(64).lstrip()
     except OSError:
-        return b""
+        return None
+    return next((kind for beginning, kind in _BEGINNINGS.items() if start.startswith(beginning)), None)
 
 
 def _describe_folder(folder: Path) -> str:
