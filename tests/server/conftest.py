@@ -15,7 +15,7 @@ import threading
 import time
 import wave
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -73,7 +73,7 @@ def _serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     )
     database = Database(settings.database)
     store, keys = Store(database), Keys(database)
-    storage = Storage(settings.folder / "files", database, 10_000_000)
+    storage = Storage(settings.folder / "files", database, 200 << 20)
     served = Live(settings, store, keys, storage)
     jwks = {"keys": [{"kty": "OKP"}]}
     retrying = Retrying(served.health)
@@ -126,6 +126,19 @@ def client(live: Live, anonymous: httpx.Client) -> httpx.Client:
     """The same with the key."""
     anonymous.headers["Authorization"] = f"Key {live.key}"
     return anonymous
+
+
+@pytest.fixture(scope="session")
+def wait_until():
+    """Waits for a condition, for as long as a busy machine may need."""
+
+    def wait_until(holds: Callable[[], object], seconds: float = 30.0) -> None:
+        end = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    return wait_until
 
 
 LIMIT = 900  # seconds for anything that trains, on a busy machine

@@ -84,7 +84,7 @@ def test_names_and_types(live):
 def test_what_has_no_long_data_is_parsed_as_it_is(live):
     """Cut anywhere, with every kind of token."""
     chance = random.Random(1)
-    words = ["", "data:,x", 'a"b', "\\", "data:\\", "\n\t", "é\U0001f600", "x" * 20_000, '"' * 9000, "\\" * 17_000]
+    words = ["", "data:,x", 'a"b', "\\", "data:\\", "\n\t", "é\U0001f600", "x" * 6000, '"' * 5000, "\\" * 5000]
     for _ in range(20):
         body = {"k" + word[:50]: [chance.choice(words), {"data:": chance.random()}, None] for word in words}
         sizes = [chance.choice([1, 2, 5, 100, 5000]) for _ in range(50)]

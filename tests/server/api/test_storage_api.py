@@ -1,13 +1,11 @@
-"""Uploads and downloads as the published clients do them; the Python client itself, and what no client should do."""
+"""The calls of uploads one by one: as the JavaScript client makes them, and as no client should."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import hashlib
-import json
 import os
-import random
 import re
 import socket
 import threading
@@ -19,8 +17,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote, urlsplit
 
-import fal_client
-import fal_client.client as fal
 import httpx
 import pytest
 import uvicorn
@@ -70,6 +66,10 @@ def authorise(request: Request) -> Key:
         raise RejectedError(error_response(401, "no valid key")) from None
 
 
+def base_url(request: Request) -> str:
+    return str(request.base_url).rstrip("/")
+
+
 async def _rejected(_: Request, error: Exception) -> Response:
     assert isinstance(error, RejectedError)
     return error.response
@@ -91,8 +91,7 @@ async def _gone(_: Request, __: Exception) -> Response:
 
 def app_of(storage: Storage) -> ASGIApp:
     keys = Keys(storage._records._database)
-    base = lambda request: str(request.base_url).rstrip("/")  # noqa: E731
-    routes = storage_api.routes(storage, keys, BodyMemory(), authorise, base)
+    routes = storage_api.routes(storage, keys, BodyMemory(), authorise, base_url)
     return Starlette(
         routes=routes,
         exception_handlers={
@@ -145,27 +144,6 @@ def served(storage: Storage) -> Iterator[str]:
         thread.join()
 
 
-@pytest.fixture
-def fal_here(served: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address to which the published Python client now leads, by the constants that say where."""
-    monkeypatch.setenv("FAL_KEY", "id:secret")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(fal, "REST_URL", f"{served}/rest")
-    monkeypatch.setattr(fal, "CDN_URL", f"{served}/cdn")
-    # It closes no connection by itself.
-    made: list[httpx.Client] = []
-    make = httpx.Client.__init__
-
-    def noted(self: httpx.Client, *args: Any, **named: Any) -> None:
-        make(self, *args, **named)
-        made.append(self)
-
-    monkeypatch.setattr(httpx.Client, "__init__", noted)
-    yield served
-    for client in made:
-        client.close()
-
-
 def on_disk(storage: Storage) -> set[str]:
     return {str(path.relative_to(storage.folder)) for path in storage.folder.glob("*/**/*")}
 
@@ -180,88 +158,6 @@ def is_error(answer: httpx.Response, status: int) -> bool:
     assert answer.headers["content-type"] == "application/json"
     assert answer.json()["detail"]
     return answer.status_code == status
-
-
-# The published Python client.
-
-
-def _uploads(client: fal_client.SyncClient, folder: Path) -> dict[str, Callable[[], str]]:
-    content = random.Random(0).randbytes(3 * MIB + 17)
-    path = folder / "clips.zip"
-    path.write_bytes(content)
-    day = fal_client.client.StorageSettings(expires_in="1d")
-    return {
-        "bytes": lambda: client.upload(content, "audio/wav"),
-        "named bytes": lambda: client.upload(content, "audio/wav", file_name="a b.wav"),
-        "file": lambda: client.upload_file(path),
-        "lifecycle": lambda: client.upload_file(path, lifecycle=day),
-        "fal": lambda: client.upload_file(path, repository="fal"),
-        "fal with lifecycle": lambda: client.upload_file(path, repository="fal", lifecycle=day),
-    }
-
-
-@pytest.mark.parametrize("threshold", [100 * MIB, MIB], ids=["single", "multipart"])
-def test_python_client(
-    storage: Storage, fal_here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threshold: int
-) -> None:
-    monkeypatch.setattr(fal, "MULTIPART_THRESHOLD", threshold)
-    monkeypatch.setattr(fal, "MULTIPART_CHUNK_SIZE", 300_000)
-    for what, upload in _uploads(fal_client.SyncClient(), tmp_path).items():
-        url = upload()
-        assert url.startswith(f"{fal_here}/files/"), what
-        content = (tmp_path / "clips.zip").read_bytes()
-        assert stored_bytes(storage, url) == httpx.get(url).content == content, what
-        file = storage.find(url.split("/")[4])
-        assert file and file.key_id == "k1"
-        assert file.name == {"bytes": "upload.bin", "named bytes": "a b.wav"}.get(what, "clips.zip")
-        assert file.content_type == ("audio/wav" if "bytes" in what else "application/zip")
-        lasts = None if file.expires is None else file.expires - file.created
-        assert lasts == (pytest.approx(86_400, abs=0.01) if "lifecycle" in what else None)
-    assert not list((storage.folder / "parts").iterdir())
-
-
-def test_python_async_client(storage: Storage, fal_here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fal, "MULTIPART_THRESHOLD", MIB)
-    monkeypatch.setattr(fal, "MULTIPART_CHUNK_SIZE", 100_000)
-    content = random.Random(0).randbytes(2 * MIB)
-    path = tmp_path / "клипы.zip"
-    path.write_bytes(content)
-
-    async def upload() -> list[str]:
-        client = fal_client.AsyncClient()
-        async with await client._client:
-            return [
-                await client.upload(content[:1000], "text/plain"),
-                await client.upload(content, "application/zip", file_name="a.zip"),
-                await client.upload_file(path, repository="fal"),
-            ]
-
-    small, large, named = asyncio.run(upload())
-    assert all(url.startswith(f"{fal_here}/files/") for url in (small, large, named))
-    assert stored_bytes(storage, small) == content[:1000]
-    assert stored_bytes(storage, large) == stored_bytes(storage, named) == content
-    assert named.endswith("/" + quote("клипы.zip"))
-
-
-@pytest.mark.usefixtures("fal_here")
-def test_python_client_with_a_wrong_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAL_KEY", "id:wrong")
-    with pytest.raises(httpx.HTTPStatusError, match="401"):
-        fal_client.SyncClient().upload(b"x", "text/plain")
-
-
-def test_101_megabytes_by_the_python_client(storage: Storage, fal_here: str, tmp_path: Path) -> None:
-    path = tmp_path / "large.zip"
-    block = random.Random(0).randbytes(MIB)
-    with path.open("wb") as file:
-        for n in range(101):
-            file.write(n.to_bytes(8, "big") + block[8:])
-    url = fal_client.SyncClient().upload_file(path)
-    assert url.startswith(fal_here)
-    found = storage.local(url)
-    assert found
-    with path.open("rb") as sent, found.open("rb") as kept:
-        assert hashlib.file_digest(sent, "sha256").digest() == hashlib.file_digest(kept, "sha256").digest()
 
 
 # The calls of the JavaScript client, one by one. Source: its storage.ts.
@@ -521,172 +417,7 @@ def test_bad_lifecycles(client: Client, storage: Storage, said: str) -> None:
     assert on_disk(storage) == set()
 
 
-# Names and types.
-
-
-@pytest.mark.parametrize(
-    ("name", "kept"),
-    [
-        ("../../../etc/passwd", "passwd"),
-        ('a"\r\nSet-Cookie: x=1\r\n\r\n<script>.zip', "a_  Set-Cookie_ x=1    _script_.zip"),
-        ("скрипка 🎻.wav", "скрипка 🎻.wav"),
-        ("x" * 3000 + ".wav", "x" * 156 + ".wav"),
-        ("a#b?c%20d&e.zip", "a#b_c%20d&e.zip"),
-        ("upload", "upload"),
-        ("", "upload.bin"),
-    ],
-)
-def test_names(client: Client, storage: Storage, name: str, kept: str) -> None:
-    body = json.dumps({"file_name": name, "content_type": "audio/wav"})
-    urls = client("POST", "/rest/storage/upload/initiate", headers=AUTH, content=body).json()
-    client("PUT", urls["upload_url"], content=b"x")
-    answer = client("GET", urls["file_url"])
-    assert (answer.status_code, answer.content) == (200, b"x")
-    assert "set-cookie" not in answer.headers
-    assert (
-        quote(kept, safe="") in answer.headers["content-disposition"]
-        or f'"{kept}"' in answer.headers["content-disposition"]
-    )
-    file = storage.find(urls["file_url"].split("/")[4])
-    assert file and file.name == file.path.name == kept
-    assert file.path.resolve().is_relative_to(storage.folder.resolve())
-
-
-def test_names_in_headers_are_utf8(client: Client, storage: Storage) -> None:
-    for raw, kept in (("клип.wav".encode(), "клип.wav"), ("café.wav".encode("latin-1"), "café.wav")):
-        headers = {"Authorization": b"Key id:secret", "X-Fal-File-Name": raw}
-        url = client("POST", "/files/upload", headers=headers, content=b"x").json()["access_url"]
-        assert storage.find(url.split("/")[4]).name == kept  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize(
-    ("content_type", "served", "disposition"),
-    [
-        ("audio/wav", "audio/wav", "inline"),
-        ("video/mp4", "video/mp4", "inline"),
-        ("image/png", "image/png", "inline"),
-        ("application/json", "application/json", "inline"),
-        ("text/plain;charset=latin-1", "text/plain; charset=utf-8", "inline"),
-        ("application/zip", "application/zip", "attachment"),
-        ("text/html", "application/octet-stream", "attachment"),
-        ("TEXT/HTML", "application/octet-stream", "attachment"),
-        ("image/svg+xml", "application/octet-stream", "attachment"),
-        ("audio/x+xml", "application/octet-stream", "attachment"),
-        ("application/xhtml+xml", "application/octet-stream", "attachment"),
-        ("text/xml", "application/octet-stream", "attachment"),
-        ("text/javascript", "application/octet-stream", "attachment"),
-        ("application/pdf", "application/octet-stream", "attachment"),
-        ("application/x-shockwave-flash", "application/octet-stream", "attachment"),
-        ("multipart/x-mixed-replace", "application/octet-stream", "attachment"),
-    ],
-)
-def test_nothing_that_runs_in_a_browser(client: Client, content_type: str, served: str, disposition: str) -> None:
-    url = client.upload(b"<script>", Content_Type=content_type, X_Fal_File_Name="page.html")
-    answer = client("GET", url)
-    assert answer.headers["content-type"] == served
-    assert answer.headers["content-disposition"] == f'{disposition}; filename="page.html"'
-    assert answer.headers["x-content-type-options"] == "nosniff"
-
-
-# Downloads.
-
-
-def test_download(client: Client) -> None:
-    content = random.Random(0).randbytes(700_000)
-    url = client.upload(content, Content_Type="audio/wav", X_Fal_File_Name="a.wav")
-    for prefix in ("", "/cdn"):
-        path = prefix + urlsplit(url).path
-        got, head = client("GET", path), client("HEAD", path)
-        assert (got.status_code, got.content) == (200, content)
-        assert (head.status_code, head.content) == (200, b"")
-        assert dict(head.headers) == dict(got.headers)
-        assert got.headers["content-length"] == "700000"
-        assert got.headers["accept-ranges"] == "bytes"
-        assert got.headers["etag"] == f'"{hashlib.sha256(content).hexdigest()}"'
-
-
-def test_download_of_an_empty_file(client: Client) -> None:
-    got = client("GET", client.upload(b""))
-    assert (got.status_code, got.content) == (200, b"")
-
-
-def test_not_modified(client: Client) -> None:
-    url = client.upload()
-    etag = client("GET", url).headers["etag"]
-    for said in (etag, f"W/{etag}", f'"x", {etag}', "*"):
-        answer = client("GET", url, headers={"If-None-Match": said})
-        assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", etag)
-    assert client("GET", url, headers={"If-None-Match": '"x"'}).status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("said", "start", "end"),
-    [("0-0", 0, 1), ("10-19", 10, 20), ("990-", 990, 1000), ("-5", 995, 1000), ("0-9999", 0, 1000)],
-)
-def test_ranges(client: Client, said: str, start: int, end: int) -> None:
-    content = random.Random(0).randbytes(1000)
-    url = client.upload(content, Content_Type="audio/wav")
-    answer = client("GET", url, headers={"Range": f"bytes={said}"})
-    assert (answer.status_code, answer.content) == (206, content[start:end])
-    assert answer.headers["content-range"] == f"bytes {start}-{end - 1}/1000"
-    etag = answer.headers["etag"]
-    assert client("GET", url, headers={"Range": f"bytes={said}", "If-Range": etag}).status_code == 206
-    assert client("GET", url, headers={"Range": f"bytes={said}", "If-Range": '"x"'}).content == content
-
-
-def test_several_ranges(client: Client) -> None:
-    url = client.upload(bytes(range(100)))
-    for value in ("bytes=0-3,50-51", "bytes=50-51 ,, 2-3,\t0-2,500-", "Bytes=0-3,50-51,0-1,1-2"):
-        answer = client("GET", url, headers={"Range": value})
-        assert answer.status_code == 206
-        assert answer.headers["content-type"].startswith("multipart/byteranges")
-        assert len(answer.content) == int(answer.headers["content-length"])
-        parts = re.findall(rb"content-range: bytes (\d+)-(\d+)/100\r\n\r\n", answer.content, re.IGNORECASE)
-        assert parts == [(b"0", b"3"), (b"50", b"51")], value
-        assert bytes(range(4)) + b"\r\n" in answer.content and bytes([50, 51]) + b"\r\n" in answer.content
-    one = client("GET", url, headers={"Range": "bytes=0-9,10-19"})
-    assert (one.headers["content-range"], one.content) == ("bytes 0-19/100", bytes(range(20)))
-
-
-@pytest.mark.parametrize(
-    "value",
-    ["lines=1-2", "bytes", "x", "", "bytes=", "bytes=,", "bytes=9-3", "bytes=0-1,9-3", "bytes=a-b", "bytes=-",
-     "bytes=1", "bytes=+1-2", "bytes=1--2", "bytes = 0-1", "bytes=0-1;2-3", "bytes=\u0661-\u0662",
-     ",".join(["bytes=0-0"] * 30), "bytes=" + ",".join(f"{n}-{n}" for n in range(0, 60, 2))],
-)  # fmt: skip
-def test_ranges_that_are_ignored(client: Client, value: str) -> None:
-    """Other units must be; malformed ranges and long lists may be (RFC 9110, 14.2)."""
-    answer = client("GET", client.upload(bytes(1000)), headers={"Range": value.encode()})
-    assert (answer.status_code, answer.content) == (200, bytes(1000))
-    assert "content-range" not in answer.headers
-
-
-@pytest.mark.parametrize(
-    "value", ["1000-", "5000-6000", "-0", "1000-,2000-3000", "9" * 5000 + "-", f"1000-{'9' * 5000}"]
-)
-def test_ranges_outside_the_file(client: Client, value: str) -> None:
-    url = client.upload(bytes(1000))
-    etag = client("HEAD", url).headers["etag"]
-    for more in ({}, {"If-Range": etag}):
-        answer = client("GET", url, headers={"Range": f"bytes={value}", **more})
-        assert is_error(answer, 416)
-        assert answer.headers["content-range"] == "bytes */1000"
-        assert int(answer.headers["content-length"]) == len(answer.content)
-    for validator in ('"another version"', f"W/{etag}", "Wed, 21 Oct 2015 07:28:00 GMT"):
-        headers = {"Range": f"bytes={value}", "If-Range": validator}
-        assert client("GET", url, headers=headers).content == bytes(1000)
-    assert client("HEAD", url, headers={"Range": f"bytes={value}"}).status_code == 200
-
-
-def test_ranges_are_for_get_alone(client: Client) -> None:
-    url = client.upload(bytes(1000))
-    answer = client("HEAD", url, headers={"Range": "bytes=0-9"})
-    assert (answer.status_code, answer.headers["content-length"]) == (200, "1000")
-    empty = client.upload(b"")
-    for value in ("0-", "0-0", "-1"):
-        assert client("GET", empty, headers={"Range": f"bytes={value}"}).status_code == 416
-    huge = client("GET", url, headers={"Range": f"bytes=990-{'9' * 5000}"})
-    assert huge.headers["content-range"] == "bytes 990-999/1000"
+# Files that are gone.
 
 
 def test_no_such_file(client: Client, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -714,34 +445,29 @@ def _raw(served: str, head: bytes, body: bytes) -> socket.socket:
     return connection
 
 
-def _wait_until(fulfilled: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not fulfilled():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_client_that_disconnects_leaves_nothing(
-    storage: Storage, served: str, caplog: pytest.LogCaptureFixture
+    wait_until: Callable[..., None], storage: Storage, served: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     given = httpx.post(f"{served}/files/upload/multipart", headers=AUTH).json()
     part = f"PUT {urlsplit(given['access_url']).path}/multipart/{given['uploadId']}/1 HTTP/1.1\r\n".encode()
     for head in (b"POST /files/upload HTTP/1.1\r\n", part):
         connection = _raw(served, head, bytes(300_000))
-        _wait_until(lambda: any(path.startswith("incoming") for path in on_disk(storage)))
+        wait_until(lambda: any(path.startswith("incoming") for path in on_disk(storage)))
         connection.close()
-        _wait_until(lambda: not on_disk(storage))
+        wait_until(lambda: not on_disk(storage))
     assert storage.clean(time.time()) == 0
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_client_that_stalls(storage: Storage, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_that_stalls(
+    wait_until: Callable[..., None], storage: Storage, served: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(storage_api, "IDLE_SECONDS", 0.2)
     with _raw(served, b"POST /files/upload HTTP/1.1\r\n", b"half") as connection:
         reply = connection.recv(1000)
     assert reply.startswith(b"HTTP/1.1 408")
     assert b'"detail"' in reply
-    _wait_until(lambda: not on_disk(storage))
+    wait_until(lambda: not on_disk(storage))
 
 
 # Memory.

@@ -290,20 +290,24 @@ def test_a_client_that_breaks_off_before_the_tunnel_stands_harms_nobody(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect = asyncio.open_connection
+    connecting, broken_off = asyncio.Event(), asyncio.Event()
 
-    async def slow(*args: Any, **kwargs: Any) -> Any:
-        await asyncio.sleep(0.1)
+    async def connect_later(*args: Any, **kwargs: Any) -> Any:
+        connecting.set()
+        await broken_off.wait()
         return await connect(*args, **kwargs)
 
     async def test() -> None:
         async with upstream(echo) as to, tunnel("127.0.0.1", 0, to) as port:
             _, writer = await connect("127.0.0.1", port)
             writer.write(CONNECT)
-            await asyncio.sleep(0.05)
+            await connecting.wait()
             break_off(writer)
-            await asyncio.sleep(0.2)
+            broken_off.set()
+            while len(asyncio.all_tasks()) > 2:  # this one, and that of wait_for
+                await asyncio.sleep(0.001)
 
-    monkeypatch.setattr(asyncio, "open_connection", slow)
+    monkeypatch.setattr(asyncio, "open_connection", connect_later)
     run(test())
 
 
@@ -381,8 +385,10 @@ def test_the_end_of_the_block_ends_all(run: Run) -> None:
         async with upstream(echo) as to:
             async with tunnel("127.0.0.1", 0, to) as port:
                 reader, writer = await connected(port)
+                before = len(asyncio.all_tasks())
                 idle_reader, idle_writer = await asyncio.open_connection("127.0.0.1", port)
-                await asyncio.sleep(0.05)
+                while len(asyncio.all_tasks()) == before:  # until it is accepted
+                    await asyncio.sleep(0.001)
             for one in (reader, idle_reader):
                 with contextlib.suppress(ConnectionError):
                     assert await one.read() == b""
