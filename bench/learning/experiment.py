@@ -23,11 +23,12 @@ from torch import Tensor
 import sonolora
 from sonolora.conditioning import Example
 from sonolora.core.devices import compute_dtype
+from sonolora.data.cache_folder import default_cache_folder
 from sonolora.data.clips import Clip, load_clips
 from sonolora.data.conditioning_inputs import ConditioningInput, load_conditioning_input
 from sonolora.data.dataset_files import discover
 from sonolora.data.encode import Encoder
-from sonolora.data.encoding_cache import Cache, content_key, default_cache_folder
+from sonolora.data.encoding_cache import Cache, content_key
 from sonolora.data.prepared import PreviewItem
 from sonolora.data.report import Report
 from sonolora.ltx.codec.audio_codec import load_audio_codec

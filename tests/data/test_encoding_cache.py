@@ -11,7 +11,8 @@ import torch
 from sonolora.core.checked_tensors import save_checked
 from sonolora.core.errors import InputError
 from sonolora.core.tensor_file import save_tensors
-from sonolora.data.encoding_cache import Cache, clear, content_key, entries, limit_bytes, prune
+from sonolora.data.cache_folder import clear, entries, limit_bytes, prune
+from sonolora.data.encoding_cache import Cache, content_key
 
 KEY = content_key("kind", "x")
 TENSORS = {"latents": torch.arange(6, dtype=torch.float32).reshape(1, 2, 3), "video": torch.ones(2).bfloat16()}

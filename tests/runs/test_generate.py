@@ -10,9 +10,10 @@ from run_support import Silent
 
 from sonolora.core.errors import InputError
 from sonolora.core.frames import frame_count
+from sonolora.data.cache_folder import default_cache_folder
 from sonolora.data.conditioning_inputs import load_conditioning_input
 from sonolora.data.encode import Encoder
-from sonolora.data.encoding_cache import Cache, default_cache_folder
+from sonolora.data.encoding_cache import Cache
 from sonolora.ltx.codec.audio_codec import load_audio_codec
 from sonolora.ltx.lora.adapters import add_adapters, save_lora
 from sonolora.ltx.model.transformer import load_transformer

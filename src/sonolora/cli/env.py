@@ -99,7 +99,7 @@ def _machine() -> Iterator[str]:
 
 
 def _disks() -> Iterator[str]:
-    from sonolora.data.encoding_cache import default_cache_folder
+    from sonolora.data.cache_folder import default_cache_folder
     from sonolora.ltx.weights.hub import models_folder
     from sonolora.server.settings import default_folder
 

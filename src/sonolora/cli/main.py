@@ -16,6 +16,7 @@ from sonolora import __version__
 from sonolora.cli.backup import backup, restore
 from sonolora.cli.base import base_app
 from sonolora.cli.bench import bench_app
+from sonolora.cli.cache import cache_app
 from sonolora.cli.check import check_app
 from sonolora.cli.completion import completion, enable_completion
 from sonolora.cli.demo import demo
@@ -36,7 +37,7 @@ from sonolora.planning.run_settings import RENAMED, option
 
 READER_LEFT = 141  # as a shell reports a program that SIGPIPE has ended
 _ORDER = (
-    *("check", "estimate", "train", "generate", "inspect", "merge", "base"),
+    *("check", "estimate", "train", "generate", "inspect", "merge", "base", "cache"),
     *("serve", "keys", "requests", "ledger", "backup", "restore", "demo", "env", "selftest", "bench", "completion"),
 )
 
@@ -59,6 +60,7 @@ app.add_typer(estimate_app, name="estimate")
 app.add_typer(train_app, name="train")
 app.add_typer(generate_app, name="generate")
 app.add_typer(base_app, name="base")
+app.add_typer(cache_app, name="cache")
 app.add_typer(keys_app, name="keys")
 app.add_typer(requests_app, name="requests")
 app.add_typer(bench_app, name="bench")

@@ -66,7 +66,7 @@ class TooSlowError(DownloadError):
 
 
 class NoRangesError(DownloadError):
-    """A server that does not send the range asked for."""
+    """A server that does not send the requested range."""
 
 
 class _RangeNotSatisfiableError(Exception):

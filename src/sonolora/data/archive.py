@@ -85,7 +85,7 @@ class _Contents:
 def unpack(archive: Path, into: Path, *, limits: ArchiveLimits = ArchiveLimits()) -> dict[str, str]:
     """Unpack `archive` into the new folder `into`, which appears when it is complete.
 
-    Returns the reasons, by name, why some members stay packed: nobody's data, in a form that cannot be unpacked safely.
+    Returns the members that stay packed, with the reason: they are no data, and cannot be unpacked safely.
     Raises InputError `invalid_archive`; FileExistsError if `into` exists; `OutputError` when the disk has no room.
     """
     if into.exists():

@@ -1,8 +1,8 @@
-"""Clips and texts through the networks, to what training and sampling need of them.
+"""Encodes clips and texts: latents and text contexts for training and sampling.
 
-In: fitted clips, things wanted of a preview, a base. Out: `Prepared`, or one `PreviewItem`. Networks are loaded when
-the cache first lacks something, and are gone when their stage is over. Training clips and what is given at inference
-go through the same function, so that what is kept is encoded alike on both sides.
+In: fitted clips, conditioning inputs, a base. Out: `Prepared`, or `PreviewItem`s. Networks are loaded when the cache
+first misses, and freed when their stage is over. Training clips and the inputs of inference go through the same
+function, so that kept sound is encoded alike on both sides.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sonolora.conditioning import Example, Video
 from sonolora.core.frames import frame_count, kept_frames
 from sonolora.data.clips import Clip
 from sonolora.data.conditioning_inputs import ConditioningInput, muted
-from sonolora.data.encoding_cache import Cache, content_key
+from sonolora.data.encoding_cache import Cache, content_hash, content_key
 from sonolora.data.prepared import Prepared, PreviewItem
 from sonolora.ltx.codec.audio_codec import AudioCodec
 from sonolora.ltx.codec.video_encoder import (
@@ -37,9 +37,9 @@ from sonolora.media.audio import Waveform
 
 @dataclass(frozen=True)
 class Encoder:
-    """The networks that prepare data, behind the cache. `video` says whether films and their texts are needed.
+    """The networks that encode data, behind the cache. `video`: whether videos and their texts are encoded, too.
 
-    `text_encoder` gives the one to use, when it is needed; without it that of the base is opened.
+    `text_encoder` returns the text encoder to use, when one is needed; by default that of the base is opened.
     """
 
     base: Base
@@ -56,9 +56,9 @@ class Encoder:
         given: Sequence[tuple[ConditioningInput, str]],
         advance: Callable[[str], None],
     ) -> tuple[Prepared, list[Clip]]:
-        """Encode training clips as they come, and what is given to previews with their negative prompts.
+        """Encode training clips as they come, and the inputs of previews with their negative prompts.
 
-        Also returns the clips without their films, which would not fit in memory together.
+        Also returns the clips without their frames, which would not fit in memory together.
         """
         encoded, light, digest = [], [], hashlib.sha256()
         for clip in clips:
@@ -89,7 +89,7 @@ class Encoder:
     def prepare_given(
         self, given: Sequence[ConditioningInput], negative_prompt: str, advance: Callable[[str], None]
     ) -> list[PreviewItem]:
-        """What the sampler needs to generate from each of these."""
+        """The inputs of the sampler for each of these."""
         examples = [self._encode(one.clip, learn=False) for one in given]
         contexts = self.encode_texts([*(one.clip.caption for one in given), negative_prompt], advance)
         return [
@@ -98,20 +98,20 @@ class Encoder:
         ]
 
     def encode_texts(self, texts: Sequence[str], advance: Callable[[str], None]) -> dict[str, TextContext]:
-        """The contexts of every distinct text; equal texts share their tensors.
+        """The context of every distinct text; equal texts share their tensors.
 
-        What the cache lacks is encoded in one call, in which the text encoder is read once: `advance` is told its way.
+        All cache misses are encoded in one call, which reads the text encoder once and reports to `advance`.
         """
         kind = "text contexts, both streams" if self.video else "text context"
         keys = {text: content_key(kind, self.base.fingerprint, str(self.dtype), text) for text in texts}
-        found = {text: tensors for text, key in keys.items() if (tensors := self.cache.find(key)) is not None}
-        if lacking := [text for text in keys if text not in found]:
+        encoded = {text: tensors for text, key in keys.items() if (tensors := self.cache.find(key)) is not None}
+        if missing := [text for text in keys if text not in encoded]:
             encoder = (self.text_encoder or self._load_text_encoder)()
-            for text, context in zip(lacking, encoder.encode(lacking, advance), strict=True):
+            for text, context in zip(missing, encoder.encode(missing, advance), strict=True):
                 both = {"audio": context.audio, "video": context.video}
                 tensors = {stream: tensor[None] for stream, tensor in both.items() if tensor is not None}
-                found[text] = self.cache.put(keys[text], tensors)
-        return {text: TextContext(found[text]["audio"], found[text].get("video")) for text in keys}
+                encoded[text] = self.cache.put(keys[text], tensors)
+        return {text: TextContext(encoded[text]["audio"], encoded[text].get("video")) for text in keys}
 
     def _load_text_encoder(self) -> TextEncoder:
         return load_text_encoder(
@@ -119,10 +119,10 @@ class Encoder:
         )
 
     def _encode(self, clip: Clip, *, learn: bool) -> Example:
-        """All parts of an example but the text. Without `learn` the target's own latents are not needed.
+        """An example without its text. Without `learn` the latents of the target itself are not needed.
 
-        A kept frame is encoded from the sound with silence in the regenerated spans, in training as at inference:
-        the codec looks back, and a frame behind a span would otherwise carry traces of what was in it.
+        Kept frames are encoded from the sound with silence in the regenerated spans, in training as at inference: the
+        codec is causal, and a frame after a span would otherwise carry traces of its content.
         """
         frames = frame_count(clip.audio.seconds)
         latents = self._latents(clip.audio) if learn else torch.zeros(1, frames, self.codec.channels)
@@ -155,7 +155,8 @@ class Encoder:
             frames_BCFHW = pixels.permute(3, 0, 1, 2)[None].to(self.dtype) / 127.5 - 1
             return {"latents": self._video_encoder.encode(frames_BCFHW)}
 
-        key = content_key("video latents", self.base.fingerprint, str(self.dtype), clip.frames.tobytes())
+        shape = str(clip.frames.shape)  # without it all black videos of one size in bytes were the same
+        key = content_key("video latents", self.base.fingerprint, str(self.dtype), shape, clip.frames.tobytes())
         latents_BCFHW = self.cache.get(key, make)["latents"]
         size = (frames - 1) // FRAMES_PER_LATENT + 1, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
         positions = video_token_midpoints(*size, clip.frame_rate)
@@ -186,8 +187,8 @@ class Encoder:
 
 
 def _digest(clip: Clip) -> str:
-    return content_key(
-        "clip",
+    return content_hash(
+        "2 clip",
         clip.caption,
         clip.audio.samples.tobytes(),
         b"" if clip.reference is None else clip.reference.samples.tobytes(),

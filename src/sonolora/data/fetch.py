@@ -1,8 +1,8 @@
-"""From what the user points at to a local path.
+"""From an address to a local path.
 
 In: a path, an http(s) URL or a base64 `data:` URI. Out: the path of a file or folder on this machine.
-Downloads are limited in size, redirects and time, and go on where they broke off when the server can do that.
-No message or log line holds the query string of a URL or its password: that is where the secrets live.
+Downloads are limited in size, redirects and time, and resume where they broke off if the server supports it.
+No message or log line contains the query string or the password of a URL, which may be secrets.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from sonolora.core.public_addresses import PrivateAddressError, PublicTransport
 from sonolora.core.web_address import AddressError, parse_web_address
 
 ADVICE = {
-    401: "Give a link that needs no login, such as a signed one.",
+    401: "Provide a link that needs no login, such as a signed one.",
     403: "The link may be private or have expired: make a new one.",
     404: "Check the address.",
     410: "The file was removed: upload it again.",
@@ -43,7 +43,7 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """What a download may cost. `retries` come on top of the first try, after 1, 2, 4... backoffs."""
+    """Limits of a download. `retries`: after a try that brought nothing new, waiting 1, 2, 4... backoffs."""
 
     max_bytes: int = 20 << 30
     seconds: float = 6 * 3600  # of all tries together: a server may send a byte a minute
@@ -56,11 +56,11 @@ class FetchLimits:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where data may come from: all that a person at this machine may name, or less, for requests of strangers."""
+    """Where data may come from: anywhere for a user of this machine, less for requests of strangers."""
 
     local: bool = True  # paths of this machine
     private: bool = True  # hosts that are not on the public internet
-    # Addresses that lead here, and the file with their content; None where there is none (any more).
+    # Our own addresses, and the files behind them; None where there is none any more.
     known: Mapping[str, Path | None] = field(default_factory=dict)
 
 
@@ -76,14 +76,14 @@ def fetch(
     limits: FetchLimits = FetchLimits(),
     progress: Progress | None = None,
 ) -> Path:
-    """Give the local path of `source`; what is not on this machine is first written into the folder `into`.
+    """The local path of `source`; whatever is not on this machine is first written into the folder `into`.
 
-    A local path comes back as it is. A download has the same name at every call with the same URL: a
-    finished one is not asked for again (`into` belongs to one run), a broken one is resumed. `progress` gets
-    (bytes so far, bytes in all if the server says).
+    A local path is returned unchanged. A download has the same name at every call with the same URL: a complete one is
+    not fetched again (`into` belongs to one run), a broken one is resumed. `progress` gets (bytes so far, bytes in all
+    or None).
 
-    Raises InputError for `field`: nothing there, `file_download_error` (also for what `sources` does not allow, at a
-    redirect too), or `file_too_large` (ctx `max_size`); `OutputError` when `into` cannot be written.
+    Raises InputError for `field`: nothing there, `file_download_error` (also for what `sources` does not allow, at
+    redirects, too), or `file_too_large` (ctx `max_size`); `OutputError` when `into` cannot be written.
     """
     source = source.strip()
     if source in sources.known:
@@ -107,12 +107,12 @@ def fetch(
         case other:
             raise InputError.of(
                 field,
-                f"{other}:// addresses are not supported. Give an http(s) URL, a data: URI or a local path.",
+                f"{other}:// addresses are not supported. Provide an http(s) URL, a data: URI or a local path.",
             )
 
 
 def without_secrets(source: str) -> str:
-    """An address for others to see: a URL without user, password, query and fragment; a data: URI without its data."""
+    """An address to show: a URL without user, password, query and fragment; a data: URI without its data."""
     if source.lower().startswith("data:"):
         return source.partition(",")[0]
     try:
@@ -123,11 +123,11 @@ def without_secrets(source: str) -> str:
 
 
 def _local(source: str, field: str, sources: Sources) -> Path:
-    if not sources.local:  # and not a word on whether it exists
+    if not sources.local:  # whether it exists is not revealed
         raise InputError.of(
             field,
-            "this is not a URL, and paths are not accepted here. Give an http(s) URL or a data: URI, or upload the "
-            "file.",
+            "this is not a URL, and paths are not accepted here. Provide an http(s) URL or a data: URI, or upload "
+            "the file.",
             type="file_download_error",
         )
     path = Path(source)

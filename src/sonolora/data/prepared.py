@@ -1,7 +1,7 @@
-"""Everything that a run needs of its data, after the networks that prepare it are gone.
+"""The data of a run, encoded: everything that training needs after the encoders are freed.
 
-In: examples and preview examples. Out: one file, `prepared.safetensors`, from which a run continues although the
-archive, the text encoder and the caches are no longer there.
+In: training examples and previews. Out: one file, `prepared.safetensors`, from which a run can continue without the
+archive, the text encoder and the cache.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from sonolora.core.frames import Span
 
 @dataclass(frozen=True)
 class PreviewItem:
-    """One validation sample: what is asked for, how long it is, and what the model is given."""
+    """One validation sample: its prompt, its length, and the inputs of the model."""
 
     prompt: str
     seconds: float
-    example: Example  # batch 1; its latents say nothing where nothing is kept
+    example: Example  # batch 1; its latents are meaningless where nothing is kept
     negative_context_BSD: Tensor  # of the negative prompt, for the audio stream
     regenerate: tuple[Span, ...] = ()
-    gain: float = 1.0  # that the kept sound was multiplied with before it was encoded
-    kept_CN: Tensor | None = None  # the kept sound at the output rate and its own level, in its place
+    gain: float = 1.0  # applied to the kept sound before it was encoded
+    kept_CN: Tensor | None = None  # the kept sound at the output sample rate and its own level, at its place
 
 
 @dataclass(frozen=True)

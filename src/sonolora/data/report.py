@@ -1,6 +1,6 @@
 """What happened to every file of an archive, and what is odd about the dataset as a whole.
 
-In: one status for each file, from whoever decides. Out: JSON for the log, the debug archive and the error. A file
+In: one status for each file. Out: JSON for the log, the debug archive and the error. A file
 without a status is a bug in the program, found by `check_complete`.
 """
 

@@ -1,6 +1,6 @@
-"""`sonolora check`: everything up to training, without a network: what will happen to every file, and what is odd.
+"""`sonolora check`: everything up to encoding: what happens to every file, and what is odd about the data.
 
-In: a mode, a request. Out: the report, as JSON and as a page that can be opened; and whether a run would start.
+In: a mode, a request. Out: the report as JSON and as a web page, and whether a run would start.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sonolora.runs.report_page import clips_for_page, write_report
 
 @dataclass(frozen=True)
 class Checked:
-    """`error` is what a run would be refused with; `clips` are those that it would train on, without their films."""
+    """`error` is what a run would be refused with; `clips` are those that it would train on, without their frames."""
 
     report: dict[str, Any]
     clips: tuple[Clip, ...]

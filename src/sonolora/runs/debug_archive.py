@@ -71,5 +71,5 @@ def write_debug_archive(
 
 def _decoded(codec: AudioCodec, latents_BTC: Tensor, seconds: float) -> Waveform:
     samples = codec.decode(latents_BTC.to(codec.vae.latents_mean.device))[0].cpu().numpy()
-    wanted = round(seconds * codec.output_sample_rate)
-    return Waveform(np.ascontiguousarray(samples[:, :wanted]), codec.output_sample_rate)
+    length = round(seconds * codec.output_sample_rate)
+    return Waveform(np.ascontiguousarray(samples[:, :length]), codec.output_sample_rate)

@@ -17,8 +17,9 @@ from sonolora.analysis.spectrogram import draw_waveform_and_mel
 from sonolora.core.devices import compute_dtype, resolve_device
 from sonolora.core.errors import InputError
 from sonolora.core.progress import Progress
+from sonolora.data.cache_folder import default_cache_folder
 from sonolora.data.encode import Encoder
-from sonolora.data.encoding_cache import Cache, default_cache_folder
+from sonolora.data.encoding_cache import Cache
 from sonolora.data.prepared import PreviewItem
 from sonolora.ltx.codec.audio_codec import load_audio_codec
 from sonolora.ltx.lora.adapters import apply_lora

@@ -12,11 +12,12 @@ from pathlib import Path
 from sonolora.core.cancellation import CancelToken
 from sonolora.core.download import Progress as DownloadProgress
 from sonolora.core.progress import Progress
+from sonolora.data.cache_folder import default_cache_folder
 from sonolora.data.clips import Clip, load_clips
 from sonolora.data.conditioning_inputs import ConditioningInput, load_conditioning_input
 from sonolora.data.dataset import fetch_preview_inputs, open_dataset
 from sonolora.data.encode import Encoder
-from sonolora.data.encoding_cache import Cache, default_cache_folder
+from sonolora.data.encoding_cache import Cache
 from sonolora.data.fetch import Sources
 from sonolora.data.prepared import Prepared
 from sonolora.data.report import Report

@@ -37,7 +37,7 @@ def count_warnings(count: int) -> list[str]:
 def short_warnings(lengths: Sequence[float], skipped: int, field: str, wanted: float) -> list[str]:
     """Most clips skipped as too short for the request field `field`, and the value that would keep them.
 
-    `lengths`: of all clips, in the unit of the field: seconds, or frames.
+    `lengths`: of all clips, in the unit of the field: seconds, or frames; `wanted`: the value of the field.
     """
     if skipped <= SHORT_SHARE * len(lengths) or not lengths:
         return []

@@ -38,7 +38,7 @@ import torch
 from sonolora.core.cancellation import InterruptedRunError
 from sonolora.core.devices import resolve_device
 from sonolora.core.errors import OUT_OF_MEMORY, InputError, SonoloraError
-from sonolora.data.encoding_cache import default_cache_folder
+from sonolora.data.cache_folder import default_cache_folder
 from sonolora.data.fetch import Sources
 from sonolora.ltx.weights.base import find_base
 from sonolora.modes import find_mode
