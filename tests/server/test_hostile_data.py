@@ -166,7 +166,7 @@ GOOD = zipped(CLIP)
         pytest.param(zipped(*[(f"{n}.txt", b"") for n in range(100_001)]), "100,001 files", id="a bomb by its count"),
         pytest.param(zipped(("../../escaped.wav", b"x")), "has '..' in its path", id="a path out of the folder"),
         pytest.param(zipped(("/tmp/escaped.wav", b"x")), "has an absolute path", id="an absolute path"),
-        pytest.param(zipped(("C:escaped.wav", b"x")), "has an absolute path", id="a path of Windows"),
+        pytest.param(zipped(("C:\\escaped.wav", b"x")), "has an absolute path", id="a path of Windows"),
         pytest.param(zipped(("a/" * 40 + "escaped.wav", b"x")), "more than 32 folders deep", id="deep folders"),
         pytest.param(
             zipped(("escaped.wav", b"/etc/passwd"), external_attr=(stat.S_IFLNK | 0o777) << 16, create_system=3),
