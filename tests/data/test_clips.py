@@ -69,7 +69,7 @@ def test_trigger_phrase_stands_before_every_caption_once(tmp_path, load):
     assert with_trigger("rain", "raindrops") == "rain raindrops", "a word that merely begins like it"
 
 
-def test_a_text_file_renamed_wav_is_left_out_by_name(tmp_path, load):
+def test_a_text_file_renamed_wav_is_skipped_by_name(tmp_path, load):
     write_audio(tmp_path / "good.wav", noise(1.0))
     (tmp_path / "fake.wav").write_text("this is not sound")
     (tmp_path / "fake.txt").write_text("its caption")

@@ -17,7 +17,8 @@ DC_SHARE = 0.02  # of the peak: a working sound card stays far below
 DULL = 0.9  # of what the codec covers: a cut below takes part of it away
 NEAR_CODEC = 1.05  # a cut above is out of the codec's range
 
-# On computed clips of 58 kinds, half of them with noise or hum, these marked 3 of 282 that had neither.
+# On 300 computed clips of 41 kinds these find 13 of the 35 backgrounds that are within 40 dB of the peak (the sound
+# masks the others), and mark 4 of 265 clips without one, in which it is fainter.
 NOISE_DB = (-30.0, -12.0)  # below the louder moments: quieter noise is masked, louder noise is the sound itself
 NOISE_DBFS = -75.0
 HUM_DB = (-35.0, -8.0)
