@@ -268,13 +268,16 @@ def test_what_is_nobodys_data_stays_packed_where_it_would_be_refused(tmp_path: P
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "x.zip", "a") as archive:
         archive.writestr(link, "/etc/passwd")
-        for name in ("a.png", "A.png"):
+        for name in ("a.png", "A.png", "b.png"):
             archive.writestr(name, b"bytes")
+    content = (tmp_path / "x.zip").read_bytes()
+    (tmp_path / "x.zip").write_bytes(content.replace(b"b.png", b"a.png"))
     assert unpack(tmp_path / "x.zip", tmp_path / "out") == {
         ".venv/bin/python": "hidden",
         "Icon\\r": "macOS metadata",
         "__MACOSX/._A.wav": "macOS metadata",
         "art/cover.jpg": "not unpacked: it is a symbolic link. Put the file itself into the archive.",
+        "a.png (again)": "not unpacked: it is there twice. Rename or remove one of them.",
         "A.png": "not unpacked: it and 'a.png' differ only by letter case or unicode form. Rename or remove one of "
         "them.",
     }

@@ -204,7 +204,8 @@ def _checked(members: list[zipfile.ZipInfo], limits: ArchiveLimits) -> _Contents
             raise _invalid(f"'{_printable(path or name)}' {fault}")
         if fault:
             metadata = filter(None, map(metadata_reason, path.split("/")))
-            ignored[_printable(path or name)] = next(metadata, f"not unpacked: it {fault}")
+            shown = _printable(path or name) + (" (again)" if path in files else "")
+            ignored[shown] = next(metadata, f"not unpacked: it {fault}")
         elif not is_folder:
             by_key[name_key(path)] = path
             files[path] = member
