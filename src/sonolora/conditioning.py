@@ -104,6 +104,7 @@ def velocity(
     sigma_B: Tensor,
     *,
     values_only_blocks: frozenset[int] = NO_BLOCKS,
+    values_only_B: Tensor | None = None,
 ) -> Tensor:
     """The model's velocity for the target's frames, (B, T, C), float32.
 
@@ -125,5 +126,5 @@ def velocity(
         )
     audio = Stream(tokens, middles.expand(batch, 1, -1), sigma_B, example.context_BSD, keep)
     video = example.video.stream if isinstance(example.video, Video) else example.video
-    velocity_BTC, _ = model(audio, video, values_only_blocks=values_only_blocks)
+    velocity_BTC, _ = model(audio, video, values_only_blocks=values_only_blocks, values_only_B=values_only_B)
     return velocity_BTC[:, -frames:].float()  # type: ignore[no-any-return]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import soundfile
@@ -20,12 +22,12 @@ from sonolora.ltx.model.transformer import load_transformer
 from sonolora.ltx.weights.base import find_base
 from sonolora.media.write_video import write_video
 from sonolora.modes import MODES
+from sonolora.modes.negative_prompts import resolve_negative_prompt
 from sonolora.modes.preview_spec import PreviewSpec
 from sonolora.modes.request import NEGATIVE_PROMPT, parse
 from sonolora.runs.generate import GenerateSettings, generate
-from sonolora.runs.generation_clips import ClipLength, load_generation_input
+from sonolora.runs.generation_clips import ClipLength, continued_windows, load_generation_input, region_input
 from sonolora.sampling.guidance import Guidance
-from sonolora.sampling.negative_prompts import resolve_negative_prompt
 from sonolora.sampling.preview import render
 from sonolora.sampling.sampler import SamplingSettings
 
@@ -128,7 +130,7 @@ def test_inpainting_gives_back_the_file_with_new_spans(name, rate, channels, sub
         span = slice(round(start * rate), round(end * rate))
         assert (old[span] != new[span]).mean() > 0.9
         assert new[span].any(axis=0).all(), "every channel has sound"
-    assert any("3.00 s: its ranges are regenerated in 3 passages of up to 0.50 s" in text for text in told.messages)
+    assert any("audio lasts 3.00 s: its ranges are regenerated in 3 regions of 0.5 s" in text for text in told.messages)
     assert out.with_suffix(".png").exists()
 
 
@@ -173,27 +175,27 @@ class TestLengths:
 
     @pytest.fixture
     def load(self, tmp_path):
-        def load(mode, body, told=None, trained=TRAINED):
+        def load(mode, body, told=None, longest=20.0):
             spec = parse(MODES[mode].generation, {"prompt": "x", **body}).spec()
-            return load_generation_input(spec, ClipLength(trained, 20.0), CODEC_RATE, tmp_path, told or Silent())
+            return load_generation_input(spec, ClipLength(TRAINED, longest), CODEC_RATE, tmp_path, told or Silent())
 
         return load
 
-    def test_windows_cover_all_of_what_is_given(self, load, tmp_path):
-        given = load("a2a", {"reference": write_sound(tmp_path / "r.wav", 6.0)})
-        (passage,) = given.passages
-        assert passage.seconds == 6.0
-        last, _ = passage.windows[-1]
-        assert last + frame_count(TRAINED) == frame_count(6.0)
-        for _, one in passage.windows:
-            assert {frame_count(sound.seconds) for sound in (one.clip.audio, one.clip.reference)} == {
-                frame_count(TRAINED)
-            }
+    def test_what_is_longer_than_the_base_knows_is_split_and_nothing_is_lost(self, load, tmp_path):
+        told = Told()
+        given = load("a2a", {"reference": write_sound(tmp_path / "r.wav", 30.0)}, told)
+        assert given.seconds == 30.0
+        last, _ = given.windows[-1]
+        assert last + frame_count(20.0) == frame_count(30.0)
+        for _, one in given.windows:
+            assert {frame_count(sound.seconds) for sound in (one.clip.audio, one.clip.reference)} == {501}
             assert one.clip.reference.samples.any()
+        assert "30.00 s are more than the 20 s that the base knows" in told.messages[0]
+        assert "20.00 s are 40.0 times" in told.warnings[0]
 
-    def test_a_base_alone_takes_as_much_as_it_knows(self, load, tmp_path):
-        given = load("a2a", {"reference": write_sound(tmp_path / "r.wav", 6.0)}, trained=None)
-        assert len(given.passages[0].windows) == 1
+    def test_what_the_base_knows_is_generated_at_once(self, load, tmp_path):
+        (window,) = load("a2a", {"reference": write_sound(tmp_path / "r.wav", 6.0)}).windows
+        assert window[1].clip.reference.seconds == 6.0
 
     def test_a_range_beyond_the_end_is_told(self, load, tmp_path):
         told, source = Told(), write_sound(tmp_path / "s.wav", 0.7)
@@ -232,7 +234,7 @@ class TestLengths:
         reference = write_sound(tmp_path / "r.wav", 301, 8000, 1)
         with pytest.raises(InputError, match=r"reference: it lasts 301\.0 s, and at most 300 s"):
             load("a2a", {"reference": reference})
-        assert load("a2a", {"reference": reference, "seconds": 3}).passages[0].seconds == 3
+        assert load("a2a", {"reference": reference, "seconds": 3}).seconds == 3
 
     def test_the_level_is_that_of_what_is_kept(self, load, tmp_path):
         """A loud fault inside the span does not make the context quiet."""
@@ -240,28 +242,59 @@ class TestLengths:
         sound = 0.05 * np.sin(2 * np.pi * 300 * time)
         sound[50_000:50_400] = 0.9
         soundfile.write(tmp_path / "s.wav", np.stack([sound, sound], 1), 48_000)
-        given = load("audio-inpaint", {"audio": str(tmp_path / "s.wav"), "time_ranges": [[1.0, 1.1]]})
-        assert given.passages[0].windows[0][1].gain == pytest.approx(10 ** (-1 / 20) / 0.05, rel=0.01)
+        body = {"prompt": "x", "audio": str(tmp_path / "s.wav"), "time_ranges": [[1.0, 1.1]]}
+        given = load("audio-inpaint", body)
+        spec = parse(MODES["audio-inpaint"].generation, body).spec()
+        part = region_input(given.recording, given.regions[0], spec, CODEC_RATE)
+        assert part.given.gain == pytest.approx(10 ** (-1 / 20) / 0.05, rel=0.01)
+        assert part.first == round(0.8 * 48_000)
+        assert part.paste[0] == pytest.approx((0.2, 0.3))
+
+    @pytest.mark.parametrize("side", ["prefix", "suffix"])
+    def test_a_long_extension_continues_itself(self, load, tmp_path, side):
+        mode, told = f"audio-extend-{side}", Told()
+        body = {"audio": write_sound(tmp_path / "s.wav", 1.0), "conditioning_seconds": 0.2, "extend_seconds": 1.0}
+        (region,) = load(mode, body, told).regions
+        assert region.end - region.start == pytest.approx(1.2)
+        assert "1.00 s are added to audio in windows of 0.5 s, each of which continues the one before" in told.messages
+        spec = parse(MODES[mode].generation, {"prompt": "x", **body}).spec()
+        starts, window = continued_windows(spec, 1.2, ClipLength(TRAINED, 20.0))
+        assert (sorted(starts)[0], sorted(starts)[-1] + window) == (0, frame_count(1.2))
+        assert starts == sorted(starts, reverse=side == "suffix")
+        assert all(abs(a - b) <= window - round(0.2 / 0.04) for a, b in pairwise(starts)), "with as much context"
+
+    @pytest.mark.parametrize(("seconds", "warned"), [(0.2, False), (TRAINED, False), (2.0, False), (2.1, True)])
+    def test_a_length_far_beyond_the_trained_one_is_warned_of(self, load, tmp_path, seconds, warned):
+        for mode, body in (
+            ("t2a", {"seconds": seconds}),
+            ("a2a", {"reference": write_sound(tmp_path / "r.wav", seconds)}),
+        ):
+            told = Told()
+            load(mode, body, told)
+            assert [
+                ("4.2 times the length of the LoRA's training clips (0.5 s)" in text) for text in told.warnings
+            ] == ([True] if warned else [])
 
     @pytest.mark.parametrize(("frames", "padded"), [(3, 9), (9, 9), (12, 17), (20, 25), (41, 41)])
     def test_a_video_is_padded_by_its_last_frame(self, load, tmp_path, frames, padded):
         video = write_silent_video(tmp_path / "v.mp4", frames)
-        given = load("v2a", {"video": video, "resolution": "low", "aspect_ratio": "16:9"}, trained=None)
-        assert given.passages[0].seconds == pytest.approx(frames / 24)
-        film = given.passages[0].windows[0][1].clip.frames
+        given = load("v2a", {"video": video, "resolution": "low", "aspect_ratio": "16:9"})
+        assert given.seconds == pytest.approx(frames / 24)
+        film = given.windows[0][1].clip.frames
         assert len(film) == padded
         assert all(np.array_equal(frame, film[frames - 1]) for frame in film[frames:])
         assert not np.array_equal(film[0], film[frames - 1])
 
     def test_windows_of_a_video_show_what_is_seen_then(self, load, tmp_path):
+        """A film of 1.2 s in windows of 0.5."""
         pictures = np.repeat(np.arange(0, 240, 5, dtype=np.uint8), 64 * 64 * 3).reshape(48, 64, 64, 3)
-        write_video(tmp_path / "v.mp4", pictures, 24, None)
-        given = load("v2a", {"video": str(tmp_path / "v.mp4"), "resolution": "low", "aspect_ratio": "16:9"})
-        assert len(given.passages[0].windows) > 3
-        for start, one in given.passages[0].windows:
-            assert len(one.clip.frames) == 17
-            shown = min(start * 0.04 * 24, 47) * 5
-            assert one.clip.frames[0].mean() == pytest.approx(shown, abs=6)
+        write_video(tmp_path / "v.mp4", pictures, 40, None)
+        body = {"video": str(tmp_path / "v.mp4"), "resolution": "low", "aspect_ratio": "16:9", "frame_rate": 40}
+        given = load("v2a", body, longest=0.5)
+        assert len(given.windows) > 3
+        for start, one in given.windows:
+            assert len(one.clip.frames) == 25
+            assert one.clip.frames[0].mean() == pytest.approx(min(start * 0.04 * 40, 47) * 5, abs=6)
 
 
 @pytest.mark.parametrize("mode", ["t2a", "a2a", "v2a", "audio-inpaint", "audio-extend-prefix", "audio-extend-suffix"])
@@ -293,7 +326,8 @@ def test_it_gives_the_samples_of_a_preview_that_is_given_the_same(mode, base, lo
     codec = load_audio_codec(base.checkpoint, device=CPU)
     encoder = Encoder(base, codec, Cache(default_cache_folder()), CPU, torch.float32, mode == "v2a")
     given = load_conditioning_input(spec, codec.sample_rate, codec.output_sample_rate, tmp_path)
-    (item,) = encoder.prepare_given([given], NEGATIVE_PROMPT, [].append)
+    contexts = encoder.encode_texts(common, [].append)
+    item = encoder.prepare_given(given, contexts, NEGATIVE_PROMPT)
     model = load_transformer(base.checkpoint, video=mode == "v2a", device=CPU, dtype=torch.float32)
     preview = render(model, codec, item, SamplingSettings(2, Guidance.of_base(base.checkpoint.metadata)), 7, CPU)
     expected = np.clip(np.rint(preview.samples.T * 32768), -32768, 32767).astype(int)

@@ -6,7 +6,7 @@ import torch
 from sonolora.conditioning import Example
 from sonolora.core.randomness import normal
 from sonolora.sampling.guidance import Guidance
-from sonolora.sampling.sampler import SamplingSettings, euler, sample, sample_windows
+from sonolora.sampling.sampler import SamplingSettings, euler, sample, sample_continued, sample_windows
 from sonolora.sampling.windows import WindowedDenoiser, blend_weights, window_starts
 
 
@@ -52,3 +52,23 @@ def test_windows_are_clips_of_their_own_and_share_the_noise(transformer, cases):
     apart = sample_windows(transformer, [(0, example), (frames, example)], context, noise, settings)
     for half in (slice(0, frames), slice(frames, None)):
         torch.testing.assert_close(apart[:, half], sample(transformer, example, context, noise[:, half], settings))
+
+
+def test_each_window_continues_what_is_there(transformer, cases):
+    """What a window generates is kept by the next, as if it were given."""
+    latents, context = cases["audio_latents"][:1], cases["audio_context"][:1]
+    frames, window, given = latents.shape[1], latents.shape[1] - 3, 2
+    keep = torch.zeros(1, frames, dtype=torch.bool)
+    keep[:, :given] = True
+    example, noise = Example(latents, context, keep), normal(tuple(latents.shape), "noise")
+    settings = SamplingSettings(2, Guidance(stg=0))
+    result = sample_continued(transformer, example, [0, 3], window, context, noise, settings)
+    assert torch.equal(result[:, :given], latents[:, :given])
+    first = Example(latents[:, :window], context, keep[:, :window])
+    expected = sample(transformer, first, context, noise[:, :window], settings)
+    assert torch.equal(result[:, :window], expected)
+    keep = torch.arange(frames)[None, 3:] < window
+    second = Example(result[:, 3:], context, keep)
+    torch.testing.assert_close(result[:, 3:], sample(transformer, second, context, noise[:, 3:], settings))
+    (single,) = [sample_continued(transformer, example, [0], frames, context, noise, settings)]
+    assert torch.equal(single, sample(transformer, example, context, noise, settings))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,6 +33,7 @@ from sonolora.ltx.codec.video_encoder import (
 from sonolora.ltx.text.text_encoder import TextContext, TextEncoder, load_text_encoder
 from sonolora.ltx.weights.base import Base
 from sonolora.media.audio import Waveform
+from sonolora.modes.negative_prompts import resolve_negative_prompt
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Encoder:
 
         Also returns the clips without their frames, which would not fit in memory together.
         """
+        given = [(one, resolve_negative_prompt(negative)) for one, negative in given]
         encoded, light, digest = [], [], hashlib.sha256()
         for clip in clips:
             encoded.append(self._encode(clip, learn=True))
@@ -87,15 +89,11 @@ class Encoder:
         )
 
     def prepare_given(
-        self, given: Sequence[ConditioningInput], negative_prompt: str, advance: Callable[[str], None]
-    ) -> list[PreviewItem]:
-        """The inputs of the sampler for each of these."""
-        examples = [self._encode(one.clip, learn=False) for one in given]
-        contexts = self.encode_texts([*(one.clip.caption for one in given), negative_prompt], advance)
-        return [
-            self._item(one, example, contexts[one.clip.caption], contexts[negative_prompt])
-            for one, example in zip(given, examples, strict=True)
-        ]
+        self, given: ConditioningInput, contexts: Mapping[str, TextContext], negative_prompt: str
+    ) -> PreviewItem:
+        """What the sampler needs to generate one sound; `contexts` are those of `encode_texts`."""
+        example = self._encode(given.clip, learn=False)
+        return self._item(given, example, contexts[given.clip.caption], contexts[negative_prompt])
 
     def encode_texts(self, texts: Sequence[str], advance: Callable[[str], None]) -> dict[str, TextContext]:
         """The context of every distinct text; equal texts share their tensors.

@@ -8,6 +8,8 @@ from pathlib import Path
 from sonolora.core.setting_field import check_values, same_setting, setting
 from sonolora.planning.run_settings import V2A_VIDEO, RunSettings
 
+SAMPLERS = "euler", "ab2"  # of sonolora.sampling.sampler, which imports torch
+
 
 @dataclass(frozen=True)
 class GenerateSettings:
@@ -16,6 +18,9 @@ class GenerateSettings:
     lora: Path | None = None
     scale: float = setting(1.0, "Strength of the LoRA", metavar="X")
     steps: int = setting(30, "Sampling steps", minimum=1, maximum=200)
+    sampler: str = setting(
+        "euler", "Sampler; ab2, of second order, needs half the steps of euler, the published one", choices=SAMPLERS
+    )
     cfg_scale: float | None = setting(
         None, "Classifier-free guidance; by default as the base recommends", minimum=1, maximum=30
     )

@@ -39,7 +39,7 @@ PREVIEW_STEPS = SamplingSettings().steps  # as published
 # An assumption, not a measurement: code of kernels that CUDA loads at their first use, workspaces of matrix products
 # and convolutions, and what the allocator loses to rounding and fragmentation.
 CUDA_RESERVE = 1 << 30
-_KINDS_OF_PASSES = 3  # of the sampler: conditional, perturbed, without the video
+_PASS_INPUTS = 4  # examples read by the passes of the sampler: three predictions at once, and the one without the video
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def count_needs(
     # A captured step has inputs of its own, and its workspace stays allocated while previews are rendered.
     inputs = {"inputs of a step": step.example * what.batch_size} if settings.cuda_graph else {}
     captured = (
-        {"captured step": step.peak - step.resident, "inputs of passes": _KINDS_OF_PASSES * step.example}
+        {"captured step": step.peak - step.resident, "inputs of passes": _PASS_INPUTS * step.example}
         if settings.cuda_graph
         else {}
     )

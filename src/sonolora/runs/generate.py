@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from sonolora.core.progress import Progress
 from sonolora.data.cache_folder import default_cache_folder
 from sonolora.data.encode import Encoder
 from sonolora.data.encoding_cache import Cache
-from sonolora.data.prepared import PreviewItem
 from sonolora.ltx.codec.audio_codec import load_audio_codec
 from sonolora.ltx.lora.adapters import apply_lora
 from sonolora.ltx.lora.lora_file import LoRAFile, open_lora
@@ -34,19 +33,26 @@ from sonolora.media.source_format import probe_audio
 from sonolora.media.write_audio import write_audio, write_audio_like
 from sonolora.modes.generate_request import GenerationSpec
 from sonolora.modes.mode import Mode
+from sonolora.modes.negative_prompts import resolve_negative_prompt
 from sonolora.modes.preview_spec import MIN_SECONDS
 from sonolora.modes.request import parse
 from sonolora.planning.generate_settings import GenerateSettings
 from sonolora.planning.run_settings import JOINT, RunSettings
 from sonolora.runs.cached_video import with_cached_videos
-from sonolora.runs.generation_clips import ClipLength, GenerationInput, Passage, load_generation_input
+from sonolora.runs.generation_clips import (
+    ClipLength,
+    GenerationInput,
+    continued_windows,
+    load_generation_input,
+    region_input,
+)
 from sonolora.sampling.guidance import Guidance
-from sonolora.sampling.negative_prompts import resolve_negative_prompt
 from sonolora.sampling.paste_kept import paste_passage
-from sonolora.sampling.preview import render_windows
+from sonolora.sampling.preview import render_continued, render_windows
 from sonolora.sampling.sampler import SamplingSettings
 
 OUTPUT_SAMPLE_RATE = 48_000
+LOSSY_EXTENSIONS = ".mp3", ".ogg", ".aac", ".m4a"
 
 
 def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, out: Path, progress: Progress) -> None:
@@ -69,13 +75,12 @@ def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, ou
         given = load_generation_input(spec, length, codec.sample_rate, Path(scratch), progress)
         progress.phase("encoding the input", None)
         encoder = Encoder(base, codec, Cache(default_cache_folder(), warn=progress.warning), device, dtype, mode.video)
-        inputs = [one for passage in given.passages for _, one in passage.windows]
-        items = encoder.prepare_given(inputs, spec.negative_prompt, progress.advance)
+        contexts = encoder.encode_texts([spec.prompt, spec.negative_prompt], progress.advance)
+        windows = [(start, encoder.prepare_given(one, contexts, spec.negative_prompt)) for start, one in given.windows]
         if one_way:
-            examples = with_cached_videos(
-                [item.example for item in items], base.checkpoint, device=device, dtype=dtype, place=device
-            )
-            items = [replace(item, example=example) for item, example in zip(items, examples, strict=True)]
+            examples = [item.example for _, item in windows]
+            cached = with_cached_videos(examples, base.checkpoint, device=device, dtype=dtype, place=device)
+            windows = [(start, replace(item, example=one)) for (start, item), one in zip(windows, cached, strict=True)]
         model = load_transformer(
             base.checkpoint,
             video=mode.video and not one_way,
@@ -91,23 +96,23 @@ def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, ou
             for note in _notes(lora, mode, base.fingerprint, settings.weights, spec.prompt):
                 progress.message(f"note: {note}")
         guidance = Guidance.of_base(base.checkpoint.metadata, stg=settings.stg_scale, cfg=settings.cfg_scale)
-        sampling = SamplingSettings(settings.steps, guidance)
-        progress.phase("generating", settings.steps * len(given.passages))
-        for number, (passage, windows) in enumerate(_with_items(given.passages, items)):
-            seed = (settings.seed, number) if number else (settings.seed,)
-            sound = render_windows(model, codec, windows, passage.seconds, sampling, seed, device, progress.advance)
-            if given.recording is not None:
-                paste_passage(given.recording, sound, passage.offset, passage.paste)
-        _write(out, given.recording or sound, given, settings, spec.prompt)
+        sampling = SamplingSettings(settings.steps, guidance, settings.sampler)
 
-
-def _with_items(
-    passages: Sequence[Passage], items: Sequence[PreviewItem]
-) -> Iterator[tuple[Passage, list[tuple[int, PreviewItem]]]]:
-    """Each passage with its encoded windows."""
-    rest = iter(items)
-    for passage in passages:
-        yield passage, [(start, next(rest)) for start, _ in passage.windows]
+        plans = [continued_windows(spec, region.end - region.start, length) for region in given.regions]
+        progress.phase("generating", settings.steps * (sum(len(starts) for starts, _ in plans) or 1))
+        if given.recording is None:
+            result = render_windows(
+                model, codec, windows, given.seconds, sampling, (settings.seed,), device, progress.advance
+            )
+        else:
+            result = given.recording
+            for number, (region, (starts, window)) in enumerate(zip(given.regions, plans, strict=True)):
+                part = region_input(result, region, spec, codec.sample_rate)
+                item = encoder.prepare_given(part.given, contexts, spec.negative_prompt)
+                seed = (settings.seed, number) if number else (settings.seed,)
+                sound = render_continued(model, codec, item, starts, window, sampling, seed, device, progress.advance)
+                paste_passage(result, sound, part.first, part.paste)
+        _write(out, result, given, settings, spec.prompt, progress)
 
 
 def _spec(mode: Mode, body: Mapping[str, Any], metadata: Mapping[str, Any]) -> GenerationSpec:
@@ -126,12 +131,25 @@ def _trained_seconds(lora: LoRAFile | None) -> float | None:
     return seconds if seconds >= MIN_SECONDS else None
 
 
-def _write(out: Path, recording: Waveform, given: GenerationInput, settings: GenerateSettings, title: str) -> None:
-    if given.source is not None and not settings.output_48k:
-        write_audio_like(out, recording, probe_audio(given.source), offset=given.source_offset)
+def _write(
+    out: Path,
+    result: Waveform,
+    given: GenerationInput,
+    settings: GenerateSettings,
+    title: str,
+    progress: Progress,
+) -> None:
+    """The result in the format of its source, if it has one, and its picture."""
+    if given.source is None or settings.output_48k:
+        write_audio(out, resample(to_stereo(result), OUTPUT_SAMPLE_RATE))
     else:
-        write_audio(out, resample(to_stereo(recording), OUTPUT_SAMPLE_RATE))
-    draw_waveform_and_mel(out.with_suffix(".png"), to_stereo(recording), title)
+        source = probe_audio(given.source)
+        if out.suffix.lower() in LOSSY_EXTENSIONS and source.codec != "alac":
+            progress.warning(f"{out.name} is lossy: give a .wav or .flac to keep every sample as it is")
+        elif source.is_float and out.suffix.lower() == ".flac":
+            progress.warning(f"{out.name} has 24 bits, the source floats: give a .wav to keep every sample as it is")
+        write_audio_like(out, result, source, offset=given.source_offset)
+    draw_waveform_and_mel(out.with_suffix(".png"), to_stereo(result), title)
 
 
 def _one_way_video(mode: Mode, requested: str | None, metadata: Mapping[str, Any]) -> bool:

@@ -1,7 +1,6 @@
-"""What `generate` gives the model: a request's files as clips of the length that the LoRA was trained on.
+"""What `generate` gives the model: a request's files as clips, and the recording that results are pasted into.
 
-In: a `GenerationSpec`. Out: a `GenerationInput`: passages, each of which is sampled in one go, and for inpainting and
-extension the recording that they are pasted into. The length of what is given decides the length of the result.
+In: a `GenerationSpec`. Out: a `GenerationInput`. The length of what is given decides the length of the result.
 """
 
 from __future__ import annotations
@@ -27,40 +26,40 @@ from sonolora.data.conditioning_inputs import (
     video_seconds,
 )
 from sonolora.data.fetch import fetch
-from sonolora.media.audio import Waveform, to_stereo
+from sonolora.media.audio import Decoded, Waveform, to_stereo
 from sonolora.modes.generate_request import MAX_LONG_SECONDS, GenerationSpec
-from sonolora.sampling.regions import merge_spans, plan_regions
+from sonolora.sampling.regions import Region, plan_inpainting
 from sonolora.sampling.windows import window_starts
 
-DEFAULT_SECONDS = 5.0  # of a sound from words, and of an extension with what it is given, where no LoRA says otherwise
+DEFAULT_SECONDS = 5.0  # of a sound from words, and of an extension with its context, where no LoRA says otherwise
+FAR = 4.0  # times the trained length: beyond, half of what a LoRA learnt is lost (bench/other_lengths.py)
 _OVERLAP = 0.5  # share of a window that it has in common with the next
-_EQUAL_SECONDS = 0.02  # by which a range may exceed the clip: encoder padding
-
-
-@dataclass(frozen=True, eq=False)
-class Passage:
-    """A stretch of sound that is sampled in one go: its windows, (first latent frame, input) each.
-
-    `paste`: the seconds of it that go into the recording, whose sample `offset` is the passage's first.
-    """
-
-    windows: tuple[tuple[int, ConditioningInput], ...]
-    seconds: float
-    paste: tuple[Span, ...] = ()
-    offset: int = 0
+_EQUAL_SECONDS = 0.02  # a range may exceed the clip by this much: encoder padding
 
 
 @dataclass(frozen=True, eq=False)
 class GenerationInput:
-    """`recording`: the source at its own sample rate and channels, with silence where it is extended.
+    """Either `windows`, (first latent frame, input) each, of one sound of `seconds`; or a `recording` with `regions`.
 
-    `source`: the source's file, whose first sample is sample `source_offset` of the recording.
+    `recording`: the source at its own sample rate and channels, with silence where it is extended. The first sample of
+    its file `source` is sample `source_offset` of the recording.
     """
 
-    passages: tuple[Passage, ...]
+    seconds: float
+    windows: tuple[tuple[int, ConditioningInput], ...] = ()
     recording: Waveform | None = None
+    regions: tuple[Region, ...] = ()
     source: Path | None = None
     source_offset: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class RegionInput:
+    """`first`: the region's first sample in the recording. `paste`: seconds of the region that go there."""
+
+    given: ConditioningInput
+    first: int
+    paste: tuple[Span, ...]
 
 
 @dataclass(frozen=True)
@@ -68,18 +67,29 @@ class ClipLength:
     """What the model can do at once, in seconds. `trained`: length of the LoRA's training clips, None if unknown."""
 
     trained: float | None
-    longest: float  # of the base
+    longest: float  # that the base's positions are made for
+
+    def warning(self, seconds: float) -> str | None:
+        """What the user should know of a sound of `seconds` that is generated at once."""
+        if self.trained is not None and seconds > FAR * self.trained:
+            return (
+                f"{seconds:.2f} s are {seconds / self.trained:.1f} times the length of the LoRA's training clips "
+                f"({self.trained:g} s): expect to hear less of what it learnt than at up to {FAR * self.trained:g} s"
+            )
+        if seconds > self.longest:
+            return f"{seconds:.2f} s are more than the {self.longest:g} s that the base knows: expect worse sound"
+        return None
 
     @property
-    def window(self) -> float:
-        """Seconds of a window."""
+    def region(self) -> float:
+        """Of what is regenerated of a recording, with its context."""
         return self.trained or self.longest
 
 
 def load_generation_input(
     spec: GenerationSpec, length: ClipLength, sample_rate: int, into: Path, progress: Progress
 ) -> GenerationInput:
-    """Fetch and fit; `sample_rate` is the codec's. What is split, or not used, is told to `progress`.
+    """Fetch and fit; `sample_rate` is the codec's. `progress` is told what is split, cut or damaged.
 
     Raises `InputError` at the request field for what cannot be fetched, read or used.
     """
@@ -87,104 +97,127 @@ def load_generation_input(
     def fetched(address: str) -> Path:
         return fetch(address, into, field=spec.field)
 
-    clip = Clip("generated", spec.prompt, silence(0, sample_rate))
     if spec.source is not None:
-        return _source_input(clip, fetched(spec.source), spec, length, sample_rate, progress)
+        return _recording(fetched(spec.source), spec, length, progress)
+    clip = Clip("generated", spec.prompt, silence(0, sample_rate))
     if spec.reference is not None:
-        decoded = read_sound(fetched(spec.reference), spec.field, spec.seconds or MAX_LONG_SECONDS)
+        decoded = _read(fetched(spec.reference), spec, spec.seconds or MAX_LONG_SECONDS, progress)
         if spec.seconds is None:
             _refuse_too_long(decoded.seconds, spec)
         sound = to_stereo(decoded.waveform)
         reference = fit_reference(sound, sample_rate, normalize=spec.normalize)
         clip = replace(clip, audio=silence(sound.seconds, sample_rate), reference=reference)
-        return GenerationInput((_passage(ConditioningInput(clip, sound.seconds), length, progress, spec.field),))
+        return _windows(clip, sound.seconds, spec, length, progress, lambda part, start: part)  # noqa: ARG005
     if spec.video is not None:
-        return GenerationInput((_video_passage(clip, fetched(spec.video), spec, length, progress),))
+        return _video(clip, fetched(spec.video), spec, length, progress)
     seconds = spec.seconds or length.trained or DEFAULT_SECONDS
+    if warning := length.warning(seconds):
+        progress.warning(warning)
     clip = replace(clip, audio=silence(seconds, sample_rate))
-    return GenerationInput((Passage(((0, ConditioningInput(clip, seconds)),), seconds),))
+    return GenerationInput(seconds, ((0, ConditioningInput(clip, seconds)),))
 
 
-def _source_input(
-    clip: Clip, path: Path, spec: GenerationSpec, length: ClipLength, sample_rate: int, progress: Progress
-) -> GenerationInput:
-    recording = read_sound(path, spec.field, spec.seconds if spec.extend is None else None).waveform
-    rate, source_offset = recording.sample_rate, 0
+def region_input(recording: Waveform, region: Region, spec: GenerationSpec, sample_rate: int) -> RegionInput:
+    """A region as the model is given it."""
+    rate = recording.sample_rate
+    first, last = round(region.start * rate), round(region.end * rate)
+    part = replace(recording, samples=recording.samples[:, first:last])
+
+    def inside(spans: Sequence[Span]) -> tuple[Span, ...]:
+        return tuple((max(start - first / rate, 0.0), min(end - first / rate, part.seconds)) for start, end in spans)
+
+    clip = Clip("generated", spec.prompt, silence(0, sample_rate), regenerate=inside(region.regenerate))
+    given = keep_source(clip, to_stereo(part), sample_rate, normalize=spec.normalize)
+    return RegionInput(given, first, inside(region.paste))
+
+
+def continued_windows(spec: GenerationSpec, seconds: float, length: ClipLength) -> tuple[list[int], int]:
+    """First latent frames of the windows of a region of `seconds`, in order, and their number of frames.
+
+    Each continues the one before: an extension with as much context as it is given, inpainting with half a window.
+    """
+    frames, window = frame_count(seconds), frame_count(length.region)
+    if frames <= window + 1:  # of rounding
+        return [0], frames
+    context = spec.context_seconds or _OVERLAP * length.region
+    overlap = min(round(context / FRAME_SECONDS), window // 2)
+    starts = window_starts(frames, window, overlap)
+    return (starts[::-1] if spec.extend == "before" else starts), window
+
+
+def _recording(path: Path, spec: GenerationSpec, length: ClipLength, progress: Progress) -> GenerationInput:
+    recording = _read(path, spec, None if spec.extend else spec.seconds, progress).waveform
+    seconds = recording.seconds
     if spec.extend is None:
-        if max(end for _, end in spec.regenerate) > recording.seconds + _EQUAL_SECONDS:
-            progress.warning(
-                f"{spec.field} lasts {recording.seconds:.2f} s: time_ranges beyond its end are cut or ignored"
-            )
-        spans = [(start, min(end, recording.seconds)) for start, end in spec.regenerate if start < recording.seconds]
+        if max(end for _, end in spec.regenerate) > seconds + _EQUAL_SECONDS:
+            progress.warning(f"{spec.field} lasts {seconds:.2f} s: time_ranges beyond its end are cut or ignored")
+        spans = [(start, min(end, seconds)) for start, end in spec.regenerate if start < seconds]
         if not spans:
-            raise InputError.of(
-                "time_ranges", f"{spec.field} lasts {recording.seconds:.2f} s, and no range lies inside it"
-            )
-        regions = [
-            (region.start, region.end, region.paste, region.regenerate)
-            for region in plan_regions(spans, recording.seconds, length.window)
-        ]
-        if len(regions) > 1 or regions[0][1] - regions[0][0] < recording.seconds:
+            raise InputError.of("time_ranges", f"{spec.field} lasts {seconds:.2f} s, and no range lies inside it")
+        regions = plan_inpainting(spans, seconds, length.region)
+        if regions[0].end - regions[0].start < seconds:
             progress.message(
-                f"{spec.field} lasts {recording.seconds:.2f} s: its ranges are regenerated in {len(regions)} "
-                f"{'passage' if len(regions) == 1 else 'passages'} of up to "
-                f"{max(end - start for start, end, *_ in regions):.2f} s, with what lies around them as context"
+                f"{spec.field} lasts {seconds:.2f} s: its ranges are regenerated in {_count(regions)} of "
+                f"{length.region:g} s or more, with what lies around them as context"
             )
-    else:
-        new = _new_seconds(recording, spec, length)
-        context = spec.context_seconds or 0.0
-        check_long_enough(recording, context, spec.field)
-        context = min(context, recording.seconds)
-        count, given = round(new * rate), recording.samples.shape[1]
-        before = spec.extend == "before"
-        source_offset = count if before else 0
-        padding = (count, 0) if before else (0, count)
-        recording = replace(recording, samples=np.pad(recording.samples, ((0, 0), padding)))
-        span = (0.0, count / rate) if before else (given / rate, (given + count) / rate)
-        start, end = (0.0, span[1] + context) if before else (span[0] - context, span[1])
-        regions = [(start, end, (span,), (span,))]
-    passages = []
-    for start, end, paste, regenerate in regions:
-        first, last = round(start * rate), round(end * rate)
-        part = replace(recording, samples=recording.samples[:, first:last])
-
-        def inside(spans: Sequence[Span], begin: float = first / rate, part: Waveform = part) -> tuple[Span, ...]:
-            return tuple((max(a - begin, 0.0), min(b - begin, part.seconds)) for a, b in spans)
-
-        own = replace(clip, regenerate=inside(regenerate))
-        given_part = keep_source(own, to_stereo(part), sample_rate, normalize=spec.normalize)
-        passages.append(
-            replace(_passage(given_part, length, progress, spec.field), paste=inside(merge_spans(paste)), offset=first)
+        return GenerationInput(seconds, recording=recording, regions=tuple(regions), source=path)
+    new, context = _new_seconds(seconds, spec, length), spec.context_seconds or 0.0
+    check_long_enough(recording, context, spec.field)
+    context, before, count = min(context, seconds), spec.extend == "before", round(new * recording.sample_rate)
+    if context + new > length.region + FRAME_SECONDS:
+        progress.message(
+            f"{new:.2f} s are added to {spec.field} in windows of {length.region:g} s, each of which continues the one "
+            "before"
         )
-    return GenerationInput(tuple(passages), recording, path, source_offset)
+    padding = (count, 0) if before else (0, count)
+    recording = replace(recording, samples=np.pad(recording.samples, ((0, 0), padding)))
+    span = (0.0, new) if before else (seconds, seconds + new)
+    start, end = (0.0, new + context) if before else (seconds - context, seconds + new)
+    return GenerationInput(
+        recording.seconds,
+        recording=recording,
+        regions=(Region(start, end, (span,), (span,)),),
+        source=path,
+        source_offset=count if before else 0,
+    )
 
 
-def _new_seconds(source: Waveform, spec: GenerationSpec, length: ClipLength) -> float:
-    """Seconds of new sound of an extension."""
+def _count(regions: Sequence[Region]) -> str:
+    return "1 region" if len(regions) == 1 else f"{len(regions)} regions"
+
+
+def _new_seconds(source_seconds: float, spec: GenerationSpec, length: ClipLength) -> float:
+    """Of new sound in an extension."""
     context = spec.context_seconds or 0.0
     if spec.extend_seconds is not None:
         return spec.extend_seconds
     if spec.seconds is None:
         whole = length.trained or DEFAULT_SECONDS
-        new = whole - context
-        if new < FRAME_SECONDS:
+        if whole - context < FRAME_SECONDS:
             raise InputError.of(
                 "conditioning_seconds",
                 f"{context:g} s of a training clip of {whole:g} s leave nothing to generate: lower it, or set "
                 "extend_seconds",
             )
-        return new
-    new = spec.seconds - source.seconds
+        return whole - context
+    new = spec.seconds - source_seconds
     if new < FRAME_SECONDS:
         raise InputError.of(
             "seconds",
-            f"{spec.field} lasts {source.seconds:.2f} s and all of it is in the result, so seconds must be at least "
-            f"{source.seconds + FRAME_SECONDS:.2f}; found {spec.seconds:g}. Set extend_seconds to say how much is new, "
+            f"{spec.field} lasts {source_seconds:.2f} s and all of it is in the result, so seconds must be at least "
+            f"{source_seconds + FRAME_SECONDS:.2f}; found {spec.seconds:g}. Set extend_seconds to say how much is new, "
             "or give a shorter clip",
         )
     if new > MAX_LONG_SECONDS:
         raise InputError.of("seconds", f"at most {MAX_LONG_SECONDS:g} s of new sound can be generated, not {new:.2f}")
     return new
+
+
+def _read(path: Path, spec: GenerationSpec, seconds: float | None, progress: Progress) -> Decoded:
+    decoded = read_sound(path, spec.field, seconds)
+    if decoded.warning is not None:
+        progress.warning(f"{spec.field}: {decoded.warning}")
+    return decoded
 
 
 def _refuse_too_long(seconds: float, spec: GenerationSpec) -> None:
@@ -196,7 +229,7 @@ def _refuse_too_long(seconds: float, spec: GenerationSpec) -> None:
         )
 
 
-def _video_passage(clip: Clip, path: Path, spec: GenerationSpec, length: ClipLength, progress: Progress) -> Passage:
+def _video(clip: Clip, path: Path, spec: GenerationSpec, length: ClipLength, progress: Progress) -> GenerationInput:
     seconds = video_seconds(path, spec.field)
     if spec.seconds is not None:
         seconds = min(seconds, spec.seconds)
@@ -207,56 +240,44 @@ def _video_passage(clip: Clip, path: Path, spec: GenerationSpec, length: ClipLen
         frames = read_frames(path, spec.frame_rate, *spec.frame_size, part.audio.seconds, spec.field, start)
         return replace(part, frames=frames, frame_rate=spec.frame_rate)
 
-    return _passage(ConditioningInput(clip, seconds), length, progress, spec.field, with_frames)
+    return _windows(clip, seconds, spec, length, progress, with_frames)
 
 
-def _passage(
-    given: ConditioningInput,
+def _windows(
+    clip: Clip,
+    seconds: float,
+    spec: GenerationSpec,
     length: ClipLength,
     progress: Progress,
-    field: str,
-    finish: Callable[[Clip, float], Clip] = lambda clip, start: clip,  # noqa: ARG005
-) -> Passage:
-    """What is given, in windows where it is longer than the training clips. `finish` adds a window's video."""
-    seconds = given.clip.audio.seconds
-    frames, window = frame_count(seconds), frame_count(length.window)
+    finish: Callable[[Clip, float], Clip],
+) -> GenerationInput:
+    """All of a clip; in windows where it is longer than the base knows. `finish` adds the video from a second on."""
+    if warning := length.warning(min(seconds, length.longest)):
+        progress.warning(f"{spec.field}: {warning}")
+    frames, window = frame_count(seconds), frame_count(length.longest)
     starts = window_starts(frames, window, round(_OVERLAP * window))
     if len(starts) == 1:
-        return Passage(((0, replace(given, clip=finish(given.clip, 0.0))),), given.seconds)
+        given = ConditioningInput(finish(clip, 0.0), seconds)
+        return GenerationInput(seconds, ((0, given),))
     progress.message(
-        f"{field}: {seconds:.2f} s are generated in {len(starts)} overlapping windows of {length.window:.2f} s"
-        + (", the length of the LoRA's training clips" if length.trained else "")
+        f"{spec.field}: {seconds:.2f} s are more than the {length.longest:g} s that the base knows: generating in "
+        f"{len(starts)} overlapping windows"
     )
-    windows = [(start, _window(given, start, window)) for start in starts]
-    return Passage(
-        tuple((start, replace(one, clip=finish(one.clip, start * FRAME_SECONDS))) for start, one in windows),
-        given.seconds,
+    parts = [(start, _window(clip, start, window)) for start in starts]
+    return GenerationInput(
+        seconds,
+        tuple(
+            (start, ConditioningInput(finish(part, start * FRAME_SECONDS), part.audio.seconds)) for start, part in parts
+        ),
     )
 
 
-def _window(given: ConditioningInput, start: int, frames: int) -> ConditioningInput:
-    """The clip from a latent frame on, as a clip of its own."""
-    clip, begin, seconds = given.clip, start * FRAME_SECONDS, encoded_seconds(frames)
-    first, count = (round(value * clip.audio.sample_rate) for value in (begin, seconds))
+def _window(clip: Clip, start: int, frames: int) -> Clip:
+    """The frames of a clip from a latent frame on, as a clip of its own."""
+    first, count = (round(value * clip.audio.sample_rate) for value in (start * FRAME_SECONDS, encoded_seconds(frames)))
 
     def cut(sound: Waveform) -> Waveform:
         samples = sound.samples[:, first : first + count]
         return replace(sound, samples=np.pad(samples, ((0, 0), (0, count - samples.shape[1]))))
 
-    regenerate = None
-    if clip.regenerate is not None:
-        regenerate = tuple(
-            (max(0.0, a - begin), min(seconds, b - begin))
-            for a, b in clip.regenerate
-            if a < begin + seconds and b > begin
-        )
-    return replace(
-        given,
-        clip=replace(
-            clip,
-            audio=cut(clip.audio),
-            reference=None if clip.reference is None else cut(clip.reference),
-            regenerate=regenerate,
-        ),
-        seconds=seconds,
-    )
+    return replace(clip, audio=cut(clip.audio), reference=None if clip.reference is None else cut(clip.reference))

@@ -1,9 +1,9 @@
 """The denoiser: the guided prediction of the clean latents from noisy ones.
 
 In: a model, an `Example` with the conditioning, the negative prompt's context for the audio stream, guidance scales;
-then noisy latents and a noise level. Out: clean latents of the same shape. A sampler knows nothing but this function.
+then noisy latents and a noise level. Out: clean latents of the same shape. A sampler needs nothing but this function.
 
-B batch, T target frames, S text tokens, D width of the audio context, C latent channels.
+B batch, T target frames, S text tokens, D width of the audio context, C latent channels, P predictions in one pass.
 Source: the published x0-prediction (x - sigma * velocity), masking of clean tokens, and guidance.
 """
 
@@ -16,9 +16,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sonolora.conditioning import Example, velocity
+from sonolora.conditioning import Example, map_tensors, velocity
 from sonolora.cuda_graph import CudaGraphStep
-from sonolora.ltx.model.transformer import NO_BLOCKS, Transformer
+from sonolora.ltx.model.transformer import Transformer
 from sonolora.sampling.guidance import Guidance, guide, stg_blocks
 
 Denoise = Callable[[Tensor, float], Tensor]
@@ -28,8 +28,10 @@ Denoise = Callable[[Tensor, float], Tensor]
 class GuidedDenoiser:
     """The `Denoise` of one example; frames that the example keeps are returned as they are in it.
 
-    The negative pass replaces the audio stream's context alone: a video keeps its own, as published. With `static`
-    every kind of pass reads static inputs of its own, on a GPU as a CUDA graph; not yet run on a GPU.
+    The conditional, negative and perturbed predictions come out of one forward pass, as samples of one batch; the one
+    without the video, which runs other layers, out of a second. The negative prediction differs in the audio stream's
+    context alone: a video keeps its own, as published. With `static` both passes read static inputs, on a GPU as a CUDA
+    graph; not yet run on a GPU.
     """
 
     def __init__(
@@ -41,43 +43,53 @@ class GuidedDenoiser:
         *,
         static: bool = False,
     ) -> None:
-        self._model = model
         self._example = example
-        self._negative = replace(example, context_BSD=negative_context_BSD)
         self._guidance = guidance
-        self._stg_blocks = stg_blocks(model.config.layers)
-        self._static = static
-        self._pool = torch.cuda.graph_pool_handle() if static and torch.cuda.is_available() else None
-        self._graphs: dict[tuple[frozenset[int], bool], CudaGraphStep] = {}
+        batch, device = len(example.latents_BTC), example.latents_BTC.device
+        contexts = {"conditional": example.context_BSD}
+        if guidance.cfg != 1:
+            contexts["unconditional"] = negative_context_BSD
+        if guidance.stg != 0:
+            contexts["perturbed"] = example.context_BSD
+        self._names = tuple(contexts)
+        batched = map_tensors(lambda parts: _repeated(parts[0], len(contexts)), example)
+        self._batched = replace(batched, context_BSD=torch.cat(list(contexts.values())))
+        perturbed_B = torch.tensor([name == "perturbed" for name in contexts], device=device).repeat_interleave(batch)
+        blocks = stg_blocks(model.config.layers) if guidance.stg != 0 else frozenset[int]()
+        together = partial(velocity, model, values_only_blocks=blocks, values_only_B=perturbed_B)
+        pool = torch.cuda.graph_pool_handle() if static and torch.cuda.is_available() else None
+
+        def from_static_inputs(compute: Callable[[Example, Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+            return partial(CudaGraphStep(pool), compute) if static else compute
+
+        self._predict_together = from_static_inputs(together)
+        self._predict_isolated = from_static_inputs(partial(velocity, model))
 
     def __call__(self, x_BTC: Tensor, sigma: float) -> Tensor:
-        example, guidance = self._example, self._guidance
+        example, count = self._example, len(self._names)
         sigma_B = torch.full_like(x_BTC[:, 0, 0], sigma)
-
-        def predict(one: Example, perturbed: frozenset[int] = NO_BLOCKS) -> Tensor:
-            return self._with_kept(x_BTC - sigma_B[:, None, None] * self._velocity(one, x_BTC, sigma_B, perturbed))
-
+        velocities = self._predict_together(self._batched, _repeated(x_BTC, count), sigma_B.repeat(count))
+        clean = [self._with_kept(x_BTC - sigma * one) for one in velocities.chunk(count)]
+        isolated = None
+        if example.video is not None and self._guidance.modality != 1:
+            alone = replace(example, video=None)
+            isolated = self._with_kept(x_BTC - sigma * self._predict_isolated(alone, x_BTC, sigma_B))
+        conditional, *others = clean
         guided = guide(
-            predict(example),
-            guidance,
-            unconditional=predict(self._negative) if guidance.cfg != 1 else None,
-            perturbed=predict(example, self._stg_blocks) if guidance.stg != 0 else None,
-            isolated=predict(replace(example, video=None))
-            if example.video is not None and guidance.modality != 1
-            else None,
+            conditional,
+            self._guidance,
+            **dict(zip(self._names[1:], others, strict=True)),
+            isolated=isolated,
             reference_BRC=example.reference_BRC,
         )
         return self._with_kept(guided)
 
-    def _velocity(self, example: Example, x_BTC: Tensor, sigma_B: Tensor, perturbed: frozenset[int]) -> Tensor:
-        compute = partial(velocity, self._model, values_only_blocks=perturbed)
-        if not self._static:
-            return compute(example, x_BTC, sigma_B)
-        kind = perturbed, example.video is None
-        if kind not in self._graphs:
-            self._graphs[kind] = CudaGraphStep(self._pool)
-        return self._graphs[kind](compute, example, x_BTC, sigma_B)
-
     def _with_kept(self, x_BTC: Tensor) -> Tensor:
         keep_BT = self._example.keep_BT
         return x_BTC if keep_BT is None else torch.where(keep_BT[..., None], self._example.latents_BTC, x_BTC)
+
+
+def _repeated(tensor: Tensor, count: int) -> Tensor:
+    """(count * B, ...), the whole batch each time; without a copy where it is one sample."""
+    rest = tensor.shape[1:]
+    return tensor.expand(count, *rest) if len(tensor) == 1 else tensor.repeat(count, *[1] * len(rest))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sonolora.analysis.spectrogram import draw_waveform_and_mel
 from sonolora.core.atomic_files import make_folder
@@ -21,7 +22,7 @@ from sonolora.ltx.model.transformer import Transformer
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
 from sonolora.sampling.paste_kept import paste_kept
-from sonolora.sampling.sampler import SamplingSettings, sample_windows
+from sonolora.sampling.sampler import SamplingSettings, sample_continued, sample_windows
 
 PAUSE_SECONDS = 0.5
 
@@ -55,17 +56,43 @@ def render_windows(
     device: torch.device,
     on_step: Callable[[], None] = lambda: None,
 ) -> Waveform:
-    """Generate one sound of `seconds` from its windows, (first latent frame, item) each; nothing is pasted.
+    """Generate one sound of `seconds` from windows, (first latent frame, item) each, that are denoised together.
 
-    The windows have equal gains, prompts and numbers of frames.
+    The windows have equal gains, prompts and numbers of frames. Nothing is pasted.
     """
     first = windows[0][1]
     examples = [(start, item.example.to(device)) for start, item in windows]
-    frames = examples[-1][0] + first.example.latents_BTC.shape[1]
-    noise = normal((1, frames, codec.channels), seed[0], "sampling", *seed[1:]).to(device)
+    noise = _noise(codec, examples[-1][0] + first.example.latents_BTC.shape[1], seed, device)
     latents = sample_windows(model, examples, first.negative_context_BSD.to(device), noise, settings, on_step)
-    samples = codec.decode(latents)[0, :, : round(seconds * codec.output_sample_rate)].cpu().numpy()
-    return Waveform(np.ascontiguousarray(samples / np.float32(first.gain)), codec.output_sample_rate)
+    return _decode(codec, latents, seconds, first.gain)
+
+
+def render_continued(
+    model: Transformer,
+    codec: AudioCodec,
+    item: PreviewItem,
+    starts: Sequence[int],
+    window: int,
+    settings: SamplingSettings,
+    seed: tuple[int, ...],
+    device: torch.device,
+    on_step: Callable[[], None] = lambda: None,
+) -> Waveform:
+    """Generate what is not kept of a sound, one window of `window` latent frames after another; nothing is pasted."""
+    example = item.example.to(device)
+    noise = _noise(codec, example.latents_BTC.shape[1], seed, device)
+    negative = item.negative_context_BSD.to(device)
+    latents = sample_continued(model, example, starts, window, negative, noise, settings, on_step)
+    return _decode(codec, latents, item.seconds, item.gain)
+
+
+def _noise(codec: AudioCodec, frames: int, seed: tuple[int, ...], device: torch.device) -> Tensor:
+    return normal((1, frames, codec.channels), seed[0], "sampling", *seed[1:]).to(device)
+
+
+def _decode(codec: AudioCodec, latents_BTC: Tensor, seconds: float, gain: float) -> Waveform:
+    samples = codec.decode(latents_BTC)[0, :, : round(seconds * codec.output_sample_rate)].cpu().numpy()
+    return Waveform(np.ascontiguousarray(samples / np.float32(gain)), codec.output_sample_rate)
 
 
 def write_preview(path: Path, waveform: Waveform, title: str) -> None:

@@ -82,7 +82,7 @@ class Block(nn.Module):
         video_inputs: BlockInputs | None,
         video_kv: KeysValues | None = None,
         *,
-        values_only: bool,
+        values_only: bool | Tensor,
     ) -> tuple[Tensor, Tensor | None]:
         """Update audio (B, T, A) and video tokens (B, N, D); `video_kv` replaces the tokens of a one-way video."""
         if video is None or video_inputs is None:
@@ -103,7 +103,7 @@ class Block(nn.Module):
         video = self._attention("", video, inputs)
         return self._feed_forward("", video, inputs), self._video_kv(rms(video, self.eps), inputs)
 
-    def _attention(self, prefix: str, x: Tensor, inputs: BlockInputs, *, values_only: bool = False) -> Tensor:
+    def _attention(self, prefix: str, x: Tensor, inputs: BlockInputs, *, values_only: bool | Tensor = False) -> Tensor:
         """Self-attention, then cross-attention to the text, whose context is modulated by the sample's sigma."""
         table = getattr(self, f"{prefix}scale_shift_table")
         shift, scale, gate, q_shift, q_scale, q_gate = (

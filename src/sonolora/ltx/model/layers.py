@@ -63,17 +63,20 @@ class Attention(nn.Module):
         query_rotation: Rotation | None = None,
         key_rotation: Rotation | None = None,
         *,
-        values_only: bool = False,
+        values_only: bool | Tensor = False,
     ) -> Tensor:
         """Attend from `x` to `context`; (B, T, D).
 
-        `values_only` is the perturbation of spatio-temporal guidance: no attention, each token keeps its own value.
+        `values_only` is the perturbation of spatio-temporal guidance: no attention, each token keeps its own value; a
+        mask (B,) perturbs some samples of a self-attention.
         """
-        if values_only:
+        if values_only is True:
             return self._gate_and_project(x_BTD, self.to_v(context_BSD).unflatten(-1, (self.heads, -1)))
         if context_BSD is x_BTD:
             q, k, v = project(x_BTD, self.to_q, self.to_k, self.to_v)
-            return self._attention(x_BTD, q, self._keys_values(k, v, key_rotation), query_rotation)
+            keys_values = self._keys_values(k, v, key_rotation)
+            mask_B = values_only if isinstance(values_only, Tensor) else None
+            return self._attention(x_BTD, q, keys_values, query_rotation, mask_B)
         return self.forward_with_kv(x_BTD, self.keys_values(context_BSD, key_rotation), query_rotation)
 
     def keys_values(self, context_BSD: Tensor, rotation: Rotation | None = None) -> KeysValues:
@@ -89,11 +92,21 @@ class Attention(nn.Module):
         k = self._by_head(self.k_norm(k))
         return k if rotation is None else rotate(k, rotation), self._by_head(v)
 
-    def _attention(self, x_BTD: Tensor, q: Tensor, keys_values: KeysValues, rotation: Rotation | None) -> Tensor:
+    def _attention(
+        self,
+        x_BTD: Tensor,
+        q: Tensor,
+        keys_values: KeysValues,
+        rotation: Rotation | None,
+        values_only_B: Tensor | None = None,
+    ) -> Tensor:
         q = self._by_head(self.q_norm(q))
         if rotation is not None:
             q = rotate(q, rotation)
-        return self._gate_and_project(x_BTD, F.scaled_dot_product_attention(q, *keys_values).transpose(1, 2))
+        out_BHTK = F.scaled_dot_product_attention(q, *keys_values)
+        if values_only_B is not None:
+            out_BHTK = torch.where(values_only_B[:, None, None, None], keys_values[1], out_BHTK)
+        return self._gate_and_project(x_BTD, out_BHTK.transpose(1, 2))
 
     def _by_head(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # type: ignore[no-any-return, no-untyped-call]

@@ -111,11 +111,13 @@ class Transformer(nn.Module):
         video: Stream | CachedVideoKV | None = None,
         *,
         values_only_blocks: frozenset[int] = NO_BLOCKS,
+        values_only_B: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Velocities of the audio tokens (B, T, C) and of the video tokens (B, N, C), if there is a video stream.
 
         In `values_only_blocks` the audio self-attention passes values through (the perturbed prediction of
-        spatio-temporal guidance). Raises `ValueError` for a kind of video that the network was not built for.
+        spatio-temporal guidance), in all samples or in those where `values_only_B` is true. Raises `ValueError` for a
+        kind of video that the network was not built for.
         """
         if video is not None and not isinstance(
             video, CachedVideoKV if self.one_way else Stream if self.has_video else ()
@@ -131,7 +133,8 @@ class Transformer(nn.Module):
             "audio_", audio, crosses=video is not None, other_sigma_B=other_sigma_B
         )
         for index, block in enumerate(self.transformer_blocks):
-            values_only = index in values_only_blocks
+            perturbed = index in values_only_blocks
+            values_only = perturbed if values_only_B is None or not perturbed else values_only_B
             if isinstance(video, CachedVideoKV):
                 video_kv = video.keys_BLHNK[:, index], video.values_BLHNK[:, index]
             inputs = x_audio, x_video, audio_inputs, video_inputs, video_kv
