@@ -67,10 +67,12 @@ class Report:
         self._facts.setdefault(file, {}).update(facts)
 
     def as_json(self) -> dict[str, Any]:
-        """`summary`: number of files by status and of warnings; `warnings`: of the dataset; `files`: sorted by name."""
+        """`summary`: number of files by status and of warnings; `warnings`: of the dataset; `files`: sorted by name;
+        `too_short`: names of the files that are skipped for their length alone."""
         return {
             "summary": self._summary(),
             "warnings": list(self._dataset_warnings),
+            "too_short": sorted(self.too_short),
             "files": [
                 asdict(replace(entry, warnings=self._kept_warnings(entry), facts=self._facts.get(name, {})))
                 for name, entry in sorted(self._files.items())
