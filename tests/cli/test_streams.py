@@ -51,9 +51,10 @@ def test_progress_that_nobody_reads_is_dropped():
 
 
 def test_results_that_nobody_reads_end_the_command():
-    with streams(out=left()), guarded_streams():
-        with pytest.raises(ReaderLeftError):
+    with streams(out=left()), pytest.raises(ReaderLeftError), guarded_streams():
+        with suppress(ReaderLeftError):
             print("a result", flush=True)
+            pytest.fail("it was written")
         print("what comes later goes nowhere", flush=True)
 
 
@@ -69,8 +70,8 @@ def test_results_on_a_full_device_are_an_error():
     full = Path("/dev/full").open("w")  # noqa: SIM115 - closed by streams
     with (
         streams(out=full),
-        guarded_streams(),
         pytest.raises(OutputFailedError, match=r"standard output could not be .* No space left"),
+        guarded_streams(),
     ):
         print("a result", flush=True)
 
@@ -88,13 +89,15 @@ def test_progress_on_a_full_device_is_dropped():
     [
         ("--help | head -c 1; exit ${PIPESTATUS[0]}", 0, ""),  # written before the reader leaves
         ("--help >&-", 0, ""),
+        ("--help >/dev/full", 1, "standard output could not be written: No space left on device\n"),
         ("--version >/dev/full", 1, "standard output could not be written: No space left on device\n"),
         ("completion bash | true; exit ${PIPESTATUS[0]}", 141, ""),
     ],
 )
 def test_exit_codes_in_a_shell(words, code, error):
     line = f'"{sys.executable}" -m sonolora {words}'
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}  # as in containers: every write may fail, not the last flush
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (code, error)
 
 
