@@ -58,6 +58,7 @@ class Estimate:
 
     mode: str
     base: str
+    base_precision: str  # of the stored weights
     device: str
     dtype: str  # of the computation on that device
     steps: int
@@ -121,6 +122,7 @@ def estimate(
     return Estimate(
         mode=mode.name,
         base=shape.name,
+        base_precision=shape.precision,
         device=str(device) if card is None else f"a card of {card:g} GB",
         dtype=str(compute_dtype(device)).removeprefix("torch."),
         steps=request.number_of_steps,
