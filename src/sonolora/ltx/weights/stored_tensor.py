@@ -101,6 +101,16 @@ def stored_precision(tensors: Mapping[str, TensorInfo]) -> str:
     return counts.most_common(1)[0][0] if counts else "unknown"
 
 
+def precision_note(precision: str) -> str | None:
+    """What training on weights of this precision means; None for the published one."""
+    if not precision.startswith("float8"):
+        return None
+    lost = "a LoRA trained on them compensates for a part of the rounding error, and suits these files best"
+    if precision.endswith("without scales"):
+        return f"the base's weights are stored as {precision}: what small weights lost is gone for good; {lost}"
+    return f"the base's weights are stored as {precision}: {lost}"
+
+
 def _is_scale(info: TensorInfo, weight: TensorInfo) -> bool:
     rows = weight.shape[:1]
     return info.dtype in _SCALE_DTYPES and info.shape in ((), (1,), (1, 1), rows, (*rows, 1))
