@@ -116,7 +116,7 @@ def pitch_profile(waveform: Waveform) -> NDArray[np.float64]:
     return decibels - smooth  # type: ignore[no-any-return]
 
 
-def is_transposed(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
+def is_transposed(first: NDArray[np.floating], second: NDArray[np.floating]) -> bool:
     """Whether two sounds, by their profiles, are alike but for their pitch: one instrument, two notes."""
 
     def correlation(shift: int) -> float:

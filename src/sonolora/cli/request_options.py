@@ -134,7 +134,7 @@ def _frames(seconds: float, body: Mapping[str, Any]) -> int:
     try:
         frames = int(float(seconds) * float(rate) + 1e-6)
     except (TypeError, ValueError):  # refused with the rest of the request
-        return TrainRequest.model_fields["number_of_frames"].default
+        return 0
     return max((frames - 1) // 8 * 8 + 1, 1)
 
 

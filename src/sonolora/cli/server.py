@@ -221,7 +221,7 @@ def _with_times(record: Any) -> dict[str, Any]:
 
 def _width() -> int:
     """Of a line: that of the terminal, if there is one. All of an error is in `requests show`."""
-    return get_terminal_size().columns if sys.stdout.isatty() else _LINE_COLUMNS
+    return get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else _LINE_COLUMNS
 
 
 def _when(seconds: float) -> str:

@@ -6,7 +6,7 @@ In: a run, its data and its model. Out: a line of metrics, preview files, and th
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -14,6 +14,7 @@ import torch
 from sonolora.analysis.spectrogram import draw_waveform_and_mel
 from sonolora.core.cancellation import CancelToken
 from sonolora.core.progress import Progress
+from sonolora.cuda_graph import CudaGraphSteps
 from sonolora.data.prepared import Prepared
 from sonolora.ltx.codec.audio_codec import AudioCodec
 from sonolora.ltx.lora.adapters import Adapters, rounded_to_bf16
@@ -41,6 +42,7 @@ class Evaluator:
     progress: Progress
     cancel: CancelToken
     device: torch.device
+    graphs: CudaGraphSteps | None = None  # of the previews, which keep them from one evaluation to the next
     seconds: list[float] = field(default_factory=list)  # that each evaluation took
 
     def seconds_to_come(self, step: int) -> float:
@@ -55,7 +57,7 @@ class Evaluator:
         """Measure the loss, render the previews and write them. Raises `StopRequestedError` between sampling steps."""
         run = self.run
         began = time.monotonic()
-        settings = preview_sampling(run.base.checkpoint.metadata, run.request, run.settings)
+        settings = replace(preview_sampling(run.base.checkpoint.metadata, run.request), graphs=self.graphs)
         previews = self.prepared.previews
         waveforms = []
         step_done = self.cancel.after(self.progress.advance)

@@ -20,8 +20,8 @@ DC_SHARE = 0.02  # of the peak: a working sound card stays far below
 DULL = 0.9  # of what the codec covers: a cut below takes part of it away
 NEAR_CODEC = 1.05  # a cut above is out of the codec's range
 
-# Louder backgrounds are the sound itself, fainter ones are masked by it. See tests/data/checks/test_good_data.py for the
-# sets that draw no warning.
+# Louder backgrounds are the sound itself, fainter ones are masked by it; tests/data/checks/test_good_data.py has sets
+# that draw no warning.
 NOISE_DB = (-30.0, -12.0)  # below the louder moments: quieter noise is masked, louder noise is the sound itself
 NOISE_DBFS = -75.0
 HUM_DB = (-35.0, -12.0)
