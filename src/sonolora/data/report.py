@@ -42,6 +42,7 @@ class Report:
         self.too_short: list[str] = []  # files that are skipped for their length alone
         self.held_out: tuple[str, ...] = ()  # names of the clips that are not trained on
         self.held_out_note = ""  # which, or why none
+        self.base: Mapping[str, str] = {}  # what the data was encoded with: name, fingerprint, precision of the weights
 
     def used(self, file: str, detail: str = "") -> None:
         self._add(FileReport(file, "used", detail))
@@ -70,8 +71,10 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """`summary`: number of files by status and of warnings; `warnings`: of the dataset; `held_out`: names of the
-        clips that are not trained on, and a sentence; `files`: sorted by name."""
+        clips that are not trained on, and a sentence; `files`: sorted by name. `base`, if it is known.
+        """
         return {
+            **({"base": dict(self.base)} if self.base else {}),
             "summary": self._summary(),
             "warnings": list(self._dataset_warnings),
             "held_out": {"clips": list(self.held_out), "note": self.held_out_note},

@@ -23,6 +23,7 @@ from sonolora.data.held_out import Split, split_clips
 from sonolora.data.prepared import Prepared
 from sonolora.data.report import Report
 from sonolora.ltx.text.text_encoder import load_tokenizer
+from sonolora.ltx.weights.stored_tensor import stored_precision
 from sonolora.modes.request import TrainRequest
 from sonolora.runs.artifacts import DEBUG_ARCHIVE, REPORT
 from sonolora.runs.debug_archive import write_debug_archive
@@ -67,6 +68,11 @@ def _read_and_encode(
 ) -> tuple[Prepared, list[Clip], Split]:
     """All clips, and which of them are held out. The report is written whatever happens."""
     report, shown = Report(), list[ShownClip]()
+    report.base = {
+        "name": run.base.name,
+        "fingerprint": run.base.fingerprint,
+        "precision": stored_precision(run.base.checkpoint.tensors),
+    }
     step_done = cancel.after(progress.advance)
 
     def fetched(done: int, total: int | None) -> None:
