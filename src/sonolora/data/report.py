@@ -40,6 +40,7 @@ class Report:
         self._facts: dict[str, dict[str, Fact]] = {}
         self._dataset_warnings: list[str] = []
         self.too_short: list[str] = []  # files that are skipped for their length alone
+        self.base: Mapping[str, str] = {}  # what the data was encoded with: name, fingerprint, precision of the weights
 
     def used(self, file: str, detail: str = "") -> None:
         self._add(FileReport(file, "used", detail))
@@ -67,8 +68,12 @@ class Report:
         self._facts.setdefault(file, {}).update(facts)
 
     def as_json(self) -> dict[str, Any]:
-        """`summary`: number of files by status and of warnings; `warnings`: of the dataset; `files`: sorted by name."""
+        """`summary`: number of files by status and of warnings; `warnings`: of the dataset; `files`: sorted by name.
+
+        `base`, if it is known.
+        """
         return {
+            **({"base": dict(self.base)} if self.base else {}),
             "summary": self._summary(),
             "warnings": list(self._dataset_warnings),
             "files": [

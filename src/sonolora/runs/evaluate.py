@@ -5,7 +5,7 @@ In: a run, its data and its model. Out: a line of metrics, preview files, and th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -13,6 +13,7 @@ import torch
 from sonolora.analysis.spectrogram import draw_waveform_and_mel
 from sonolora.core.cancellation import CancelToken
 from sonolora.core.progress import Progress
+from sonolora.cuda_graph import CudaGraphSteps
 from sonolora.data.prepared import Prepared
 from sonolora.ltx.codec.audio_codec import AudioCodec
 from sonolora.ltx.lora.adapters import Adapters, rounded_to_bf16
@@ -40,11 +41,12 @@ class Evaluator:
     progress: Progress
     cancel: CancelToken
     device: torch.device
+    graphs: CudaGraphSteps | None = None  # of the previews, which keep them from one evaluation to the next
 
     def evaluate(self, step: int) -> list[Waveform]:
         """Measure the loss, render the previews and write them. Raises `StopRequestedError` between sampling steps."""
         run = self.run
-        settings = preview_sampling(run.base.checkpoint.metadata, run.request, run.settings)
+        settings = replace(preview_sampling(run.base.checkpoint.metadata, run.request), graphs=self.graphs)
         previews = self.prepared.previews
         waveforms = []
         step_done = self.cancel.after(self.progress.advance)

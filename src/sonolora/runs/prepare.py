@@ -22,6 +22,7 @@ from sonolora.data.fetch import Sources
 from sonolora.data.prepared import Prepared
 from sonolora.data.report import Report
 from sonolora.ltx.text.text_encoder import load_tokenizer
+from sonolora.ltx.weights.stored_tensor import stored_precision
 from sonolora.modes.request import TrainRequest
 from sonolora.runs.artifacts import DEBUG_ARCHIVE, REPORT
 from sonolora.runs.debug_archive import write_debug_archive
@@ -66,6 +67,11 @@ def _read_and_encode(
 ) -> tuple[Prepared, list[Clip]]:
     """The report is written whatever happens."""
     report, shown = Report(), list[ShownClip]()
+    report.base = {
+        "name": run.base.name,
+        "fingerprint": run.base.fingerprint,
+        "precision": stored_precision(run.base.checkpoint.tensors),
+    }
     step_done = cancel.after(progress.advance)
 
     def fetched(done: int, total: int | None) -> None:

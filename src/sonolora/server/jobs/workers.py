@@ -219,7 +219,7 @@ class Workers:
             case {"event": "input_error", "detail": detail}:
                 return refused(detail, job.seconds)
             case {"event": "failed", "disk_full": True}:
-                line = (time.time(), "WARN", "the server's disk is full; the run goes on when there is space")
+                line = (time.time(), "WARN", "the server's disk is full; the run continues when there is space")
                 await self._retrying(self._store.add_logs, request.id, [line])
             case {"event": "failed", "message": message, "traceback": trace}:
                 logger.error("request %s failed: %s", request.id, "\n".join(filter(None, [message, trace])))
