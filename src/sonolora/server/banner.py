@@ -15,10 +15,17 @@ from sonolora.server.settings import EMBEDDED_BASE, ServerSettings
 _NO_KEY = "YOUR_KEY"
 
 
-def banner(settings: ServerSettings, first_key: str | None, keys: int, *, with_examples: bool = False) -> str:
+def banner(
+    settings: ServerSettings,
+    first_key: str | None,
+    keys: int,
+    ticket: str | None = None,
+    *,
+    with_examples: bool = False,
+) -> str:
     """`keys` is how many are valid; only their hashes are known, so they cannot be shown again.
 
-    The key comes last, where the eye is.
+    `ticket` begins one session in a browser without a key. Page and key come last, where the eye is.
     """
     address, key = own_address(settings), first_key or _NO_KEY
     host = urlsplit(address).hostname or settings.host
@@ -38,6 +45,10 @@ def banner(settings: ServerSettings, first_key: str | None, keys: int, *, with_e
         lines += _examples(settings, address, key, host)
     else:
         lines.append("examples for Python, JavaScript and curl: sonolora serve --examples, or docs/server.md")
+    if ticket is not None:
+        lines += [f"page:   {address}/?ticket={ticket}", "        logs one browser in, once and within an hour"]
+    else:
+        lines.append(f"page:   {address}/  (log in with a key)")
     if first_key:
         lines += [f"key:    {first_key}", "        shown this once; make others with: sonolora keys add NAME"]
     else:
