@@ -165,7 +165,7 @@ class Served:
     @cached_property
     def lines(self) -> dict[str, str]:
         """The examples of the banner by the first words of their titles."""
-        blocks = self.banner.partition("\n\nkey")[0].split("\n\n# ")[1:]
+        blocks = self.banner.partition("\n\npage:")[0].split("\n\n# ")[1:]
         return {block.partition("\n")[0].split()[0].rstrip(":"): block.partition("\n")[2] for block in blocks}
 
     @cached_property
