@@ -15,8 +15,11 @@ from sonolora.server.settings import EMBEDDED_BASE, ServerSettings
 _NO_KEY = "YOUR_KEY"
 
 
-def banner(settings: ServerSettings, first_key: str | None, keys: int) -> str:
-    """`keys` is how many are valid; only their hashes are known, so they cannot be shown again."""
+def banner(settings: ServerSettings, first_key: str | None, keys: int, ticket: str | None = None) -> str:
+    """`keys` is how many are valid; only their hashes are known, so they cannot be shown again.
+
+    `ticket` begins one session in a browser without a key.
+    """
     address, key = own_address(settings), first_key or _NO_KEY
     host = urlsplit(address).hostname or settings.host
     host = f"[{host}]" if ":" in host else host
@@ -25,6 +28,10 @@ def banner(settings: ServerSettings, first_key: str | None, keys: int) -> str:
         lines.append(f"https:  https://{host}:{settings.tls_port}")
     if settings.proxy_port is not None:
         lines.append(f"proxy:  http://{host}:{settings.proxy_port}")
+    if ticket is not None:
+        lines += [f"page:   {address}/?ticket={ticket}", "        logs one browser in, once and within an hour"]
+    else:
+        lines.append(f"page:   {address}/  (log in with a key)")
     if first_key:
         lines += [f"key:    {first_key}", "        shown this once; make others with: sonolora keys add NAME"]
     else:

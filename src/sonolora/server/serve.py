@@ -24,7 +24,7 @@ from typing import Any
 from sonolora.core.atomic_files import writing
 from sonolora.core.errors import SonoloraError
 from sonolora.server import clock
-from sonolora.server.api.app import Services, build_app
+from sonolora.server.api.app import Services, build_app, make_rest
 from sonolora.server.banner import banner
 from sonolora.server.database.database import MAX_LOG_BYTES, Database
 from sonolora.server.database.deadlines import shift_deadlines
@@ -142,9 +142,20 @@ async def _serve(settings: ServerSettings, database: Database) -> None:
 
         workers = Workers(settings, store, storage, retrying, notifier.notify)
         services = Services(
-            settings, store, keys, storage, notifier, retrying, wake=workers.wake, jwks=jwks(signing_key)
+            settings,
+            store,
+            keys,
+            storage,
+            notifier,
+            retrying,
+            wake=workers.wake,
+            jwks=jwks(signing_key),
+            active=lambda: workers.active,
+            ready=lambda: workers.ready,
         )
-        app = build_app(services)
+        rest = make_rest(services)
+        stack.push_async_callback(rest.assistant.stop)
+        app = build_app(services, rest)
         servers = [HttpServer(app, http)]
         if https is not None:
             servers.append(HttpServer(app, https, certificate_for(settings)))
@@ -170,7 +181,8 @@ async def _serve(settings: ServerSettings, database: Database) -> None:
                 lambda: _keep_database(database, retrying),
             )
         ]
-        print(banner(settings, first_key, _valid_keys(keys)), flush=True)
+        link = rest.sessions.new_link() if settings.on_loopback else None
+        print(banner(settings, first_key, _valid_keys(keys), link), flush=True)
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({stopping, *answering}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()

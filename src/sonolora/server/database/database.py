@@ -36,6 +36,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE store (id TEXT NOT NULL PRIMARY KEY, checkpoints INTEGER NOT NULL)",
         "ALTER TABLE files ADD COLUMN mtime_ns INTEGER",
     ),
+    (
+        "ALTER TABLE requests ADD COLUMN kind TEXT DEFAULT 'train' NOT NULL",
+        "ALTER TABLE requests ADD COLUMN options TEXT DEFAULT '{}' NOT NULL",
+        "ALTER TABLE requests ADD COLUMN paused BOOLEAN DEFAULT '0' NOT NULL",
+        "ALTER TABLE requests ADD COLUMN place FLOAT",
+        "DROP INDEX queue",
+        "CREATE INDEX queue ON requests (priority, coalesce(place, number)) WHERE state = 'queued'",
+    ),
 )
 
 _APPLICATION_ID = int.from_bytes(b"Sono", "big")  # marks the file as ours
