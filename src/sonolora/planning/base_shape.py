@@ -23,7 +23,7 @@ from sonolora.ltx.codec.audio_codec import AudioCodec, build_log_mel, build_vae,
 from sonolora.ltx.codec.video_encoder import VideoEncoder
 from sonolora.ltx.memory.block_offload import DEVICE_SLOTS
 from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy, place_weight
-from sonolora.ltx.model.transformer import PREFIX, Transformer
+from sonolora.ltx.model.transformer import PREFIX, Transformer, join_layers
 from sonolora.ltx.text.text_encoder import PUBLISHED_TOKENS, TextEncoder, Tokenizer, load_tokenizer
 from sonolora.ltx.text.text_projector import empty_projectors
 from sonolora.ltx.weights.base import Base, find_base
@@ -162,9 +162,11 @@ class BaseShape:
             model = Transformer(replace(self.transformer_config, layers=layers), video=video, one_way=one_way)
         resident = replace(policy, offloaded=False)
         model.gradient_checkpointing = policy.uses_gradient_checkpointing
-        return self._as_loaded(
+        model = self._as_loaded(
             model, lambda name: PREFIX + name, dtype, lambda name, tensor: place_weight(model, name, tensor, resident)
         )
+        join_layers(model)
+        return model
 
     @cached_property
     def codec(self) -> AudioCodec:
