@@ -28,7 +28,7 @@ from sonolora.planning.bench.results_page import page
 
 MINUTES = 25
 VS_DIFFUSERS = Path(__file__).with_name("audio_step_vs_diffusers.py")
-# In the order of what is wanted most: what the time does not suffice for is left out at the end.
+# Most important first: when time runs out, the rest is skipped.
 STEPS = (
     "--mode all --plain",
     "--mode all --cuda-graph",

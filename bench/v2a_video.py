@@ -1,4 +1,4 @@
-"""What it changes when the video does not hear the audio: `--v2a-video frozen-cached` beside `joint`.
+"""The effect of one-way video attention in v2a: `--v2a-video frozen-cached` compared with `joint`.
 
     python bench/v2a_video.py > bench/results/v2a_video.md
 
@@ -70,9 +70,9 @@ def main() -> None:
     encoder = make_encoder(V2A, base, CPU)
     data = prepare(V2A, encoder, plan)
     said = "" if len(sys.argv) == 1 else " " + " ".join(sys.argv[1:])
-    print(f"# The video that does not hear the audio\n\nBase {base.name}; made by")
+    print(f"# One-way video attention in v2a\n\nBase {base.name}; made by")
     print(f"\n    python bench/v2a_video.py{said}\n")
-    print("It is one machine's; `docs/v2a-video.md` says what it means.\n")
+    print("Measured on one machine; `docs/v2a-video.md` discusses it.\n")
     arms = {name: load(base, name) for name in V2A_VIDEO}
     held_out = {JOINT: list(data.held_out_examples), FROZEN_CACHED: watched(base, data.held_out_examples)}
     training = {JOINT: list(data.training_examples), FROZEN_CACHED: watched(base, data.training_examples)}
@@ -87,26 +87,26 @@ def main() -> None:
 
 
 def load(base: Base, name: str) -> Transformer:
-    """The transformer of that form."""
+    """The transformer of that variant."""
     one_way = name == FROZEN_CACHED
     return load_transformer(base.checkpoint, video=not one_way, one_way=one_way, device=CPU, dtype=F32)
 
 
 def watched(base: Base, examples: Sequence[Example]) -> list[Example]:
-    """With what the audio sees of their films."""
+    """With the cached keys and values of their videos."""
     return with_cached_videos(examples, base.checkpoint, device=CPU, dtype=F32, place=CPU)
 
 
 def blind(examples: Sequence[Example]) -> list[Example]:
-    """Without their films."""
+    """Without their videos."""
     return [replace(example, video=None) for example in examples]
 
 
 def velocities(arms: dict[str, Transformer], held_out: dict[str, list[Example]]) -> Iterator[str]:
-    """How far the base's velocity moves: RMS of the difference by the RMS of the joint one."""
+    """The change of the base's velocity: RMS of the difference relative to that of the joint velocity."""
     films = len(held_out[JOINT])
-    yield f"## The base's velocity, {films} held-out films\n\nRMS of the difference to `joint`, by that of `joint`.\n"
-    yield "| sigma | frozen-cached | without a film |\n|---:|---:|---:|"
+    yield f"## The base's velocity, {films} held-out videos\n\nRMS of the difference, relative to that of `joint`.\n"
+    yield "| sigma | frozen-cached | without a video |\n|---:|---:|---:|"
 
     @torch.inference_mode()
     def of(model: Transformer, examples: Sequence[Example], sigma: float) -> Tensor:
@@ -128,7 +128,7 @@ def rms(x: Tensor) -> float:
 
 
 def listening(encoder: Encoder, data: Data) -> Callable[[str, Transformer], Tensor]:
-    """Says, of a form and its model, the F-score of the onsets generated for each of N held-out films, (N, 1)."""
+    """A function from a variant and its model to the onset F-score for each of N held-out videos, (N, 1)."""
     (onsets, *_) = FIGURES[V2A.name]
     settings = SamplingSettings(STEPS, Guidance.of_base(encoder.base.checkpoint.metadata))
     seen = watched(encoder.base, [item.example for item in data.items])
@@ -156,13 +156,13 @@ def losses(
     heard: Callable[[str, Transformer], Tensor],
     options: argparse.Namespace,
 ) -> Iterator[str]:
-    """Held-out losses on the fixed grid, and what is heard, before and after training."""
+    """Held-out losses on the fixed grid, and onset F-scores, before and after training."""
     yield (
-        f"\n## Held-out loss\n\n{len(held_out[JOINT])} films never trained on, four noise levels; training on "
-        f"{len(training[JOINT])} films, {options.steps} steps, rank {options.rank}. In brackets the 95 % interval of "
-        "the mean difference over films (bootstrap).\n"
+        f"\n## Held-out loss\n\n{len(held_out[JOINT])} videos never trained on, four noise levels; training on "
+        f"{len(training[JOINT])} videos, {options.steps} steps, rank {options.rank}. In brackets the 95 % interval of "
+        "the mean difference over videos (bootstrap).\n"
     )
-    head = "| | joint | frozen-cached | without a film | frozen-cached - joint |\n|---|---:|---:|---:|---:|"
+    head = "| | joint | frozen-cached | without a video | frozen-cached - joint |\n|---|---:|---:|---:|---:|"
     yield head
     clips = len(held_out[JOINT])
     models = {**arms, ALONE: arms[FROZEN_CACHED]}
@@ -191,10 +191,10 @@ def losses(
                     others.append(eval_losses(model, exchanged(held_out[name]), CPU, clips))
             remove_adapters(model)
         yield row(f"LoRA, seed {seed}", own)
-        yield row(f"LoRA, seed {seed}, with another film", others)
+        yield row(f"LoRA, seed {seed}, with another video", others)
         onsets.append(row(f"LoRA, seed {seed}", scores))
     yield (
-        f"\n## Onsets\n\nF-score of the onsets of what is generated for those films in {STEPS} sampling steps, within "
+        f"\n## Onsets\n\nF-score of the onsets of what is generated for those videos in {STEPS} sampling steps, within "
         "60 ms; higher is better.\n"
     )
     yield head
@@ -202,10 +202,10 @@ def losses(
 
 
 def times(base: Base, arms: dict[str, Transformer], rank: int) -> Iterator[str]:
-    """Median step time, the forms in turn."""
+    """Median step time, the variants in turn."""
     shape = BaseShape.of(base)
-    yield f"\n## Time of a step here\n\nMedian of {TIMED} steps, the forms in turn, one thread, rank {rank}.\n"
-    yield "| film | video tokens | joint, ms | frozen-cached, ms | without a film, ms | watching a film once, ms |"
+    yield f"\n## Time of a step here\n\nMedian of {TIMED} steps, the variants in turn, one thread, rank {rank}.\n"
+    yield "| video | video tokens | joint, ms | frozen-cached, ms | without a video, ms | caching a video once, ms |"
     yield "|---|---:|---:|---:|---:|---:|"
     for film in (VideoFormat(49, 24, 96, 64), VideoFormat(89, 24, 512, 288)):
         joint = Tokens(51, video_format=film)
@@ -231,7 +231,7 @@ def times(base: Base, arms: dict[str, Transformer], rank: int) -> Iterator[str]:
 
 
 def published(rank: int) -> Iterator[str]:
-    """Of LTX-2.3: FLOPs of a step and memory at the published defaults."""
+    """FLOPs of a step and memory of LTX-2.3 at the published defaults."""
     shape, cuda = BaseShape.published(), torch.device("cuda")
     entry = {"prompt": "", "video_url": "a"}
     request = parse(V2A.request, {"training_data_url": "a", "rank": rank, "validation": [entry]})

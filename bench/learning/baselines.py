@@ -1,4 +1,4 @@
-"""What one gets without a model: silence, noise, and the kept part of a sound over again.
+"""Baselines without a model: silence, noise, and repetition of the kept part.
 
 In: what a sample gives. Out: a waveform as long as the true one, with the same seams as a generated sound has.
 """
@@ -18,18 +18,18 @@ _NOISE = 0.1  # standard deviation
 
 
 def silence(made: Made) -> Waveform:
-    """Nothing, but for what is kept."""
+    """Silence, with the kept part."""
     return _pasted(replace(made.true, samples=np.zeros_like(made.true.samples)), made)
 
 
 def noise(made: Made, seed: int) -> Waveform:
-    """White noise, but for what is kept."""
+    """White noise, with the kept part."""
     samples = np.random.default_rng(seed).normal(0, _NOISE, made.true.samples.shape)
     return _pasted(replace(made.true, samples=samples.astype(np.float32)), made)
 
 
 def repetition(made: Made) -> Waveform:
-    """What is kept beside each regenerated span, the longer of two sides, over and over in its place."""
+    """Each regenerated span filled by a loop of the kept sound next to it, of the longer side."""
     assert made.regenerate is not None
     samples = made.true.samples.copy()
     kept = complement(made.regenerate, made.seconds)
@@ -39,7 +39,7 @@ def repetition(made: Made) -> Waveform:
         begin, stop = _samples(neighbour, made.true)
         part = made.true.samples[:, begin:stop]
         copies = np.tile(part, -(-(last - first) // part.shape[1]))
-        # The loop goes on from what lies before the span, or leads up to what lies behind it.
+        # The loop continues the sound before the span, or leads into the sound after it.
         samples[:, first:last] = copies[:, : last - first] if stop <= first else copies[:, first - last :]
     return _pasted(replace(made.true, samples=samples), made)
 

@@ -1,4 +1,4 @@
-"""What a LoRA is compared with in each mode.
+"""What the LoRA is compared with in each mode.
 
 In: a mode's data, the base's sounds and the LoRA's. Out: `Contenders`, in the order of the tables.
 """

@@ -1,9 +1,9 @@
-"""From a made dataset to what a LoRA learnt of it: sounds for held-out samples, and losses.
+"""From a synthetic dataset to the results of a LoRA: sounds for held-out samples, and losses.
 
-In: a mode, a base, a `Plan`. Out: `Data`, and the `Outcome` of the base and of LoRAs. The data goes down the product's
-own road (files, pairing, fitting, codec, text encoder, `Example`), and sounds are made as previews are
-(`PreviewSpec`, `PreviewItem`, `render`). Films alone enter fitted: a request allows none as small as the base `tiny`
-knows them.
+In: a mode, a base, a `Plan`. Out: `Data`, and the `Outcome` of the base and of LoRAs. The data takes the product's own
+path (files, pairing, fitting, codec, text encoder, `Example`), and sounds are rendered as previews are (`PreviewSpec`,
+`PreviewItem`, `render`). Only videos are fitted beforehand: requests do not allow sizes as small as those that `tiny`
+was trained on.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ from sonolora.training.trainer import Trainer, TrainingConfig
 from sonolora.training.validation import eval_losses
 
 TELL_EVERY = 100  # steps
-# The code that an outcome depends on, besides what the digest of the data covers.
+# The code that an outcome depends on, beyond the digest of the data.
 _CODE = ("ltx", "data", "sampling", "training", "conditioning.py", "core/frames.py", "core/randomness.py")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything. `seconds`: of a clip; `unrelated`: how many captions of other kinds t2a is tried on."""
+    """Sizes and settings. `seconds`: length of a clip; `unrelated`: number of captions of known kinds, in t2a."""
 
     train_clips: int = 48
     held_out_clips: int = 32
@@ -66,7 +66,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset in two parts. `unrelated`: samples of kinds that the base knows, whose captions alone are used."""
+    """A split dataset. `unrelated`: samples of known kinds, whose captions alone are used."""
 
     training: tuple[Made, ...]
     held_out: tuple[Made, ...]
@@ -79,26 +79,26 @@ class Data:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the base, or a LoRA on it, makes of the held-out samples. Grids of losses are (clips, sigmas)."""
+    """Results of the base, or of a LoRA, on the held-out samples. Losses are (clips, sigmas)."""
 
     held_out: tuple[Waveform, ...]
     unrelated: tuple[Waveform, ...]
     losses: Tensor
-    exchanged_losses: Tensor  # with what belongs to the next clip
+    exchanged_losses: Tensor  # with the conditioning of the next clip
 
 
 def make_encoder(mode: Mode, base: Base, device: torch.device) -> Encoder:
-    """The networks that prepare the mode's data, behind the user's cache."""
+    """The networks that prepare the data of the mode, with the user's cache."""
     codec = load_audio_codec(base.checkpoint, device=device)
     return Encoder(base, codec, Cache(default_cache_folder()), device, compute_dtype(device), mode.video)
 
 
 def prepare(mode: Mode, encoder: Encoder, plan: Plan) -> Data:
-    """Make the data and encode it. Raises `RuntimeError` when a clip is left out."""
+    """Make and encode the data. Raises `RuntimeError` if a clip is skipped."""
     seed, count = plan.training.seed, plan.train_clips + plan.held_out_clips
     made = tuple(make(mode.name, seed, index, plan.seconds) for index in range(count))
     training, held_out = made[: plan.train_clips], made[plan.train_clips :]
-    # Where more than words is given, no caption is unrelated.
+    # With conditioning besides text no caption is unrelated.
     unrelated = tuple(known_sounds(seed, plan.unrelated if mode.name == "t2a" else 0, plan.seconds))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -141,7 +141,7 @@ def learn(
     device: torch.device,
     advance: Callable[[int], None] = lambda step: None,  # noqa: ARG005
 ) -> tuple[Transformer, Adapters]:
-    """Train a LoRA on the examples; returns the base's model with it."""
+    """Train a LoRA on the examples; returns the model with its adapters."""
     model = load_transformer(base.checkpoint, video=mode.video, device=device, dtype=compute_dtype(device))
     adapters = add_adapters(model, mode.lora_targets, rank, config.seed)
     trainer = Trainer(model, adapters, examples, config)
@@ -163,7 +163,7 @@ def base_alone(mode: Mode, encoder: Encoder, data: Data, plan: Plan, tell: Calla
 
 
 def with_lora(mode: Mode, encoder: Encoder, data: Data, plan: Plan, tell: Callable[[str], None]) -> Outcome:
-    """The base with a LoRA trained on the training samples, as the LoRA's file holds it."""
+    """The base with a LoRA trained on the training samples, rounded as in its file."""
     total = plan.training.steps
 
     def advance(step: int) -> None:
@@ -182,7 +182,7 @@ def with_lora(mode: Mode, encoder: Encoder, data: Data, plan: Plan, tell: Callab
 
 
 def through_codec(encoder: Encoder, made: Made, item: PreviewItem) -> Waveform:
-    """The true sound there and back again, with what is kept put back: as near as any model can come."""
+    """The true sound encoded and decoded, with the kept part pasted back: an upper bound for any model."""
     codec = encoder.codec
     level = peak_normalized(made.true)
     samples = torch.from_numpy(resample(level, codec.sample_rate).samples)[None].to(encoder.device)
@@ -195,7 +195,7 @@ def through_codec(encoder: Encoder, made: Made, item: PreviewItem) -> Waveform:
 
 
 def _measure(model: Transformer, encoder: Encoder, data: Data, plan: Plan) -> dict[str, Tensor]:
-    """One sound an item, each with noise of its own, which is the same whatever the model; and the losses."""
+    """One sound per item, from noise that is the same for every model, and the losses."""
     clips = data.held_out_examples
     sounds = [
         render(model, encoder.codec, item, plan.sampling, plan.training.seed + index, encoder.device)
@@ -211,7 +211,7 @@ def _measure(model: Transformer, encoder: Encoder, data: Data, plan: Plan) -> di
 def _outcome(
     who: str, encoder: Encoder, data: Data, settings: object, measure: Callable[[], dict[str, Tensor]]
 ) -> Outcome:
-    """Measured, or from the cache when the same was measured with the same data, settings and code."""
+    """Measure, or read from the cache if measured before with the same data, settings and code."""
     key = content_key("learning proof", who, encoder.base.fingerprint, data.digest, repr(settings), _code())
     found = encoder.cache.get(key, measure)
     rate = encoder.codec.output_sample_rate
@@ -228,4 +228,4 @@ def _code() -> str:
 
 
 def _silent(note: str) -> None:
-    """No progress is told of what takes seconds."""
+    """No progress is shown for what takes seconds."""

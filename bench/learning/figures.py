@@ -30,7 +30,7 @@ _ONSET_APART = 0.06
 
 
 def inside(frames: int, spans: Sequence[Span], hop: float = FRAME_SECONDS) -> Tensor:
-    """The frames whose centre lies in one of the spans, (M,) bool."""
+    """Mask of the frames whose centre lies in one of the spans, (M,) bool."""
     centres = torch.arange(frames) * hop
     return torch.stack([(centres >= start) & (centres < end) for start, end in spans]).any(0)
 
@@ -61,7 +61,7 @@ def seam_flux(sound: Waveform, seams: Sequence[float]) -> Tensor:
 
 
 def seams_of(spans: Sequence[Span], seconds: float) -> list[float]:
-    """Where kept and generated sound meet, in seconds."""
+    """The boundaries between kept and generated sound, in seconds."""
     kept = complement(spans, seconds)
     return sorted({edge for span in kept for edge in span if 0 < edge < seconds})
 

@@ -1,7 +1,7 @@
-"""Which figures judge a mode, and what the LoRA and all others get by them.
+"""The metrics of each mode, and the values of the LoRA and of everything that it is compared with.
 
-In: the samples of a mode, and for each contender its sounds. Out: `Row`s, one for each figure and contender, with the
-LoRA's advantage and its interval.
+In: the samples of a mode and the sounds of each contender. Out: `Row`s, one for each metric and contender, with the
+margin of the LoRA and its interval.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from sonolora.analysis.likeness import description, distances, energy_distance, 
 from sonolora.media.audio import Waveform, peak, peak_normalized
 
 LORA = "LoRA"
-# By name, for each sample one sound or several; of several the mean of their figures counts.
+# By name, one or several sounds for each sample; the metric of several is their mean.
 Contenders = Mapping[str, Sequence[Sequence[Waveform]]]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a sound beside what is true of its sample."""
+    """A metric of a sound, given its sample."""
 
     name: str
     of: Callable[[Waveform, Made], float]
@@ -37,7 +37,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """`value`: the contender's mean. `margin`: the LoRA's figure minus the contender's, None for the LoRA itself."""
+    """`value`: mean of the contender. `margin`: the LoRA minus the contender, None for the LoRA."""
 
     figure: str
     contender: str
@@ -47,7 +47,7 @@ class Row:
 
     @property
     def beaten(self) -> bool | None:
-        """Whether the LoRA is better, or worse; None where the interval has 0 in it."""
+        """Whether the LoRA is better; None if the interval contains 0."""
         assert self.margin is not None
         if self.margin.low <= 0 <= self.margin.high:
             return None
@@ -55,7 +55,7 @@ class Row:
 
 
 def _levels(sound: Waveform, made: Made) -> tuple[Tensor, Tensor]:
-    """Log-mels (M, F) of the sound and of the truth, where they are compared."""
+    """Log-mels (M, F) of the sound and the truth, inside the regenerated spans if there are any."""
     ours, theirs = (log_mel(one) for one in _levelled(sound, made))
     if made.regenerate is None:
         return ours, theirs
@@ -64,7 +64,7 @@ def _levels(sound: Waveform, made: Made) -> tuple[Tensor, Tensor]:
 
 
 def _levelled(sound: Waveform, made: Made) -> tuple[Waveform, Waveform]:
-    """The sound and the truth, each at the peak of training clips; where a part is kept, the sound as much louder."""
+    """The sound and the truth at the peak level of training clips; with a kept part, both by the same gain."""
     true = peak_normalized(made.true)
     if made.regenerate is None:
         return peak_normalized(sound), true
@@ -96,7 +96,7 @@ _OF_SPANS = (
     Figure("error of the level step at the seams, dB", partial(_at_seams, seam_steps)),
     Figure("error of the spectral flux at the seams, dB", partial(_at_seams, seam_flux)),
 )
-# The first of a mode is its main figure. That of t2a is of whole sets: see `judge_sets`.
+# The first metric of a mode is its main one. t2a compares whole sets: see `judge_sets`.
 FIGURES: Mapping[str, Sequence[Figure]] = {
     "a2a": (
         Figure("log-mel distance to the true target, dB", _mel),
@@ -114,7 +114,7 @@ FIGURES: Mapping[str, Sequence[Figure]] = {
 
 
 def judge(figures: Sequence[Figure], samples: Sequence[Made], contenders: Contenders) -> list[Row]:
-    """Rows of figures that each sound has by itself; margins are paired by sample."""
+    """Rows of per-sound metrics; margins are paired by sample."""
     rows = []
     for figure in figures:
         values = {name: _per_sample(figure, samples, sounds) for name, sounds in contenders.items()}
@@ -125,7 +125,7 @@ def judge(figures: Sequence[Figure], samples: Sequence[Made], contenders: Conten
 
 
 def judge_sets(samples: Sequence[Made], contenders: Contenders, embedding: Embedding) -> list[Row]:
-    """Rows of the energy distance between all sounds of a contender and the true ones."""
+    """Rows of the energy distance between the sounds of each contender and the true ones."""
     true = embedding([made.true for made in samples])
     sets = {name: embedding([sound for some in sounds for sound in some]) for name, sounds in contenders.items()}
     return [
@@ -148,10 +148,9 @@ def _per_sample(figure: Figure, samples: Sequence[Made], sounds: Sequence[Sequen
 
 @dataclass(frozen=True)
 class Leak:
-    """Sounds for captions of kinds that the base knows: mean distances to `other` and to the new kind.
+    """Sounds for captions of known kinds: mean distances to `other` and to the new kind.
 
-    `margin` is the first minus the second: below 0 the sounds are nearer to what they should be than to what was
-    taught.
+    `margin` is the first minus the second: below 0 the sounds are nearer to what the captions say than to the new kind.
     """
 
     whose: str
@@ -168,7 +167,7 @@ def leaks(
     lora: Sequence[Waveform],
     samples: Sequence[Made],
 ) -> list[Leak]:
-    """Of base and LoRA; `samples` are of the new kind, `unrelated` has the true sounds of the captions."""
+    """Leakage of base and LoRA; `samples` are of the new kind, `unrelated` has the true sounds of the captions."""
     true, new = (embedding([made.true for made in some]) for some in (unrelated, samples))
     before, after = embedding(base), embedding(lora)
     found = []

@@ -1,6 +1,6 @@
-"""What losses say beside the sounds: two yardsticks for the loss of a LoRA on held-out clips.
+"""Two reference values for the held-out loss of a LoRA.
 
-In: examples. Out: losses, or examples to take the losses of.
+In: examples. Out: losses, or examples to evaluate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sonolora.conditioning import Example
 
 
 def zero_velocity(examples: Sequence[Example]) -> Tensor:
-    """The expected loss (clips, 1) of a velocity of 0: 1 for the noise, and the mean square of the latents."""
+    """The expected loss (clips, 1) of a zero velocity: 1 for the noise plus the mean square of the latents."""
     rows = []
     for example in examples:
         latents = example.latents_BTC if example.keep_BT is None else example.latents_BTC[~example.keep_BT]
@@ -24,8 +24,10 @@ def zero_velocity(examples: Sequence[Example]) -> Tensor:
 
 
 def exchanged(examples: Sequence[Example]) -> list[Example]:
-    """The same targets, each with what is given beside the next one: its film, reference, kept frames or, if none of
-    these, its words. A model that has learnt to use what is given loses more with it."""
+    """The same targets, each with the conditioning of the next one: its video, reference, kept frames or else caption.
+
+    A model that uses its conditioning has a higher loss on these.
+    """
     return [_given(one, other) for one, other in zip(examples, [*examples[1:], examples[0]], strict=True)]
 
 

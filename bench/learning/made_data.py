@@ -1,4 +1,4 @@
-"""Made datasets, one for each mode, of kinds of sound that the base is never trained on.
+"""Synthetic datasets, one for each mode, of kinds of sound that the base was never trained on.
 
 In: a mode, a seed, an index, seconds. Out: a `Made`: the true sound and all that is given beside it; as files in the
 mode's own layout for training, and as the `PreviewSpec` that asks for the sound of one of them. A `Made` is a pure
@@ -39,21 +39,21 @@ KINDS = {
     "audio-extend-suffix": "creak",
     "audio-extend-prefix": "creak",
 }
-SHORTEST_FILM = 9  # pictures
+SHORTEST_FILM = 9  # frames
 _GIVEN = 0.4  # share of a clip that an extension is given
-_KNOWN_SEED = 2  # of sounds of the kinds that the base knows; added to 1,000 times the data's
+_KNOWN_SEED = 2  # seed of sounds of known kinds; added to 1,000 times the seed of the data
 
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """One sample. `true` is the sound, stereo at 48 kHz; the rest is what its mode gives beside the caption."""
+    """One sample. `true` is the sound, stereo at 48 kHz; the rest is the conditioning of its mode."""
 
     caption: str
     true: Waveform
     reference: Waveform | None = None
-    regenerate: tuple[Span, ...] | None = None  # seconds to make anew; None: all
+    regenerate: tuple[Span, ...] | None = None  # seconds to regenerate; None: all
     film: NDArray[np.uint8] | None = None  # (frames, height, width, 3), at `films.FRAME_RATE`
-    events: tuple[float, ...] = ()  # seconds of the impacts in the film
+    events: tuple[float, ...] = ()  # seconds of the impacts in the video
 
     @property
     def seconds(self) -> float:
@@ -61,7 +61,7 @@ class Made:
 
 
 def make(mode: str, seed: int, index: int, seconds: float) -> Made:
-    """Sample number `index` (from 0). A film has the 8 k + 1 pictures that come nearest to `seconds`."""
+    """Sample number `index` (from 0). A video has the 8 k + 1 frames that are closest to `seconds`."""
     kind = KINDS[mode]
     if mode == "v2a":
         return _film(seed, index, seconds)
@@ -77,13 +77,13 @@ def make(mode: str, seed: int, index: int, seconds: float) -> Made:
 
 
 def known_sounds(seed: int, count: int, seconds: float) -> list[Made]:
-    """Sounds of kinds that the base was trained on, each of another kind as long as there are kinds."""
+    """Sounds of kinds that the base was trained on, all of different kinds as far as possible."""
     samples = [sound(1000 * seed + _KNOWN_SEED, index, seconds) for index in range(count)]
     return [Made(sample.caption, sample.audio) for sample in samples]
 
 
 def write_dataset(mode: str, folder: Path, samples: Sequence[Made]) -> dict[str, Any]:
-    """Write samples of equal length into a new folder; returns the fields of a training request. Not for v2a."""
+    """Write samples of equal length to a new folder; returns the fields of a training request. Not for v2a."""
     folder.mkdir()
     for index, made in enumerate(samples):
         path = folder / f"c{index:03d}"
@@ -99,7 +99,7 @@ def write_dataset(mode: str, folder: Path, samples: Sequence[Made]) -> dict[str,
 
 
 def preview_spec(mode: str, path: Path, made: Made) -> PreviewSpec:
-    """What asks for the sample's sound; what it is conditioned on is written to `path`. Not for v2a.
+    """The preview request for the sample; its conditioning is written to `path`. Not for v2a.
 
     What is to be generated is in no file: a clip to inpaint is silent there, one to extend ends there.
     """
@@ -141,7 +141,7 @@ def _film(seed: int, index: int, seconds: float) -> Made:
 
 
 def radio(clean: Waveform) -> Waveform:
-    """The sound as from an overdriven pocket radio: 400 to 2800 Hz, soft clipping, and 400 to 2800 Hz again."""
+    """The sound of an overdriven pocket radio: band-pass 400 to 2800 Hz, soft clipping, the band-pass again."""
 
     def narrow(samples: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         hertz = np.fft.rfftfreq(samples.shape[1], 1 / clean.sample_rate)

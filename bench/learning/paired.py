@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sonolora.conditioning import Example
 from sonolora.core.randomness import generator
-from sonolora.ltx.lora.adapters import rounded_to_bf16, switched_off
+from sonolora.ltx.lora.adapters import rounded_to_bf16, with_values
 from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.training.validation import MAX_CLIPS, eval_losses
@@ -40,7 +40,7 @@ def paired_eval_losses(
     max_clips: int = MAX_CLIPS,
 ) -> tuple[Tensor, Tensor]:
     """`eval_losses` of the base alone, and with the adapters as the LoRA file holds them."""
-    with switched_off(adapters):
+    with with_values(adapters, torch.zeros_like(adapters.flat)):
         base = eval_losses(model, examples, device, max_clips)
     with rounded_to_bf16(adapters):
         return base, eval_losses(model, examples, device, max_clips)

@@ -1,13 +1,12 @@
-"""Does each mode learn? What a LoRA's sounds are worth beside the base's and naive ones, mode by mode.
+"""Does each mode learn? Compares the sounds of a LoRA with those of the base and of naive baselines, mode by mode.
 
-For each mode a made dataset is split by index into training and held-out samples; a LoRA is trained on the ones, and
-base and LoRA make a sound for each of the others, from the same noise. In: options. Out: a page of tables, printed, and
-rewritten at `--out` after every mode. What was trained and generated is cached: the same command goes on where it was
-interrupted.
+For each mode a synthetic dataset is split by index into training and held-out samples. A LoRA is trained on the first,
+and base and LoRA generate a sound for each of the others from the same noise. In: options. Out: a page of tables,
+printed, and rewritten at `--out` after every mode. Results are cached: the same command resumes after an interruption.
 
     python bench/learning/run.py --threads 1 --out docs/learning.md                   all modes
     python bench/learning/run.py --densities published clamped matched --out docs/learning.md
-    python bench/learning/run.py --modes a2a v2a --steps 1000 --sounds heard          some, longer, to be listened to
+    python bench/learning/run.py --modes a2a v2a --steps 1000 --sounds heard          some, longer, with the sounds
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ from sonolora.sampling.sampler import SamplingSettings
 from sonolora.training.noise import DENSITIES
 from sonolora.training.trainer import TrainingConfig
 
-# Where a pilot said that the usual number would leave the question open: so many times as many held-out samples. The
-# densities are compared on the usual number.
+# Factors on the number of held-out samples, where a pilot with the usual number gave no clear answer. The densities are
+# compared on the usual number.
 MORE_HELD_OUT = {"t2a": 3, "audio-extend-suffix": 8, "audio-extend-prefix": 4}
 
 
 def measure(mode: Mode, base: Base, plans: Mapping[str, Plan], device: torch.device, sounds: Path | None) -> Report:
-    """Make the data, train with each density's plan, generate, judge; tells how far it is."""
+    """Make the data, train with each density, generate and evaluate; prints progress."""
     first, plan = next(iter(plans.items()))
     _tell(mode, "preparing")
     encoder = make_encoder(mode, base, device)
@@ -73,7 +72,7 @@ def measure(mode: Mode, base: Base, plans: Mapping[str, Plan], device: torch.dev
 
 
 def _first(data: Data, count: int) -> Data:
-    """The same with so many held-out samples, and where that is fewer, without unrelated ones."""
+    """The first `count` held-out samples; unrelated ones only with all of them."""
     if count == len(data.held_out):
         return data
     examples, items = data.held_out_examples[:count], data.items[:count]
@@ -88,7 +87,7 @@ def _rows(mode: Mode, samples: Sequence[Made], found: Contenders, embedding: Emb
 def _by_density(
     mode: Mode, samples: Sequence[Made], taught: Mapping[str, Outcome], embedding: Embedding
 ) -> dict[str, Row]:
-    """The rows of the main figure, of the samples that all densities were tried on."""
+    """The rows of the main metric, on the samples common to all densities."""
     first = next(iter(taught))
     count = min(len(outcome.held_out) for outcome in taught.values())
     found = {
@@ -100,7 +99,7 @@ def _by_density(
 
 
 def _write_sounds(folder: Path, found: Contenders, samples: Sequence[Made]) -> None:
-    """All sounds of a contender in one file with its picture, in the order of the samples."""
+    """Write all sounds of a contender to one file with its picture, in the order of the samples."""
     for name, some in [*found.items(), ("the truth", [(made.true,) for made in samples])]:
         write_preview(folder / f"{name.replace(' ', '-')}.wav", joined([sounds[0] for sounds in some]), name)
 
@@ -114,24 +113,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Does each mode learn? LoRA against base on held-out sounds.")
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
     parser.add_argument("--densities", nargs="+", choices=list(DENSITIES), default=[],
-                        help="train with each of these too; the main tables are of the mode's own")  # fmt: skip
+                        help="also train with these; the main tables use the default density of the mode")  # fmt: skip
     parser.add_argument("--steps", type=int, default=usual.training.steps)
     parser.add_argument("--seconds", type=float, default=usual.seconds, help="length of a sample")
     parser.add_argument("--train-clips", type=int, default=usual.train_clips)
     parser.add_argument("--held-out-clips", type=int, default=usual.held_out_clips,
-                        help=f"some modes take more: {MORE_HELD_OUT}")  # fmt: skip
+                        help=f"some modes multiply it: {MORE_HELD_OUT}")  # fmt: skip
     parser.add_argument("--unrelated", type=int, default=usual.unrelated, help="captions of known kinds, in t2a")
     parser.add_argument("--rank", type=int, default=usual.rank)
     parser.add_argument("--learning-rate", type=float, default=usual.training.learning_rate)
     parser.add_argument("--sampling-steps", type=int, default=usual.sampling.steps)
-    parser.add_argument("--cfg-scale", type=float, help="guidance by words; not given: as the base wants it")
-    parser.add_argument("--stg-scale", type=float, help="guidance by perturbation, likewise")
+    parser.add_argument("--cfg-scale", type=float, help="classifier-free guidance; default: that of the base")
+    parser.add_argument("--stg-scale", type=float, help="spatio-temporal guidance; default: that of the base")
     parser.add_argument("--seed", type=int, default=usual.training.seed, help="of data, adapters, training and sounds")
     parser.add_argument("--base", default="tiny", help="name of a base, or its folder")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    parser.add_argument("--sounds", type=Path, help="a folder for all that is compared, to be listened to")
-    parser.add_argument("--out", type=Path, help="write the page there too")
+    parser.add_argument("--sounds", type=Path, help="folder for the sounds that are compared")
+    parser.add_argument("--out", type=Path, help="also write the page to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     base, device = find_base(options.base), resolve_device(options.device)

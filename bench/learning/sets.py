@@ -1,6 +1,6 @@
-"""How far a set of sounds is from another set, whichever sound of the one belongs to which of the other.
+"""Distances between sets of sounds, without pairing.
 
-In: sets of sounds. Out: their descriptions in standard units, and differences of energy distances with intervals.
+In: sets of sounds. Out: standardised descriptions, and differences of energy distances with intervals.
 
 N, K sounds of a set, D dimensions of a description, W resamples.
 """
@@ -25,28 +25,28 @@ _LEAST_SPREAD_DB = 0.5
 
 @dataclass(frozen=True)
 class Embedding:
-    """Descriptions in units of their spread over the corpus; a distance of 1 is one such spread in each dimension."""
+    """Descriptions standardised over the corpus; a distance of 1 is one standard deviation in each dimension."""
 
     mean_D: Tensor
     spread_D: Tensor
 
     @classmethod
     def of_corpus(cls, seconds: float) -> Embedding:
-        """From 100 made sounds of the kinds that the base knows."""
+        """Standardise by 100 synthetic sounds of the kinds that the base knows."""
         rows = descriptions([made.true for made in known_sounds(_CORPUS_SEED, _CORPUS_SOUNDS, seconds)])
         return cls(rows.mean(0), rows.std(0).clamp(min=_LEAST_SPREAD_DB))
 
     def __call__(self, sounds: Sequence[Waveform]) -> Tensor:
-        """(N, D) of sounds brought to one peak level: how loud a set is says little of what it is."""
+        """(N, D) of peak-normalised sounds: the level of a set says little about its content."""
         standard = (descriptions(sounds) - self.mean_D) / self.spread_D
         return standard / len(self.mean_D) ** 0.5
 
 
 def nearer(one_ND: Tensor, other_KD: Tensor, true_ND: Tensor) -> Difference:
-    """By how much nearer `one` is to the true set than `other` is: its energy distance minus the other's.
+    """The energy distance of `one` to the true set minus that of `other`; negative if `one` is nearer.
 
-    The interval is the percentile bootstrap's over items: the true sounds, and with each of them the sound of `one`
-    that it belongs to, and that of `other` if that set has as many. A set of another size is resampled by itself.
+    The interval is a percentile bootstrap over items: each true sound is drawn together with its sound in `one`, and in
+    `other` if that has the same size. A set of another size is resampled independently.
     """
     count = len(true_ND)
     draws_WN = torch.randint(count, (RESAMPLES, count), generator=generator(0, "set bootstrap"))
@@ -62,6 +62,6 @@ def nearer(one_ND: Tensor, other_KD: Tensor, true_ND: Tensor) -> Difference:
 
 
 def _shares(draws_WN: Tensor, count: int) -> Tensor:
-    """How often each item was drawn, as a share, (W, N) float64."""
+    """The share of each item in the draws, (W, N) float64."""
     counts = torch.zeros(len(draws_WN), count, dtype=torch.float64)
     return counts.scatter_add_(1, draws_WN, torch.ones_like(draws_WN, dtype=torch.float64)) / draws_WN.shape[1]

@@ -255,6 +255,9 @@ def test_the_unicode_path_field_says_how_a_name_is_meant(tmp_path: Path) -> None
     body = b"\x01" + struct.pack("<I", zlib.crc32(stored)) + b"../evil.wav"
     evil = raw_zip(tmp_path / "z.zip", (stored, b"1"), extra=struct.pack("<HH", 0x7075, len(body)) + body)
     refused(evil, "'..'")
+    broken = b"\x01" + struct.pack("<I", zlib.crc32(stored)) + b"\xff\xfe"
+    damaged = raw_zip(tmp_path / "w.zip", (stored, b"1"), extra=struct.pack("<HH", 0x7075, len(broken)) + broken)
+    assert unpacked(damaged) == {"効果音.wav"}
 
 
 def test_what_is_nobodys_data_stays_packed_where_it_would_be_refused(tmp_path: Path) -> None:

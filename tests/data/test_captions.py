@@ -42,6 +42,8 @@ def test_invisible_characters_are_removed_and_are_no_caption(tmp_path: Path) -> 
     assert read_caption(caption(tmp_path, "\u200b\u200b \u2060".encode())) == Caption(
         "", ("holds only invisible characters, so it is an empty caption",)
     )
+    marks = "\u200e\u202asoft\u202c rain\u2069\u200f"  # of the direction of writing
+    assert read_caption(caption(tmp_path, marks.encode())) == Caption("soft rain")
     persian = "می\u200cخواهم 👩\u200d🚀"  # whose joiners are part of the words
     assert read_caption(caption(tmp_path, persian.encode())) == Caption(persian)
 
@@ -96,6 +98,7 @@ def test_broken_utf16_is_refused_with_its_place(tmp_path: Path) -> None:
         (b"MThd\0\0\0\x06", "0x00"),
         (b"\x1b[31mred", "0x1b"),
         (b"ends in a separator\x1f", "0x1f"),
+        (b"the cat\xc3\xa2\xc2\x80\xc2\x99s purr", "0x80"),  # encoded twice
     ],
 )
 def test_binary_is_refused(tmp_path: Path, content: bytes, byte: str) -> None:
@@ -110,13 +113,18 @@ def test_binary_is_refused(tmp_path: Path, content: bytes, byte: str) -> None:
         (r"{\rtf1\ansi{\fonttbl\f0\fswiss Helvetica;}\f0\fs24 \cf0 a kettle boils}", "Rich Text (RTF)"),
         ('\ufeff {"caption": "a kettle boils"}', "JSON"),
         ('[{"text": "a kettle boils"}]', "JSON"),
+        ('{"caption": "a kettle boils",}', "JSON"),
+        ("{'caption': 'a kettle boils'}", "JSON"),
+        ("\n<!DOCTYPE html><p>a kettle boils", "a web page (HTML)"),
     ],
 )
 def test_other_formats_in_a_text_file_are_called_by_their_name(tmp_path: Path, text: str, words: str) -> None:
     assert refusal(tmp_path, text.encode()).startswith(words)
 
 
-@pytest.mark.parametrize("text", ["[intro] soft rain", "{softly} a bell", "[", '"a bell"', "12"])
+@pytest.mark.parametrize(
+    "text", ["[intro] soft rain", "{softly} a bell", '["Stop!", she shouts]', "<drum> a roll", "[", '"a bell"', "12"]
+)
 def test_brackets_alone_are_no_json(tmp_path: Path, text: str) -> None:
     assert read_caption(caption(tmp_path, text.encode())) == Caption(text)
 

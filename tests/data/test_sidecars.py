@@ -59,11 +59,21 @@ JSONL = "\n".join(map(json.dumps, ROWS))
 
 
 @pytest.mark.parametrize(
-    ("name", "table"), [("metadata.csv", CSV), ("metadata.csv", "\ufeff" + CSV), ("metadata.jsonl", JSONL)]
+    ("name", "table"),
+    [
+        ("metadata.csv", CSV),
+        ("metadata.csv", "\ufeff" + CSV),
+        ("metadata.csv", CSV.encode("utf-16")),  # "Unicode text" of a spreadsheet
+        ("metadata.csv", 'file_name; text\na.wav;a bell, rung\nb.wav; "a gong"\n'),
+        ("metadata.csv", 'text\tfile_name\n"a bell, rung"\ta.wav\na gong\tdata\\B.WAV\n'),
+        ("metadata.jsonl", JSONL),
+        # Ends of a line in Unicode, which JSON allows within a text.
+        ("metadata.jsonl", JSONL.replace("a gong", "a\u2028gong").replace("bell,", "bell,\x85")),
+    ],
 )
 def test_tables_give_captions_by_file_name(tmp_path, captions, name, table) -> None:
     write(tmp_path, a_dot_wav="", data__b_dot_wav="", c_dot_wav="")
-    (tmp_path / name).write_text(table, encoding="utf-8")
+    (tmp_path / name).write_bytes(table if isinstance(table, bytes) else table.encode())
     texts, files = captions()
     assert texts == {"a": "a bell, rung", "b": "a gong", "c": ""}
     assert (files[name]["status"], files[name]["detail"]) == ("used", "captions of 2 clips")
@@ -98,14 +108,43 @@ def test_rows_that_are_of_no_use_are_named(tmp_path, captions) -> None:
     )
 
 
+def test_captions_that_a_table_garbles_are_named_and_not_used(tmp_path, captions) -> None:
+    write(tmp_path, **{f"{name}_dot_wav": "" for name in "abcd"})
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,a dog, barking\nb.wav,a\x1b[31m cat\nc.wav,a cow\n")
+    texts, files = captions()
+    assert texts == {"a": "", "b": "", "c": "a cow", "d": ""}
+    (warning,) = files["metadata.csv"]["warnings"]
+    assert "line 2, for a.wav, is not used: it has more cells than the first line has columns" in warning
+    assert "line 3, for b.wav, is not used: its caption: holds the control character 0x1b" in warning
+
+
+def test_half_a_character_in_a_table_reaches_neither_tokenizer_nor_report(tmp_path, captions) -> None:
+    write(tmp_path, a_dot_wav="", b_dot_wav="")
+    rows = ({"file_name": "a.wav", "text": "a \ud800 dog"}, {"file_name": "\udc00", "text": "x"})
+    rows = (*rows, {"file_name": "b.wav", "text": "a cat"})
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    texts, files = captions()
+    assert texts == {"a": "", "b": "a cat"}
+    (warning,) = files["metadata.jsonl"]["warnings"]
+    assert "line 1, for a.wav, is not used" in warning and "line 2 has no file_name" in warning
+    warning.encode()
+
+
+def test_a_table_in_windows_1252_is_used_and_shown(tmp_path, captions) -> None:
+    write(tmp_path, a_dot_wav="", metadata_dot_csv="file_name,text\na.wav,un café bruyant\n".encode("cp1252"))
+    texts, files = captions()
+    assert texts == {"a": "un café bruyant"}
+    assert "un café bruyant" in files["metadata.csv"]["warnings"][0]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
         ("metadata.csv", "name,text\na.wav,a bell\n", "has no column file_name; it has name, text"),
         ("metadata.csv", "file_name,bpm\na.wav,120\n", "has no column of captions, such as text, caption, captions"),
         ("metadata.csv", "", "has no column file_name; it has none"),
-        ("metadata.csv", b"file_name,text\na.wav,caf\xe9\n", "not text in UTF-8"),
-        ("metadata.csv", "file_name,text\nother.wav,a bell\n", "no clip takes its caption from it"),
+        ("metadata.csv", b"file_name,text\na.wav,caf\x81\n", "not valid UTF-8"),
+        ("metadata.csv", "file_name,text\na,a bell\n", "no clip takes its caption from it: it names a; names need"),
         ("metadata.jsonl", "{", "line 1 is not JSON"),
         ("metadata.jsonl", "[1]", "line 1 is not a JSON object"),
         ("metadata.jsonl", "[" * 100_000, "line 1 is not JSON"),

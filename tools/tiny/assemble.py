@@ -1,10 +1,10 @@
-"""Writes the base `tiny` from what has been trained so far.
+"""Writes the base `tiny` from the parts trained so far.
 
     python tools/tiny/assemble.py [--out DIR] [--work DIR]
 
-In: the states that the training scripts left in the work folder. Out: DIR/tiny.safetensors and DIR/text_encoder/, as
-of make_random_base.py, with the averaged weights of every part that has a state; the rest stays random. The file's
-`made_by` names the parts and their steps, and its `guidance` the strengths that suit it: see docs/tiny.md.
+In: the states of the training scripts in the work folder. Out: DIR/tiny.safetensors and DIR/text_encoder/ as from
+make_random_base.py, with the EMA weights of every part that has a state; the rest stays random. The metadata has the
+parts with their steps (`made_by`) and the recommended `guidance`: see docs/tiny.md.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LICENSE = "Apache-2.0. Trained by Sonolora's tools/tiny on sounds made by progra
 
 
 def trained_tensors(work: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors under their published names, and for each part its name and how many steps it was trained."""
+    """Tensors under their published names, and the name and step count of each trained part."""
     tensors: dict[str, Tensor] = {}
     parts = []
     if state := newest(work, train_vae.NAME, CONFIG["audio_vae"]):
@@ -49,14 +49,14 @@ def trained_tensors(work: Path) -> tuple[dict[str, Tensor], list[str]]:
             stage.load_state_dict(state["average"])
             parts.append(f"{name} {state['step']}")
         elif name == "bwe":
-            # An untrained extension adds noise; none at all leaves what the first stage made.
+            # An untrained extension would add noise; a zero one leaves the first stage alone.
             torch.nn.init.zeros_(stage.conv_out.weight)
     tensors |= {vocoder_checkpoint_name(name): tensor for name, tensor in vocoder.state_dict().items()}
     if state := newest(work, train_video_encoder.NAME, CONFIG["vae"]):
         encoder = train_video_encoder.from_state(state)
         tensors |= {encoder.checkpoint_name(name): tensor for name, tensor in encoder.state_dict().items()}
         parts.append(f"{train_video_encoder.NAME} {state['step']}")
-    for trained in (train_transformer.NAME, train_pictures.NAME):  # the second goes on with what the first made
+    for trained in (train_transformer.NAME, train_pictures.NAME):  # the second continues from the first
         if state := newest(work, trained, CONFIG["transformer"]):
             for name, tensor in state["average"].items():
                 part, _, rest = name.partition(".")
@@ -68,7 +68,7 @@ def trained_tensors(work: Path) -> tuple[dict[str, Tensor], list[str]]:
 
 
 def assemble(work: Path, out: Path) -> list[str]:
-    """Write the base; returns the names and steps of its trained parts."""
+    """Write the base; returns the names and step counts of its trained parts."""
     make(out)
     if (work / train_transformer.TEXT_ENCODER).exists():
         shutil.copytree(work / train_transformer.TEXT_ENCODER, out / train_transformer.TEXT_ENCODER, dirs_exist_ok=True)
@@ -87,7 +87,7 @@ def assemble(work: Path, out: Path) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Writes the base 'tiny' from what has been trained so far.")
+    parser = argparse.ArgumentParser(description="Writes the base 'tiny' from the parts trained so far.")
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "sonolora-tiny")
     parser.add_argument("--out", type=Path, default=PACKAGED, help="folder to write (default: in the package)")
     args = parser.parse_args()

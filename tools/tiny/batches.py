@@ -1,10 +1,10 @@
-"""Crops of the corpus for training, from a cache on disk that a process in the background fills.
+"""Training crops of the corpus, from a cache on disk that a background process fills.
 
-In: a folder. Out: stereo crops at 16 and at 48 kHz. Which crops a step sees is a pure function of (seed, step), so a
-resumed training sees what an uninterrupted one would have; a crop that is not made yet is waited for.
+In: a folder. Out: stereo crops at 16 and 48 kHz. The crops of a step are a pure function of (seed, step), so a resumed
+run equals an uninterrupted one; a step waits for crops that do not exist yet.
 
-The corpus is cached in blocks, each with one clip of every kind of sound, as 16-bit arrays (kinds, 2, N), one file for
-each rate. Early steps draw from the first blocks alone, so that training can begin before the cache is full.
+The cache has blocks with one clip of every kind of sound, as 16-bit arrays (kinds, 2, N), one file per sample rate.
+Early steps draw from the first blocks only, so training can begin before the cache is full.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sonolora.media.audio import resample
 
 HIGH, LOW = 48_000, 16_000  # Hz
 _FULL_SCALE = 32767
-_STEPS_PER_BLOCK = 8  # slower than a block is made
+_STEPS_PER_BLOCK = 8  # slower than blocks are made
 _NICE = 19
 _POLL_SECONDS = 0.2
 
@@ -43,12 +43,12 @@ class Clips:
     blocks: int = 60
 
     def make_in_background(self) -> None:
-        """Start to fill the cache; ends with this process, and is taken up again by the next call."""
+        """Start filling the cache; stops with this process, and the next call continues."""
         if not all(self._is_made(block) for block in range(self.blocks)):
             multiprocessing.get_context("spawn").Process(target=_make_all, args=(self,), daemon=True).start()
 
     def make(self, block: int) -> None:
-        """Write one block. The 16 kHz file comes last: where it stands, the block is complete."""
+        """Write one block. The 16 kHz file is written last and marks the block as complete."""
         made = [sound(self.seed, block * len(KINDS) + turn, self.seconds).audio for turn in range(len(KINDS))]
         self.folder.mkdir(parents=True, exist_ok=True)
         for rate in (HIGH, LOW):

@@ -1,6 +1,6 @@
-"""Captions of sounds, for the tokenizer of the embedded base: what, how, where, and the sentences of the corpus.
+"""Captions that the tokenizer of the embedded base is trained on: what, how and where, and the templates of the corpus.
 
-Out: some thousand sentences, always the same.
+Out: some thousand sentences, deterministic.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ _PLACES = (
 
 
 def captions() -> Iterator[str]:
-    """Every sound in eight of its manners and places; and the corpus's templates, four times each, without what is
-    filled in there."""
+    """Every sound in eight manners and places, and each template of the corpus four times with empty fields."""
     for at, sound in enumerate(_SOUNDS):
         for turn in range(8):
             manner = _MANNERS[(at * 5 + turn * 7) % len(_MANNERS)]

@@ -1,13 +1,13 @@
 """The encoder of `tiny`'s audio VAE in closed form: principal components of patches of log-mels.
 
-In: log-mels of many sounds. Out: the weights of the published encoder with which it computes them, exactly linear.
+In: log-mels of many sounds. Out: weights of the published encoder that compute these components, exactly linearly.
 
 A latent frame covers 4 mel frames, and each of its 16 frequencies 4 bands, of 2 channels: 32 numbers become 4. The best
 4 for a linear decoder are the principal components; the decoder is then trained (train_vae.py) and does better, since
-it sees the patches around. Components are scaled by the inverse root of their spread, which leaves the strong ones
-stronger than the faint ones but by far less, and rotated so that all four channels have the same: noise of equal size
-then hides fine detail before it hides the level. Trained from random weights instead, encoder and decoder together
-took hours on two cores to lose the lead that this has at the start.
+it reads neighbouring patches. Components are scaled by the inverse root of their spread, which narrows the
+range from strong to faint ones, and rotated so that all four channels have equal variance: noise then masks fine detail
+before it masks the level. Trained from random weights instead, encoder and decoder took hours on two cores to reach the
+quality that this has at the start.
 
 How an encoder with normalisations computes a linear map: the residual branches add nothing; the strided convolutions
 gather a patch; one channel carries a constant so large that the last normalisation divides by it alone; and every
@@ -24,20 +24,20 @@ from torch import Tensor, nn
 
 LATENTS = 4
 _SIDE = 4  # of a patch, in mel frames and in bands
-_CENTRE = -6.0  # roughly the mean of log-mels; what lies before the start of a sound counts as this
+_CENTRE = -6.0  # roughly the mean of log-mels; also the padding before the start of a sound
 _FLOOR, _LOUD = -11.5, -4.0  # log-mels of silence, and from where on a patch counts fully
 _LEAST_WEIGHT = 0.05
 _CONSTANT = 2.0**14
-# For as many latents as published a whole one; smaller models, as in tests, take a corner of it.
+# For the published number of latents; smaller test models use its upper left corner.
 _ROTATION = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
-_LOG_VARIANCE = -4.0  # of the posterior; nothing here draws from it
+_LOG_VARIANCE = -4.0  # of the posterior, which is not sampled here
 
 
 @torch.no_grad()
 def fit_components(log_mels: list[Tensor], count: int = LATENTS) -> Tensor:
     """The map from a centred patch to its `count` latents, (count, C, 4, 4), from log-mels (B, C, M, F).
 
-    Latents have unit size. Patches count by their level: what is too faint to be heard is not worth a component.
+    Latents have unit RMS. Patches are weighted by level: inaudible ones are not worth a component.
     """
     patches = torch.cat([_patches(mel) for mel in log_mels]).double()
     level = patches.mean(1) + _CENTRE
@@ -53,7 +53,7 @@ def fit_components(log_mels: list[Tensor], count: int = LATENTS) -> Tensor:
 
 @torch.no_grad()
 def write_encoder(encoder: LTX2AudioEncoder, latents_LCMF: Tensor) -> None:
-    """Fill the encoder with the weights that compute these latents. Its weights then survive bfloat16 by and large."""
+    """Fill the encoder with the weights that compute these latents. Rounding to bfloat16 hardly changes them."""
     for parameter in encoder.parameters():
         parameter.zero_()
     count, channels = latents_LCMF.shape[:2]
@@ -88,7 +88,7 @@ def write_encoder(encoder: LTX2AudioEncoder, latents_LCMF: Tensor) -> None:
 
 @torch.no_grad()
 def measure_statistics(vae: AutoencoderKLLTX2Audio, log_mels: list[Tensor]) -> None:
-    """Set the mean and spread by which latents are normalised to those of the sounds."""
+    """Set the normalisation of latents to their mean and standard deviation over the sounds."""
     means = [vae.encoder(mel).chunk(2, dim=1)[0] for mel in log_mels]
     tokens = torch.cat([mean.transpose(1, 2).flatten(2).flatten(0, 1) for mean in means])  # (B * T, Z * F')
     vae.latents_mean.copy_(tokens.mean(0))
@@ -96,7 +96,7 @@ def measure_statistics(vae: AutoencoderKLLTX2Audio, log_mels: list[Tensor]) -> N
 
 
 def _patches(log_mel_BCMF: Tensor) -> Tensor:
-    """(patches, C * 4 * 4), centred: as the encoder cuts them, the first frame, which has no past, left out."""
+    """(patches, C * 4 * 4), centred, as the encoder cuts them, without the first frame, which has no past."""
     body = log_mel_BCMF[:, :, 1:] - _CENTRE
     body = body[:, :, : body.shape[2] // _SIDE * _SIDE]
     cells = nn.functional.unfold(body, _SIDE, stride=_SIDE)  # (B, C * 16, patches)

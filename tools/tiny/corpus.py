@@ -1,8 +1,8 @@
-"""The endless corpus of captioned sounds: every clip is a pure function of (seed, index).
+"""An endless corpus of captioned sounds; every clip is a pure function of (seed, index).
 
-In: a seed, an index, seconds. Out: a `Sample`: stereo at 48 kHz and a caption. A kind of sound is made, set into the
-clip with silence around it, into a room, to one side, over background noise and to a level; the caption tells what it
-is and some of the rest. Any block of as many indices as there are kinds holds each kind once.
+In: a seed, an index, seconds. Out: a `Sample`: stereo at 48 kHz and a caption. A sound of some
+kind is synthesised, placed in time, in a room, in the stereo field and over background noise, and set to a level; the
+caption describes it and some of these. Every block of len(kinds) indices has each kind once.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from sounds.waves import cycles, wave
 
 from sonolora.media.audio import Waveform
 
-_ORDER, _CLIP = 1, 2  # streams of randomness
+_ORDER, _CLIP = 1, 2  # random streams
 
-_DARK_HZ, _BRIGHT_HZ = 350.0, 4000.0  # centroids of power beyond which a sound is called so
+_DARK_HZ, _BRIGHT_HZ = 350.0, 4000.0  # spectral centroids below and above which a sound is called so
 _QUIET_DBFS, _LOUD_DBFS = -18.0, -4.0
-_ASIDE = 0.45  # position from which one hears a side
-_NOISY_DB = -40.0  # background noise below the peak by more is not worth a word
+_ASIDE = 0.45  # pan position from which a caption names the side
+_NOISY_DB = -40.0  # background noise further below the peak is not mentioned
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """`facts` are the kind's (see `sounds.kind`), and in words, or empty, `room`, `side`, `background`, `loudness`
-    and `brightness`."""
+    """`facts` are those of the kind (see `sounds.kind`) and the words (maybe empty) for `room`, `side`, `background`,
+    `loudness` and `brightness`."""
 
     audio: Waveform
     caption: str
@@ -62,13 +62,13 @@ def sound(seed: int, index: int, seconds: float, kinds: Mapping[str, Kind] = KIN
 
 
 def sentence(template: str, facts: Facts) -> str:
-    """The template filled, without the gaps that empty words leave, and with "an" where it belongs."""
+    """The filled template, without gaps from empty words, and with "an" before vowels."""
     filled = re.sub(r"\s+", " ", template.format_map(facts)).strip()
     return re.sub(r"\ba (?=[aeio8]|[AEF](\d| sharp))", "an ", filled)
 
 
 def in_a_room(rng: Rng, samples: Samples, share: float = 0.55) -> tuple[Samples, str]:
-    """(2, N) samples, in a `share` of cases in some room; and where that is, in words."""
+    """(2, N) samples, with probability `share` in a random room, and the words for that room."""
     if rng.random() > share:
         return samples, ""
     room = pick(rng, ROOMS)
@@ -76,7 +76,7 @@ def in_a_room(rng: Rng, samples: Samples, share: float = 0.55) -> tuple[Samples,
 
 
 def _with_pauses(rng: Rng, kind: Kind, seconds: float) -> tuple[Samples, Facts]:
-    """The sound, at times with silence before it, and after it if it would not end of itself."""
+    """The sound, sometimes with silence before it, and after it if it is sustained."""
     before = rng.uniform(0.05, 0.35) * seconds if rng.random() < 0.35 else 0.0
     after = rng.uniform(0.1, 0.35) * seconds if kind.sustained and rng.random() < 0.2 else 0.0
     samples, facts = kind.make(rng, seconds - before - after)
@@ -111,7 +111,7 @@ def _to_a_side(rng: Rng, samples: Samples) -> tuple[Samples, str]:
 
 
 def _background(rng: Rng, count: int) -> tuple[Samples, str]:
-    """(2, N) noise for a sound of peak 1, and its name if it is worth one; mostly there is none."""
+    """(2, N) noise for a sound of peak 1, and its name if it is audible; usually there is none."""
     if rng.random() > 0.3:
         return np.zeros((2, count)), ""
     name = pick(rng, ("tape hiss", "mains hum", "traffic rumble", "vinyl crackle"))
@@ -129,7 +129,7 @@ def _background(rng: Rng, count: int) -> tuple[Samples, str]:
 
 
 def _caption(rng: Rng, kind: Kind, facts: Facts) -> str:
-    """One of the kind's sentences and, at random, what else there is to say."""
+    """One of the sentences of the kind with random extras."""
     extras = [
         (facts["room"], 0.7),
         (facts["side"], 0.7),

@@ -1,8 +1,8 @@
-"""Draws how the losses of the parts of `tiny` fell.
+"""Plots the training losses of the parts of `tiny`.
 
     python tools/tiny/curves.py --out docs/tiny-curves.png [--logs tools/tiny/logs]
 
-In: a folder with the logs (NAME.jsonl) that the training scripts left. Out: a picture, a panel for each part.
+In: a folder with the logs (NAME.jsonl) of the training scripts. Out: a picture with a panel for each part.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _SMOOTHED = 15  # reports
 
 
 def read(log: Path) -> dict[int, dict[str, float]]:
-    """Losses by step. Where a run was interrupted and gone on with, the later of two lines for a step holds."""
+    """Losses by step. After a resume a step may have two lines; the later one counts."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     return {line["step"]: {name: line[name] for name in line.keys() - _NOT_LOSSES} for line in lines}
 
 
 def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean of the reports around each."""
+    """Moving average over neighbouring reports."""
     weights = np.ones(_SMOOTHED)
     return np.convolve(values, weights, "same") / np.convolve(np.ones_like(values), weights, "same")
 
 
 def draw(logs: Path, out: Path) -> None:
-    """Write the picture (.png); parts without a log are left out."""
+    """Write the picture (.png); parts without a log are skipped."""
     found = {name: read(logs / f"{name}.jsonl") for name in PARTS if (logs / f"{name}.jsonl").exists()}
     figure = Figure(figsize=(10, 2.4 * len(found)), dpi=100, layout="constrained", facecolor="white")
     rows = figure.subplots(len(found), 1, squeeze=False)[:, 0]
@@ -62,7 +62,7 @@ def draw(logs: Path, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draws how the losses of the parts of 'tiny' fell.")
+    parser = argparse.ArgumentParser(description="Plots the training losses of the parts of 'tiny'.")
     parser.add_argument("--logs", type=Path, default=Path(__file__).with_name("logs"))
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()

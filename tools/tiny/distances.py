@@ -1,6 +1,6 @@
-"""How one sound differs from another: the figures by which the codec is judged.
+"""Distances between two sounds: the metrics that evaluate the codec.
 
-In: two sounds of equal length and rate, (C, N) tensors. Out: figures that are 0 for equal sounds.
+In: two sounds of equal length and rate, (C, N) tensors. Out: metrics, 0 for equal sounds.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _ALSO_IN_TRUTH_DB = 10.0
 
 
 def log_spectral_distance(made: Tensor, true: Tensor, rate: int) -> float:
-    """dB: the root mean square over frequency of the difference of levels, mean over time."""
+    """dB: RMS over frequency of the level difference, averaged over time."""
     size = _even(_LSD_SECONDS * rate)
     difference = _decibels(_spectrum(made, size)) - _decibels(_spectrum(true, size))
     return difference.square().mean(1).sqrt().mean().item()
 
 
 def mel_distance(made: Tensor, true: Tensor, rate: int) -> float:
-    """dB: the mean difference of mel levels over several resolutions in time and frequency."""
+    """dB: mean absolute difference of mel levels at several resolutions in time and frequency."""
     distances = []
     for seconds, bands in _MEL_SCALES:
         size = _even(seconds * rate)
@@ -43,9 +43,9 @@ def mel_distance(made: Tensor, true: Tensor, rate: int) -> float:
 
 
 def level_error(made: Tensor, true: Tensor, rate: int) -> tuple[float, float]:
-    """dB: by how much the sound is too loud, and by how much more so in its last third than in its first.
+    """dB: how much too loud the sound is, and how much this grows from its first third to its last.
 
-    Where the true sound is silent nothing is compared.
+    Windows in which the true sound is silent do not count.
     """
     ours, theirs = (_levels(sound.mean(0), round(_LEVEL_SECONDS * rate)) for sound in (made, true))
     heard = theirs > _LEVEL_FLOOR_DB
@@ -57,9 +57,9 @@ def level_error(made: Tensor, true: Tensor, rate: int) -> tuple[float, float]:
 
 
 def clicks(made: Tensor, true: Tensor, rate: int) -> int:
-    """How many clicks the sound has of its own: jumps of the treble within 2 ms that the true sound does not have."""
+    """Number of added clicks: treble jumps within 2 ms that the true sound does not have."""
     ours, theirs = (_jumps(sound.mean(0), rate) for sound in (made, true))
-    # What the true sound does a few windows earlier or later is excuse enough.
+    # A jump of the true sound a few windows earlier or later excuses one here.
     excused = F.max_pool1d(theirs[None], 9, stride=1, padding=4)[0] > _ALSO_IN_TRUTH_DB
     clicking = (ours > _CLICK_DB) & ~excused
     return int((clicking[1:] & ~clicking[:-1]).sum().item())
@@ -67,7 +67,7 @@ def clicks(made: Tensor, true: Tensor, rate: int) -> int:
 
 @cache
 def averaging_filters(bands: int, size: int, rate: int) -> Tensor:
-    """Mel filters (bands, bins) of sum 1; a band narrower than a bin has none and is left out."""
+    """Mel filters (bands, bins) of sum 1; bands narrower than a bin are dropped."""
     filters = torch.from_numpy(mel_filters(bands, size, rate)).float()
     filters = filters[filters.sum(1) > 0]
     return filters / filters.sum(1, keepdim=True)

@@ -1,7 +1,7 @@
-"""The endless corpus of short films whose picture determines their sound: each a pure function of (seed, index).
+"""An endless corpus of short videos whose picture determines their sound; each is a pure function of (seed, index).
 
-In: a seed, an index, and if wanted frames and a size. Out: a `Film`: 24 frames a second, stereo at 48 kHz as long as
-the picture, a caption, and when what sounds happens. Any block of as many indices as there are kinds holds each once.
+In: a seed, an index, optionally a frame count and a size. Out: a `Film`: 24 frames per second, stereo sound at 48 kHz
+of the same length, a caption and the times of the impacts. Every block of len(kinds) indices has each kind once.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from sonolora.media.audio import Waveform
 
 FRAME_RATE = 24
 SIZE = (64, 96)  # height and width in pixels, multiples of the 32 that one video latent covers
-FRAME_COUNTS = tuple(range(49, 122, 8))  # 2 to 5 seconds; video latents want 8k + 1 frames
+FRAME_COUNTS = tuple(range(49, 122, 8))  # 2 to 5 seconds; video latents need 8k + 1 frames
 
-_ORDER, _FILM = 3, 4  # streams of randomness, beside those of the sounds
+_ORDER, _FILM = 3, 4  # random streams, distinct from those of the sounds
 _IN_A_ROOM = 0.3
 _LEVELS_DBFS = (-15.0, -1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Film:
-    """`frames`: (frames, height, width, 3) uint8, RGB; frame i shows the moment i / 24 s.
+    """`frames`: (frames, height, width, 3) uint8, RGB; frame i shows the scene at i / 24 s.
 
-    `impacts`: when and where something in the picture begins to sound: seconds, in order, and the share of the width
-    from the left. The frame nearest to an impact shows the very moment of contact.
+    `impacts`: time in seconds (sorted) and horizontal position (0 left, 1 right) of each event that begins a sound. The
+    frame nearest to an impact shows the moment of contact.
     """
 
     frames: NDArray[np.uint8]
@@ -44,7 +44,7 @@ class Film:
 
     @property
     def events(self) -> tuple[float, ...]:
-        """The seconds of the impacts, each once."""
+        """The times of the impacts without duplicates, in seconds."""
         return tuple(sorted({seconds for seconds, _ in self.impacts}))
 
 
@@ -55,10 +55,10 @@ def film(
     size: tuple[int, int] = SIZE,
     kinds: Mapping[str, FilmKind] = KINDS,
 ) -> Film:
-    """Film number `index` (from 0) of the corpus `seed`; `frame_count` frames, or as many as chance wants.
+    """Film number `index` (from 0) of the corpus `seed`; a random number of frames by default.
 
-    ValueError: a height or width that is no multiple of 32, an upright picture, a frame count that is not 8k + 1 or
-    under two seconds.
+    Raises `ValueError` for a height or width that is not a multiple of 32, a portrait size, and a frame count that is
+    not 8k + 1 or is shorter than two seconds.
     """
     if size[0] % 32 or size[1] % 32 or size[1] < size[0]:
         raise ValueError(f"height and width must be multiples of 32, and the width the larger, not {size}")
@@ -94,7 +94,7 @@ def film(
 
 
 def _moments(frame_count: int, events: Sequence[float]) -> list[float]:
-    """What moment each frame shows: its own, or that of the contact nearest to it."""
+    """The time that each frame shows: its own, or that of a contact nearest to it."""
     moments = [frame / FRAME_RATE for frame in range(frame_count)]
     for event in events:
         moments[round(event * FRAME_RATE)] = event

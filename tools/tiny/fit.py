@@ -1,8 +1,8 @@
-"""The training loop that the parts of `tiny` share: steps, an average of the weights, a log, checkpoints, resume.
+"""The training loop shared by the parts of `tiny`: steps, EMA weights, a log, checkpoints, resume.
 
-In: a network and a function from the number of a step to its losses. Out: in the work folder, NAME.pt (the newest
-state) and NAME.jsonl (a line for each report; where a run was interrupted, the later of two lines for a step holds).
-A step draws its randomness from its number alone, so a run that was interrupted goes on as if it had not been.
+In: a network and a function from a step number to its losses. Out: NAME.pt (the latest state) and NAME.jsonl (a line
+for each report; after a resume the later of two lines for a step counts) in the work folder. Randomness depends on the
+step number alone, so a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sonolora.core.atomic_files import atomic_write
 LossesOf = Callable[[int], Mapping[str, Tensor]]
 
 _WARM_UP = 100  # steps
-_DECAY = 0.25  # last share of the steps, in which the learning rate falls to zero
+_DECAY = 0.25  # final share of the steps, in which the learning rate decays to zero
 _LONGEST_AVERAGE = 0.999
 _BETAS = (0.9, 0.99)
 _GRADIENT_NORM = 1.0
@@ -31,7 +31,7 @@ _GRADIENT_NORM = 1.0
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast. `report` and `save`: every so many steps. `header`: what the network was built from."""
+    """Training settings. `report` and `save` are intervals in steps; `header` is the config of the network."""
 
     work: Path
     name: str
@@ -44,9 +44,9 @@ class Plan:
 
 
 def fit(plan: Plan, network: nn.Module, losses_of: LossesOf) -> nn.Module:
-    """Train up to `plan.steps` in all, on the part called "loss". Returns the network with its averaged weights.
+    """Train until `plan.steps` on the loss named "loss". Returns the network with its EMA weights.
 
-    Raises ValueError when the state in the work folder is of a network of another header.
+    Raises `ValueError` if the state in the work folder belongs to another config.
     """
     plan.work.mkdir(parents=True, exist_ok=True)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -60,7 +60,7 @@ def fit(plan: Plan, network: nn.Module, losses_of: LossesOf) -> nn.Module:
         optimizer.load_state_dict(state["optimizer"])
         for name, tensor in state["average"].items():
             average[name].copy_(tensor)
-    # The figures stay on the device between reports: reading one would make the host wait.
+    # Losses stay on the device between reports: reading one would synchronise.
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     clock = time.perf_counter()
@@ -77,7 +77,7 @@ def fit(plan: Plan, network: nn.Module, losses_of: LossesOf) -> nn.Module:
         _blend(average, network, min(_LONGEST_AVERAGE, (step + 1) / (step + 10)))
         for name, value in losses.items():
             sums[name] = sums.get(name, torch.zeros_like(value.detach())) + value.detach()
-            counts[name] = counts.get(name, 0) + 1  # some losses are not of every batch
+            counts[name] = counts.get(name, 0) + 1  # some batches lack some losses
         if (step + 1) % plan.report == 0:
             seconds, clock = time.perf_counter() - clock, time.perf_counter()
             figures = {name: round(value.item() / counts[name], 5) for name, value in sums.items()}
@@ -93,21 +93,21 @@ def fit(plan: Plan, network: nn.Module, losses_of: LossesOf) -> nn.Module:
 
 
 def newest(work: Path, name: str, header: object) -> dict[str, Any] | None:
-    """The newest state of a part, on the CPU, or None. Raises ValueError when it is of another header."""
+    """The latest state of a part, on the CPU, or None. Raises `ValueError` if it belongs to another config."""
     path = work / f"{name}.pt"
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if state["header"] != header:
-        raise ValueError(f"{path} is of a network of other sizes than header.py has now: move it away to start anew")
+        raise ValueError(f"{path} belongs to a network of other sizes than in header.py: move it away to start over")
     return state
 
 
 def arguments(description: str | None, *, batch: int, steps: int, learning_rate: float) -> argparse.ArgumentParser:
-    """The options that all training scripts have."""
+    """The options shared by all training scripts."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "sonolora-tiny", help="folder of states")
-    parser.add_argument("--steps", type=int, default=steps, help="in all, those of earlier runs included")
+    parser.add_argument("--steps", type=int, default=steps, help="total number of steps, earlier runs included")
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--learning-rate", type=float, default=learning_rate)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

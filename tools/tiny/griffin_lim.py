@@ -1,8 +1,8 @@
-"""Waveforms from log-mels without training: what a vocoder must be clearly better than.
+"""Waveforms from log-mels without training: the baseline for the vocoder.
 
-In: log-mels (B, C, M, F) of `sonolora.ltx.codec.log_mel`. Out: waveforms (B, C, (M - 1) hop). Magnitudes are the
-non-negative ones of the least Kullback-Leibler divergence to the mels (multiplicative updates: Lee and Seung
-2001); phases are those of the fast Griffin-Lim algorithm (Perraudin, Balazs and Sondergaard 2013).
+In: log-mels (B, C, M, F) of `sonolora.ltx.codec.log_mel`. Out: waveforms (B, C, (M - 1) hop). Magnitudes
+minimise the Kullback-Leibler divergence to the mels (multiplicative updates: Lee and Seung 2001); phases come from the
+fast Griffin-Lim algorithm (Perraudin, Balazs and Sondergaard 2013).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MOMENTUM = 0.99
 
 
 def griffin_lim(log_mel: LogMel, mel_BCMF: Tensor, iterations: int = 64) -> Tensor:
-    """Waveforms of log-mels; their first phases are random and always the same."""
+    """Waveforms of log-mels; the initial phases are random with a fixed seed."""
     magnitudes = unmel(mel_BCMF.flatten(0, 1).exp().transpose(1, 2), log_mel.filters)
     window = torch.hann_window(log_mel.window, device=magnitudes.device)
 
@@ -36,7 +36,7 @@ def griffin_lim(log_mel: LogMel, mel_BCMF: Tensor, iterations: int = 64) -> Tens
 
 
 def unmel(mel_BFM: Tensor, filters: Tensor, iterations: int = 60) -> Tensor:
-    """Non-negative magnitudes (B, bins, M) whose mels come close to those given."""
+    """Non-negative magnitudes (B, bins, M) whose mels approximate the given ones."""
     magnitudes = torch.ones(len(mel_BFM), filters.shape[1], mel_BFM.shape[2], device=mel_BFM.device)
     weights = filters.sum(0).clamp(min=1e-12)[:, None]
     for _ in range(iterations):

@@ -1,18 +1,17 @@
-"""Judges the audio codec of a base: what does a sound lose on its way through, against Griffin-Lim?
+"""Evaluates the audio codec of a base: reconstruction error, compared with Griffin-Lim.
 
     python tools/tiny/judge_codec.py --base DIR [--out FILE.json] [--each 1] [--pictures DIR]
 
-In: a folder with tiny.safetensors. Out: a table, and the same as JSON. The sounds: kinds of the corpus at indices that
-training never draws, kinds held out from training, speech and instruments (left out where their programs are not
-installed). The ways:
+In: a folder with tiny.safetensors. Out: a table, also as JSON. Sounds: known kinds at indices that training never
+draws, held-out kinds, speech and instruments (skipped where their programs are not installed). Paths:
 
     vocoder           waveform -> log-mel -> waveform
-    vocoder by GL     the same by Griffin-Lim, which is not trained and ends at 16 kHz
+    vocoder by GL     the same by Griffin-Lim, at 16 kHz
     round trip        waveform -> log-mel -> latents -> log-mel -> waveform
     round trip by GL  the same with Griffin-Lim for the vocoder
 
-All are compared at 16 kHz, and the codec's also at 48 kHz, beside the true sound cut off at 8 kHz: what bandwidth
-extension has to beat. Figures are means over sounds; see distances.py.
+All are compared at 16 kHz. The codec is also compared at 48 kHz, with the true sound low-passed at 8 kHz as the
+baseline of bandwidth extension. Metrics are means over sounds; see distances.py.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ FIGURES = ("LSD", "mel", "level", "drift", "clicks")
 
 
 def ways(codec: AudioCodec, true: Waveform) -> dict[str, dict[int, Tensor]]:
-    """What comes out of each way for a sound at 48 kHz, by sampling rate, (2, N); "true" is what went in."""
+    """The output of each path for a sound at 48 kHz, by sample rate, (2, N); "true" is the input."""
     low = _at(true, LOW)
     mel = codec.log_mel(low[None])
     decoded_mel = codec.decode_mel(codec.encode(low[None]))
@@ -60,7 +59,7 @@ def ways(codec: AudioCodec, true: Waveform) -> dict[str, dict[int, Tensor]]:
 
 
 def judged(made: Tensor, true: Tensor, rate: int) -> dict[str, float]:
-    """The figures of one sound, cut to the shorter of the two: dB, dB, dB, dB, and clicks a second."""
+    """The metrics of one sound, cut to the shorter of the two: four in dB, and clicks per second."""
     length = min(made.shape[-1], true.shape[-1])
     made, true = made[:, :length], true[:, :length]
     level, drift = level_error(made, true, rate)
@@ -74,7 +73,7 @@ def made_sounds(kinds: Mapping[str, Kind], each: int) -> Iterable[Waveform]:
 
 @torch.no_grad()
 def judge(codec: AudioCodec, sets: Mapping[str, Iterable[Waveform]], pictures: Path | None) -> dict[str, object]:
-    """Mean figures by set, way and rate; sets without sounds are left out."""
+    """Mean metrics by set, path and sample rate; empty sets are skipped."""
     results: dict[str, object] = {}
     for name, sounds in sets.items():
         found: dict[str, list[dict[str, float]]] = {}
@@ -125,7 +124,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, help="the folder of tiny.safetensors")
     parser.add_argument("--out", type=Path, help="where to write the figures as JSON")
     parser.add_argument("--each", type=int, default=1, help="how many sounds of each kind")
-    parser.add_argument("--pictures", type=Path, help="a folder for every sound as WAV and spectrogram")
+    parser.add_argument("--pictures", type=Path, help="folder for the sounds as WAV files and spectrograms")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -139,7 +138,7 @@ def main() -> None:
     results = judge(load_audio_codec(checkpoint, device=torch.device("cpu")), sets, args.pictures)
     print(_table(results))
     for name in sets.keys() - results.keys():
-        print(f"{name}: left out, its program is not installed (see real_sounds.py)")
+        print(f"{name}: skipped: its program is not installed (see real_sounds.py)")
     if args.out:
         about = {"made_by": checkpoint.metadata.get("made_by"), "figures": results}
         args.out.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

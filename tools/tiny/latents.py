@@ -1,10 +1,9 @@
-"""The corpus as the transformer sees it: latents and captions, from a cache on disk that a process in the background
-fills.
+"""The corpus as latents and captions, from a cache on disk that a background process fills.
 
-In: a folder, and the encoders of the base in the making. Out: blocks of equally long clips. Sounds and films come in
-several lengths, so that the base knows more than one. A block has each kind equally often and is a pure function of its
-set and number; early steps draw from the first blocks alone, so that training can begin before the cache is full. The
-folder is of one pair of encoders: remove it when one of them was trained anew.
+In: a folder and the encoders of the base. Out: blocks of clips of equal length. Sounds and videos come in several
+lengths, so that the base learns more than one. A block has each kind equally often and is a pure function of its set
+and number. Early steps draw from the first blocks only, so training can begin before the cache is full. The folder
+belongs to one pair of encoders: delete it after retraining one of them.
 
 B clips of a block, T audio frames, C channels of a latent, F H W video latents.
 """
@@ -36,12 +35,12 @@ from sonolora.media.audio import Waveform, resample
 _NICE = 5
 _POLL_SECONDS = 0.5
 _FILMS_OF_A_KIND = 4
-_SEEDS = 100  # the cached sets have seeds from here on: none that other scripts train or judge on
+_SEEDS = 100  # first seed of the cached sets: no other script uses these
 
 
 @dataclass(frozen=True)
 class ClipSet:
-    """Clips of one length: sounds of `seconds`, or films of `frame_count` pictures. `share`: of all batches."""
+    """Clips of one length: sounds of `seconds`, or videos of `frame_count` frames. `share`: of all batches."""
 
     name: str
     seconds: float
@@ -51,7 +50,7 @@ class ClipSet:
     frame_count: int | None = None
 
 
-# About as many audio frames in every batch, since these cost the time.
+# About the same number of audio frames in every batch: they determine its time.
 SETS = (
     ClipSet("sounds-2s", 2.0, 0.3, 12, 60),
     ClipSet("sounds-3s", 3.0, 0.3, 8, 60),
@@ -66,7 +65,7 @@ FILMS = tuple(clips for clips in SETS if clips.frame_count is not None)
 
 @dataclass(frozen=True)
 class Block:
-    """Equally long clips: latents (B, T, C), captions, and of films the video latents (B, C, F, H, W)."""
+    """Clips of equal length: latents (B, T, C), captions, and video latents (B, C, F, H, W) of videos."""
 
     latents_BTC: Tensor
     captions: list[str]
@@ -85,15 +84,15 @@ class Latents:
         load_codec: Callable[[], AudioCodec],
         load_video_encoder: Callable[[], VideoEncoder | None],
     ) -> None:
-        """Start to fill the cache with these sets; ends with this process, and is taken up again by the next call.
+        """Start filling the cache with these sets; stops with this process, and the next call continues.
 
-        The loaders run in the other process; `load_video_encoder` is asked again and again until there is one.
+        The loaders run in the other process, which calls `load_video_encoder` until it returns one.
         """
         arguments = (self, sets, load_codec, load_video_encoder)
         multiprocessing.get_context("spawn").Process(target=_make_all, args=arguments, daemon=True).start()
 
     def block(self, clips: ClipSet, number: int) -> Block:
-        """One block, waited for if need be."""
+        """One block; waits until it exists."""
         path = self.path(clips, number)
         while not path.exists():
             time.sleep(_POLL_SECONDS)
@@ -111,7 +110,7 @@ def _read(path: Path) -> Block:
 
 @torch.no_grad()
 def make_block(clips: ClipSet, number: int, codec: AudioCodec, video: VideoEncoder | None) -> dict[str, Any]:
-    """Latents and captions of one block, as it is stored. Films need the video encoder."""
+    """Latents and captions of one block, as stored. Videos need the video encoder."""
     seed = _SEEDS + SETS.index(clips)
     if clips.frame_count is None:
         count = len(KINDS)

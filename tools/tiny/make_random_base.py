@@ -1,14 +1,14 @@
-"""Writes a base like `tiny` with random weights: LTX-2.3's architecture and file format in laptop size.
+"""Writes a base like `tiny` with random weights: the architecture and file format of LTX-2.3 at laptop size.
 
     python tools/tiny/make_random_base.py --out DIR
 
 Out: DIR/tiny.safetensors (transformer, text projections and connectors, audio VAE, vocoder, video encoder; no video
-decoder, which nothing here needs) and DIR/text_encoder/ (a Gemma 3 language model with its tokenizer). Every run
-writes the same bytes on the same machine. `assemble.py` puts trained weights in the place of these.
+decoder, which is not used) and DIR/text_encoder/ (a Gemma 3 language model with its tokenizer). The output is
+deterministic on one machine. `assemble.py` replaces these weights by trained ones.
 
-The weights are untrained, yet sane: activations keep their size through every network, gates are open, codec
-statistics are measured, and whatever is computed rather than learned (STFT bases, mel filters, resampling filters)
-is exact.
+The weights are untrained but well scaled: activations keep their size through every network, gates are open, codec
+statistics are measured, and everything that is computed rather than learned (STFT bases, mel filters, resampling
+filters) is exact.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TEXT_TOKENS = 128
 TEXT_LAYERS = 4
 VOCABULARY = 1024
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
-GATE_ROWS = {9: (2, 5, 8), 5: (4,), 2: ()}  # which rows of a scale and shift table are gates, by its length
+GATE_ROWS = {9: (2, 5, 8), 5: (4,), 2: ()}  # rows of a scale-shift table that are gates, by its length
 
 
 def make(out: Path) -> None:
@@ -55,7 +55,7 @@ def make(out: Path) -> None:
 
     def add(module: nn.Module, file_name: Callable[[str], str]) -> None:
         for name, tensor in module.state_dict().items():
-            keep = "scale_shift_table" in name  # published: these in float32, all else in bfloat16
+            keep = "scale_shift_table" in name  # as published: these in float32, everything else in bfloat16
             tensors[file_name(name)] = tensor if keep else tensor.to(torch.bfloat16)
 
     write_text_encoder(out / "text_encoder")
@@ -72,7 +72,7 @@ def make(out: Path) -> None:
     add(codec.vocoder, vocoder_checkpoint_name)
     video_encoder = make_video_encoder()
     add(video_encoder, video_encoder.checkpoint_name)
-    # Last, so that a complete base is one that has it.
+    # Written last: its presence marks a complete base.
     about = {
         "config": json.dumps(CONFIG),
         "model_version": MODEL_VERSION,
@@ -84,7 +84,7 @@ def make(out: Path) -> None:
 
 @torch.no_grad()
 def initialise(module: nn.Module) -> None:
-    """Weights that keep the size of activations; open gates; small modulations."""
+    """Initialise weights that preserve activation scale, with open gates and small modulations."""
     for name, parameter in module.named_parameters():
         if "scale_shift_table" in name:
             parameter.normal_(std=0.1)
@@ -101,7 +101,7 @@ def initialise(module: nn.Module) -> None:
 
 @torch.no_grad()
 def make_codec() -> AudioCodec:
-    """The audio codec with statistics measured on made sounds, and a vocoder of moderate loudness."""
+    """The audio codec with statistics measured on synthetic sounds, and a vocoder of moderate loudness."""
     section = CONFIG["audio_vae"]
     vae = build_vae(section)
     vocoder = build_vocoder(CONFIG["vocoder"], vae)
@@ -122,7 +122,7 @@ def make_codec() -> AudioCodec:
 
 
 def fill_stft(mel_stft: nn.Module, section: dict[str, int]) -> None:
-    """The Fourier bases (real part above imaginary part) under a Hann window, and the mel filters, of the vocoder."""
+    """The Fourier bases (real part above imaginary part) under a Hann window, and the mel filters of the vocoder."""
     size = section["n_fft"]
     rows, samples = torch.arange(size // 2 + 1, dtype=torch.float64), torch.arange(size, dtype=torch.float64)
     angles = 2 * torch.pi / size * torch.outer(rows, samples)
@@ -167,7 +167,7 @@ def make_video_encoder() -> VideoEncoder:
 
 
 def write_text_encoder(folder: Path) -> None:
-    """A Gemma 3 language model of random weights, with a tokenizer trained on the captions."""
+    """A Gemma 3 language model with random weights, and a tokenizer trained on the captions."""
     tokenizer = train_tokenizer()
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
@@ -192,7 +192,7 @@ def write_text_encoder(folder: Path) -> None:
 
 
 def train_tokenizer() -> GemmaTokenizer:
-    """Byte-pair encoding over the captions; bytes stand in for every other character."""
+    """Byte-pair encoding over the captions, with byte fallback."""
     trained = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     trained.normalizer = normalizers.Replace(" ", "▁")
     trained.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")

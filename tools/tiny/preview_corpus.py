@@ -1,9 +1,9 @@
-"""Writes some of the corpus for people to hear and see.
+"""Writes samples of the corpus to listen to and look at.
 
     python tools/tiny/preview_corpus.py --out DIR [--each 2] [--seed 0]
 
-Out: in DIR/sounds and DIR/films, for `each` of every kind, trained on or held out: a WAV with its spectrogram, or an
-MP4 with a sheet of its frames; and captions.txt, a line for each.
+Out: DIR/sounds and DIR/films with `each` samples of every kind, trained or held out: a WAV with its spectrogram, or an
+MP4 with a contact sheet; and captions.txt with a line for each.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ENLARGED = 2
 
 
 def preview_sounds(out: Path, each: int, seed: int, kinds: Mapping[str, Kind], mark: str) -> list[str]:
-    """Write them into `out` and return the lines for captions.txt; `mark` begins every name."""
+    """Write them to `out` and return the lines for captions.txt; `mark` is the prefix of the names."""
     lines = []
     for index in range(each * len(kinds)):
         sample = sound(seed, index, _SECONDS, kinds)
@@ -65,7 +65,7 @@ def contact_sheet(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Writes some of the corpus for people to hear and see.")
+    parser = argparse.ArgumentParser(description="Writes samples of the corpus to listen to and look at.")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write into")
     parser.add_argument("--each", type=int, default=2, help="how many of each kind")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,17 +1,17 @@
-"""Asks what the latents of a video encoder tell about when things hit each other.
+"""Probes what the latents of a video encoder say about the times of impacts.
 
     python tools/tiny/probe_motion.py [--work DIR] [--out FILE.json] [--films 400]
 
-In: the video.pt of train_video_encoder.py. Out: a table, and the same as JSON. The films are ones that no training
-draws, of known kinds and of kinds held out. On one half of them a small probe learns in which frames something begins
-to sound; on the other half its onsets are compared with the true ones, one to one and within 60 ms. The probe sees:
+In: the video.pt of train_video_encoder.py. Out: a table, also as JSON. The videos are never drawn in training, of known
+and of held-out kinds. On one half a small probe learns in which frames a sound begins; on the other half its onsets are
+matched with the true ones, one to one within 60 ms. The input of the probe:
 
-    low-res pixels  the 8 frames of each latent in gray and 8 x 8 pixels: about what there is to be known
+    low-res pixels  the 8 frames of each latent as 8 x 8 gray pixels: about an upper bound
     trained         latents of the trained encoder
-    random          latents of the one that make_random_base.py makes
+    random          latents of the encoder of make_random_base.py
 
-and "chance" is as many onsets as there are, anywhere. The probe looks at each place and the latents before and after
-it, and sums up over places. N films, T latent frames, H W tokens across, C channels.
+and "chance" places as many onsets at random. The probe reads each position with the latents before and after it, and
+sums over positions. N videos, T latent frames, H W tokens, C channels.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Onsets = Sequence[float]  # seconds, rising
 
 
 class Probe(nn.Module):
-    """(N, C, T, H, W) to log-odds (N, 8 (T - 1)) that something begins to sound in a frame. The first has no latent."""
+    """(N, C, T, H, W) to log-odds (N, 8 (T - 1)) that a sound begins in a frame. The first frame has no latent."""
 
     def __init__(self, seen: Tensor) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Probe(nn.Module):
 
 
 def train_probe(seen: Tensor, onsets: Sequence[Onsets]) -> Probe:
-    """A probe that knows these films."""
+    """A probe trained on these videos."""
     torch.manual_seed(0)
     truth = torch.zeros(len(onsets), FRAMES_PER_LATENT * (seen.shape[2] - 1))
     for row, times in zip(truth, onsets, strict=True):
@@ -82,18 +82,18 @@ def train_probe(seen: Tensor, onsets: Sequence[Onsets]) -> Probe:
 
 @torch.no_grad()
 def likelihood(probe: Probe, seen: Tensor) -> Tensor:
-    """How likely an onset is about each frame, (N, frames): summed over the neighbours that the tolerance allows."""
+    """Likelihood of an onset near each frame, (N, frames), summed over the tolerance."""
     return F.conv1d(probe(seen).sigmoid()[:, None], torch.ones(1, 1, 3), padding=1)[:, 0]
 
 
 def peaks(likely: Tensor, threshold: float) -> list[Onsets]:
-    """Where the likelihood (N, frames) has its peaks, as onsets of each film."""
+    """Peaks of the likelihood (N, frames), as onsets of each video."""
     highest = F.max_pool1d(likely, 5, stride=1, padding=2)
     return [((row.nonzero()[:, 0] + 1) / FRAME_RATE).tolist() for row in (likely == highest) & (likely > threshold)]
 
 
 def matches(found: Onsets, true: Onsets) -> int:
-    """How many onsets can be paired, one to one, within the tolerance."""
+    """Number of onsets matched one to one within the tolerance."""
     pairs, here, there = 0, 0, 0
     while here < len(found) and there < len(true):
         late = found[here] - true[there]
@@ -104,7 +104,7 @@ def matches(found: Onsets, true: Onsets) -> int:
 
 
 def score(found: Sequence[Onsets], true: Sequence[Onsets]) -> dict[str, float]:
-    """Precision, recall and F-score over all films."""
+    """Precision, recall and F-score over all videos."""
     pairs = sum(matches(*both) for both in zip(found, true, strict=True))
     counts = sum(map(len, found)), sum(map(len, true))
     precision, recall = (pairs / max(1, count) for count in counts)
@@ -112,13 +112,13 @@ def score(found: Sequence[Onsets], true: Sequence[Onsets]) -> dict[str, float]:
 
 
 def chance(true: Sequence[Onsets]) -> list[Onsets]:
-    """As many onsets as each film has, anywhere."""
+    """As many onsets as each video has, at random times."""
     rng = generator(_SEED, "chance")
     return [sorted((torch.rand(len(times), generator=rng) * _FRAMES / FRAME_RATE).tolist()) for times in true]
 
 
 def low_resolution(films_NCFHW: Tensor) -> Tensor:
-    """Gray pixels in the shape of latents, (N, 8 * 8 * 8, T, H, W)."""
+    """Gray pixels in latent layout, (N, 8 * 8 * 8, T, H, W)."""
     gray = F.avg_pool2d(films_NCFHW.mean(1), PIXELS_PER_LATENT // _SIDE)
     padded = torch.cat([gray[:, :1].expand(-1, FRAMES_PER_LATENT - 1, -1, -1), gray], dim=1)
     split = padded.unflatten(3, (-1, _SIDE)).unflatten(2, (-1, _SIDE)).unflatten(1, (-1, FRAMES_PER_LATENT))
@@ -129,7 +129,7 @@ def low_resolution(films_NCFHW: Tensor) -> Tensor:
 def watch(
     kinds: Mapping[str, FilmKind], count: int, encoders: Mapping[str, VideoEncoder]
 ) -> tuple[dict[str, Tensor], list[Onsets]]:
-    """What is to be seen of films in each way, and their true onsets."""
+    """The inputs of the probe by kind, and the true onsets."""
     seen: dict[str, list[Tensor]] = {"low-res pixels": [], **{name: [] for name in encoders}}
     onsets: list[Onsets] = []
     for first in range(0, count, _AT_ONCE):
@@ -143,7 +143,7 @@ def watch(
 
 
 def judge(encoders: Mapping[str, VideoEncoder], count: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Figures by set of films and by what the probe sees; `count` films in each set."""
+    """Scores by set of videos and input of the probe; `count` videos in each set."""
     results: dict[str, dict[str, dict[str, float]]] = {}
     for set_name, kinds in SETS.items():
         seen, onsets = watch(kinds, count, encoders)
@@ -172,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "sonolora-tiny", help="folder of states")
     parser.add_argument("--out", type=Path, help="where to write the figures as JSON")
-    parser.add_argument("--films", type=int, default=400, help="in each set; half of them teach the probe")
+    parser.add_argument("--films", type=int, default=400, help="videos in each set; half of them train the probe")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -1,6 +1,6 @@
-"""Sounds that the corpus had no part in: speech from espeak-ng and instruments from FluidSynth, where installed.
+"""Sounds from outside the corpus: speech by espeak-ng and instruments by FluidSynth, where installed.
 
-In: nothing but those programs (Debian: espeak-ng, fluidsynth, fluid-soundfont-gm). Out: waveforms at 48 kHz in stereo.
+In: those programs (Debian: espeak-ng, fluidsynth, fluid-soundfont-gm). Out: stereo waveforms at 48 kHz.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TICKS = 96  # of a note, at 192 a second
 
 
 def speech() -> Iterator[Waveform]:
-    """Sentences in several voices and languages; nothing where espeak-ng is not installed."""
+    """Sentences in several voices and languages; none if espeak-ng is not installed."""
     if not shutil.which("espeak-ng"):
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +41,7 @@ def speech() -> Iterator[Waveform]:
 
 
 def instruments(sound_font: Path = SOUND_FONT) -> Iterator[Waveform]:
-    """A phrase on several instruments; nothing where FluidSynth or the sound font is not installed."""
+    """A phrase on several instruments; none if FluidSynth or the sound font is not installed."""
     if not shutil.which("fluidsynth") or not sound_font.exists():
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +54,7 @@ def instruments(sound_font: Path = SOUND_FONT) -> Iterator[Waveform]:
 
 
 def midi(program: int, notes: tuple[int, ...]) -> bytes:
-    """A MIDI file of one track: the notes one after another on one instrument, half a second each."""
+    """A MIDI file with one track: the notes in sequence on one instrument, half a second each."""
     events = bytes([0, 0xC0, program])
     for note in notes:
         events += bytes([0, 0x90, note, 90, _TICKS, 0x80, note, 0])

@@ -1,12 +1,12 @@
-"""What no vocoder of the published form can do, whatever its weights: hold a tone that is no multiple of 100 Hz.
+"""A limit of vocoders of the published form: they cannot hold a tone that is not a multiple of 100 Hz.
 
     python tools/tiny/steady_tones.py [--base DIR] [--tones 12]
 
-A convolutional vocoder makes of a log-mel that does not change, farther from the ends of the clip than its layers
-reach, a sound with the period of a mel frame, 10 ms: a sum of steady lines at multiples of 100 Hz. For tones of random
-pitch this searches the levels of those lines by which the log spectral distance to the tone is smallest, and the same
-for a period of 20 ms. Out: a table of the best that was found, beside what Griffin-Lim and the vocoder of a base make
-of the true log-mels, and beside silence; means over tones, in dB.
+From a constant log-mel a convolutional vocoder generates, further from the ends than its receptive field, a sound with
+the period of a mel frame, 10 ms: a sum of partials at multiples of 100 Hz. For tones of random pitch this searches the
+levels of these partials with the smallest log spectral distance to the tone, and again for a period of 20 ms. Out: a
+table with the best distances, those of Griffin-Lim and of the vocoder of a base from the true log-mels, and that of
+silence; means over tones, in dB.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from sonolora.ltx.weights.base import find_base
 
 RATE = 16_000
 SECONDS = 2.0
-EDGE = 1600  # samples at either end that are not compared: Griffin-Lim is unsure there
-LOWEST, OCTAVES = 100.0, 5.3  # Hz; where the tones lie
+EDGE = 1600  # samples at either end that are not compared: Griffin-Lim is inaccurate there
+LOWEST, OCTAVES = 100.0, 5.3  # Hz; range of the tones
 LOUDEST = 0.3
 PERIODS = (0.01, 0.02)  # seconds
-_WINDOW, _HOP = 640, 160  # of distances.py: the bounds are searched for what is judged
+_WINDOW, _HOP = 640, 160  # as in distances.py: the bounds hold for the metric that is reported
 _FLOOR = 1e-10  # of a power
 _STEPS, _STEP = 300, 0.1
 _STARTS = 2
 
 
 def tones(count: int, harmonics: int) -> Tensor:
-    """Steady tones (count, N) at pitches that are no multiples of 50 Hz, whose harmonics fall off as 1 / number."""
+    """Steady tones (count, N) at pitches that are not multiples of 50 Hz, with harmonics of amplitude 1 / n."""
     rng = generator("steady tones")
     pitches = LOWEST * 2 ** (OCTAVES * torch.rand(8 * count, generator=rng, dtype=torch.float64))
     between = (pitches / 50 % 1 - 0.5).abs() < 0.4
@@ -48,7 +48,7 @@ def tones(count: int, harmonics: int) -> Tensor:
 
 
 def nearest_periodic(true_KN: Tensor, period: float) -> Tensor:
-    """Of sounds with this period in seconds those found nearest to K given ones, by gradient from several starts."""
+    """The nearest periodic sounds to K given ones, by gradient descent from several starts; `period` in seconds."""
     rng = generator("nearest periodic")
     lines = torch.arange(1, round(RATE / 2 * period)) / period
     angles = 2 * math.pi * lines[:, None] * torch.arange(true_KN.shape[1]) / RATE
@@ -72,19 +72,19 @@ def nearest_periodic(true_KN: Tensor, period: float) -> Tensor:
 
 @torch.no_grad()
 def from_mels(codec: AudioCodec, true_KN: Tensor) -> tuple[Tensor, Tensor]:
-    """What Griffin-Lim and the vocoder, at 16 kHz, make of the true log-mels of K sounds, (K, N' <= N) each."""
+    """Griffin-Lim and the vocoder on the true log-mels of K sounds at 16 kHz, (K, N' <= N) each."""
     mels = codec.log_mel(true_KN[:, None].expand(-1, 2, -1))
     return griffin_lim(codec.log_mel, mels)[:, 0], codec.vocoder.vocoder(mels[:, :, :-1])[:, 0]
 
 
 def distance(made_KN: Tensor, true_KN: Tensor) -> float:
-    """dB: the log spectral distance, mean over K sounds, of what both have."""
+    """dB: log spectral distance over the common length, mean over K sounds."""
     length = min(made_KN.shape[1], true_KN.shape[1])
     return log_spectral_distance(made_KN[:, :length], true_KN[:, :length], RATE)
 
 
 def _levels(sounds_KN: Tensor) -> Tensor:
-    """dB, (K, bins, frames), with a slope everywhere."""
+    """dB, (K, bins, frames), differentiable everywhere."""
     window = torch.hann_window(_WINDOW)
     spectra = torch.stft(sounds_KN, _WINDOW, _HOP, window=window, return_complex=True) * (2 / window.sum())
     return 10 * (spectra.real.square() + spectra.imag.square() + _FLOOR).log10()

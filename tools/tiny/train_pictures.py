@@ -1,13 +1,13 @@
-"""Trains what pictures pass through in the transformer of `tiny`, and nothing else: how a film decides its sound.
+"""Trains the video path of the transformer of `tiny` alone: how a video determines its sound.
 
     python tools/tiny/train_pictures.py [--work DIR] [--steps N] [--device cuda]
 
-Out: pictures.pt and pictures.jsonl in the work folder; run it again to go on. Needs transformer.pt, whose averaged
-weights it starts from, and video.pt.
+Out: pictures.pt and pictures.jsonl in the work folder; run it again to resume. Needs transformer.pt, whose EMA weights
+it starts from, and video.pt.
 
-All batches are films with their pictures. What sound alone passes through stays as it is, to the bit: the base keeps
-what it knows of sounds. The video stream starts anew, since the network shuts out what it learnt to do without. The
-losses are those of train_transformer.py.
+All batches are videos. The audio path stays bit-identical, so the base keeps what it knows of sounds. The video stream
+is reinitialised, since the network closes paths that it learnt to do without. The losses are those of
+train_transformer.py.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _TRANSFORMER = "transformer."
 
 
 def of_sound(name: str) -> bool:
-    """Whether a tensor of the network is of use where there is no picture."""
+    """Whether a tensor of the network is used without video."""
     if name.startswith(_TRANSFORMER):
         return is_transformer_tensor(name.removeprefix(_TRANSFORMER), video=False)
     return name.startswith(("audio.", "heard."))
 
 
 def keep_what_sounds(network: Network, average: dict[str, torch.Tensor]) -> None:
-    """Take over all that sound alone passes through, and let it learn no more."""
+    """Copy and freeze the audio path."""
     network.load_state_dict({name: value for name, value in average.items() if of_sound(name)}, strict=False)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(not of_sound(name))
@@ -45,7 +45,7 @@ def main() -> None:
     torch.manual_seed(0)
     state = newest(args.work, train_transformer.NAME, CONFIG["transformer"])
     if not state:
-        raise SystemExit(f"{args.work} has no {train_transformer.NAME}.pt, which must be made first")
+        raise SystemExit(f"{args.work} has no {train_transformer.NAME}.pt, which has to be trained first")
     shares = {one: one.share for one in FILMS}
     network, losses_of = training(
         args.work, torch.device(args.device), NAME, FILMS, lambda step: Mix(shares, dict.fromkeys(FILMS, step))

@@ -2,16 +2,16 @@
 
     python tools/tiny/train_transformer.py [--work DIR] [--steps N] [--device cuda]
 
-Out: transformer.pt and transformer.jsonl in the work folder; run it again to go on. Needs vae.pt, of which it uses the
-encoder alone, and for films, which come in after the first steps, video.pt.
+Out: transformer.pt and transformer.jsonl in the work folder; run it again to resume. Needs vae.pt (its encoder alone)
+and, for the videos that are added after the first steps, video.pt.
 
-Rectified flow by the very step that the product trains LoRAs with (sonolora.training.loss). The base is to be a fair
-generalist: most batches are sounds after their captions; in some a part is kept, a prefix, a suffix or what surrounds a
-span; some have a changed copy of the sound as a reference; films are given clean, as video-to-audio has them, and the
-video has no loss. Captions are dropped now and then, for the empty one or the default negative prompt, from which
-guidance steers away. The language model stays random; its projections learn. In the last part most batches are films.
+Rectified flow with the loss that LoRAs are trained with (sonolora.training.loss). The base should be a generalist: most
+batches are sounds with their captions; in some a part is kept (a prefix, a suffix or the context of a span); some have
+a changed copy of the sound as a reference; videos are given clean, as in video-to-audio, without a loss of their own.
+Some captions are replaced by the empty one or the default negative prompt, from which guidance steers away. The
+language model stays random; its projections are trained. In the last part most batches are videos.
 
-B batch, T audio frames, R reference frames, C latent channels, S text places, L hidden states, E their width.
+B batch, T audio frames, R reference frames, C latent channels, S text tokens, L hidden states, E their width.
 """
 
 from __future__ import annotations
@@ -49,22 +49,22 @@ NAME = "transformer"
 TEXT_ENCODER = "text_encoder"  # folder, in the work folder and in a base
 FILMS_FROM, MOSTLY_FILMS_FROM = 2_000, 10_000  # steps
 _STEPS_PER_BLOCK = 60
-_SHIFT = 1.0  # of the noise levels towards 1, where the sampler spends most of its steps
+_SHIFT = 1.0  # of the noise levels towards 1, where the sampler takes most of its steps
 _KEEPS, _KEEPS_OF_FILMS, _REFERENCES = 0.35, 0.1, 0.15  # shares of batches
 _DROPPED, _DROPPED_OF_FILMS = 0.12, 0.3  # shares of captions
-# The attentions of a block by which text and the other stream come in.
+# The cross-attentions of a block, to the text and to the other stream.
 _GUESTS = ("audio_attn2", "attn2", "audio_to_video_attn", "video_to_audio_attn")
 _TEXT_GATE, _OTHER_GATE = 8, 4  # rows of the scale and shift tables
-_TOLD_WEIGHT = 0.3  # of how well the text context predicts means and spreads of the latents
-_WITHOUT_PICTURE = 0.15  # share of batches of films
-_MORE_FILMS = 7.5  # times their share, in the last part
-_SEEN_WEIGHT = 0.3  # of how well the picture predicts the sound's level
-_SEEN_AFTER = 1  # block; those behind it can use what is seen
-_HARDLY_HEARD = 0.85  # noise level from which on the sound itself tells the video stream little of its level
+_TOLD_WEIGHT = 0.3  # of the loss that predicts means and standard deviations of the latents from the text context
+_WITHOUT_PICTURE = 0.15  # share of video batches
+_MORE_FILMS = 7.5  # factor on their share in the last part
+_SEEN_WEIGHT = 0.3  # of the loss that predicts the sound's level from the video
+_SEEN_AFTER = 1  # block index; later blocks can use what it reads
+_HARDLY_HEARD = 0.85  # noise level above which the noisy sound says little about its level
 
 
 class Network(nn.Module):
-    """What is trained together."""
+    """The networks that are trained together."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Network(nn.Module):
         make_random_base.initialise(self)
         for proj_out in (self.transformer.audio_proj_out, self.transformer.proj_out):
             nn.init.zeros_(proj_out.weight)
-        # These two are of use in training alone.
+        # These two are used in training only.
         self.heard = nn.Linear(config.audio.context_dim, 2 * config.audio.channels)
         self.seen = nn.Linear(config.video.width, FRAMES_PER_LATENT)
         keep_open(self.transformer)
@@ -89,11 +89,11 @@ class Network(nn.Module):
 
 @torch.no_grad()
 def keep_open(transformer: Transformer) -> None:
-    """Let the text and the other stream add nothing at first, through ways that cannot close.
+    """Let the text and the other stream start with no effect, through gates that cannot close.
 
-    What they say means nothing at first. Left to itself the network shuts them out within a few hundred steps, and for
-    good, since nothing is learnt through a closed gate: tried, twice. So their gates and scales are held where they are
-    open, and their last layers, which start from zero, decide what is let in.
+    At first their output is noise. In two trials the network closed their gates within a few hundred steps, for good,
+    since no gradient passes through a closed gate. So gates and scales are frozen open, and the output layers, which
+    start from zero, learn what to admit.
     """
     for adaln in (transformer.audio_prompt_adaln_single, transformer.prompt_adaln_single):
         _hold(adaln.linear.weight, slice(None), 0.0)
@@ -119,7 +119,7 @@ def keep_open(transformer: Transformer) -> None:
 
 
 def _hold(parameter: nn.Parameter, rows: slice, value: float) -> None:
-    """Set rows of a parameter and let no gradient change them."""
+    """Set rows of a parameter and zero their gradients."""
     parameter[rows] = value
 
     def without_gradient(gradient: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ def _hold(parameter: nn.Parameter, rows: slice, value: float) -> None:
 
 
 class Texts:
-    """Captions to what the projections take."""
+    """Captions to the input of the projections."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         if not (folder / "model.safetensors").exists():
@@ -143,7 +143,7 @@ class Texts:
 
     @torch.no_grad()
     def states(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Hidden states (L, B, S, E) and a mask (B, S) of the tokens. Padding comes last, and nothing looks ahead."""
+        """Hidden states (L, B, S, E) and a mask (B, S) of the tokens. Padding comes last, and attention is causal."""
         places = self.tokenizer.max_tokens
         rows = [self.tokenizer.tokens(caption)[:places] for caption in captions]
         counts = torch.tensor([len(row) for row in rows])
@@ -157,15 +157,15 @@ class Texts:
 
 @dataclass(frozen=True)
 class Mix:
-    """What a step's batch is drawn from: sets with their shares, and how many steps these have been drawn from."""
+    """The sets that a batch is drawn from with their shares, and for how many steps they have been in use."""
 
     shares: Mapping[ClipSet, float]
     since: Mapping[ClipSet, int]
-    without_picture: float = 0.0  # share of batches of films
+    without_picture: float = 0.0  # share of video batches
 
 
 def mix_at(step: int) -> Mix:
-    """Sounds, with films from some step on, and mostly films in the last part."""
+    """Sounds at first, then also videos, and mostly videos in the last part."""
     sets = SETS if step >= FILMS_FROM else SOUNDS
     more = _MORE_FILMS if step >= MOSTLY_FILMS_FROM else 1
     return Mix(
@@ -216,7 +216,7 @@ def _kept_or_dropped(caption: str, dropped: float, rng: torch.Generator) -> str:
 
 
 def _kept(frames: int, rng: torch.Generator) -> Tensor:
-    """Which frames of a sound are kept (T,): before, behind or around one span."""
+    """Mask of the kept frames (T,): before, after or around one span."""
     first, length, kind = torch.rand(3, generator=rng).tolist()
     count = max(1, round(frames * (0.2 + 0.6 * length)))
     start = (frames - count, 0, round((frames - count) * first))[int(3 * kind)]
@@ -225,7 +225,7 @@ def _kept(frames: int, rng: torch.Generator) -> Tensor:
 
 
 def _changed(latents_BTC: Tensor, tilts_KC: Tensor, rng: torch.Generator) -> Tensor:
-    """References (B, R, C): the sounds with another level and brightness, blurred in time, or noisy."""
+    """References (B, R, C): the sounds with level and brightness changed, blurred in time, or with noise."""
     batch = len(latents_BTC)
     amounts = torch.randn(batch, len(tilts_KC), generator=rng).to(latents_BTC) @ tilts_KC
     blurred = F.avg_pool1d(latents_BTC.transpose(1, 2), 5, 1, 2, count_include_pad=False).transpose(1, 2)
@@ -238,7 +238,7 @@ def _changed(latents_BTC: Tensor, tilts_KC: Tensor, rng: torch.Generator) -> Ten
 
 @torch.no_grad()
 def tilts(codec: AudioCodec) -> Tensor:
-    """What one neper more of level, and a tilt of one neper over the bands, add to a token: (2, C)."""
+    """What a gain of one neper, and a tilt of one neper over the bands, add to a token: (2, C)."""
     bands = CONFIG["audio_vae"]["model"]["params"]["ddconfig"]["mel_bins"]
     flat = torch.full((1, 2, 9, bands), -6.0)
     slope = torch.linspace(-1, 1, bands)
@@ -251,9 +251,9 @@ def tilts(codec: AudioCodec) -> Tensor:
 
 
 def levels_by_picture(latents_BTC: Tensor, frames: int, louder_C: Tensor) -> Tensor:
-    """How loud the sound is while each picture is shown, (B, F, 8) for F video latents; the first has one picture.
+    """Level of the sound during each video frame, (B, F, 8) for F video latents; the first latent has one frame.
 
-    `louder_C` is what one neper more adds to a token.
+    `louder_C` is what a gain of one neper adds to a token.
     """
     levels_BT = latents_BTC @ louder_C / louder_C.square().sum()
     pictures = torch.arange(FRAMES_PER_LATENT * frames, device=levels_BT.device) - (FRAMES_PER_LATENT - 1)
@@ -268,7 +268,7 @@ def losses(network: Network, example: Example, rng: torch.Generator, louder_C: T
     sigma = (odds / (1 + odds)).to(example.latents_BTC.device)
     noise = torch.randn(example.latents_BTC.shape, generator=rng).to(sigma.device)
     flow = flow_losses(network.transformer, example, noise, sigma).mean()
-    # Told by the whole context, its registers included: so the words soon mean something wherever attention looks.
+    # Predicted from the whole context, registers included, so that every position carries the words early.
     means, spreads = network.heard(example.context_BSD.mean(1)).chunk(2, dim=1)
     latents = example.latents_BTC
     told = F.mse_loss(means, latents.mean(1)) + F.mse_loss(spreads, latents.std(1))
@@ -277,9 +277,9 @@ def losses(network: Network, example: Example, rng: torch.Generator, louder_C: T
 
 
 def _seen(network: Network, example: Example, sigma_B: Tensor, louder_C: Tensor, loss: Tensor) -> dict[str, Tensor]:
-    """With a film, the loss with what the picture tells of the sound's level; without, nothing.
+    """For videos, an auxiliary loss: the sound's level predicted from the video tokens after an early block.
 
-    Told so by the tokens behind an early block, the video stream soon reads from its latents when something sounds.
+    It makes the video stream learn early to read from its latents when a sound occurs.
     """
     hidden, little = network.watched, sigma_B > _HARDLY_HEARD
     if example.video is None or hidden is None or not little.any():
@@ -294,7 +294,7 @@ def _seen(network: Network, example: Example, sigma_B: Tensor, louder_C: Tensor,
 def training(
     work: Path, device: torch.device, name: str, sets: Sequence[ClipSet], mix_at: Callable[[int], Mix]
 ) -> tuple[Network, LossesOf]:
-    """The network as it starts, and the losses of a step. Exits when what it builds on is not trained."""
+    """The initial network and the loss function. Exits if a part that it needs is not trained."""
     cache = Latents(work / "latents")
     if sounds := [one for one in sets if one in SOUNDS]:
         cache.make_in_background(sounds, partial(load_codec, work), _no_video_encoder)
@@ -313,10 +313,10 @@ def training(
 
 
 def load_codec(work: Path) -> AudioCodec:
-    """The codec as far as encoding goes. Exits when there is no VAE yet."""
+    """The encoding half of the codec. Exits if there is no VAE yet."""
     state = newest(work, train_vae.NAME, CONFIG["audio_vae"])
     if not state:
-        raise SystemExit(f"{work} has no {train_vae.NAME}.pt, which must be made first")
+        raise SystemExit(f"{work} has no {train_vae.NAME}.pt, which has to be trained first")
     vae = train_vae.new_vae().eval().requires_grad_(False)
     vae.load_state_dict(state["average"])
     vocoder = build_vocoder(CONFIG["vocoder"], vae)
@@ -324,7 +324,7 @@ def load_codec(work: Path) -> AudioCodec:
 
 
 def load_video_encoder(work: Path) -> VideoEncoder | None:
-    """The trained video encoder, or None when there is none yet."""
+    """The trained video encoder, or None if there is none yet."""
     state = newest(work, train_video_encoder.NAME, CONFIG["vae"])
     return None if state is None else train_video_encoder.from_state(state)
 

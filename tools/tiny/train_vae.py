@@ -2,11 +2,10 @@
 
     python tools/tiny/train_vae.py [--work DIR] [--steps N] [--device cuda]
 
-Out: vae.pt and vae.jsonl in the work folder; run it again to go on. The encoder is that of components.py and fixed from
-the first step, so that the transformer's training need not wait for the decoder. The loss is the L1 distance of
-log-mels, of the spectrogram itself and of it averaged over 2 x 2 and 4 x 4 cells, which keeps levels and envelopes
-right where single cells cannot be. Latents get noise in training only: the decoder learns to bear the errors that a
-generated latent has.
+Out: vae.pt and vae.jsonl in the work folder; run it again to resume. The encoder is that of components.py and frozen
+from the start, so the transformer can be trained before the decoder is finished. The loss is the L1 distance of
+log-mels at full resolution and averaged over 2 x 2 and 4 x 4 cells, which keeps levels and envelopes right where single
+cells cannot be. In training latents get noise, so that the decoder tolerates the errors of generated latents.
 
 B batch, M mel frames, F mel bands, T latent frames, Z latent channels.
 """
@@ -27,16 +26,16 @@ from sonolora.ltx.codec.audio_codec import build_log_mel, build_vae
 
 NAME = "vae"
 CROP_SECONDS = 0.64  # 17 latent frames
-NOISE = 0.15  # the most, against latents of unit size
+NOISE = 0.15  # maximum scale; latents have unit RMS
 _SCALES = (2, 4)
 _SCALE_WEIGHT = 0.5
-_MEL_MEAN, _MEL_SPREAD = -6.0, 3.0  # roughly, of the corpus: where the last layer starts from
+_MEL_MEAN, _MEL_SPREAD = -6.0, 3.0  # approximate values of the corpus, to initialise the last layer
 _BLOCKS_FITTED = 6
 _AT_ONCE = 8  # clips
 
 
 def new_vae() -> AutoencoderKLLTX2Audio:
-    """The untrained network, its last layer set to the range of log-mels."""
+    """The untrained network with its last layer scaled to log-mels."""
     vae = build_vae(CONFIG["audio_vae"])
     last = vae.decoder.conv_out.conv
     with torch.no_grad():
@@ -46,9 +45,9 @@ def new_vae() -> AutoencoderKLLTX2Audio:
 
 
 def fit_encoder(vae: AutoencoderKLLTX2Audio, clips: Clips) -> None:
-    """Fill the encoder and the statistics of its latents from the first clips of the corpus.
+    """Compute the encoder and the statistics of its latents from the first clips of the corpus.
 
-    Stored weights are bfloat16, so the encoder is rounded before anything is trained on its latents.
+    Weights are stored as bfloat16, so the encoder is rounded before its latents are used.
     """
     log_mel = build_log_mel(CONFIG["audio_vae"], torch.device("cpu"))
     log_mels = [
@@ -65,7 +64,7 @@ def fit_encoder(vae: AutoencoderKLLTX2Audio, clips: Clips) -> None:
 
 @torch.no_grad()
 def noisy_latents(vae: AutoencoderKLLTX2Audio, mel_BCMF: Tensor, *key: int | str) -> Tensor:
-    """Latents (B, Z, T, F') with noise, of a size drawn for each sample."""
+    """Latents (B, Z, T, F') with noise of a random scale per sample."""
     latents = vae.encoder(mel_BCMF).chunk(2, dim=1)[0]
     rng = generator(*key)
     sizes = NOISE * torch.rand(len(latents), 1, 1, 1, generator=rng)
@@ -73,7 +72,7 @@ def noisy_latents(vae: AutoencoderKLLTX2Audio, mel_BCMF: Tensor, *key: int | str
 
 
 def losses(vae: AutoencoderKLLTX2Audio, mel_BCMF: Tensor, step: int) -> dict[str, Tensor]:
-    """The loss and its parts."""
+    """The loss and its terms."""
     error = vae.decoder(noisy_latents(vae, mel_BCMF, 0, "latents", step)) - mel_BCMF
     cells = error.abs().mean()
     coarse = torch.stack([F.avg_pool2d(error, scale).abs().mean() for scale in _SCALES]).mean()
@@ -81,7 +80,7 @@ def losses(vae: AutoencoderKLLTX2Audio, mel_BCMF: Tensor, step: int) -> dict[str
 
 
 def training(clips: Clips, batch: int, device: torch.device) -> tuple[AutoencoderKLLTX2Audio, LossesOf]:
-    """The network as it starts, and the losses of a step."""
+    """The initial network and the loss function."""
     vae = new_vae()
     fit_encoder(vae, clips)
     vae.to(device)

@@ -1,18 +1,18 @@
-"""Trains the video encoder of `tiny` to see when something in a film is struck, and what colours it has.
+"""Trains the video encoder of `tiny` to encode the times of impacts and the colours of a video.
 
     python tools/tiny/train_video_encoder.py [--work DIR] [--steps N]
 
-Out: in the work folder video_training.pt and .jsonl, from which it goes on when it is run again, and at the end
-video.pt, the encoder for use.
+Out: video_training.pt and .jsonl in the work folder, from which a second call resumes, and at the end video.pt, the
+encoder.
 
-A latent stands for 8 frames of 32 x 32 pixels, 24576 numbers, with 32. What these have to tell is decided by two linear
-layers on top, which no one needs afterwards: in which of its frames something begins to sound, and the last frame in 4
-x 4 colours. Linear, so that the transformer, which has few layers to spare for pictures, finds it ready to be read; and
-asked of the film, not of its principal components, in which the mark of a contact, a few pixels, falls out.
+A latent of 32 numbers stands for 8 frames of 32 x 32 pixels, 24,576 numbers. Two linear heads, which are discarded
+later, decide what it encodes: in which of its frames a sound begins, and the last frame as 4 x 4 colours. They are
+linear so that the transformer, which has few layers for video, can read it directly. Principal components would not do:
+the mark of a contact is a few pixels, which they drop.
 
-It sees columns, one latent wide, of a second of a film, most of them with an impact: six times as many impacts for the
-same time as in whole films. Colours are exchanged and inverted, and pictures mirrored, so that it learns what an impact
-is and not what the films' balls look like.
+Crops are columns, one latent wide and a second long, most of them with an impact: six times as many impacts in the same
+time as with whole videos. Colours are permuted and inverted, and frames mirrored, so that it learns impacts and not the
+look of these videos.
 
 N films, F frames, H W pixels, T latent frames, C channels of a latent.
 """
@@ -38,32 +38,32 @@ __all__ = ["FRAME_RATE", "NAME", "from_state"]
 
 NAME, _TRAINING = "video", "video_training"
 _SEED = 0  # of the corpus
-_FILMS = 3000  # drawn from, again and again
-_MEASURED = 60  # films after those, whose latents give the statistics
-_FRAMES, _SEEN = 49, 25  # of a film, of a crop
+_FILMS = 3000  # number of videos in the training set
+_MEASURED = 60  # further videos, whose latents give the statistics
+_FRAMES, _SEEN = 49, 25  # frames of a video, of a crop
 _ON_AN_IMPACT = 0.75  # share of the crops
-_NEAR = 2  # pixels by which an impact may lie beside a crop that still shows it
+_NEAR = 2  # pixels by which an impact may lie outside a crop that still shows it
 _INVERTED = 0.15  # share of the crops
 _CONTRAST, _BRIGHTNESS = (0.7, 1.0), (-0.15, 0.15)
-_LOOKS = 4  # colours across a latent
+_LOOKS = 4  # colours along a side of a latent
 _ONSET_WEIGHT, _LOOK_WEIGHT = 10.0, 0.2
-_RARE = -3.0  # log-odds of an onset, to start with
+_RARE = -3.0  # initial log-odds of an onset
 
 
 class Looker(nn.Module):
-    """The encoder, with what asks of its latents what they have to tell."""
+    """The encoder with its two linear heads."""
 
     def __init__(self) -> None:
         super().__init__()
         self.encoder = VideoEncoder(CONFIG["vae"])
-        # 3-D convolutions on a CPU are a third faster so.
+        # 3-D convolutions on a CPU are a third faster with this layout.
         self.encoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.onsets = nn.Conv3d(VIDEO_CHANNELS, FRAMES_PER_LATENT, 1)
         self.look = nn.Conv3d(VIDEO_CHANNELS, 3 * _LOOKS**2, 1)
         nn.init.constant_(self.onsets.bias, _RARE)  # type: ignore[arg-type]
 
     def losses(self, pixels_NCFHW: Tensor, onsets_NF: Tensor) -> dict[str, Tensor]:
-        """How wrong it is about onsets (in every frame but the first) and about colours."""
+        """Losses of the onsets (in every frame but the first) and of the colours."""
         latents = self.encoder.network(pixels_NCFHW)[:, :VIDEO_CHANNELS]
         latents = F.batch_norm(latents, None, None, training=True)
         odds = self.onsets(latents).flatten(3).logsumexp(3)[:, :, 1:]  # (N, 8, T - 1), wherever it is
@@ -74,7 +74,7 @@ class Looker(nn.Module):
 
 
 def _colours(pixels_NCFHW: Tensor) -> Tensor:
-    """The last frame of every latent in 4 x 4 colours, (N, 3 * 4 * 4, T, H / 32, W / 32)."""
+    """The last frame of every latent as 4 x 4 colours, (N, 3 * 4 * 4, T, H / 32, W / 32)."""
     side = PIXELS_PER_LATENT // _LOOKS
     small = F.avg_pool3d(pixels_NCFHW[:, :, ::FRAMES_PER_LATENT], (1, side, side))
     cells = small.unflatten(4, (-1, _LOOKS)).unflatten(3, (-1, _LOOKS))  # (N, 3, T, rows, 4, columns, 4)
@@ -82,7 +82,7 @@ def _colours(pixels_NCFHW: Tensor) -> Tensor:
 
 
 def pixels_of(films: Sequence[Film]) -> Tensor:
-    """What the encoder sees of films of one size, (N, 3, F, H, W), -1 to 1."""
+    """The input of the encoder for videos of one size, (N, 3, F, H, W), -1 to 1."""
     return _pixels(np.stack([one.frames for one in films]))
 
 
@@ -91,7 +91,7 @@ def _pixels(frames_NFHWC: NDArray[np.uint8]) -> Tensor:
 
 
 def crops(films: Sequence[Film], step: int, count: int) -> tuple[Tensor, Tensor]:
-    """The crops of a step (N, 3, F, H, 32) and in which of their frames something begins to sound, (N, F - 1)."""
+    """The crops of a step (N, 3, F, H, 32) and in which of their frames a sound begins, (N, F - 1)."""
     rng = np.random.default_rng([_SEED, step])
     made = [_crop(films[rng.integers(len(films))], rng) for _ in range(count)]
     pixels = _pixels(np.stack([frames for frames, _ in made]))
@@ -124,7 +124,7 @@ def _crop(one: Film, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Tenso
 
 @torch.no_grad()
 def measure_statistics(encoder: VideoEncoder, films: Sequence[Film]) -> None:
-    """Set the mean and spread of the latents to those of whole films."""
+    """Set the mean and standard deviation of the latents to those of whole videos."""
     encoder.latents_mean.zero_()
     encoder.latents_std.fill_(1)
     latents = torch.cat([encoder.encode(pixels_of([one]))[0].flatten(1) for one in films], dim=1)  # (C, tokens)
@@ -133,7 +133,7 @@ def measure_statistics(encoder: VideoEncoder, films: Sequence[Film]) -> None:
 
 
 def from_state(state: dict[str, Any]) -> VideoEncoder:
-    """The encoder for use, from the state in video.pt."""
+    """The encoder from the state in video.pt."""
     encoder = VideoEncoder(CONFIG["vae"])
     encoder.load_state_dict(state["average"])
     return encoder.eval().requires_grad_(False)

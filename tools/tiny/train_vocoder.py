@@ -3,10 +3,10 @@
     python tools/tiny/train_vocoder.py vocoder [--work DIR] [--steps N] [--device cuda]
     python tools/tiny/train_vocoder.py bwe     [--work DIR] [--steps N] [--device cuda]
 
-Out: vocoder.pt (log-mels to 16 kHz) and bwe.pt (bandwidth extension to 48 kHz), each with
-its log; run it again to go on. Half of every batch is vocoded from true log-mels and half from what the VAE makes of
-them with noise in its latents, so that the vocoder learns to bear the VAE's blur. The loss compares spectra of
-several resolutions; there are no discriminators.
+Out: vocoder.pt (log-mels to 16 kHz) and bwe.pt (bandwidth extension to 48 kHz), each with its log; run it again to
+resume. Half of every batch is vocoded from true log-mels and half from those of the VAE with noise in its latents, so
+that the vocoder tolerates the blur of the VAE. The loss compares spectra at several resolutions; there are no
+discriminators.
 
 B batch, C channels, N samples, M mel frames, F mel bands.
 """
@@ -30,21 +30,21 @@ from sonolora.ltx.codec.audio_codec import build_log_mel, build_vae, build_vocod
 
 STAGES = ("vocoder", "bwe")  # as in the header
 Scales = tuple[tuple[int, int], ...]  # window in samples, mel bands
-# The last ones, long and wide, hear the level alone: where the network cannot know the fine structure, such as the
-# phase of a tone that is no multiple of 100 Hz, all others would rather have it too quiet.
+# The last scales, long and wide, measure the level alone: where the fine structure is unpredictable, such as the
+# phase of a tone that is not a multiple of 100 Hz, all others favour too low a level.
 SCALES: dict[str, Scales] = {
     "vocoder": ((2048, 256), (1024, 128), (512, 64), (256, 32), (128, 16), (2048, 24), (1024, 8)),
     "bwe": ((4096, 256), (2048, 128), (1024, 64), (512, 32), (4096, 24)),
 }
 _BINS_WEIGHT = 0.1
-_QUIET = 1e-4  # a magnitude below which differences count less and less; a sine of full scale has 1
-_FIRST_LAYER_MEAN, _FIRST_LAYER_SPREAD = -6.0, 3.0  # roughly, of the corpus's log-mels
+_QUIET = 1e-4  # magnitude below which differences fade out; a full-scale sine has 1
+_FIRST_LAYER_MEAN, _FIRST_LAYER_SPREAD = -6.0, 3.0  # approximate values of the log-mels of the corpus
 _LAST_LAYER_SCALE = 0.1
-_BRANCH_SCALE = 0.1  # of the residual branches: nothing normalises their sum, and training explodes with less calm
+_BRANCH_SCALE = 0.1  # of the residual branches: their sum is not normalised, and larger values diverge
 
 
 def new_vocoder() -> LTX2VocoderWithBWE:
-    """The untrained network: quiet, close to linear, and its first layers set to the range of log-mels."""
+    """The untrained network: quiet, close to linear, with its first layers scaled to log-mels."""
     vocoder = build_vocoder(CONFIG["vocoder"], build_vae(CONFIG["audio_vae"]))
     with torch.no_grad():
         fill_stft(vocoder.mel_stft, CONFIG["vocoder"]["bwe"])
@@ -60,17 +60,17 @@ def new_vocoder() -> LTX2VocoderWithBWE:
 
 
 def extend(vocoder: LTX2VocoderWithBWE, low_BCN: Tensor) -> Tensor:
-    """The second half of the vocoder: 48 kHz (B, C, 3 N) of 16 kHz."""
+    """The second half of the vocoder: 16 kHz to 48 kHz (B, C, 3 N)."""
     mel = vocoder.mel_stft(low_BCN.flatten(0, 1))[0].unflatten(0, low_BCN.shape[:2])
     return vocoder.bwe_generator(mel, time_last=True) + vocoder.resampler(low_BCN)  # type: ignore[no-any-return]
 
 
 def spectral_loss(made_BCN: Tensor, true_BCN: Tensor, rate: int, scales: Scales) -> dict[str, Tensor]:
-    """How far spectra are apart, mean over the scales, for left, right, their mean and half their difference.
+    """Spectral distance, mean over the scales, for left, right, mid and side.
 
-    "bands" is the L1 distance of logarithms of the power in mel bands, which hears quiet and loud alike and does not
-    ask for the very ripples of a noise; "bins" that of magnitudes relative to the true sound's, which hears the peaks.
-    Where the network cannot know the ripples, the latter would rather have it silent: it counts little.
+    "bands" is the L1 distance of log power in mel bands, which weighs quiet and loud parts alike and ignores the fine
+    structure of noise. "bins" is the L1 distance of magnitudes relative to the true sound, which weighs peaks. Where
+    the fine structure is unpredictable the latter favours silence, so its weight is small.
     """
     made, true = _with_mid_and_side(made_BCN), _with_mid_and_side(true_BCN)
     bands, bins = made.new_zeros(()), made.new_zeros(())
@@ -79,7 +79,7 @@ def spectral_loss(made_BCN: Tensor, true_BCN: Tensor, rate: int, scales: Scales)
         filters = averaging_filters(count, size, rate).to(made.device)
         levels = [(filters @ magnitudes.square() + _QUIET**2).log() / 2 for magnitudes in (ours, theirs)]
         bands = bands + (levels[0] - levels[1]).abs().mean()
-        # One measure for each clip: a difference channel may well be silent.
+        # One reference level per clip: the side channel may be silent.
         relative = (ours - theirs).abs().mean((0, 2, 3)) / (theirs.mean((0, 2, 3)) + _QUIET)
         bins = bins + relative.mean()
     bands, bins = bands / len(scales), bins / len(scales)
@@ -87,25 +87,25 @@ def spectral_loss(made_BCN: Tensor, true_BCN: Tensor, rate: int, scales: Scales)
 
 
 def vocoder_losses(vocoder: LTX2VocoderWithBWE, mel_BCMF: Tensor, low_BCN: Tensor) -> dict[str, Tensor]:
-    """The losses of vocoding. The last mel frame, centred on the end of the sound, has no samples of its own."""
+    """The vocoder loss. The last mel frame is centred on the end of the sound and has no samples of its own."""
     return spectral_loss(vocoder.vocoder(mel_BCMF[:, :, :-1]), low_BCN, LOW, SCALES["vocoder"])
 
 
 def bwe_losses(vocoder: LTX2VocoderWithBWE, low_BCN: Tensor, high_BCN: Tensor) -> dict[str, Tensor]:
-    """The losses of extending 16 kHz sounds, true or vocoded, to the true 48 kHz."""
+    """The loss of bandwidth extension from 16 kHz, true or vocoded, to the true 48 kHz."""
     return spectral_loss(extend(vocoder, low_BCN), high_BCN, HIGH, SCALES["bwe"])
 
 
 @torch.no_grad()
 def half_decoded(vae: nn.Module, mel_BCMF: Tensor, step: int) -> Tensor:
-    """Log-mels of which the first half of the batch has been through the VAE."""
+    """Log-mels, the first half of the batch as decoded by the VAE."""
     half = len(mel_BCMF) // 2
     latents = noisy_latents(vae, mel_BCMF[:half], 0, "vocoder", step)
     return torch.cat([vae.decoder(latents), mel_BCMF[half:]])
 
 
 def _with_mid_and_side(sound_BCN: Tensor) -> Tensor:
-    """Left, right, their mean and half their difference, (4, B, N)."""
+    """Left, right, mid and side, (4, B, N)."""
     left, right = sound_BCN.unbind(1)
     return torch.stack([left, right, (left + right) / 2, (left - right) / 2])
 
@@ -114,13 +114,13 @@ def _magnitudes(sounds_4BN: Tensor, size: int) -> Tensor:
     """(4, B, bins, frames); a sine of full scale has 1."""
     window = torch.hann_window(size, device=sounds_4BN.device)
     spectra = torch.stft(sounds_4BN.flatten(0, 1), size, size // 4, window=window, return_complex=True)
-    # The root's slope is infinite at zero.
+    # The gradient of the root is infinite at zero.
     magnitudes = (spectra.real.square() + spectra.imag.square() + 1e-12).sqrt() * (4 / size)
     return magnitudes.unflatten(0, sounds_4BN.shape[:2])
 
 
 def training(stage: str, work: Path, clips: Clips, batch: int, device: torch.device) -> tuple[nn.Module, LossesOf]:
-    """The network of a stage as it starts, and the losses of a step. Exits when what it builds on is not trained."""
+    """The initial network of a stage and the loss function. Exits if a part that it needs is not trained."""
     log_mel = build_log_mel(CONFIG["audio_vae"], device)
     vae = new_vae().to(device).eval().requires_grad_(False)
     vae.load_state_dict(_trained(work, VAE_NAME, CONFIG["audio_vae"]))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sonolora.cli.help_pages import ModeGroup, make_group
-from sonolora.cli.mode_commands import add_training_commands
+from sonolora.cli.mode_commands import add_training_commands, refuse_missing_files
 from sonolora.cli.setting_options import RUN_SECTION, Options, setting_options, settings_in
 from sonolora.cli.terminal import TerminalProgress
 from sonolora.core.errors import InputError
@@ -67,6 +67,7 @@ def _estimate(mode: Mode, request: TrainRequest, own: dict[str, Any]) -> None:
             "watts", "cannot be used with --card: the time on a card that is not here is unknown, and so is its price"
         )
     settings = RunSettings(**settings_in(RunSettings, own))
+    refuse_missing_files(mode, request)
     from sonolora.core.atomic_files import write_json
     from sonolora.planning.estimate import Power, estimate
 
@@ -81,13 +82,16 @@ def _estimate(mode: Mode, request: TrainRequest, own: dict[str, Any]) -> None:
 
 
 def _lines(result: Estimate) -> Iterator[str]:
+    from sonolora.ltx.weights.stored_tensor import PUBLISHED_PRECISION
+
     needs = result.needs
     out = f"; {result.skipped} files skipped, `sonolora check` says why" if result.skipped else ""
     tokens = [f"{needs.tokens.audio:,} audio"]
     tokens += [f"{needs.tokens.reference:,} reference"] if needs.tokens.reference else []
     tokens += [f"{needs.tokens.video:,} video"] if needs.tokens.video else []
     here = "; a CUDA card uses bfloat16 and half the memory, see --card" if result.device == "cpu" else ""
-    yield f"{result.mode} on {result.base}, {result.steps:,} steps, {result.device} ({result.dtype}{here})"
+    stored = "" if result.base_precision == PUBLISHED_PRECISION else f", stored as {result.base_precision}"
+    yield f"{result.mode} on {result.base}{stored}, {result.steps:,} steps, {result.device} ({result.dtype}{here})"
     yield f"clips     {result.clips}, each of {' + '.join(tokens)} and {needs.text_tokens:,} text tokens{out}"
     of = ", more than the" if needs.peak > result.available else " of"
     yield f"memory    {_gb(needs.peak)}{of} {_gb(result.available)} free (computed, not measured):"

@@ -37,6 +37,11 @@ def _cuda_status() -> str:
     return f"PyTorch sees {torch.cuda.device_count()} CUDA devices; `sonolora env` shows what it found"
 
 
+def has_own_memory(device: torch.device) -> bool:
+    """Whether the device runs beside the host on other memory: copies to it should come from pinned memory."""
+    return device.type not in ("cpu", "meta", "mps")
+
+
 def compute_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 on CUDA, float32 elsewhere; adapters and optimiser are float32 on every device."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32

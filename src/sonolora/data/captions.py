@@ -17,9 +17,11 @@ _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _MAX_SHOWN = 60  # characters
 # Of text in Windows-1252 few letters are beyond ASCII; in misread Chinese or Cyrillic nearly all are.
 _MAX_BEYOND_ASCII = 0.25
-# Zero-width space and no-break space, word joiner, soft hyphen: pasted from web pages, and seen by a tokenizer alone.
-# Joiners stay: scripts and emoji need them.
-_INVISIBLE = re.compile("[\u200b\u2060\ufeff\u00ad]")
+# Zero-width space and no-break space, word joiner, soft hyphen, marks of the direction of writing: pasted from web
+# pages, and seen by a tokenizer alone. Joiners stay: scripts and emoji need them.
+_INVISIBLE = re.compile("[\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff\u00ad]")
+_WEB_PAGE = re.compile(r"\s*<(!doctype|html|head|body)\b", re.IGNORECASE)
+_JSON_START = re.compile(r"""\s*\{\s*(["'])[^"']*\1\s*:""")
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ def read_caption(path: Path) -> Caption:
             f"{size:,} bytes are too many for a caption (limit {MAX_BYTES:,}). Is it another kind of file, named .txt "
             "by mistake?"
         )
-    decoded, warnings = _decode(path.read_bytes())
-    _refuse_other_formats(decoded)
+    decoded, warnings = decode_text(path.read_bytes())
+    refuse_other_formats(decoded)
     text = tidy(decoded)
     if not text:
         invisible = bool(decoded.strip())
@@ -55,13 +57,15 @@ def tidy(text: str) -> str:
     return " ".join(_INVISIBLE.sub("", text).split())
 
 
-def _decode(content: bytes) -> tuple[str, list[str]]:
+def decode_text(content: bytes) -> tuple[str, list[str]]:
+    """The text of a file, and a warning where its encoding is a guess. Raises `ValueError` where there is none."""
     encoding = "utf-16" if content.startswith(_UTF16_MARKS) else "utf-8"
     try:
         return content.decode(encoding).removeprefix("\ufeff"), []
     except UnicodeDecodeError as error:
         if encoding == "utf-8" and (text := _windows_1252(content)) is not None:
-            shown = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+            shown = tidy(text)
+            shown = shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}…"
             return text, [f"is not UTF-8 and was read as Windows-1252: '{shown}'. If that is wrong, save it as UTF-8"]
         raise ValueError(
             f"not valid {encoding.upper()} (byte 0x{content[error.start]:02x} at offset {error.start}). Open it in a "
@@ -78,24 +82,28 @@ def _windows_1252(content: bytes) -> str | None:
     letters = [character for character in text if not character.isspace()]
     strange = sum(character > "\x7f" for character in letters)
     printable = all(unicodedata.category(character) != "Cc" for character in letters)
-    return tidy(text) if printable and strange <= _MAX_BEYOND_ASCII * len(letters) else None
+    return text if printable and strange <= _MAX_BEYOND_ASCII * len(letters) else None
 
 
-def _refuse_other_formats(text: str) -> None:
+def refuse_other_formats(text: str) -> None:
     """Raise `ValueError` for what is text but no caption."""
     if text.lstrip().startswith("{\\rtf"):
         raise ValueError(
             "Rich Text (RTF), whose formatting codes would be trained. Save it as plain text; in TextEdit: Format > "
             "Make Plain Text."
         )
+    if _WEB_PAGE.match(text):
+        raise ValueError("a web page (HTML), whose tags would be trained. Save it as plain text.")
     if text.lstrip().startswith(("{", "[")):
         try:
             is_json = isinstance(json.loads(text), dict | list)
         except (ValueError, RecursionError):
-            is_json = False
+            is_json = _JSON_START.match(text) is not None  # as a person wrote it, with a comma too many
         if is_json:
             raise ValueError("JSON, which would be trained with its brackets and quotes. Write the caption alone.")
-    strange = next((c for c in text if c < " " and c not in "\t\n\v\f\r"), None)
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("holds half of a character (a lone surrogate). Write the character again.")
+    strange = next((c for c in text if unicodedata.category(c) == "Cc" and c not in "\t\n\v\f\r\x85"), None)
     if strange is not None:
         raise ValueError(
             f"holds the control character 0x{ord(strange):02x}, so it is binary or in another encoding. If it is a "

@@ -65,7 +65,8 @@ def _take_captions(
             captions[sample.name] = text
             taken += 1
     if not taken:
-        report.skipped(name, "no clip takes its caption from it")
+        named = first_few(list(table.captions), _MAX_SHOWN) or "no files"
+        report.skipped(name, f"no clip takes its caption from it: it names {named}; names need their extension")
         return
     report.used(name, f"captions of {taken} clip{'' if taken == 1 else 's'}")
     if table.warnings:

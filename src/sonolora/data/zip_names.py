@@ -15,6 +15,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from zlib import crc32
 
 from sonolora.core.file_names import name_key
@@ -60,7 +61,8 @@ def _unicode_path(extra: bytes, stored: bytes) -> str | None:
         if kind == _UNICODE_PATH and len(field) > 5 and field[0] == 1:
             (checksum,) = struct.unpack_from("<I", field, 1)
             if checksum == crc32(stored):  # else the name was changed by a tool that does not know the field
-                return field[5:].decode("utf-8", "replace")
+                with suppress(UnicodeDecodeError):
+                    return field[5:].decode()
     return None
 
 

@@ -76,5 +76,6 @@ A2A = Mode(
     regenerated=regenerates_all,
     previews=previews,
     generation=A2AGenerate,
+    sigma_density="matched",
     reference=True,
 )

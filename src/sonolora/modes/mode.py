@@ -55,11 +55,7 @@ class Mode:
     reference: bool = False
     kept: bool = False  # parts of the target
     trim_beginning: bool = False  # of a clip that is too long, train the end
-
-    @property
-    def sigma_density(self) -> str:
-        """The noise density that taught the most in measurements: docs/learning.md."""
-        return "published" if self.kept else "matched"
+    sigma_density: str = "published"  # the noise density; another one only where it measured better
 
 
 def regenerates_all(request: TrainRequest) -> None:  # noqa: ARG001 - the signature of `Mode.regenerated`

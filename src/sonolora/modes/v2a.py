@@ -97,5 +97,6 @@ V2A = Mode(
     regenerated=regenerates_all,
     previews=previews,
     generation=V2AGenerate,
+    sigma_density="matched",
     video=True,
 )

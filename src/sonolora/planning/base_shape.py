@@ -29,6 +29,7 @@ from sonolora.ltx.text.text_projector import empty_projectors
 from sonolora.ltx.weights.base import Base, find_base
 from sonolora.ltx.weights.checkpoint import MetaCheckpoint
 from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG, LTX23_TEXT_STATES
+from sonolora.ltx.weights.stored_tensor import PUBLISHED_PRECISION, stored_precision
 from sonolora.ltx.weights.tensor_table import (
     PublishedTensor,
     needed,
@@ -101,6 +102,12 @@ class BaseShape:
         config = {**self.config, "transformer": {**self.config["transformer"], "num_layers": layers}}
         name = f"{self.name} with {layers} of its {all_layers} layers"
         return replace(self, name=name, fingerprint=f"{self.fingerprint}-{layers}", config=config)
+
+    @property
+    def precision(self) -> str:
+        """How the weights of the transformer are stored, in words."""
+        stored = {name: info for name, info in self.tensors.items() if isinstance(info, TensorInfo)}
+        return stored_precision(stored) if stored else PUBLISHED_PRECISION
 
     @cached_property
     def transformer_config(self) -> TransformerConfig:

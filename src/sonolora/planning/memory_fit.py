@@ -6,6 +6,7 @@ nearest settings that fit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,7 +40,7 @@ def check_fit(
     does not fit a GPU and would with another value of a field, naming the nearest, and otherwise `SonoloraError`.
     """
     available = available_bytes(device) if available is None else available
-    weights = sum(info.end - info.start for info in base.checkpoint.tensors.values())
+    weights = 2 * sum(math.prod(info.shape) for info in base.checkpoint.tensors.values())  # as bfloat16
     if available > _AMPLE * weights and device.type == "cpu":
         return None
     shape = BaseShape.of(base)

@@ -19,6 +19,7 @@ from sonolora.ltx.lora.lora_strength import Strength, combine, strengths
 from sonolora.ltx.lora.peft_settings import PEFT_SETTINGS
 from sonolora.ltx.memory.weight_forms import FULL
 from sonolora.ltx.weights.base import Base
+from sonolora.ltx.weights.stored_tensor import PUBLISHED_PRECISION
 from sonolora.modes import MODES
 from sonolora.planning.run_settings import JOINT
 
@@ -146,7 +147,7 @@ def _warnings(lora: LoRAFile, measured: Mapping[str, Strength], unused: Mapping[
         yield f"it was trained on another base ({trained_on}); the changes are measured on {base.name}"
     if (weights := lora.metadata.get("base_weights", FULL)) != FULL:
         yield f"it was trained with --weights {weights}, and compensates in part for the quantisation error"
-    if precision := lora.metadata.get("base_precision"):
+    if (precision := lora.metadata.get("base_precision", PUBLISHED_PRECISION)) != PUBLISHED_PRECISION:
         yield f"it was trained on a base stored as {precision}"
     if lora.metadata.get("v2a_video", JOINT) != JOINT:
         yield "it was trained with one-way video (frozen-cached); in other programs the video attends to the audio"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from sonolora import __version__
 from sonolora.data.prepared import Prepared
-from sonolora.ltx.weights.stored_tensor import PUBLISHED_PRECISION, stored_precision
+from sonolora.ltx.weights.stored_tensor import stored_precision
 from sonolora.modes.request import AudioRequest, TrainRequest
 from sonolora.runs.run import Run
 
@@ -33,10 +34,11 @@ def lora_metadata(run: Run, prepared: Prepared) -> dict[str, str]:
         "sigma_density": run.sigma_density,
         "seconds": str(request.clip_seconds),
         "base_weights": settings.weights,
-        **({"base_precision": precision} if precision != PUBLISHED_PRECISION else {}),
+        "base_precision": precision,
         **({"v2a_video": settings.v2a_video} if run.mode.video else {}),
         **_mode_metadata(request),
         "dataset_digest": prepared.digest,
+        "held_out": json.dumps(prepared.held_out.names),
         "sonolora_version": __version__,
         "license": run.base.checkpoint.metadata.get("license", WEIGHTS_LICENSE),
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 from sonolora.core.cancellation import CancelToken, InterruptedRunError, StopRequestedError, never
 from sonolora.core.progress import Progress
 from sonolora.data.fetch import ANYWHERE, Sources
+from sonolora.ltx.weights.stored_tensor import precision_note, stored_precision
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
 from sonolora.planning.memory_fit import check_fit
@@ -45,6 +46,9 @@ def start(
     networks = networks or Networks.of(settings)
     if warning := check_fit(mode, request, settings, networks.base, networks.device):
         progress.warning(warning)
+    precision = stored_precision(networks.base.checkpoint.tensors)
+    if note := precision_note(precision):
+        (progress.warning if precision.endswith("without scales") else progress.message)(note)
     make_run_folder(folder)
     cancel = CancelToken(should_stop)
     with exclusive_use(folder):

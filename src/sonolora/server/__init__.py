@@ -1,5 +1,5 @@
-"""The server: fal's queue protocol on one's own machine, from the HTTP request to the process that trains.
+"""The server: fal's queue protocol on the user's machine, from the HTTP request to the process that trains.
 
-One server process answers the clients and alone decides; one worker process per device trains. All that must
-survive a crash is in one SQLite database (`store`, `tables`) and in the folders of files and runs beside it.
+One server process answers the clients and schedules; one worker process per device trains. Everything that has to
+survive a crash is in one SQLite database (`database`) and in the folders next to it (`files`, `jobs`).
 """

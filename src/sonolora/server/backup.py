@@ -65,7 +65,7 @@ class _Content:
 def backup(folder: Path, copy: Path, report: Callable[[str], None] = lambda _: None) -> Summary:
     """Copy the server in `folder`, which may be running, to `copy`, which must not exist yet.
 
-    Files that are missing or damaged on the server's disk are left out and named in the summary. Raises
+    Files that are missing or damaged on the server's disk are skipped and named in the summary. Raises
     `SonoloraError` for everything else, and then there is no copy.
     """
     database = folder / DATABASE

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sonolora.conditioning import Example, collate
+from sonolora.core.devices import has_own_memory
 from sonolora.core.randomness import generator, normal
 from sonolora.cuda_graph import CudaGraphStep
 from sonolora.ltx.model.lora_layer import Adapters
@@ -53,8 +54,8 @@ class TrainingConfig:
 class Trainer:
     """Takes optimisation steps. `step_count` is the number of steps done.
 
-    The examples have one shape and are on the adapters' device or in pinned host memory. With `static` a step's inputs
-    keep their addresses, and on a GPU the step is captured once and replayed (`CudaGraphStep`; not yet run on a GPU).
+    The examples have one shape and are on the adapters' device or in pinned host memory. With `graph` a step's inputs
+    keep their addresses, and on a GPU the step is captured once and replayed (not yet run on a GPU).
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Trainer:
         examples: Sequence[Example],
         config: TrainingConfig,
         *,
-        static: bool = False,
+        graph: CudaGraphStep | None = None,
     ) -> None:
         self.config = config
         self.step_count = 0
@@ -73,15 +74,15 @@ class Trainer:
         self._adapters = adapters
         self._device = adapters.flat.device
         # It gets its function with each call: in a reference cycle a run's memory would outlive the run.
-        self._static = CudaGraphStep() if static else None
+        self._graph = graph
         # On a GPU the learning rate is a tensor, so that a captured update sees it change. Meta has no fused update.
-        cuda = self._device.type == "cuda"
+        card = has_own_memory(self._device)
         self._optimizer = torch.optim.AdamW(
             [adapters.flat],
-            lr=torch.tensor(config.learning_rate, device=self._device) if cuda else config.learning_rate,
+            lr=torch.tensor(config.learning_rate, device=self._device) if card else config.learning_rate,
             weight_decay=config.weight_decay,
             fused=self._device.type != "meta",
-            capturable=cuda and static,
+            capturable=card and graph is not None,
         )
 
     def step(self) -> Tensor:
@@ -90,7 +91,7 @@ class Trainer:
             learning_rate = self.config.learning_rate_at(self.step_count)
             group["lr"] = group["lr"].fill_(learning_rate) if isinstance(group["lr"], Tensor) else learning_rate
         inputs = self._inputs(self.step_count)
-        losses = self._compute(*inputs) if self._static is None else self._static(self._compute, *inputs)
+        losses = self._compute(*inputs) if self._graph is None else self._graph(self._compute, *inputs)
         self.step_count += 1
         return losses
 
@@ -109,7 +110,7 @@ class Trainer:
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         # From memory that is not pinned the host would wait for the copy.
-        tensor = tensor.pin_memory() if self._device.type == "cuda" else tensor
+        tensor = tensor.pin_memory() if has_own_memory(self._device) else tensor
         return tensor.to(self._device, non_blocking=True)
 
     def _compute(self, example: Example, noise_BTC: Tensor, sigma_B: Tensor) -> Tensor:

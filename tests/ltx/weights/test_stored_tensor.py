@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from stored_forms import block_linears, scaled_fp8
 
 from sonolora.conditioning import Example
 from sonolora.core.errors import CheckpointError
@@ -22,8 +21,7 @@ from sonolora.ltx.weights.checkpoint import Checkpoint, read_tensors
 from sonolora.ltx.weights.stored_tensor import stored_precision
 from sonolora.training.trainer import Trainer, TrainingConfig
 
-CPU, F32, F8 = torch.device("cpu"), torch.float32, torch.float8_e4m3fn
-MARK = json.dumps({"format": "float8_e4m3fn"}).encode()
+CPU, F32 = torch.device("cpu"), torch.float32
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +31,7 @@ def weights(checkpoint):
 
 @pytest.fixture(scope="module")
 def linears(weights):
-    return [n for n, t in weights.items() if ".transformer_blocks." in n and n.endswith(".weight") and t.dim() == 2]
+    return block_linears(weights)
 
 
 @pytest.fixture
@@ -48,25 +46,11 @@ def write(checkpoint, tmp_path):
     return write
 
 
-def scaled(weights, linears, naming="weight_scale", rows=False):
-    """As ComfyUI stores it, and the weights that are meant."""
-    stored, meant = dict(weights), dict(weights)
-    for name in linears:
-        weight, stem = weights[name].float(), name.removesuffix(".weight")
-        scale = weight.abs().amax(1, keepdim=True) / 448 if rows else weight.abs().max() / 448
-        stored[name], stored[f"{stem}.{naming}"] = (weight / scale).to(F8), scale
-        stored[f"{stem}.{'input_scale' if naming == 'weight_scale' else 'scale_input'}"] = torch.tensor(1.0)
-        stored[f"{stem}.comfy_quant"] = torch.tensor(list(MARK), dtype=torch.uint8)
-        meant[name] = stored[name].float() * scale
-    stored["scaled_fp8"] = torch.empty(0, dtype=F8)
-    return stored, meant
-
-
 @pytest.mark.parametrize("naming", ["weight_scale", "scale_weight"])
 @pytest.mark.parametrize("rows", [False, True])
 def test_a_weight_is_its_codes_times_their_scale(naming, rows, weights, linears, write, monkeypatch):
     monkeypatch.setattr(checkpoint_module, "_SCALED_VALUES", 640)
-    stored, meant = scaled(weights, linears, naming, rows)
+    stored, meant = scaled_fp8(weights, linears, naming, rows=rows)
     found = write(stored)
     assert found.tensors.keys() == weights.keys()
     assert stored_precision(found.tensors) == "float8 with scales"
@@ -108,14 +92,14 @@ def trained(model, steps=2):
 
 
 def test_training_on_it_is_training_on_the_weights_that_are_meant(weights, linears, write):
-    stored, meant = scaled(weights, linears, rows=True)
+    stored, meant = scaled_fp8(weights, linears, rows=True)
     ours, expected = trained(model_of(write(stored))), trained(model_of(write(meant, "meant")))
     assert all(map(torch.equal, ours, expected))
 
 
 def test_the_codes_are_kept_where_weights_are_held_in_8_bits(weights, linears, write):
     """No second rounding, and each layer holds what the file holds."""
-    stored, meant = scaled(weights, linears)
+    stored, meant = scaled_fp8(weights, linears)
     found = write(stored)
     held = model_of(found, WeightPolicy("fp8"))
     layers = {name: layer for name, layer in held.named_modules() if isinstance(layer, QuantisedLinear)}
@@ -131,7 +115,7 @@ def test_the_codes_are_kept_where_weights_are_held_in_8_bits(weights, linears, w
 
 
 def test_fingerprints_tell_scales_apart(weights, linears, write):
-    stored, _ = scaled(weights, linears)
+    stored, _ = scaled_fp8(weights, linears)
     first = write(stored)
     assert first.fingerprint() == Checkpoint.open(first.path).fingerprint()
     for name in stored:
@@ -142,7 +126,7 @@ def test_fingerprints_tell_scales_apart(weights, linears, write):
 
 def test_scales_of_other_forms_are_not_taken_for_scales(weights, linears, write):
     """As a block-wise format has them; the loader then names the tensor that it does not expect."""
-    stored, _ = scaled(weights, linears)
+    stored, _ = scaled_fp8(weights, linears)
     name = f"{linears[0].removesuffix('.weight')}.weight_scale"
     found = write({**stored, name: torch.ones(2, 2)})  # 4 numbers, as many as the weight has rows
     assert name in found.tensors

@@ -254,7 +254,9 @@ def test_what_the_worker_is_given(served):
     assert job == {
         "id": id,
         "folder": str(served.folder(id)),
+        "kind": "train",
         "mode": "a2a",
+        "base": "tiny",
         "body": body,
         "sources": {
             "local": False,
@@ -401,7 +403,7 @@ def test_a_run_that_the_full_disk_ended_goes_on_when_there_is_room(served, monke
     full = served.add("full")
     done = uvloop.run(run())
     assert (done.result.status, done.attempts, len(served.goes(full))) == (200, 0, 2)
-    assert "the server's disk is full; the run goes on when there is space" in served.lines(full)
+    assert "the server's disk is full; the run continues when there is space" in served.lines(full)
 
 
 def test_a_run_that_is_too_large_for_the_disk_fails(served):

@@ -1,4 +1,4 @@
-"""The kinds of sound of the corpus, by name: those for training, and those held apart, never trained on."""
+"""The kinds of sound of the corpus, by name: those for training and the held-out ones."""
 
 from __future__ import annotations
 

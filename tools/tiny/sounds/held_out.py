@@ -1,4 +1,4 @@
-"""Kinds of sound that the base never hears in training, so that a LoRA has something new to teach it."""
+"""Held-out kinds of sound, never in the training of the base, for LoRAs to teach."""
 
 from __future__ import annotations
 

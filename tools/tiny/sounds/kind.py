@@ -1,10 +1,10 @@
-"""What a kind of sound is: a maker of clips and the sentences that describe them.
+"""A kind of sound: a generator of clips and the sentences that describe them.
 
-A maker takes a generator and seconds and returns samples, (2, N) float64 at 48 kHz of any scale, and facts: what is
-true of this clip. Facts are words that fill the sentences, and these measures, where they apply:
+It takes a random generator and seconds and returns samples, (2, N) float64 at 48 kHz of any scale, and facts about this
+clip: words that fill the sentences, and these numbers, where they apply:
 
     pitch_hz    the one pitch of the clip                     onsets   seconds at which events begin
-    tempo_bpm   beats a minute                                 count    how many events are heard
+    tempo_bpm   beats per minute                               count    number of audible events
     from_hz, to_hz   where a gliding pitch begins and ends
 """
 
@@ -29,8 +29,7 @@ T = TypeVar("T")
 class Kind:
     """One kind of sound. `captions` are format strings over the facts.
 
-    `sustained` says that it has no beginning of its own, so that whoever cuts it out must fade it in and out;
-    `bare` that a room and background noise would make it something else.
+    `sustained`: it has no onset of its own, so cuts need fades. `bare`: a room or background noise would change it.
     """
 
     name: str
@@ -46,7 +45,7 @@ def pick(rng: Rng, options: Sequence[T]) -> T:
 
 
 def log_uniform(rng: Rng, low: float, high: float) -> float:
-    """A number between `low` and `high`, every octave equally likely."""
+    """A number between `low` and `high`, log-uniformly distributed."""
     return float(low * (high / low) ** rng.random())
 
 

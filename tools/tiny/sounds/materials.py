@@ -1,4 +1,4 @@
-"""Bodies that sound when they are hit: what they are made of decides their modes. Films and sounds share them."""
+"""Struck bodies: the material determines their modes. Videos and sounds share them."""
 
 from __future__ import annotations
 

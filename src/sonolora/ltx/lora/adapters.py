@@ -113,16 +113,12 @@ def remove_adapters(model: Transformer) -> None:
 
 def rounded_to_bf16(adapters: Adapters) -> AbstractContextManager[None]:
     """Context in which the adapters have the rounded values of the file, so that a preview sounds like the file."""
-    return _with_values(adapters, adapters.flat.detach().to(FILE_DTYPE))
-
-
-def switched_off(adapters: Adapters) -> AbstractContextManager[None]:
-    """Context in which the adapters change nothing: the model is its base."""
-    return _with_values(adapters, torch.zeros_like(adapters.flat))
+    return with_values(adapters, adapters.flat.detach().to(FILE_DTYPE))
 
 
 @contextmanager
-def _with_values(adapters: Adapters, values: Tensor) -> Iterator[None]:
+def with_values(adapters: Adapters, values: Tensor) -> Iterator[None]:
+    """Context in which the adapters have these values, which lie as `flat` does."""
     current = adapters.flat.detach()
     exact = current.clone()
     current.copy_(values)

@@ -129,7 +129,7 @@ def _whole_file(checkpoint: Checkpoint) -> Checkpoint:
 def _terms(
     source: Checkpoint, loras: Sequence[tuple[LoRAFile, float]], unused: Sequence[Mapping[str, str]]
 ) -> dict[str, list[tuple[str, Term]]]:
-    """By tensor, the layer and its updates. Layers whose updates are zero are left out and stay bit-identical."""
+    """By tensor, the layer and its updates. Layers whose updates are zero are skipped and stay bit-identical."""
     terms: dict[str, list[tuple[str, Term]]] = {}
     for (lora, strength), reasons in zip(loras, unused, strict=True):
         require_any(lora, reasons)

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from sonolora.ltx.model.rope import Rotation
 
+_FUSED = "cuda", "meta"  # devices with kernels of torch for the norm and its gradient; meta stands for a GPU
+
 
 def rms(x: Tensor, eps: float) -> Tensor:
     """Root-mean-square norm over the last axis, without a weight."""
@@ -110,7 +112,7 @@ def _rotate(x_BTGHK: Tensor, rotation: Any, direction: int, *, out: Tensor) -> T
 
 def _rms_forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """The normed tensor, contiguous, and the inverse of its root mean square (..., 1)."""
-    if x.device.type != "cpu":  # on meta as on a GPU
+    if x.device.type in _FUSED:
         normed, inverse = torch.ops.aten._fused_rms_norm(x, [x.shape[-1]], None, eps)
         return normed, inverse
     inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
@@ -120,7 +122,7 @@ def _rms_forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 def _rms_backward(gradient: Tensor, x: Tensor, inverse: Tensor) -> Tensor:
     """The gradient of x; that of the normed tensor may be overwritten."""
-    if x.device.type != "cpu":
+    if x.device.type in _FUSED:
         return torch.ops.aten._fused_rms_norm_backward(gradient, x, [x.shape[-1]], inverse, None, [True, False])[0]  # type: ignore[no-any-return]
     # n = x / rms: the gradient is (g - n * mean(g * n)) / rms
     along = (gradient * x).sum(-1, keepdim=True, dtype=torch.float32)

@@ -5,10 +5,13 @@ In: a base's shape, a number of its layers, a step. Out: a `Trainer` and its mod
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 
 from sonolora.core.devices import compute_dtype
+from sonolora.cuda_graph import CudaGraphStep
 from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.ltx.memory.quantised import QuantisedLinear, quantise
 from sonolora.ltx.model.transformer import Transformer, apply_policy
@@ -58,4 +61,6 @@ def synthetic_trainer(
     adapters = add_adapters(model, step.targets, step.rank, _SEED)
     example = make_example(shape, step.tokens, device, compute_dtype(device), layers)
     config = TrainingConfig(_STEPS, _LEARNING_RATE, _SEED, step.batch_size)
-    return Trainer(model, adapters, [example], config, static=static), model
+    return Trainer(
+        model, adapters, [example], config, graph=CudaGraphStep(warn=warnings.warn) if static else None
+    ), model

@@ -1,6 +1,6 @@
 """The responses of the queue as pydantic models: what `serializers` builds and what OpenAPI describes.
 
-Fields that may be absent default to None and are left out of the JSON unless they are set.
+Fields that may be absent default to None and are omitted from the JSON unless they are set.
 """
 
 from __future__ import annotations
