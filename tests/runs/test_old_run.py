@@ -21,6 +21,7 @@ from sonolora.runs.artifacts import RunArtifacts
 from sonolora.runs.resume import resume
 
 FIXTURES = Path(__file__).with_name("fixtures")
+MADE_WITH = "2.13.0+cpu", "AVX512"
 SHA256 = "1499d52d71094c8538b9ea20ef10bf2ef653b294c65775f677c7c41054d587e3"  # of the tensors by name
 
 
@@ -42,9 +43,12 @@ def test_it_is_continued_to_the_same_lora(old_run, shallow_base, recorded):
     assert sha256(expected) == SHA256
     tensors = load_file(resume(old_run, recorded, base=str(shallow_base)))
     assert "continuing from step 60" in recorded.messages
-    assert tensors.keys() == expected.keys()
-    for name, tensor in tensors.items():  # version 0.1 computed layer by layer, which rounds in another way
-        torch.testing.assert_close(tensor, expected[name], rtol=0.05, atol=2e-3)
+    if (torch.__version__, torch.backends.cpu.get_cpu_capability()) == MADE_WITH:
+        assert sha256(tensors) == SHA256
+    else:  # other kernels round in another way
+        assert tensors.keys() == expected.keys()
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(tensor, expected[name], rtol=0.05, atol=2e-3)
     losses = eval_losses_of(old_run)
     assert list(losses) == [0, 100], "that of step 0 is read under its present name"
     assert losses[100] < losses[0]

@@ -22,7 +22,8 @@ from sonolora.core.tensor_file import TensorInfo
 from sonolora.ltx.codec.audio_codec import AudioCodec, build_log_mel, build_vae, build_vocoder
 from sonolora.ltx.codec.video_encoder import VideoEncoder
 from sonolora.ltx.memory.block_offload import DEVICE_SLOTS
-from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy, place_weight
+from sonolora.ltx.memory.weight_policy import PLAIN, TABLE, WeightPolicy, place_weight
+from sonolora.ltx.model.layers import Attention
 from sonolora.ltx.model.transformer import PREFIX, Transformer, join_layers
 from sonolora.ltx.text.text_encoder import PUBLISHED_TOKENS, TextEncoder, Tokenizer, load_tokenizer
 from sonolora.ltx.text.text_projector import empty_projectors
@@ -118,23 +119,25 @@ class BaseShape:
         self, dtype: torch.dtype, *, video: bool, one_way: bool = False, policy: WeightPolicy = PLAIN
     ) -> int:
         """Device memory of the frozen `Transformer` in this form."""
-        outer, block = self._transformer_parts(dtype, video, one_way, policy)
-        return outer + block * (DEVICE_SLOTS if policy.offloaded else self.transformer_config.layers)
+        outer, block, tables = self._transformer_parts(dtype, video, one_way, policy)
+        layers = self.transformer_config.layers
+        return outer + tables * layers + block * (DEVICE_SLOTS if policy.offloaded else layers)
 
     def offloaded_bytes(
         self, dtype: torch.dtype, *, video: bool, one_way: bool = False, policy: WeightPolicy = PLAIN
     ) -> int:
         """Host memory of its offloaded blocks."""
-        _, block = self._transformer_parts(dtype, video, one_way, policy)
+        _, block, _ = self._transformer_parts(dtype, video, one_way, policy)
         return block * self.transformer_config.layers if policy.offloaded else 0
 
     def _transformer_parts(
         self, dtype: torch.dtype, video: bool, one_way: bool, policy: WeightPolicy
-    ) -> tuple[int, int]:
-        """Bytes outside the blocks, and of one block; all blocks are alike."""
+    ) -> tuple[int, int, int]:
+        """Bytes outside the blocks, of one block, all of which are alike, and of its tables, which stay on the device."""
         model = self.transformer(1, dtype, video=video, one_way=one_way, policy=policy)
         block = _size(model.transformer_blocks)
-        return _size(model) - block, block
+        tables = sum(one.nbytes for name, one in model.transformer_blocks.named_parameters() if TABLE in name)
+        return _size(model) - block, block - tables, tables
 
     def context_bytes(self, dtype: torch.dtype, *, video: bool) -> int:
         """Memory of a text's context, for the audio stream and with `video` for both."""
@@ -220,4 +223,8 @@ class BaseShape:
 
 
 def _size(module: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+    attentions = [one for one in module.modules() if isinstance(one, Attention)]
+    norms = [
+        weights for attention in attentions for weights in attention.norm_weights.values()
+    ]  # beside the parameters
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers(), *norms))

@@ -82,12 +82,15 @@ class Adapters(Mapping[str, LoRALinear]):
             target.factors = factors
 
     def matrices(self, values: Tensor) -> dict[str, Tensor]:
-        """A and B of each layer, `<name>.lora_A` and `<name>.lora_B`, as views of a tensor that lies as `flat` does."""
+        """A and B of each layer, `<name>.lora_A` and `<name>.lora_B`, as views of a tensor that lies as `flat` does.
+
+        In the order in which they lie there.
+        """
         result = {}
         for (names, target), part in zip(self._products, torch.split(values, self._sizes), strict=True):
             assert target.update is not None
-            for name, a, b in zip(names, *target.update.matrices(part), strict=True):
-                result[f"{name}.lora_A"], result[f"{name}.lora_B"] = a, b
+            for letter, stacked in zip("AB", target.update.matrices(part), strict=True):
+                result |= {f"{name}.lora_{letter}": one for name, one in zip(names, stacked, strict=True)}
         return result
 
     def __getitem__(self, name: str) -> LoRALinear:

@@ -117,7 +117,7 @@ def _rms_forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         return normed, inverse
     inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     inverse = inverse.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-    return torch.mul(x, inverse, out=torch.empty(x.shape, dtype=x.dtype)), inverse
+    return torch.mul(x, inverse, out=x.new_empty(x.shape)), inverse
 
 
 def _rms_backward(gradient: Tensor, x: Tensor, inverse: Tensor) -> Tensor:
