@@ -133,7 +133,7 @@ class BaseShape:
     def _transformer_parts(
         self, dtype: torch.dtype, video: bool, one_way: bool, policy: WeightPolicy
     ) -> tuple[int, int, int]:
-        """Bytes outside the blocks, of one block, all of which are alike, and of its tables, which stay on the device."""
+        """Bytes outside the blocks, of one block (all are alike), and of its tables, which are never offloaded."""
         model = self.transformer(1, dtype, video=video, one_way=one_way, policy=policy)
         block = _size(model.transformer_blocks)
         tables = sum(one.nbytes for name, one in model.transformer_blocks.named_parameters() if TABLE in name)

@@ -86,7 +86,7 @@ class Adapters(Mapping[str, LoRALinear]):
 
         In the order in which they lie there.
         """
-        result = {}
+        result: dict[str, Tensor] = {}
         for (names, target), part in zip(self._products, torch.split(values, self._sizes), strict=True):
             assert target.update is not None
             for letter, stacked in zip("AB", target.update.matrices(part), strict=True):
