@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -119,7 +119,7 @@ class BaseShape:
         self, dtype: torch.dtype, *, video: bool, one_way: bool = False, policy: WeightPolicy = PLAIN
     ) -> int:
         """Device memory of the frozen `Transformer` in this form."""
-        outer, block, tables = self._transformer_parts(dtype, video, one_way, policy)
+        outer, block, tables = _transformer_parts(self, dtype, video, one_way, policy)
         layers = self.transformer_config.layers
         return outer + tables * layers + block * (DEVICE_SLOTS if policy.offloaded else layers)
 
@@ -127,17 +127,8 @@ class BaseShape:
         self, dtype: torch.dtype, *, video: bool, one_way: bool = False, policy: WeightPolicy = PLAIN
     ) -> int:
         """Host memory of its offloaded blocks."""
-        _, block, _ = self._transformer_parts(dtype, video, one_way, policy)
+        _, block, _ = _transformer_parts(self, dtype, video, one_way, policy)
         return block * self.transformer_config.layers if policy.offloaded else 0
-
-    def _transformer_parts(
-        self, dtype: torch.dtype, video: bool, one_way: bool, policy: WeightPolicy
-    ) -> tuple[int, int, int]:
-        """Bytes outside the blocks, of one block (all are alike), and of its tables, which are never offloaded."""
-        model = self.transformer(1, dtype, video=video, one_way=one_way, policy=policy)
-        block = _size(model.transformer_blocks)
-        tables = sum(one.nbytes for name, one in model.transformer_blocks.named_parameters() if TABLE in name)
-        return _size(model) - block, block - tables, tables
 
     def context_bytes(self, dtype: torch.dtype, *, video: bool) -> int:
         """Memory of a text's context, for the audio stream and with `video` for both."""
@@ -222,9 +213,18 @@ class BaseShape:
         return module.requires_grad_(False).eval()
 
 
+@lru_cache
+def _transformer_parts(
+    shape: BaseShape, dtype: torch.dtype, video: bool, one_way: bool, policy: WeightPolicy
+) -> tuple[int, int, int]:
+    """Bytes outside the blocks, of one block (all are alike), and of its tables, which are never offloaded."""
+    model = shape.transformer(1, dtype, video=video, one_way=one_way, policy=policy)
+    block = _size(model.transformer_blocks)
+    tables = sum(one.nbytes for name, one in model.transformer_blocks.named_parameters() if TABLE in name)
+    return _size(model) - block, block - tables, tables
+
+
 def _size(module: nn.Module) -> int:
     attentions = [one for one in module.modules() if isinstance(one, Attention)]
-    norms = [
-        weights for attention in attentions for weights in attention.norm_weights.values()
-    ]  # beside the parameters
+    norms = [weights for attention in attentions for weights in attention.norm_weights.values()]
     return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers(), *norms))
