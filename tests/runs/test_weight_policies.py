@@ -16,7 +16,6 @@ from sonolora.core.cancellation import InterruptedRunError
 from sonolora.core.errors import InputError, SonoloraError
 from sonolora.ltx.memory import block_offload as streaming
 from sonolora.ltx.memory.weight_policy import TABLE, WeightPolicy
-from sonolora.ltx.model.layers import Attention
 from sonolora.ltx.model.transformer import load_transformer
 from sonolora.ltx.weights.checkpoint import Checkpoint
 from sonolora.modes import MODES
@@ -63,9 +62,6 @@ def test_a_step_takes_what_was_counted(base, shape, policy, monkeypatch, takes_w
 def tensors(module) -> Iterator[torch.Tensor]:
     yield from module.parameters()
     yield from module.buffers()
-    for attention in module.modules():
-        if isinstance(attention, Attention):
-            yield from attention.norm_weights.values()
 
 
 def size(found):

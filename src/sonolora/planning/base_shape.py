@@ -23,7 +23,6 @@ from sonolora.ltx.codec.audio_codec import AudioCodec, build_log_mel, build_vae,
 from sonolora.ltx.codec.video_encoder import VideoEncoder
 from sonolora.ltx.memory.block_offload import DEVICE_SLOTS
 from sonolora.ltx.memory.weight_policy import PLAIN, TABLE, WeightPolicy, place_weight
-from sonolora.ltx.model.layers import Attention
 from sonolora.ltx.model.transformer import PREFIX, Transformer, join_layers
 from sonolora.ltx.text.text_encoder import PUBLISHED_TOKENS, TextEncoder, Tokenizer, load_tokenizer
 from sonolora.ltx.text.text_projector import empty_projectors
@@ -225,6 +224,4 @@ def _transformer_parts(
 
 
 def _size(module: nn.Module) -> int:
-    attentions = [one for one in module.modules() if isinstance(one, Attention)]
-    norms = [weights for attention in attentions for weights in attention.norm_weights.values()]
-    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers(), *norms))
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))

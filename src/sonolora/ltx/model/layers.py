@@ -64,7 +64,10 @@ class Attention(nn.Module):
 
     def join(self) -> None:
         """Compute frozen layers of one input as one product from now on. Their names stay."""
-        self.norm_weights = {norms: self._norm_weights(norms) for norms in self.norms}
+        for norms in self.norms:
+            self.norm_weights[norms] = stacked = self._norm_weights(norms).detach()
+            for name, row in zip(norms, stacked, strict=True):
+                getattr(self, name).weight.data = row
         for names in self.inputs:
             present = [name for name in names if getattr(self, name, None) is not None]
             for _, alike in groupby(present, lambda name: type(getattr(self, name))):
