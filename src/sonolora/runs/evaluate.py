@@ -16,7 +16,8 @@ from sonolora.core.progress import Progress
 from sonolora.cuda_graph import CudaGraphSteps
 from sonolora.data.prepared import Prepared
 from sonolora.ltx.codec.audio_codec import AudioCodec
-from sonolora.ltx.lora.adapters import Adapters, rounded_to_bf16
+from sonolora.ltx.lora.adapters import rounded_to_bf16
+from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
