@@ -25,6 +25,7 @@ from sonolora.planning.needs import preview_sampling
 from sonolora.runs.artifacts import Preview
 from sonolora.runs.metrics_log import MetricsLog
 from sonolora.runs.preview_picture import draw_preview, put_film
+from sonolora.runs.report_page import update_page
 from sonolora.runs.run import Run
 from sonolora.sampling.preview import render
 from sonolora.training.validation import SIGMAS, eval_losses
@@ -81,6 +82,7 @@ class Evaluator:
         mean = losses.mean().item()
         by_sigma = {str(sigma): round(loss, 5) for sigma, loss in zip(SIGMAS, losses.mean(0).tolist(), strict=True)}
         self.log.add(step, train_eval_loss=mean, train_eval_loss_by_sigma=by_sigma)
+        update_page(run.artifacts)
         self.seconds.append(time.monotonic() - began)
         self.progress.message(f"step {step}: train_eval_loss {mean:.4f}")
         return waveforms
