@@ -13,7 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sonolora.analysis.spectrogram import draw_waveform_and_mel
+from sonolora.core.determinism import deterministic
 from sonolora.core.devices import compute_dtype, resolve_device
 from sonolora.core.errors import InputError
 from sonolora.core.progress import Progress
@@ -46,6 +49,7 @@ from sonolora.runs.generation_clips import (
     load_generation_input,
     region_input,
 )
+from sonolora.runs.start_up import announce
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.paste_kept import paste_passage
 from sonolora.sampling.preview import render_continued, render_windows
@@ -61,6 +65,14 @@ def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, ou
     Raises `InputError` for input that cannot be used, `SonoloraError` for a LoRA that does not fit.
     """
     device = resolve_device(settings.device)
+    announce(device, progress, deterministic=settings.deterministic)
+    with deterministic(settings.deterministic):
+        _generate(mode, body, settings, out, progress, device)
+
+
+def _generate(
+    mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, out: Path, progress: Progress, device: torch.device
+) -> None:
     dtype = compute_dtype(device)
     base = find_base(settings.base)
     lora = open_lora(settings.lora) if settings.lora else None
