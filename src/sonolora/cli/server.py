@@ -217,8 +217,8 @@ def _with_times(record: Any) -> dict[str, Any]:
 
 
 def _width() -> int | None:
-    """Of the terminal; None for a file or a pipe, where lines are not cut."""
-    return get_terminal_size().columns if sys.stdout.isatty() else None
+    """Of the terminal; None for a file, a pipe or no output at all, where lines are not cut."""
+    return get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
 
 
 def _when(seconds: float) -> str:

@@ -1,8 +1,8 @@
 """`sonolora serve`: the whole server in one event loop, until it is stopped.
 
 In: settings. Out: http and https, the tunnel, the workers, the webhooks and the cleaning, and on standard output how
-to reach them. SIGINT or SIGTERM stops it in order: waiting answers end, runs save their state and return to the queue.
-A second signal ends it at once.
+to reach them. SIGINT, SIGTERM or SIGHUP (a terminal that closes, unless `nohup` is used) stops it in order: waiting
+answers end, runs save their state and return to the queue. A second SIGINT or SIGTERM ends it at once.
 """
 
 from __future__ import annotations
@@ -187,7 +187,10 @@ async def _serve(settings: ServerSettings, database: Database) -> None:
 
 
 def _stop_signal() -> asyncio.Event:
-    """Set by the first SIGINT or SIGTERM; a second one has its default effect."""
+    """Set by the first signal that ends the server; a second SIGINT or SIGTERM has its default effect.
+
+    A closing terminal may send SIGHUP twice, through its shell and by itself; where the caller ignores it, so do we.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -198,6 +201,8 @@ def _stop_signal() -> asyncio.Event:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, first)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, first)
     return stop
 
 
