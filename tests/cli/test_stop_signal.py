@@ -12,6 +12,16 @@ from sonolora.cli.stop_signal import StopSignal
 NAMES = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_ignored():
+    """As in a shell's foreground, though the tests may run in its background or under `nohup`."""
+    numbers = [getattr(signal, name) for name in NAMES]
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "SIGHUP"])
 def test_the_first_signal_asks_a_run_to_stop_and_the_second_interrupts(name, capsys):
     number, before = getattr(signal, name), signal.getsignal(getattr(signal, name))

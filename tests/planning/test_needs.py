@@ -198,14 +198,14 @@ def test_a_run_that_fits_says_nothing(base):
 
 
 def test_a_card_that_is_too_small_is_refused_with_what_fits(shallow):
-    mode, wish = MODES["t2a"], request("t2a", rank=128, audio_duration_seconds=4)
+    mode, wish = MODES["t2a"], request("t2a", rank=128, audio_duration_seconds=2)
 
     def peak(rank, seconds):
         return count_needs(
             shallow, mode, request("t2a", rank=rank, audio_duration_seconds=seconds), SETTINGS, CUDA
         ).peak
 
-    room = peak(64, 4)
+    room = peak(64, 2)
     error = does_not_fit(shallow, mode, wish, SETTINGS, CUDA, count_needs(shallow, mode, wish, SETTINGS, CUDA), room)
     assert isinstance(error, InputError)
     assert error.items[0].loc == ("body", "rank")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -118,23 +118,15 @@ class BaseShape:
         self, dtype: torch.dtype, *, video: bool, one_way: bool = False, policy: WeightPolicy = PLAIN
     ) -> int:
         """Device memory of the frozen `Transformer` in this form."""
-        outer, block = self._transformer_parts(dtype, video, one_way, policy)
+        outer, block = _transformer_parts(self, dtype, video, one_way, policy)
         return outer + block * (DEVICE_SLOTS if policy.offloaded else self.transformer_config.layers)
 
     def offloaded_bytes(
         self, dtype: torch.dtype, *, video: bool, one_way: bool = False, policy: WeightPolicy = PLAIN
     ) -> int:
         """Host memory of its offloaded blocks."""
-        _, block = self._transformer_parts(dtype, video, one_way, policy)
+        _, block = _transformer_parts(self, dtype, video, one_way, policy)
         return block * self.transformer_config.layers if policy.offloaded else 0
-
-    def _transformer_parts(
-        self, dtype: torch.dtype, video: bool, one_way: bool, policy: WeightPolicy
-    ) -> tuple[int, int]:
-        """Bytes outside the blocks, and of one block; all blocks are alike."""
-        model = self.transformer(1, dtype, video=video, one_way=one_way, policy=policy)
-        block = _size(model.transformer_blocks)
-        return _size(model) - block, block
 
     def context_bytes(self, dtype: torch.dtype, *, video: bool) -> int:
         """Memory of a text's context, for the audio stream and with `video` for both."""
@@ -215,6 +207,16 @@ class BaseShape:
                 state[name] = placed
         module.load_state_dict(state, strict=True, assign=True)
         return module.requires_grad_(False).eval()
+
+
+@lru_cache
+def _transformer_parts(
+    shape: BaseShape, dtype: torch.dtype, video: bool, one_way: bool, policy: WeightPolicy
+) -> tuple[int, int]:
+    """Bytes outside the blocks, and of one block; all blocks are alike."""
+    model = shape.transformer(1, dtype, video=video, one_way=one_way, policy=policy)
+    block = _size(model.transformer_blocks)
+    return _size(model) - block, block
 
 
 def _size(module: nn.Module) -> int:

@@ -33,7 +33,10 @@ def load(checkpoint, video, policy=PLAIN):
     return model, add_adapters(model, (*AUDIO_TARGETS, *(VIDEO_TO_AUDIO_TARGETS if video else ())), 4, seed=0)
 
 
-@pytest.mark.parametrize(("video", "weights"), [(False, "full"), (True, "nf4")], ids=["audio-full", "video-nf4"])
+@pytest.mark.parametrize(
+    ("video", "weights"),
+    [pytest.param(False, "full", marks=pytest.mark.slow, id="audio-full"), pytest.param(True, "nf4", id="video-nf4")],
+)
 def test_a_block_is_one_graph(checkpoint, cases, video, weights):
     """Dynamo captures each block in one graph (`fullgraph` raises otherwise), which then runs eagerly: no compiler is
     needed. The blocks share their graphs."""
