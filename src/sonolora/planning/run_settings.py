@@ -73,6 +73,9 @@ class RunSettings:
     )
     checkpoint_every: int = setting(250, "Steps between checkpoints", minimum=1)
     preview_every: int = setting(500, "Steps between previews", minimum=1)
+    own_previews: int = setting(
+        0, "Previews of the run's own clips where the request has none, held-out ones first", minimum=0, maximum=2
+    )
     keep_checkpoints: int = setting(2, "Checkpoints to keep", minimum=1)
     deterministic: bool = setting(
         False, "On a GPU: bit-identical results from equal seeds, also of resumed runs; some operations get slower"

@@ -54,13 +54,14 @@ def test_a_block_is_one_graph(checkpoint, cases, video, weights):
         if compiled:
             for block in model.transformer_blocks:
                 block.compile(backend=record, fullgraph=True)
-        adapters[Q].lora_B.data = normal(tuple(adapters[Q].lora_B.shape), "B")
+        up = adapters.matrices(adapters.flat.data)[f"{Q}.lora_B"]
+        up.copy_(normal(tuple(up.shape), "B"))
         predicted = velocity(model, example, example.latents_BTC, sigma)
         predicted.square().sum().backward()
         perturbed = velocity(model, example, example.latents_BTC, sigma, values_only_blocks=frozenset({1}))
-        results.append((predicted, perturbed, adapters[Q].lora_A.grad))
+        results.append((predicted, perturbed, adapters.flat.grad))
     for ours, expected in zip(*results, strict=True):
-        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours, expected, atol=3e-5, rtol=1e-5)
     assert 0 < len(graphs) < 2 * len(model.transformer_blocks)
 
 
