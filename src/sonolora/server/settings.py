@@ -67,6 +67,7 @@ class ServerSettings:
     max_body_bytes: int = setting(64 << 20, "Largest JSON body, data: URIs included", minimum=1)
     max_upload_bytes: int = setting(20 << 30, "Largest upload", minimum=1)
     prices: Mapping[str, float] = field(default_factory=lambda: PUBLISHED_PRICES)  # dollars per step, by mode
+    held_out: float | None = same_setting(RunSettings, "held_out")
     checkpoint_every: int = same_setting(RunSettings, "checkpoint_every")
     weights: str = same_setting(RunSettings, "weights")
     gradient_checkpointing: bool = same_setting(RunSettings, "gradient_checkpointing")
