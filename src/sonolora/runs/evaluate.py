@@ -11,7 +11,6 @@ from functools import partial
 
 import torch
 
-from sonolora.analysis.spectrogram import draw_waveform_and_mel
 from sonolora.core.cancellation import CancelToken
 from sonolora.core.progress import Progress
 from sonolora.cuda_graph import CudaGraphSteps
@@ -25,6 +24,7 @@ from sonolora.media.write_audio import write_wav
 from sonolora.planning.needs import preview_sampling
 from sonolora.runs.artifacts import Preview
 from sonolora.runs.metrics_log import MetricsLog
+from sonolora.runs.preview_picture import draw_preview, put_film
 from sonolora.runs.run import Run
 from sonolora.sampling.preview import render
 from sonolora.training.validation import SIGMAS, eval_losses
@@ -70,11 +70,13 @@ class Evaluator:
             for number, item in enumerate(previews, start=1):
                 seed = run.settings.seed
                 waveform = render(self.model, self.codec, item, settings, seed, self.device, step_done)
+                preview = Preview(step, number, item.prompt, seed, "lora" if step else "base")
                 run.artifacts.put_preview(
-                    Preview(step, number, item.prompt, seed, "lora" if step else "base"),
+                    preview,
                     partial(write_wav, waveform=waveform),
-                    partial(draw_waveform_and_mel, waveform=waveform, title=f"step {step}: {item.prompt}"),
+                    partial(draw_preview, artifacts=run.artifacts, preview=preview, sound=waveform),
                 )
+                put_film(run.artifacts, preview, waveform)
                 waveforms.append(waveform)
         mean = losses.mean().item()
         by_sigma = {str(sigma): round(loss, 5) for sigma, loss in zip(SIGMAS, losses.mean(0).tolist(), strict=True)}
