@@ -106,9 +106,14 @@ class _Product(torch.autograd.Function):
         down_TR = F.linear(x_TI, a.flatten(0, 1))
         if update.scale != 1:
             down_TR *= update.scale
-        _by_layer(out.flatten(0, -2), update.layers, update.outputs).baddbmm_(
-            _by_layer(down_TR, update.layers, update.rank), b.mT
-        )
+        added_GTD = _by_layer(out.flatten(0, -2), update.layers, update.outputs)
+        factors_of = _by_layer(down_TR, update.layers, update.rank), b.mT
+        if torch.compiler.is_compiling():  # which has no products in place of columns
+            added_GTD = torch.baddbmm(added_GTD, *factors_of)
+            added = added_GTD.transpose(0, 1).reshape(*out.shape[:-1], -1)
+            out = torch.cat([added, out[..., added.shape[-1] :]], dim=-1)
+        else:
+            added_GTD.baddbmm_(*factors_of)
         weights = frozen if context.needs_input_grad[0] else ()
         context.save_for_backward(*weights, x_TI, factors, down_TR)
         return out
@@ -129,10 +134,15 @@ class _Product(torch.autograd.Function):
             of_down_TR *= update.scale
         of_x = of_factors = None
         if needs_factors:
-            of_factors = torch.empty_like(factors)
-            of_a, of_b = update.matrices(of_factors)  # with `beta=0` the products overwrite them
-            of_a.flatten(0, 1).addmm_(of_down_TR.t(), x_TI, beta=0)
-            of_b.baddbmm_(of_layers_GTD.mT, _by_layer(down_TR, update.layers, update.rank), beta=0)
+            down_GTR = _by_layer(down_TR, update.layers, update.rank)
+            if torch.compiler.is_compiling():
+                of_a, of_b = of_down_TR.t() @ x_TI, torch.bmm(of_layers_GTD.mT, down_GTR)
+                of_factors = torch.cat([of_a.flatten(), of_b.flatten()])
+            else:
+                of_factors = torch.empty_like(factors)
+                of_a, of_b = update.matrices(of_factors)  # with `beta=0` the products overwrite them
+                of_a.flatten(0, 1).addmm_(of_down_TR.t(), x_TI, beta=0)
+                of_b.baddbmm_(of_layers_GTD.mT, down_GTR, beta=0)
         if needs_x:
             of_x = gradient_TO @ _weight(frozen, gradient.dtype)
             of_x = of_x.addmm_(of_down_TR, a.flatten(0, 1)).view(*gradient.shape[:-1], -1)
