@@ -129,22 +129,22 @@ class _Product(torch.autograd.Function):
         a, b = update.matrices(factors)
         gradient_TO = gradient.flatten(0, -2)
         of_layers_GTD = _by_layer(gradient_TO, update.layers, update.outputs)
-        of_down_TR = torch.bmm(of_layers_GTD, b).transpose(0, 1).flatten(1)
+        of_down_GTR = torch.bmm(of_layers_GTD, b)
         if update.scale != 1:
-            of_down_TR *= update.scale
+            of_down_GTR *= update.scale
         of_x = of_factors = None
         if needs_factors:
-            down_GTR = _by_layer(down_TR, update.layers, update.rank)
+            for_a = of_down_GTR.mT, x_TI.expand(update.layers, -1, -1)
+            for_b = of_layers_GTD.mT, _by_layer(down_TR, update.layers, update.rank)
             if torch.compiler.is_compiling():
-                of_a, of_b = of_down_TR.t() @ x_TI, torch.bmm(of_layers_GTD.mT, down_GTR)
-                of_factors = torch.cat([of_a.flatten(), of_b.flatten()])
+                of_factors = torch.cat([torch.bmm(*for_a).flatten(), torch.bmm(*for_b).flatten()])
             else:
                 of_factors = torch.empty_like(factors)
-                of_a, of_b = update.matrices(of_factors)  # with `beta=0` the products overwrite them
-                of_a.flatten(0, 1).addmm_(of_down_TR.t(), x_TI, beta=0)
-                of_b.baddbmm_(of_layers_GTD.mT, down_GTR, beta=0)
+                for part, of_part in zip(update.matrices(of_factors), (for_a, for_b), strict=True):
+                    part.baddbmm_(*of_part, beta=0)  # overwrites it
         if needs_x:
             of_x = gradient_TO @ _weight(frozen, gradient.dtype)
+            of_down_TR = of_down_GTR.transpose(0, 1).flatten(1)
             of_x = of_x.addmm_(of_down_TR, a.flatten(0, 1)).view(*gradient.shape[:-1], -1)
         return of_x, of_factors, *nothing
 
