@@ -50,7 +50,7 @@ class Evaluator:
         """Of the evaluations after a step, the last included; 0 until one was done."""
         if not self.seconds:
             return 0.0
-        every, steps = self.run.settings.preview_every, self.run.request.number_of_steps
+        every, steps = self.run.settings.preview_steps, self.run.request.number_of_steps
         between = (steps - 1) // every - step // every
         return (between + 1) * sum(self.seconds) / len(self.seconds)
 
