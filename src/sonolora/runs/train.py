@@ -30,6 +30,7 @@ from sonolora.runs.example_placement import place_examples
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.lora_metadata import lora_config, lora_metadata
 from sonolora.runs.metrics_log import MetricsLog
+from sonolora.runs.preview_columns import preview_columns
 from sonolora.runs.run import Run
 from sonolora.sampling.preview import joined
 from sonolora.training.state import load_state, save_state
@@ -78,7 +79,10 @@ def _train(run: Run, prepared: Prepared, networks: Networks, progress: Progress,
             progress.message(f"continuing from step {trainer.step_count}")
         log = MetricsLog(artifacts, trainer.step_count, progress)
         device = networks.device
-        evaluator = Evaluator(run, prepared, networks.codec, model, adapters, log, progress, cancel, device, graphs)
+        columns = preview_columns(run.base, request, settings)
+        evaluator = Evaluator(
+            run, prepared, networks.codec, model, adapters, log, progress, cancel, device, columns, graphs
+        )
 
         def save() -> None:
             if not trainer.is_finite():

@@ -1,6 +1,6 @@
 """LoRA adapters on the transformer's linear layers, and the LoRA file that Sonolora writes.
 
-In: a transformer and target layers, or an adapter file. Out: adapters by module name; the file. The file has no alpha:
+In: a transformer and target layers, or updates. Out: adapters by module name; the file. The file has no alpha:
 the publisher's code fuses B A unscaled, so alpha equals rank.
 Keys are `diffusion_model.<module>.lora_A.weight` and `.lora_B.weight`, as ComfyUI and diffusers read them.
 """
@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sonolora.core.errors import CheckpointError
 from sonolora.core.randomness import generator
 from sonolora.core.tensor_file import save_tensors
-from sonolora.ltx.lora.lora_file import LoRAFile
-from sonolora.ltx.lora.lora_fit import require_any, unused_layers
 from sonolora.ltx.lora.lora_names import FILE_PREFIX
+from sonolora.ltx.lora.weight_update import SummedUpdates
 from sonolora.ltx.model.lora_layer import LoRALinear, UpdatedLinear
 from sonolora.ltx.model.transformer import Transformer
 
@@ -30,11 +29,12 @@ Adapters = Mapping[str, LoRALinear]
 
 
 @dataclass(frozen=True)
-class AppliedLoRA:
-    """A LoRA on a model: its layers, and by layer why others are not used."""
+class LowRankUpdate:
+    """scale * B A of one layer."""
 
-    layers: Mapping[str, LoRALinear | UpdatedLinear]
-    unused: Mapping[str, str]
+    down: Tensor  # A (rank, in)
+    up: Tensor  # B (out, rank)
+    scale: float = 1.0
 
 
 def add_adapters(model: Transformer, targets: Iterable[str], rank: int, seed: int) -> dict[str, LoRALinear]:
@@ -112,33 +112,28 @@ def save_lora(path: Path, adapters: Adapters, metadata: Mapping[str, str]) -> No
     save_tensors(path, tensors, metadata)
 
 
-def apply_lora(model: Transformer, lora: LoRAFile, strength: float) -> AppliedLoRA:
-    """Add a LoRA to a model without adapters. Layers that the model does not have, or has in another shape, are unused.
-
-    Raises `CheckpointError` naming the reasons when no layer can be used, and when a layer holds NaN.
-    """
-    unused = unused_layers(lora, _linear_layers(model))
-    require_any(lora, unused)
-    layers: dict[str, LoRALinear | UpdatedLinear] = {}
-    for name, update in lora.layers.items():
-        if name in unused:
-            continue
-        if update.is_plain_lora:
-            down, up = lora.read_pair(name)
-            layers[name] = adapter = _add_lora(model, name, down.shape[0])
-            adapter.scale = strength * update.scale
+def put_updates(model: Transformer, updates: Mapping[str, LowRankUpdate | SummedUpdates]) -> None:
+    """Add updates, which are not trained, to layers of a model without adapters."""
+    for name, update in updates.items():
+        if isinstance(update, LowRankUpdate):
+            adapter = _add_lora(model, name, len(update.down))
+            adapter.scale = update.scale
             with torch.no_grad():
-                adapter.lora_A.copy_(down)
-                adapter.lora_B.copy_(up)
+                adapter.lora_A.copy_(update.down)
+                adapter.lora_B.copy_(update.up)
             adapter.requires_grad_(False)
         else:
-            layers[name] = updated = UpdatedLinear(_linear(model, name), lora.read(name).to(_device(model)), strength)
-            _replace(model, name, updated)
-    return AppliedLoRA(layers, {**unused, **lora.skipped})
+            _replace(model, name, UpdatedLinear(_linear(model, name), update.to(_device(model))))
 
 
-def _linear_layers(model: Transformer) -> dict[str, tuple[int, ...]]:
-    """Shapes (out, in) by name."""
+def put_back(model: Transformer, adapters: Adapters) -> None:
+    """Put adapters that `remove_adapters` has removed where they were."""
+    for name, adapter in adapters.items():
+        _replace(model, name, adapter)
+
+
+def linear_shapes(model: Transformer) -> dict[str, tuple[int, ...]]:
+    """Shapes (out, in) of the linear layers by name."""
     return {
         name: (layer.out_features, layer.in_features)
         for name, layer in model.named_modules()
