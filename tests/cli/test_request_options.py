@@ -73,3 +73,36 @@ def test_prompts_are_for_modes_that_need_nothing_else(sonolora, tmp_path):
     done = sonolora("train", "v2a", "x.zip", "--prompt", "a door", "--out", tmp_path / "out")
     assert done.code == 2
     assert 'need video_url, too: use --validation \'[{"prompt": "a door", "video_url": "..."}]\'' in done.err
+
+
+def test_a_length_in_seconds_is_one_in_frames_where_the_mode_counts_frames(sonolora, tmp_path):
+    assert request_body({"seconds": 3.0}, "x", [], None)["number_of_frames"] == 65  # of 72 at 24 a second, 8 k + 1
+    assert request_body({"seconds": 3.0, "frame_rate": "25"}, "x", [], None)["number_of_frames"] == 73
+    done = sonolora("check", "v2a", tmp_path, "--seconds", "0.1", "--out", tmp_path / "out")
+    assert (done.code, done.err.split(":")[0]) == (2, "number_of_frames")
+
+
+@pytest.mark.parametrize("mode", [name for name in MODES if name != "v2a"])
+def test_the_length_of_a_clip_has_one_name_in_all_modes(sonolora, tmp_path, mode):
+    done = sonolora("check", mode, tmp_path, "--seconds", "99", "--out", tmp_path / "out")
+    assert (done.code, done.err.split(":")[0]) == (2, "audio_duration_seconds")
+
+
+@pytest.mark.parametrize(
+    ("command", "typed", "meant"),
+    [
+        ("train", "--lr", "--learning-rate"),
+        ("train", "--duration", "--seconds"),
+        ("train", "--number-of-stepz", "--number-of-steps"),
+        ("generate", "--strength", "--scale"),
+        ("generate", "--output", "--out"),
+    ],
+)
+def test_the_option_that_was_meant_is_suggested(sonolora, command, typed, meant):
+    done = sonolora(command, "t2a", typed, "1")
+    assert done.code == 2
+    assert f"No such option: {typed} (Possible options: {meant})" in " ".join(done.err.split()), done.err
+
+
+def test_what_nobody_can_have_meant_is_not_guessed(sonolora):
+    assert "Possible" not in sonolora("train", "t2a", "--sausage", "1").err

@@ -93,7 +93,9 @@ def loras():
 @pytest.mark.parametrize(
     "endpoint", [one if one == IN_CI else pytest.param(one, marks=pytest.mark.slow) for one in ENDPOINTS]
 )
-def test_an_uploaded_archive_becomes_a_lora_that_changes_what_is_generated(endpoint, served, loras, receiver, tmp_path):
+def test_an_uploaded_archive_becomes_a_lora_that_changes_what_is_generated(
+    endpoint, served, shallow_base, loras, receiver, tmp_path
+):
     mode, data = ENDPOINTS[endpoint], tmp_path / "data"
     data.mkdir()
     body = {**(VIDEO if mode == "v2a" else SOUND), "training_data_url": served.upload(archive(mode, data))}
@@ -125,7 +127,7 @@ def test_an_uploaded_archive_becomes_a_lora_that_changes_what_is_generated(endpo
         assert opened.metadata()["mode"] == mode
     body, span = generation(mode, tmp_path)
     for name, path in (("base", None), ("trained", lora)):
-        settings = GenerateSettings(path, device="cpu", steps=FEW_STEPS)
+        settings = GenerateSettings(path, base=shallow_base, device="cpu", steps=FEW_STEPS)
         generate(MODES[mode], body, settings, tmp_path / f"{name}.wav", Silent())
     start, end = (round(RATE * second) * 2 for second in span)  # stereo
     base, trained = (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sonolora.cli.help_pages import ModeGroup, make_group
-from sonolora.cli.mode_commands import add_training_commands
+from sonolora.cli.mode_commands import add_training_commands, refuse_missing_files
 from sonolora.cli.setting_options import RUN_SECTION, Options, setting_options, settings_in
 from sonolora.cli.terminal import TerminalProgress
 from sonolora.core.errors import InputError
@@ -67,6 +67,7 @@ def _estimate(mode: Mode, request: TrainRequest, own: dict[str, Any]) -> None:
             "watts", "cannot be used with --card: the time on a card that is not here is unknown, and so is its price"
         )
     settings = RunSettings(**settings_in(RunSettings, own))
+    refuse_missing_files(mode, request)
     from sonolora.core.atomic_files import write_json
     from sonolora.planning.estimate import Power, estimate
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sonolora.core.errors import InputError
+from sonolora.core.errors import InputError, SonoloraError
 from sonolora.planning.run_settings import RunSettings
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def inspect(
 
     Prints its origin, format and rank, how much it changes each part of the network, and warnings.
     """
+    if not file.is_file():  # before anything heavy is imported
+        raise SonoloraError(f"{file}: there is no such file")
     from sonolora.ltx.weights.base import find_base
     from sonolora.runs.inspect_lora import inspect_lora
 

@@ -37,8 +37,8 @@ from sonolora.planning.run_settings import RENAMED, option
 
 READER_LEFT = 141  # as a shell reports a program that SIGPIPE has ended
 _ORDER = (
-    *("check", "estimate", "train", "generate", "inspect", "merge", "base", "cache"),
-    *("serve", "keys", "requests", "ledger", "backup", "restore", "demo", "env", "selftest", "bench", "completion"),
+    *("demo", "base", "check", "estimate", "train", "generate", "inspect", "merge"),
+    *("serve", "keys", "requests", "ledger", "backup", "restore", "cache", "env", "selftest", "bench", "completion"),
 )
 
 

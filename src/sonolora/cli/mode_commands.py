@@ -101,6 +101,16 @@ def read_request(mode: Mode, body: Mapping[str, Any]) -> TrainRequest:
     return parse(mode.request, body)
 
 
+def refuse_missing_files(mode: Mode, request: TrainRequest) -> None:
+    """Raise `InputError` for paths where nothing is, before anything heavy is imported or a folder is made."""
+    from sonolora.data.fetch import refuse_missing
+
+    for spec in mode.previews(request):
+        if spec.address:
+            refuse_missing(spec.address, spec.field)
+    refuse_missing(request.training_data_url)
+
+
 def _add(app: typer.Typer, mode: Mode, what: str, model: type[Body], command: Callable[..., None]) -> None:
     summary = mode.summary[0].upper() + mode.summary[1:]
     add_command(

@@ -22,6 +22,15 @@ DATA_FIELD = "training_data_url"
 VALIDATION_FIELD = "validation"
 JSON_FIELDS = (VALIDATION_FIELD, "time_ranges")
 _SECTION = "Request fields"
+# One name for one thing in all modes and commands; the field's own name is accepted, too.
+_ALIASES = {
+    "audio_duration_seconds": "--seconds",
+    "number_of_steps": "--steps",
+    "audio": "--input",
+    "reference": "--input",
+    "video": "--input",
+}
+SECONDS = "seconds"  # of a training clip, in the mode that counts frames
 _LONGEST_DEFAULT = 20  # characters
 
 
@@ -30,11 +39,16 @@ def request_options(model: type[Body]) -> Options:
 
     Fields without an effect in this mode are accepted and not listed: see `idle_options`.
     """
-    return {
+    options: dict[str, tuple[Any, Any]] = {
         name: (_annotation(name, field, idle=name in model.without_effect), None)
         for name, field in model.model_fields.items()
         if name != DATA_FIELD
     }
+    if "number_of_frames" in options and "audio_duration_seconds" not in options:
+        help_text = "Length of a training clip in seconds, in place of --number-of-frames."
+        flag = typer.Option("--seconds", help=help_text, metavar="X", rich_help_panel=_SECTION, show_default=False)
+        options[SECONDS] = (Annotated[float | None, flag], None)
+    return options
 
 
 def idle_options(model: type[Body]) -> str | None:
@@ -49,6 +63,7 @@ def _flag(name: str) -> str:
 
 def _annotation(name: str, field: FieldInfo, *, idle: bool) -> Any:
     flag, help_text = _flag(name), f"{field.description}"
+    flags = [flag, _ALIASES[name]] if name in _ALIASES else [flag]
     texts: dict[str, Any] = {"hidden": idle, "rich_help_panel": _SECTION, "show_default": False}
     if name in JSON_FIELDS:
         help_text += " As JSON, or the name of a JSON file." + (" [required]" if field.is_required() else "")
@@ -62,7 +77,7 @@ def _annotation(name: str, field: FieldInfo, *, idle: bool) -> Any:
         help_text += f" [default: {shown if len(shown) <= _LONGEST_DEFAULT else 'a built-in text'}]"
     if field.annotation is bool:
         return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag.removeprefix('--')}", help=help_text, **texts)]
-    return Annotated[str | None, typer.Option(flag, help=help_text, metavar=_metavar(field), **texts)]
+    return Annotated[str | None, typer.Option(*flags, help=help_text, metavar=_metavar(field), **texts)]
 
 
 def _metavar(field: FieldInfo) -> str:
@@ -100,6 +115,8 @@ def request_body(
     """
     body = _json_object(request_file) if request_file else {}
     body.update({name: value for name, value in given.items() if value is not None})
+    if given.get(SECONDS) is not None:
+        body["number_of_frames"] = _frames(body.pop(SECONDS), body)
     if data is not None:
         body[DATA_FIELD] = data
     read_json_fields(body)
@@ -109,6 +126,16 @@ def request_body(
     if DATA_FIELD not in body:
         raise InputError.of(DATA_FIELD, "missing: give the training data, a zip archive, a folder or a URL", "missing")
     return body
+
+
+def _frames(seconds: float, body: Mapping[str, Any]) -> int:
+    """As many video frames as fit into seconds, 8 k + 1."""
+    rate = body.get("frame_rate") or TrainRequest.model_fields["frame_rate"].default
+    try:
+        frames = int(float(seconds) * float(rate) + 1e-6)
+    except (TypeError, ValueError):  # refused with the rest of the request
+        return 0
+    return max((frames - 1) // 8 * 8 + 1, 1)
 
 
 def read_json_fields(body: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sonolora.cli.help_pages import ModeGroup, make_group
-from sonolora.cli.mode_commands import add_training_commands, with_options
+from sonolora.cli.mode_commands import add_training_commands, refuse_missing_files, with_options
 from sonolora.cli.setting_options import RUN_SECTION, Options, override_options, setting_options, settings_in
 from sonolora.cli.stop_signal import StopSignal
 from sonolora.cli.terminal import TerminalProgress
@@ -78,6 +78,7 @@ def _train(mode: Mode, request: TrainRequest, own: dict[str, Any]) -> None:
 
     refuse_taken(own["out"])
     settings = RunSettings(**settings_in(RunSettings, own))
+    refuse_missing_files(mode, request)
     from sonolora.runs.start import start
 
     with StopSignal().installed() as stop, TerminalProgress() as progress:

@@ -65,6 +65,13 @@ class RunSettings:
     preview_lora: tuple[str, ...] = setting(
         (), "Another LoRA that previews are rendered with, at strength X; may be repeated", metavar="FILE[:X]"
     )
+    held_out: float | None = setting(
+        None,
+        "Clips, or a share such as 0.2, kept out of training to measure what is learnt; by default one in ten "
+        "(2 to 16) of 12 or more",
+        minimum=0,
+        metavar="N|SHARE",
+    )
     checkpoint_every: int = setting(250, "Steps between checkpoints", minimum=1)
     preview_every: int = setting(500, "Steps between previews", minimum=1)
     keep_checkpoints: int = setting(2, "Checkpoints to keep", minimum=1)
@@ -78,6 +85,8 @@ class RunSettings:
             object.__setattr__(self, "distill_lora", absolute_lora(self.distill_lora, "distill_lora"))
         own = tuple(absolute_lora(text, "preview_lora") for text in self.preview_lora)
         object.__setattr__(self, "preview_lora", own)
+        if self.held_out is not None and self.held_out > 1 and self.held_out != int(self.held_out):
+            raise InputError.of("held_out", f"must be a number of clips or a share below 1, not {self.held_out:g}")
         for name in ("cuda_graph", "compile"):
             if getattr(self, name) and self.block_offload:
                 raise SonoloraError(f"{option(name)} and --block-offload exclude each other: drop one of the two")

@@ -5,8 +5,9 @@ In: a run, its data and its model. Out: a line of metrics, preview files, and th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -45,9 +46,19 @@ class Evaluator:
     device: torch.device
     columns: Sequence[PreviewColumn]
     graphs: CudaGraphSteps | None = None  # of the previews, which keep them from one evaluation to the next
+    seconds: list[float] = field(default_factory=list)  # that each evaluation took
+
+    def seconds_to_come(self, step: int) -> float:
+        """Of the evaluations after a step, the last included; 0 until one was done."""
+        if not self.seconds:
+            return 0.0
+        every, steps = self.run.settings.preview_every, self.run.request.number_of_steps
+        between = (steps - 1) // every - step // every
+        return (between + 1) * sum(self.seconds) / len(self.seconds)
 
     def evaluate(self, step: int) -> list[Waveform]:
         """Measure the loss, render the previews and write them. Raises `StopRequestedError` between sampling steps."""
+        began = time.monotonic()
         previews = self.prepared.previews
         waveforms = []
         step_done = self.cancel.after(self.progress.advance)
@@ -68,6 +79,7 @@ class Evaluator:
         mean = losses.mean().item()
         by_sigma = {str(sigma): round(loss, 5) for sigma, loss in zip(SIGMAS, losses.mean(0).tolist(), strict=True)}
         self.log.add(step, train_eval_loss=mean, train_eval_loss_by_sigma=by_sigma)
+        self.seconds.append(time.monotonic() - began)
         self.progress.message(f"step {step}: train_eval_loss {mean:.4f}")
         return waveforms
 

@@ -19,6 +19,7 @@ from sonolora.data.dataset import fetch_preview_inputs, open_dataset
 from sonolora.data.encode import Encoder
 from sonolora.data.encoding_cache import Cache
 from sonolora.data.fetch import Sources
+from sonolora.data.held_out import Split, split_clips
 from sonolora.data.prepared import Prepared
 from sonolora.data.report import Report
 from sonolora.ltx.text.text_encoder import load_tokenizer
@@ -38,7 +39,7 @@ _MAX_LINES = 20  # about single files; the report has all
 def prepare(run: Run, networks: Networks, sources: Sources, progress: Progress, cancel: CancelToken) -> Prepared:
     """Raises `InputError` for data that cannot be used, `StopRequestedError` between files and texts."""
     with scratch(run.folder) as folder:
-        prepared, clips = _read_and_encode(run, networks, sources, folder, progress, cancel)
+        prepared, clips, split = _read_and_encode(run, networks, sources, folder, progress, cancel)
     if run.request.debug_dataset:
         progress.phase("writing the debug archive", len(clips))
         cancel.check()
@@ -54,7 +55,7 @@ def prepare(run: Run, networks: Networks, sources: Sources, progress: Progress, 
                 clip_done=clip_done,
             ),
         )
-    return prepared
+    return prepared.split(split)
 
 
 def describe_clips(clips: int, request: TrainRequest) -> str:
@@ -64,8 +65,8 @@ def describe_clips(clips: int, request: TrainRequest) -> str:
 
 def _read_and_encode(
     run: Run, networks: Networks, sources: Sources, folder: Path, progress: Progress, cancel: CancelToken
-) -> tuple[Prepared, list[Clip]]:
-    """The report is written whatever happens."""
+) -> tuple[Prepared, list[Clip], Split]:
+    """All clips, and which of them are held out. The report is written whatever happens."""
     report, shown = Report(), list[ShownClip]()
     report.base = {
         "name": run.base.name,
@@ -102,11 +103,13 @@ def _read_and_encode(
         )
         texts = partial(step_done, to=len(files.names))  # they come after the clips
         prepared, clips = encoder.prepare(clips_for_page(run.artifacts, loaded, shown), inputs, texts)
+        split = split_clips(clips, run.settings.held_out)
+        report.held_out, report.held_out_note = tuple(clips[index].name for index in split.held_out), split.note
     finally:
         write_report(run.artifacts, report, shown, run.mode)
         _tell(report, progress)
-    progress.message(f"training on {describe_clips(len(clips), run.request)}")
-    return prepared, clips
+    progress.message(f"training on {describe_clips(len(split.trained), run.request)}; {split.note}")
+    return prepared, clips, split
 
 
 def _preview_inputs(

@@ -36,12 +36,15 @@ PREPARING = ("fetching the data", "reading and encoding the clips", "writing the
 LAST = f"at step {STEPS}"
 
 # Imports everything once; then a line with two named pipes makes a worker that has them as its input and output.
-# The least number of steps is a rule of the wire: a few of them show that a run is wired right.
+# The least number of steps is a rule of the wire: a few of them show that a run is wired right. So do previews of few
+# sampling steps, but they must leave the time to stop a worker before its run is over.
 FORKS = """
 import os, sys
 from annotated_types import Ge
 from sonolora.modes.request import AudioRequest, TrainRequest
+from sonolora.planning import needs
 from sonolora.server.jobs import worker
+needs.PREVIEW_STEPS = 10
 for request in (TrainRequest, AudioRequest, *AudioRequest.__subclasses__()):
     request.model_fields["number_of_steps"].metadata = [Ge(1)]
     request.model_rebuild(force=True)
