@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sonolora.cli.help_pages import ModeGroup, make_group
-from sonolora.cli.mode_commands import add_training_commands, refuse_missing_files
+from sonolora.cli.mode_commands import add_training_commands, idle_settings, refuse_missing_files
 from sonolora.cli.setting_options import RUN_SECTION, Options, setting_options, settings_in
 from sonolora.cli.terminal import TerminalProgress
 from sonolora.core.errors import InputError
@@ -53,7 +53,7 @@ _OWN: Options = {
 
 
 def _options(mode: Mode) -> Options:
-    return {**_OWN, **setting_options(RunSettings, without=() if mode.video else ("v2a_video",), section=RUN_SECTION)}
+    return {**_OWN, **setting_options(RunSettings, without=idle_settings(mode), section=RUN_SECTION)}
 
 
 def _estimate(mode: Mode, request: TrainRequest, own: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sonolora.cli.help_pages import ModeGroup, make_group
-from sonolora.cli.mode_commands import add_mode_command
+from sonolora.cli.mode_commands import add_mode_command, idle_settings
 from sonolora.cli.request_options import read_json_fields
 from sonolora.cli.setting_options import RUN_SECTION, Options, setting_options, settings_in
 from sonolora.cli.terminal import TerminalProgress
@@ -57,7 +57,7 @@ def _add(mode: Mode) -> None:
 
     options = {
         **_OUT,
-        **setting_options(GenerateSettings, without=() if mode.video else ("v2a_video",), section=RUN_SECTION),
+        **setting_options(GenerateSettings, without=idle_settings(mode), section=RUN_SECTION),
     }
     add_mode_command(generate_app, mode, "Generate audio.", options, run)
 

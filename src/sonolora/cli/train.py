@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sonolora.cli.help_pages import ModeGroup, make_group
-from sonolora.cli.mode_commands import add_training_commands, refuse_missing_files, with_options
+from sonolora.cli.mode_commands import add_training_commands, idle_settings, refuse_missing_files, with_options
 from sonolora.cli.setting_options import RUN_SECTION, Options, override_options, setting_options, settings_in
 from sonolora.cli.stop_signal import StopSignal
 from sonolora.cli.terminal import TerminalProgress
@@ -68,7 +68,7 @@ def _options(mode: Mode) -> Options:
     return {
         "out": (Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")], ...),
         "resume": (Annotated[Path | None, typer.Option(hidden=True, is_eager=True, callback=_refuse_resume)], None),
-        **setting_options(RunSettings, without=() if mode.video else ("v2a_video",), section=RUN_SECTION),
+        **setting_options(RunSettings, without=idle_settings(mode), section=RUN_SECTION),
     }
 
 

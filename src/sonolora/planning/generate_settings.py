@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from sonolora.core.frames import REFERENCE_POSITIONS
 from sonolora.core.setting_field import check_values, same_setting, setting
 from sonolora.planning.run_settings import V2A_VIDEO, RunSettings
 
@@ -40,6 +41,11 @@ class GenerateSettings:
         None,
         "Attention from video to audio; by default as the LoRA was trained, or joint",
         choices=V2A_VIDEO,
+    )
+    reference_positions: str | None = setting(
+        None,
+        "Times of the reference in a2a; by default as the LoRA was trained, or overlap",
+        choices=REFERENCE_POSITIONS,
     )
     output_48k: bool = setting(
         False, "Inpainting and extension: write 48 kHz, stereo, 16 bits in place of the source's format"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from sonolora.core.errors import InputError, SonoloraError
+from sonolora.core.frames import OVERLAP, REFERENCE_POSITIONS
 from sonolora.core.setting_field import check_values, setting
 from sonolora.ltx.memory.weight_forms import FULL, WEIGHTS
 from sonolora.modes.mode import Mode
@@ -56,6 +57,11 @@ class RunSettings:
         JOINT,
         "Attention from video to audio: joint, as published, or frozen-cached, which computes the video stream once",
         choices=V2A_VIDEO,
+    )
+    reference_positions: str = setting(
+        OVERLAP,
+        "Times of the reference in a2a: overlap with the target, as the publisher trains, or negative, as in ComfyUI",
+        choices=REFERENCE_POSITIONS,
     )
     distill_lora: str | None = setting(
         None,
@@ -107,6 +113,10 @@ class RunSettings:
         """Raise `InputError` for a setting that the mode has no use for."""
         if self.v2a_video != JOINT and not mode.video:
             raise InputError.of("v2a_video", f"{self.v2a_video} is for v2a only; {mode.name} has no video")
+        if self.reference_positions != OVERLAP and not mode.reference:
+            raise InputError.of(
+                "reference_positions", f"{self.reference_positions} is for a2a only; {mode.name} has no reference"
+            )
 
     def given(self) -> tuple[str, ...]:
         """The options that change how a step is computed, where they are not at their default."""

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from sonolora.analysis.spectrogram import draw_waveform_and_mel
+from sonolora.conditioning import with_reference_positions
 from sonolora.core.devices import resolve_device
 from sonolora.core.errors import InputError
+from sonolora.core.frames import OVERLAP
 from sonolora.core.progress import Progress
 from sonolora.data.cache_folder import default_cache_folder
 from sonolora.data.encode import Encoder
@@ -83,6 +85,7 @@ def generate(
     sampling = _sampling(base, settings, progress)
     metadata = lora.metadata if lora is not None and lora.metadata.get("mode") == mode.name else {}
     one_way = _one_way_video(mode, settings.v2a_video, metadata)
+    positions = _reference_positions(mode, settings.reference_positions, metadata)
     policy = RunSettings(weights=settings.weights, block_offload=settings.block_offload).policy
     spec = _spec(mode, body, metadata)
     config = TransformerConfig.from_header(base.checkpoint.section("transformer"))
@@ -96,6 +99,9 @@ def generate(
         encoder = Encoder(base, codec, cache, device, dtype, mode.video, text_encoder)
         contexts = encoder.encode_texts([spec.prompt, spec.negative_prompt], progress.advance)
         windows = [(start, encoder.prepare_given(one, contexts, spec.negative_prompt)) for start, one in given.windows]
+        windows = [
+            (start, replace(item, example=with_reference_positions(item.example, positions))) for start, item in windows
+        ]
         if one_way:
             examples = [item.example for _, item in windows]
             cached = with_cached_videos(examples, base.checkpoint, device=device, dtype=dtype, place=device)
@@ -193,6 +199,18 @@ def _one_way_video(mode: Mode, requested: str | None, metadata: Mapping[str, Any
     if requested is not None and trained is not None and requested != trained:
         raise InputError.of("v2a_video", f"this LoRA was trained with {trained} and needs it; found {requested}")
     return settings.one_way_video
+
+
+def _reference_positions(mode: Mode, requested: str | None, metadata: Mapping[str, Any]) -> str:
+    """As the LoRA was trained, or without one as requested."""
+    trained = metadata.get("reference_positions") if metadata else None
+    settings = RunSettings(reference_positions=requested or (trained if mode.reference else None) or OVERLAP)
+    settings.check_mode(mode)
+    if requested is not None and trained is not None and requested != trained:
+        raise InputError.of(
+            "reference_positions", f"this LoRA was trained with {trained} and needs it; found {requested}"
+        )
+    return settings.reference_positions
 
 
 def _notes(lora: LoRAFile, mode: Mode, base_fingerprint: str, weights: str, prompt: str) -> list[str]:

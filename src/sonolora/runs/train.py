@@ -70,6 +70,7 @@ def _train(run: Run, prepared: Prepared, networks: Networks, progress: Progress,
             prepared = cache_videos(run, prepared, networks, progress, cancel)
         else:
             prepared = place_examples(run, prepared, networks.device, progress)
+            prepared = prepared.with_reference_positions(settings.reference_positions)
         adapters = add_adapters(model, run.mode.lora_targets, request.rank, settings.seed)
         graph, graphs = None, None
         if settings.cuda_graph:
