@@ -30,7 +30,7 @@ def parameters(*path):
 def test_every_run_setting_is_an_option_with_its_default_and_help(command, mode):
     given = parameters(command, mode)
     for name, default, known in described(RunSettings):
-        if name in idle_settings(MODES[mode]):
+        if name in ("own_previews", *idle_settings(MODES[mode])):
             assert name not in given
             continue
         assert given[name].opts == [option(name)]

@@ -29,6 +29,7 @@ def test_settings_of_an_earlier_version_are_read():
     added = {
         "block_offload": True,
         "held_out": None,
+        "own_previews": 0,
         "distill_lora": None,
         "preview_lora": (),
         "reference_positions": "overlap",

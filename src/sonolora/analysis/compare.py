@@ -21,6 +21,7 @@ _ONSET_FLOOR_DB = 50.0
 _ONSET_CAP_DB = 6.0  # an attack out of silence would outweigh everything after it
 _LEAD = 14  # hops of silence in front, so that a sound that starts at the first sample has an onset
 _MAX_LAG_SECONDS = 1.0
+_CLEAR_RISE_DB, _ONSET_APART_SECONDS, _MAX_ONSETS = 2.0, 0.1, 16
 _SAME_PEAK_SECONDS = 0.04
 
 # Fingerprints: coarse time resolution, so that a shift by half a hop changes little.
@@ -57,6 +58,21 @@ def lag_seconds(reference: Waveform, target: Waveform) -> tuple[float, float]:
     others = np.concatenate([correlation[: max(0, best - near)], correlation[best + near + 1 :]])
     confidence = correlation[best] - max(0.0, float(others.max(initial=0.0)))
     return (best - max_lag) * _ONSET_HOP / _SAMPLE_RATE, float(np.clip(confidence, 0, 1))
+
+
+def onset_times(waveform: Waveform) -> list[float]:
+    """Seconds at which something strikes: clear rises of level that lie at least 0.1 s apart, at most 16."""
+    rise = _onsets(waveform)
+    threshold = max(_CLEAR_RISE_DB, 0.5 * float(rise.max(initial=0.0)))
+    times: list[tuple[float, float]] = []
+    for index in np.flatnonzero(rise >= threshold):
+        seconds = (int(index) + _ONSET_RISE - _LEAD) * _ONSET_HOP / _SAMPLE_RATE
+        if times and seconds - times[-1][1] < _ONSET_APART_SECONDS:
+            times[-1] = max(times[-1], (float(rise[index]), times[-1][1]))
+        else:
+            times.append((float(rise[index]), max(0.0, seconds)))
+    strongest = sorted(times, reverse=True)[:_MAX_ONSETS]
+    return sorted(seconds for _, seconds in strongest)
 
 
 def fingerprint(waveform: Waveform) -> Fingerprint:

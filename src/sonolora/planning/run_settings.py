@@ -80,6 +80,9 @@ class RunSettings:
     )
     checkpoint_every: int = setting(250, "Steps between checkpoints", minimum=1)
     preview_every: int = setting(500, "Steps between previews", minimum=1)
+    own_previews: int = setting(
+        0, "Previews of the run's own clips where the request has none, held-out ones first", minimum=0, maximum=2
+    )
     keep_checkpoints: int = setting(2, "Checkpoints to keep", minimum=1)
     cuda_graph: bool = setting(False, "Capture a step as a CUDA graph and replay it (experimental)")
     compile: bool = setting(False, "Compile the transformer blocks: slow first minute, faster steps (experimental)")

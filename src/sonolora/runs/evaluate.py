@@ -12,20 +12,21 @@ from functools import partial
 
 import torch
 
-from sonolora.analysis.spectrogram import draw_waveform_and_mel
 from sonolora.core.cancellation import CancelToken
 from sonolora.core.progress import Progress
 from sonolora.cuda_graph import CudaGraphSteps
 from sonolora.data.prepared import Prepared, PreviewItem
 from sonolora.ltx.codec.audio_codec import AudioCodec
-from sonolora.ltx.lora.adapters import Adapters, rounded_to_bf16
+from sonolora.ltx.lora.adapters import rounded_to_bf16
 from sonolora.ltx.lora.lora_stack import with_loras
+from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
 from sonolora.runs.artifacts import Preview
 from sonolora.runs.metrics_log import MetricsLog
 from sonolora.runs.preview_columns import PreviewColumn
+from sonolora.runs.preview_picture import draw_preview, put_film
 from sonolora.runs.run import Run
 from sonolora.sampling.preview import render
 from sonolora.training.validation import SIGMAS, eval_losses
@@ -90,10 +91,11 @@ class Evaluator:
         # LoRAs beside the trained one are new modules each time, which a kept graph does not know.
         sampling = replace(column.sampling, graphs=None if column.loras else self.graphs)
         waveform = render(self.model, self.codec, item, sampling, seed, self.device, step_done)
-        title = f"step {step}: {item.prompt}{' (with the distill LoRA)' if column.distilled else ''}"
+        preview = Preview(step, number, item.prompt, seed, "lora" if step else "base", column.distilled)
         self.run.artifacts.put_preview(
-            Preview(step, number, item.prompt, seed, "lora" if step else "base", column.distilled),
+            preview,
             partial(write_wav, waveform=waveform),
-            partial(draw_waveform_and_mel, waveform=waveform, title=title),
+            partial(draw_preview, artifacts=self.run.artifacts, preview=preview, sound=waveform),
         )
+        put_film(self.run.artifacts, preview, waveform)
         return waveform

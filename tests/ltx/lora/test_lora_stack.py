@@ -90,10 +90,10 @@ def test_beside_the_adapters_in_training(files, checkpoint, cases):
     """As previews use them: afterwards the model and its adapters are as they were, and trained on."""
     model = load(checkpoint)
     adapters = add_adapters(model, AUDIO_TARGETS, 4, 0)
-    with torch.no_grad():
-        for name, adapter in adapters.items():
-            adapter.lora_B.copy_(0.1 * normal(tuple(adapter.lora_B.shape), "B", name))
-    own = {name: (adapter.lora_A.detach(), adapter.lora_B.detach()) for name, adapter in adapters.items()}
+    values = adapters.matrices(adapters.flat.detach())
+    for name in adapters:
+        values[f"{name}.lora_B"].copy_(0.1 * normal(tuple(values[f"{name}.lora_B"].shape), "B", name))
+    own = {name: (values[f"{name}.lora_A"], values[f"{name}.lora_B"]) for name in adapters}
     before = run(model, cases)
     for names in (["second"], ["first", "dora"]):
         uses = [LoRAUse(files[name], 0.8) for name in names]
@@ -112,7 +112,7 @@ def test_beside_the_adapters_in_training(files, checkpoint, cases):
         assert (inside - before).norm() > 1e-3 * before.norm()
         assert torch.equal(run(model, cases), before)
     assert all(model.get_submodule(name) is adapter for name, adapter in adapters.items())
-    assert all(parameter.requires_grad for adapter in adapters.values() for parameter in adapter.parameters(False))
+    assert adapters.flat.requires_grad and model.adapter_values is adapters.flat
     with pytest.raises(RuntimeError, match="stopped"), with_loras(model, adapters, uses):
         raise RuntimeError("stopped")
     assert torch.equal(run(model, cases), before)

@@ -15,10 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sonolora.ltx.lora.adapters import Adapters, LowRankUpdate, linear_shapes, put_back, put_updates, remove_adapters
+from sonolora.ltx.lora.adapters import LowRankUpdate, linear_shapes, put_back, put_updates, remove_adapters
 from sonolora.ltx.lora.lora_file import LoRAFile
 from sonolora.ltx.lora.lora_fit import require_any, unused_layers
 from sonolora.ltx.lora.weight_update import LORA, SummedUpdates, WeightUpdate
+from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer
 
 Pairs = Mapping[str, tuple[Tensor, Tensor]]
@@ -79,7 +80,8 @@ def with_loras(model: Transformer, adapters: Adapters, uses: Sequence[LoRAUse]) 
     if not uses:
         yield
         return
-    own = {name: (adapter.lora_A.detach(), adapter.lora_B.detach()) for name, adapter in adapters.items()}
+    values = adapters.matrices(adapters.flat.detach())
+    own = {name: (values[f"{name}.lora_A"], values[f"{name}.lora_B"]) for name in adapters}
     remove_adapters(model)
     try:
         apply_loras(model, uses, own)
