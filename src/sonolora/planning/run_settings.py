@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 
 V2A_VIDEO = JOINT, FROZEN_CACHED = "joint", "frozen-cached"
 RENAMED = {"stream_blocks": "block_offload"}  # settings of earlier versions, by the name that they have now
-_STEP_OPTIONS = ("weights", "gradient_checkpointing", "block_offload", "v2a_video", "cuda_graph", "compile")
+_STEP_OPTIONS = (
+    "weights",
+    "gradient_checkpointing",
+    "block_offload",
+    "v2a_video",
+    "deterministic",
+    "cuda_graph",
+    "compile",
+)
 COMPILERS = (os.environ.get("CXX", "g++"), "clang++", "cl")
 
 
@@ -84,6 +92,9 @@ class RunSettings:
         0, "Previews of the run's own clips where the request has none, held-out ones first", minimum=0, maximum=2
     )
     keep_checkpoints: int = setting(2, "Checkpoints to keep", minimum=1)
+    deterministic: bool = setting(
+        False, "On a GPU: bit-identical results from equal seeds, also of resumed runs; some operations get slower"
+    )
     cuda_graph: bool = setting(False, "Capture a step as a CUDA graph and replay it (experimental)")
     compile: bool = setting(False, "Compile the transformer blocks: slow first minute, faster steps (experimental)")
 
