@@ -13,9 +13,11 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from sonolora.core.errors import InputError, SonoloraError
+from sonolora.core.frames import OVERLAP, REFERENCE_POSITIONS
 from sonolora.core.setting_field import check_values, setting
 from sonolora.ltx.memory.weight_forms import FULL, WEIGHTS
 from sonolora.modes.mode import Mode
+from sonolora.planning.lora_option import absolute_lora
 from sonolora.training.sigma_densities import SIGMA_DENSITIES
 
 if TYPE_CHECKING:
@@ -65,6 +67,19 @@ class RunSettings:
         "Attention from video to audio: joint, as published, or frozen-cached, which computes the video stream once",
         choices=V2A_VIDEO,
     )
+    reference_positions: str = setting(
+        OVERLAP,
+        "Times of the reference in a2a: overlap with the target, as the publisher trains, or negative, as in ComfyUI",
+        choices=REFERENCE_POSITIONS,
+    )
+    distill_lora: str | None = setting(
+        None,
+        "Render each preview a second time with this distill LoRA, in its 8 steps without guidance",
+        metavar="FILE[:X]",
+    )
+    preview_lora: tuple[str, ...] = setting(
+        (), "Another LoRA that previews are rendered with, at strength X; may be repeated", metavar="FILE[:X]"
+    )
     held_out: float | None = setting(
         None,
         "Clips, or a share such as 0.2, kept out of training to measure what is learnt; by default one in ten "
@@ -91,6 +106,11 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         check_values(self)
+        # Absolute, so that a run is resumed from any folder.
+        if self.distill_lora is not None:
+            object.__setattr__(self, "distill_lora", absolute_lora(self.distill_lora, "distill_lora"))
+        own = tuple(absolute_lora(text, "preview_lora") for text in self.preview_lora)
+        object.__setattr__(self, "preview_lora", own)
         if self.held_out is not None and self.held_out > 1 and self.held_out != int(self.held_out):
             raise InputError.of("held_out", f"must be a number of clips or a share below 1, not {self.held_out:g}")
         for name in ("cuda_graph", "compile"):
@@ -118,6 +138,10 @@ class RunSettings:
         """Raise `InputError` for a setting that the mode has no use for."""
         if self.v2a_video != JOINT and not mode.video:
             raise InputError.of("v2a_video", f"{self.v2a_video} is for v2a only; {mode.name} has no video")
+        if self.reference_positions != OVERLAP and not mode.reference:
+            raise InputError.of(
+                "reference_positions", f"{self.reference_positions} is for a2a only; {mode.name} has no reference"
+            )
 
     def given(self) -> tuple[str, ...]:
         """The options that change how a step is computed, where they are not at their default."""

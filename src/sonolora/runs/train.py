@@ -28,6 +28,7 @@ from sonolora.runs.example_placement import place_examples
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.lora_metadata import lora_config, lora_metadata
 from sonolora.runs.metrics_log import MetricsLog
+from sonolora.runs.preview_columns import preview_columns
 from sonolora.runs.run import Run
 from sonolora.runs.training_loop import TrainingLoop
 from sonolora.sampling.preview import joined
@@ -68,6 +69,7 @@ def _train(run: Run, prepared: Prepared, networks: Networks, progress: Progress,
             prepared = cache_videos(run, prepared, networks, progress, cancel)
         else:
             prepared = place_examples(run, prepared, networks.device, progress)
+            prepared = prepared.with_reference_positions(settings.reference_positions)
         adapters = add_adapters(model, run.mode.lora_targets, request.rank, settings.seed)
         graph, graphs = None, None
         if settings.cuda_graph:
@@ -77,7 +79,10 @@ def _train(run: Run, prepared: Prepared, networks: Networks, progress: Progress,
             progress.message(f"continuing from step {trainer.step_count}")
         log = MetricsLog(artifacts, trainer.step_count, progress)
         device = networks.device
-        evaluator = Evaluator(run, prepared, networks.codec, model, adapters, log, progress, cancel, device, graphs)
+        columns = preview_columns(run.base, request, settings)
+        evaluator = Evaluator(
+            run, prepared, networks.codec, model, adapters, log, progress, cancel, device, columns, graphs
+        )
 
         def write(step: int, tensors: Mapping[str, Tensor]) -> None:
             write_file = partial(save_state, tensors=tensors, step=step, layout=trainer.layout, identity=identities[0])
