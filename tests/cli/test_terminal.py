@@ -69,6 +69,18 @@ def test_a_terminal_of_80_columns_shows_the_times(note: str) -> None:
     assert "1250/2000" in lines[0] and "left" in lines[0]
 
 
+def test_a_note_that_looks_like_markup_is_shown_as_it_is() -> None:
+    """Such as the name of a file in an archive."""
+    out = io.StringIO()
+    progress = TerminalProgress()
+    console = Console(file=out, force_terminal=True, color_system=None, width=120)
+    progress._bars.live.console = console
+    progress.phase("reading", 2)
+    progress.advance("a[/b]")
+    console.print(progress._bars.get_renderable())
+    assert "a[/b]" in out.getvalue()
+
+
 @pytest.mark.parametrize(("seconds", "shown"), [(7, "0:07"), (750, "12:30"), (3725, "1:02:05"), (-1, "0:00")])
 def test_clock(seconds: float, shown: str) -> None:
     assert clock(seconds) == shown

@@ -31,6 +31,7 @@ from sonolora.cli.server import keys_app, ledger, requests_app
 from sonolora.cli.streams import OutputFailedError, ReaderLeftError, guarded_streams
 from sonolora.cli.train import train_app
 from sonolora.core.cancellation import InterruptedRunError
+from sonolora.core.cuda_environment import configure_cuda
 from sonolora.core.errors import OUT_OF_MEMORY, InputError, SonoloraError
 from sonolora.core.threads import configure_threads
 from sonolora.planning.run_settings import RENAMED, option
@@ -86,6 +87,7 @@ def _root(
 def main() -> None:
     """Entry point: errors that explain themselves become a message and an exit code."""
     configure_threads()
+    configure_cuda()
     enable_completion()
     try:
         with guarded_streams():

@@ -96,6 +96,8 @@ def _previews(artifacts: RunArtifacts) -> list[ShownPreview]:
 
 
 def _shown(artifacts: RunArtifacts, previews: Sequence[Preview], source: PreviewSource) -> ShownPreview:
+    distilled = [one for one in previews if one.distilled]
+    previews = [one for one in previews if not one.distilled]
     newest = previews[-1]
     files: list[tuple[str, str, bool]] = []  # what, artifact, whether it is generated
     if source.given is not None:
@@ -103,6 +105,8 @@ def _shown(artifacts: RunArtifacts, previews: Sequence[Preview], source: Preview
     if newest.step:
         files += [("before: the base", one.sound, True) for one in previews if one.kind == "base"][:1]
     files.append((f"after {newest.step:,} steps" if newest.step else "the base", newest.sound, True))
+    if distilled:
+        files.append(("the same with the distilled schedule", distilled[-1].sound, True))
     if source.real is not None and source.real != source.given and source.film is None:
         files.append((f"real: {source.clip}", source.real, False))
     sounds = {name: decode_audio(artifacts.path(name)).waveform for _, name, _ in files if name in artifacts}

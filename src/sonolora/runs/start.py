@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sonolora.core.cancellation import CancelToken, InterruptedRunError, StopRequestedError, never
+from sonolora.core.determinism import deterministic
 from sonolora.core.progress import Progress
 from sonolora.data.fetch import ANYWHERE, Sources
+from sonolora.ltx.weights.distilled import TRAINING_NOTE
 from sonolora.ltx.weights.stored_tensor import precision_note, stored_precision
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
@@ -19,8 +21,10 @@ from sonolora.planning.run_settings import RunSettings
 from sonolora.runs.artifacts import PREPARED, RECORD
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.prepare import prepare
+from sonolora.runs.preview_columns import preview_columns
 from sonolora.runs.run import Run
 from sonolora.runs.run_folder import exclusive_use, make_run_folder, remove_scratch
+from sonolora.runs.start_up import announce
 from sonolora.runs.train import train
 
 
@@ -44,11 +48,29 @@ def start(
     """
     settings.check_mode(mode)
     networks = networks or Networks.of(settings)
+    with deterministic(settings.deterministic):
+        return _start(mode, request, settings, folder, progress, should_stop, sources, networks)
+
+
+def _start(
+    mode: Mode,
+    request: TrainRequest,
+    settings: RunSettings,
+    folder: Path,
+    progress: Progress,
+    should_stop: Callable[[], bool],
+    sources: Sources,
+    networks: Networks,
+) -> Path:
+    announce(networks.device, progress, deterministic=settings.deterministic)
     if warning := check_fit(mode, request, settings, networks.base, networks.device):
         progress.warning(warning)
     precision = stored_precision(networks.base.checkpoint.tensors)
     if note := precision_note(precision):
         (progress.warning if precision.endswith("without scales") else progress.message)(note)
+    if networks.base.distilled:
+        progress.warning(TRAINING_NOTE)
+    preview_columns(networks.base, request, settings)  # files that are no LoRAs are refused now
     make_run_folder(folder)
     cancel = CancelToken(should_stop)
     with exclusive_use(folder):

@@ -68,11 +68,13 @@ class ServerSettings:
     max_upload_bytes: int = setting(20 << 30, "Largest upload", minimum=1)
     prices: Mapping[str, float] = field(default_factory=lambda: PUBLISHED_PRICES)  # dollars per step, by mode
     held_out: float | None = same_setting(RunSettings, "held_out")
-    checkpoint_every: int = same_setting(RunSettings, "checkpoint_every")
+    checkpoint_seconds: float = same_setting(RunSettings, "checkpoint_seconds")
+    checkpoint_every: int | None = same_setting(RunSettings, "checkpoint_every")
     weights: str = same_setting(RunSettings, "weights")
     gradient_checkpointing: bool = same_setting(RunSettings, "gradient_checkpointing")
     block_offload: bool = same_setting(RunSettings, "block_offload")
     v2a_video: str = same_setting(RunSettings, "v2a_video")
+    deterministic: bool = same_setting(RunSettings, "deterministic")
     keep_days: float = setting(30.0, "Days to keep the folder, log and body of a finished request")
 
     def __post_init__(self) -> None:
