@@ -89,6 +89,7 @@ def _lines(result: Estimate) -> Iterator[str]:
     tokens = [f"{needs.tokens.audio:,} audio"]
     tokens += [f"{needs.tokens.reference:,} reference"] if needs.tokens.reference else []
     tokens += [f"{needs.tokens.video:,} video"] if needs.tokens.video else []
+    yield _headline(result)
     here = "; a CUDA card uses bfloat16 and half the memory, see --card" if result.device == "cpu" else ""
     stored = "" if result.base_precision == PUBLISHED_PRECISION else f", stored as {result.base_precision}"
     yield f"{result.mode} on {result.base}{stored}, {result.steps:,} steps, {result.device} ({result.dtype}{here})"
@@ -112,6 +113,15 @@ def _lines(result: Estimate) -> Iterator[str]:
         else f"; here {_about(result)}{result.electricity_price:,.4g} for electricity"
     )
     yield f"price     ${result.hosted_price:,.2f} at fal{here}"
+
+
+def _headline(result: Estimate) -> str:
+    """Such as `about 3 min, 50 MB of memory, 40 MB of disk; $0.44 at the hosted price`."""
+    parts = []
+    if result.training_seconds is not None and result.preview_seconds is not None:
+        parts.append(f"{_about(result)}{_duration(result.training_seconds + result.preview_seconds)}")
+    parts += [f"{_gb(result.needs.peak)} of memory", f"{_gb(sum(result.disk.values()))} of disk"]
+    return f"{', '.join(parts)}; ${result.hosted_price:,.2f} at the hosted price"
 
 
 def _times(result: Estimate) -> Iterator[str]:

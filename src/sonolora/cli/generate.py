@@ -51,12 +51,34 @@ _OUT: Options = {
 }
 
 
+_TAKES: Options = {
+    "takes": (
+        Annotated[
+            int,
+            typer.Option(min=1, max=100, metavar="N", help="How many, each with the next seed: FILE-1, FILE-2, ..."),
+        ],
+        1,
+    ),
+    "compare": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--compare",
+                help="Also what the base makes of the same seed, in one file and one picture with the LoRA's.",
+            ),
+        ],
+        False,
+    ),
+}
+
+
 def _add(mode: Mode) -> None:
     def run(own: dict[str, Any], body: dict[str, Any]) -> None:
         _generate(mode, body, own)
 
     options = {
         **_OUT,
+        **_TAKES,
         **setting_options(GenerateSettings, without=idle_settings(mode), section=RUN_SECTION),
     }
     add_mode_command(generate_app, mode, "Generate audio.", options, run)
@@ -72,6 +94,8 @@ def _generate(mode: Mode, body: dict[str, Any], own: dict[str, Any]) -> None:
         raise InputError.of(
             "out", f"must be an audio file ({known}), not {out.name}: use --out {out.with_suffix('.wav')}"
         )
+    if own["compare"] and not own["lora"]:
+        raise InputError.of("compare", "there is no LoRA to compare with the base: add --lora FILE")
     settings = settings_in(GenerateSettings, own)
     GenerateSettings(**settings)  # before anything is fetched
     named = [parse_lora(text, "lora", settings["scale"]) for text in own["lora"] or ()]
@@ -88,11 +112,12 @@ def _generate(mode: Mode, body: dict[str, Any], own: dict[str, Any]) -> None:
             settings["distill_lora"] = fetch(file, folder / "distill", field="distill_lora"), strength
         if loras:
             settings |= {"lora": loras[0][0], "scale": loras[0][1], "more_loras": tuple(loras[1:])}
-        from sonolora.runs.generate import generate
+        from sonolora.runs.takes import generate_takes
 
-        generate(mode, body, GenerateSettings(**settings), out, progress)
-    print(f"audio:       {out}")
-    print(f"spectrogram: {out.with_suffix('.png')}")
+        made = GenerateSettings(**settings)
+        written = generate_takes(mode, body, made, out, progress, takes=own["takes"], compare=own["compare"])
+    for what, path in written:
+        print(f"{what + ':':<10}{path}")
 
 
 generate_app = make_group("Generate audio with a LoRA.", ModeGroup)

@@ -180,6 +180,9 @@ def _evaluation_seconds(
         flops += preview_flops(shape, tokens, kind, sampling.guidance) * sampling.steps
         if settings.distill_lora is not None:
             flops += preview_flops(shape, tokens, kind, OFF) * DISTILLED_STEPS
+    if not mode.previews(request):  # the run listens to clips of its own
+        own = preview_flops(shape, step.tokens, kind, sampling.guidance) * sampling.steps
+        flops += own * min(settings.own_previews, clips)
     forward = step_flops(shape, step, kind).forward
     return flops / forward * pace.forward
 

@@ -48,6 +48,9 @@ class GenerateSettings:
         "Times of the reference in a2a; by default as the LoRA was trained, or overlap",
         choices=REFERENCE_POSITIONS,
     )
+    codec_level: bool = setting(
+        False, "Inpainting and extension: leave the new sound at the level that the codec gives it"
+    )
     output_48k: bool = setting(
         False, "Inpainting and extension: write 48 kHz, stereo, 16 bits in place of the source's format"
     )

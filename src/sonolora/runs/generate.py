@@ -24,7 +24,7 @@ from sonolora.core.progress import Progress
 from sonolora.data.cache_folder import default_cache_folder
 from sonolora.data.encode import Encoder
 from sonolora.data.encoding_cache import Cache
-from sonolora.data.fetch import ANYWHERE, Sources
+from sonolora.data.fetch import ANYWHERE, Sources, fetch
 from sonolora.ltx.lora.lora_file import LoRAFile, open_lora
 from sonolora.ltx.lora.lora_fit import summarise
 from sonolora.ltx.lora.lora_stack import LoRAUse, apply_loras
@@ -32,6 +32,7 @@ from sonolora.ltx.memory.weight_forms import FULL
 from sonolora.ltx.weights.base import Base, find_base
 from sonolora.ltx.weights.transformer_config import TransformerConfig
 from sonolora.media.audio import Waveform, resample, to_stereo
+from sonolora.media.film_sound import write_film
 from sonolora.media.source_format import probe_audio
 from sonolora.media.write_audio import write_audio, write_audio_like
 from sonolora.modes.generate_request import GenerationSpec
@@ -146,8 +147,11 @@ def _generate(
                     sound = render_continued(
                         model, codec, item, starts, window, sampling, seed, device, progress.advance
                     )
-                    paste_passage(result, sound, part.first, part.paste)
+                    paste_passage(result, sound, part.first, part.paste, correct=not settings.codec_level)
         _write(out, result, given, settings, spec.prompt, progress)
+        if spec.video is not None:
+            film = fetch(spec.video, Path(scratch), field=spec.field, sources=sources)
+            write_film(out.with_suffix(".mp4"), film, result)
 
 
 def _sampling(base: Base, settings: GenerateSettings, progress: Progress) -> SamplingSettings:

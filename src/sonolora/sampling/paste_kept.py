@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sonolora.core.frames import Span
 from sonolora.media.audio import Waveform, resample, to_stereo
 from sonolora.media.fit_audio import cut_or_padded
+from sonolora.sampling.level_correction import correct_levels
 
 FADE_SECONDS = 0.01
 
@@ -40,16 +41,19 @@ def paste_kept(generated: Waveform, kept: Waveform, regenerate: Sequence[Span]) 
     return Waveform(result, sample_rate, generated.speakers)
 
 
-def paste_passage(recording: Waveform, generated: Waveform, offset: int, spans: Sequence[Span]) -> None:
+def paste_passage(
+    recording: Waveform, generated: Waveform, offset: int, spans: Sequence[Span], *, correct: bool = False
+) -> None:
     """Replace spans of a recording, in place, by those of a generated passage; no other sample changes.
 
     `recording`: (channels, samples); `generated`: stereo at any sample rate, from sample `offset` of the recording on;
-    `spans`: seconds of the passage.
+    `spans`: seconds of the passage; `correct`: bring them to the level of what is beside them, see `level_correction`.
     """
     fitted = resample(_as_channels_of(recording, generated), recording.sample_rate)
     part = recording.samples[:, offset : offset + round(generated.seconds * recording.sample_rate)]
     fitted = cut_or_padded(fitted, part.shape[1])
-    part[:] = paste_kept(fitted, replace(recording, samples=part), spans).samples
+    kept = replace(recording, samples=part)
+    part[:] = paste_kept(correct_levels(fitted, kept, spans) if correct else fitted, kept, spans).samples
 
 
 def _as_channels_of(recording: Waveform, generated: Waveform) -> Waveform:

@@ -21,6 +21,7 @@ from sonolora.ltx.codec.audio_codec import AudioCodec
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
+from sonolora.sampling.level_correction import correct_levels
 from sonolora.sampling.paste_kept import paste_kept
 from sonolora.sampling.sampler import SamplingSettings, sample_continued, sample_windows
 
@@ -43,7 +44,8 @@ def render(
     generated = render_windows(model, codec, [(0, item)], item.seconds, settings, (seed,), device, on_step)
     if item.kept_CN is None:
         return generated
-    return paste_kept(generated, Waveform(item.kept_CN.numpy(), codec.output_sample_rate), item.regenerate)
+    kept = Waveform(item.kept_CN.numpy(), codec.output_sample_rate)
+    return paste_kept(correct_levels(generated, kept, item.regenerate), kept, item.regenerate)
 
 
 def render_windows(
