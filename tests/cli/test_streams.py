@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,9 @@ from sonolora.cli.streams import OutputFailedError, ReaderLeftError, droppable_o
 from sonolora.cli.terminal import TerminalProgress
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_audio
+from sonolora.server.database.database import Database
+from sonolora.server.jobs.records import NewRequest
+from sonolora.server.jobs.store import Store
 
 
 @contextmanager
@@ -51,10 +54,14 @@ def test_progress_that_nobody_reads_is_dropped():
 
 
 def test_results_that_nobody_reads_end_the_command():
-    with streams(out=left()), guarded_streams():
-        with pytest.raises(ReaderLeftError):
-            print("a result", flush=True)
-        print("what comes later goes nowhere", flush=True)
+    def print_twice():
+        with guarded_streams():
+            with pytest.raises(ReaderLeftError):
+                print("a result", flush=True)
+            print("what comes later goes nowhere", flush=True)
+
+    with streams(out=left()), pytest.raises(ReaderLeftError):
+        print_twice()
 
 
 def test_a_server_goes_on_when_nobody_reads_its_output():
@@ -69,8 +76,8 @@ def test_results_on_a_full_device_are_an_error():
     full = Path("/dev/full").open("w")  # noqa: SIM115 - closed by streams
     with (
         streams(out=full),
-        guarded_streams(),
         pytest.raises(OutputFailedError, match=r"standard output could not be .* No space left"),
+        guarded_streams(),
     ):
         print("a result", flush=True)
 
@@ -82,19 +89,25 @@ def test_progress_on_a_full_device_is_dropped():
         print("progress", file=sys.stderr, flush=True)
 
 
+# Unbuffered, as in containers: each write may fail, and not only the last flush.
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [
         ("--help | head -c 1; exit ${PIPESTATUS[0]}", 0, ""),  # written before the reader leaves
         ("--help >&-", 0, ""),
+        ('requests list --folder "$FOLDER" >&-', 0, ""),
+        ("--help >/dev/full", 1, "standard output could not be written: No space left on device\n"),
         ("--version >/dev/full", 1, "standard output could not be written: No space left on device\n"),
         ("completion bash | true; exit ${PIPESTATUS[0]}", 141, ""),
     ],
 )
-def test_exit_codes_in_a_shell(words, code, error):
+def test_exit_codes_in_a_shell(words, code, error, tmp_path):
+    with closing(Database(tmp_path / "server.db")) as database:
+        Store(database).add_request(NewRequest(endpoint="t2a", mode="t2a", body={}, key_id="k"))
     line = f'"{sys.executable}" -m sonolora {words}'
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    environment = {**os.environ, "FOLDER": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (code, error)
 
 

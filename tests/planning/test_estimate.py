@@ -51,7 +51,7 @@ def test_a_base_that_is_not_here(clips, monkeypatch, tmp_path):
 def test_a_card_that_is_not_here(clips, monkeypatch, tmp_path):
     """It is counted as a card computes, held to its memory, and told what would fit; time is not guessed."""
     monkeypatch.setenv("SONOLORA_BASES", str(tmp_path / "bases.json"))
-    request = parse(T2A.request, {"training_data_url": str(clips), "audio_duration_seconds": 0.5})
+    request = parse(T2A.request, {"training_data_url": str(clips), "audio_duration_seconds": 0.5, "rank": 8})
     result = estimate(T2A, request, RunSettings("ltx-2.3"), tmp_path / "out", Silent(), card=8)
     assert (result.device, result.dtype) == ("a card of 8 GB", "bfloat16")
     assert result.needs.stages[2].resident["transformer"] == 6_574_987_520  # bfloat16, but for the tables

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,8 @@ def _bfloat16(monkeypatch):
 
 
 def test_a_run_and_its_lora(with_previews, settings, tmp_path):
-    lora = begin("t2a", {**with_previews, "learning_rate": 0.01}, settings, tmp_path / "run")
+    (wanted, *_), how = with_previews["validation"], replace(settings, preview_every=1000)
+    lora = begin("t2a", {**with_previews, "validation": [wanted], "learning_rate": 0.01}, how, tmp_path / "run")
     prepared = load_file(tmp_path / "run" / "prepared.safetensors")
     assert {tensor.dtype for tensor in prepared.values()} == {torch.float32, torch.bfloat16}, "latents and contexts"
     losses = eval_losses_of(tmp_path / "run")
@@ -33,8 +36,8 @@ def test_a_run_and_its_lora(with_previews, settings, tmp_path):
     tensors = load_file(lora).values()
     assert all(tensor.dtype == torch.bfloat16 and tensor.isfinite().all() for tensor in tensors)
     artifacts = RunArtifacts(tmp_path / "run")
-    base, *_, preview, _ = (decode_audio(artifacts.path(one.sound)).waveform for one in artifacts.previews())
-    body = {"prompt": with_previews["validation"][0]["prompt"]}
+    base, preview = (decode_audio(artifacts.path(one.sound)).waveform for one in artifacts.previews())
+    body = {"prompt": wanted["prompt"]}
     how = GenerateSettings(lora, base=settings.base, device="cpu", steps=4)
     generate(MODES["t2a"], body, how, tmp_path / "new.wav", Silent())
     assert np.array_equal(decode_audio(tmp_path / "new.wav").waveform.samples, preview.samples)

@@ -50,9 +50,8 @@ class Told(Silent):
 
 
 @pytest.fixture(scope="module")
-def base():
-    """The one that `generate` uses by default."""
-    return find_base("tiny")
+def base(shallow_base):
+    return find_base(str(shallow_base))
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +84,14 @@ def write_silent_video(path, frames):
     return str(path)
 
 
-def run(mode, body, out, told=None, **settings):
-    settings = GenerateSettings(**{"device": "cpu", "steps": 1, **settings})
-    generate(MODES[mode], {"prompt": "a tone", **body}, settings, out, told or Silent())
-    return out
+@pytest.fixture(scope="module")
+def run(shallow_base):
+    def run(mode, body, out, told=None, **settings):
+        settings = GenerateSettings(**{"base": str(shallow_base), "device": "cpu", "steps": 1, **settings})
+        generate(MODES[mode], {"prompt": "a tone", **body}, settings, out, told or Silent())
+        return out
+
+    return run
 
 
 def read(path):
@@ -115,7 +118,7 @@ def outside(spans, count, rate):
         ("take.flac", 44_100, 2, "PCM_16"),
     ],
 )
-def test_inpainting_gives_back_the_file_with_new_spans(name, rate, channels, subtype, lora, tmp_path):
+def test_inpainting_gives_back_the_file_with_new_spans(name, rate, channels, subtype, lora, run, tmp_path):
     spans = [[0.1, 0.2], [1.5, 1.6], [2.95, 3.0]]
     source = write_sound(tmp_path / name, 3.0, rate, channels, subtype)
     out, told = tmp_path / f"out-{name}", Told()
@@ -135,7 +138,7 @@ def test_inpainting_gives_back_the_file_with_new_spans(name, rate, channels, sub
 
 
 @pytest.mark.parametrize("side", ["prefix", "suffix"])
-def test_an_extension_has_the_whole_file_and_as_much_new_as_in_training(side, lora, tmp_path):
+def test_an_extension_has_the_whole_file_and_as_much_new_as_in_training(side, lora, run, tmp_path):
     mode, rate = f"audio-extend-{side}", 44_100
     source = write_sound(tmp_path / "take.wav", 2.0, rate, 2, "PCM_24")
     out = run(mode, {"audio": source}, tmp_path / "out.wav", lora=lora(mode))
@@ -147,7 +150,7 @@ def test_an_extension_has_the_whole_file_and_as_much_new_as_in_training(side, lo
     assert soundfile.info(out).subtype == "PCM_24"
 
 
-def test_48_khz_when_asked(lora, tmp_path):
+def test_48_khz_when_asked(lora, run, tmp_path):
     source = write_sound(tmp_path / "take.wav", 1.0, 44_100, 1, "PCM_24")
     body = {"audio": source, "time_ranges": [[0.2, 0.3]]}
     out = run("audio-inpaint", body, tmp_path / "out.wav", lora=lora("audio-inpaint"), output_48k=True)
@@ -155,14 +158,14 @@ def test_48_khz_when_asked(lora, tmp_path):
     assert (info.samplerate, info.channels, info.subtype, info.frames) == (48_000, 2, "PCM_16", 48_000)
 
 
-def test_v2a_is_as_long_as_the_video(lora, tmp_path):
+def test_v2a_is_as_long_as_the_video(lora, run, tmp_path):
     body = {"video": write_silent_video(tmp_path / "silent.mp4", 20), "resolution": "low", "aspect_ratio": "16:9"}
     out = run("v2a", body, tmp_path / "out.wav", lora=lora("v2a"))
     assert soundfile.info(out).frames == round(20 / 24 * 48_000) == 40_000
     assert read(out)[-4000:].any(), "there is sound to the end"
 
 
-def test_a2a_is_as_long_as_its_reference(lora, tmp_path):
+def test_a2a_is_as_long_as_its_reference(lora, run, tmp_path):
     reference, told = write_sound(tmp_path / "reference.wav", 1.7, 44_100), Told()
     out = run("a2a", {"reference": reference}, tmp_path / "out.wav", told, lora=lora("a2a"))
     assert soundfile.info(out).frames == round(1.7 * 48_000)
@@ -298,7 +301,7 @@ class TestLengths:
 
 
 @pytest.mark.parametrize("mode", ["t2a", "a2a", "v2a", "audio-inpaint", "audio-extend-prefix", "audio-extend-suffix"])
-def test_it_gives_the_samples_of_a_preview_that_is_given_the_same(mode, base, lora, tmp_path):
+def test_it_gives_the_samples_of_a_preview_that_is_given_the_same(mode, base, lora, run, tmp_path):
     source = write_sound(tmp_path / "given.wav", 0.2 if "extend" in mode else TRAINED)
     common = ("a tone", NEGATIVE_PROMPT)
     film = {}

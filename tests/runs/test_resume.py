@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -15,7 +17,7 @@ import pytest
 from run_support import StopsAt, begin, eval_losses_of
 from typer.testing import CliRunner
 
-from sonolora.cli.main import app
+from sonolora.cli.main import app, main
 from sonolora.core.cancellation import InterruptedRunError
 from sonolora.core.errors import CheckpointError, DamagedFileError, SonoloraError
 from sonolora.runs.artifacts import PREPARED, RECORD, RunArtifacts
@@ -24,12 +26,12 @@ from sonolora.runs.resume import resume
 pytestmark = pytest.mark.xdist_group("run")  # with test_start.py, whose run these are compared with
 
 
-def train_in_child(body, out, *options, **pipes):
+def train_in_child(body, out, *options):
     """The command, for as long as it takes to write a state."""
     request = out.with_name("request.json")
     request.write_text(json.dumps(body))
     command = [sys.executable, "-m", "sonolora", "train", "t2a", "--request", str(request), "--out", str(out), *options]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes)
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 120
     while not list((out / "checkpoints").glob("step-*")):
         assert process.poll() is None, "it ended by itself"
@@ -54,13 +56,36 @@ def test_killed_and_resumed_elsewhere_gives_the_same_file(body, settings, tmp_pa
     assert steps == sorted(set(steps)), "no step is logged twice"
 
 
-def test_ctrl_c_saves_a_state_and_says_how_to_continue(body, settings, tmp_path):
-    body, out = {**body, "number_of_steps": 20000}, tmp_path / "out"
-    options = ["--base", settings.base, "--checkpoint-every", "20"]
-    process = train_in_child(body, out, *options, stderr=subprocess.PIPE, text=True)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+@pytest.fixture
+def ctrl_c_at_the_first_state():
+    """Sends SIGINT to this process as soon as there is a state in the folder of a run."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    over = threading.Event()
+
+    def press(out):
+        while not list((out / "checkpoints").glob("step-*.safetensors")):
+            if over.wait(0.01):
+                return
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with ThreadPoolExecutor() as beside:
+        yield partial(beside.submit, press)
+        over.set()
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_saves_a_state_and_says_how_to_continue(
+    body, settings, tmp_path, monkeypatch, capsys, ctrl_c_at_the_first_state
+):
+    out, request = tmp_path / "out", tmp_path / "request.json"
+    request.write_text(json.dumps({**body, "number_of_steps": 20000}))
+    command = ["sonolora", "train", "t2a", "--request", str(request), "--out", str(out), "--base", settings.base]
+    monkeypatch.setattr(sys, "argv", [*command, "--device", "cpu", "--checkpoint-every", "20"])
+    ctrl_c_at_the_first_state(out)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    errors = capsys.readouterr().err
     assert f"--resume {out}" in errors
     newest = max((out / "checkpoints").iterdir())
     assert f"stopped at step {int(newest.stem.removeprefix('step-'))} of 20000" in errors
@@ -145,10 +170,10 @@ def flip(path, at):
     path.write_bytes(content)
 
 
-def test_a_damaged_newest_state_is_set_aside_for_the_one_before(finished, with_previews, settings, recorded, tmp_path):
+def test_a_damaged_newest_state_is_set_aside_for_the_one_before(finished, body, settings, recorded, tmp_path):
     stops = StopsAt(step=10)
     with pytest.raises(InterruptedRunError):
-        begin("t2a", with_previews, settings, tmp_path / "run", stops, stops)
+        begin("t2a", body, settings, tmp_path / "run", stops, stops)
     artifacts = RunArtifacts(tmp_path / "run")
     (older, _), (newer, name) = artifacts.states()
     assert (older, newer) == (8, 10)

@@ -5,6 +5,7 @@ import torch
 
 from sonolora.conditioning import Example, Video, velocity
 from sonolora.core.randomness import normal
+from sonolora.cuda_graph import CudaGraphSteps
 from sonolora.ltx.model.transformer import load_transformer
 from sonolora.planning.generate_settings import SAMPLERS as NAMES
 from sonolora.sampling.denoiser import GuidedDenoiser
@@ -65,8 +66,8 @@ def test_passes_on_static_inputs_are_bit_identical(checkpoint, cases):
     negative_context = 0.5 * example.context_BSD
     noise = normal(tuple(example.latents_BTC.shape), "noise")
     eager, static = (
-        sample(model, example, negative_context, noise, SamplingSettings(3, Guidance(modality=2.0), static=static))
-        for static in (False, True)
+        sample(model, example, negative_context, noise, SamplingSettings(3, Guidance(modality=2.0), graphs=graphs))
+        for graphs in (None, CudaGraphSteps())
     )
     assert torch.equal(eager, static)
     without_negative = sample(model, example, example.context_BSD, noise, SamplingSettings(3, Guidance(modality=2.0)))

@@ -25,7 +25,9 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from shallow_base import write_shallow_base
 
+from sonolora.ltx.weights.base import BUILT_IN
 from sonolora.server.api.app import Services, build_app
 from sonolora.server.database.database import Database
 from sonolora.server.files.storage import Storage
@@ -163,7 +165,7 @@ class Served:
     @cached_property
     def lines(self) -> dict[str, str]:
         """The examples of the banner by the first words of their titles."""
-        blocks = self.banner.split("\n\n# ")[1:]
+        blocks = self.banner.partition("\n\npage:")[0].split("\n\n# ")[1:]
         return {block.partition("\n")[0].split()[0].rstrip(":"): block.partition("\n")[2] for block in blocks}
 
     @cached_property
@@ -193,7 +195,7 @@ class Served:
         url, end = f"/fal-ai/ltx23-trainer-v2/requests/{id}", time.monotonic() + LIMIT
         while (status := self.http.get(f"{url}/status").json())["status"] != "COMPLETED":
             assert time.monotonic() < end, status
-            time.sleep(0.2)
+            time.sleep(0.1)
         return self.http.get(url)
 
     def processor_seconds(self) -> float:
@@ -242,13 +244,26 @@ def serve():
     @contextmanager
     def serve(folder: Path, *options: str, **variables: str) -> Iterator[Served]:
         banner, log = folder / "banner.txt", folder / "log.txt"
-        command = [sys.executable, "-m", "sonolora", "serve", "--folder", str(folder / "server"), "--port", "0"]
+        command = [
+            sys.executable,
+            "-m",
+            "sonolora",
+            "serve",
+            "--folder",
+            str(folder / "server"),
+            "--port",
+            "0",
+            "--examples",
+        ]
         with banner.open("w") as out, log.open("w") as errors:
             process = subprocess.Popen(
-                [*command, "--device", "cpu", *options], stdout=out, stderr=errors, env=environment(**variables)
+                [*command, "--device", "cpu", *options],
+                stdout=out,
+                stderr=errors,
+                env=environment(**variables),
             )
         try:
-            while "\n# curl\n" not in banner.read_text():
+            while not re.search(r"^keys?: .*\n", banner.read_text(), re.MULTILINE):  # which comes last
                 assert process.poll() is None, log.read_text()
                 time.sleep(0.1)
             server = Served(folder / "server", banner.read_text(), process.pid)
@@ -264,10 +279,16 @@ def serve():
     return serve
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, serve) -> Iterator[Served]:
-    """One for each file of tests, all of which are of one group."""
-    options = ["--tls-port", "0", "--proxy-port", "0", "--allow-private-webhooks"]
+@pytest.fixture(scope="session")
+def shallow_base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a base with the first layer of `tiny`, which is enough where the wire is tested."""
+    return str(write_shallow_base(BUILT_IN / "tiny", tmp_path_factory.mktemp("base") / "shallow"))
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory, serve, shallow_base: str) -> Iterator[Served]:
+    """One for all files of tests that a process runs; each file leaves the queue empty."""
+    options = ["--tls-port", "0", "--proxy-port", "0", "--allow-private-webhooks", "--base", shallow_base]
     with serve(tmp_path_factory.mktemp("served"), *options) as served:
         yield served
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -31,6 +32,7 @@ from sonolora.server.jobs.records import NewRequest, Result, State
 from sonolora.server.jobs.results import CANCELLED
 from sonolora.server.jobs.store import Store
 from sonolora.server.net.urls import own_address
+from sonolora.server.serve import _stop_signal
 from sonolora.server.settings import ServerSettings, load_settings
 
 FILE = {"url": "/files/abc/lora.safetensors", "content_type": None, "file_name": "lora", "file_size": 3}
@@ -124,6 +126,32 @@ def test_first_and_second_start(start, tmp_path):
     assert key not in second.said
     code, errors = second.stop(signal.SIGINT)
     assert (code, [line for line in errors.splitlines() if " INFO request " not in line]) == (0, [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_that_stop_it_in_order(number):
+    async def stopped():
+        stop = _stop_signal()
+        os.kill(os.getpid(), number)
+        await asyncio.wait_for(stop.wait(), 20)
+        os.kill(os.getpid(), signal.SIGHUP)  # the second of a closing terminal
+        await asyncio.sleep(0)
+
+    asyncio.run(stopped())
+
+
+def test_nohup_keeps_it_running_when_its_terminal_closes():
+    async def goes_on():
+        stop = _stop_signal()
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0.05)
+        return not stop.is_set()
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert asyncio.run(goes_on())
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_two_servers_in_one_folder(start, tmp_path):

@@ -24,7 +24,8 @@ def scaled_fp8(
     stored, meant = dict(weights), dict(weights)
     for name in linears:
         weight, stem = weights[name].float(), name.removesuffix(".weight")
-        scale = weight.abs().amax(1, keepdim=True) / 448 if rows else weight.abs().max() / 448
+        largest = weight.abs().amax(1, keepdim=True) if rows else weight.abs().max()
+        scale = (largest / 448).clamp(min=1e-8)  # some weights are zero
         stored[name], stored[f"{stem}.{naming}"] = (weight / scale).to(F8), scale
         stored[f"{stem}.{'input_scale' if naming == 'weight_scale' else 'scale_input'}"] = torch.tensor(1.0)
         stored[f"{stem}.comfy_quant"] = torch.tensor(list(MARK), dtype=torch.uint8)

@@ -5,13 +5,14 @@ The exit code is 1 when something is missing or differs from what was published.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sonolora.cli.base_scan import scan
 from sonolora.cli.help_pages import add_command, make_group
 from sonolora.core.errors import InputError
 from sonolora.modes import MODES
@@ -194,5 +195,13 @@ def _bar(file: str) -> Iterator[Progress]:
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
-for _name, _command in (("add", add), ("list", list_bases), ("show", show), ("verify", verify), ("remove", remove)):
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "add": add,
+    "scan": scan,
+    "list": list_bases,
+    "show": show,
+    "verify": verify,
+    "remove": remove,
+}
+for _name, _command in _COMMANDS.items():
     add_command(base_app, _name, _command)

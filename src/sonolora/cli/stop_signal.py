@@ -9,10 +9,15 @@ from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+# A closing terminal sends two: one through its shell, one when the shell is gone. The second asks for nothing more.
+_REPEATED = getattr(signal, "SIGHUP", None)
 
 
 class StopSignal:
-    """Turns the first signal into a request to stop, once a run looks for one; before that, it interrupts."""
+    """Turns the first signal into a request to stop, once a run looks for one; before that, it interrupts.
+
+    A second signal interrupts, but for SIGHUP.
+    """
 
     def __init__(self) -> None:
         self._is_polled = False
@@ -24,6 +29,8 @@ class StopSignal:
         return self._stop
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the system's signature
+        if self._stop and number == _REPEATED:
+            return
         if self._stop or not self._is_polled:
             raise KeyboardInterrupt
         self._stop = True

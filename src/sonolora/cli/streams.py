@@ -28,6 +28,7 @@ class _Stream:
 
     def __init__(self, stream: Any, failed: Callable[[Any, OSError], None]) -> None:
         self._stream, self.failed = stream, failed
+        self.refused: SonoloraError | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -36,14 +37,21 @@ class _Stream:
         try:
             self._stream.write(text)
         except OSError as error:
-            self.failed(self._stream, error)
+            self._fail(error)
         return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
         except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        try:
             self.failed(self._stream, error)
+        except SonoloraError as refused:
+            self.refused = refused
+            raise
 
 
 def _refuse(stream: Any, error: OSError) -> None:
@@ -71,12 +79,15 @@ def guarded_streams() -> Iterator[None]:
     """Within it `sys.stdout` and `sys.stderr` fail as described, and what is buffered is written at the end."""
     before = sys.stdout, sys.stderr
     # None where the caller has closed them: then nothing is written, as by every Python program.
-    sys.stdout = sys.stdout and _Stream(sys.stdout, _refuse)
+    results = _Stream(sys.stdout, _refuse) if sys.stdout else None
+    sys.stdout = results
     sys.stderr = sys.stderr and _Stream(sys.stderr, _drop)
     try:
         yield
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        if results is not None:
+            results.flush()
+            if results.refused is not None:  # swallowed by a library that tries out whether a stream takes text
+                raise results.refused
     finally:
         sys.stdout, sys.stderr = before
 

@@ -7,8 +7,9 @@ error. Whatever makes the archive as a whole ambiguous or wrong is an error at o
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,14 @@ from numpy.typing import NDArray
 from sonolora.analysis.background import background
 from sonolora.analysis.compare import Fingerprint, fingerprint
 from sonolora.analysis.measure import Measured, measure
+from sonolora.analysis.trimming import lost_seconds
 from sonolora.core.errors import InputError, MediaError, first_few
 from sonolora.core.frames import Span
 from sonolora.data.checks.captions import caption_warnings
 from sonolora.data.checks.pairs import pair_warnings
 from sonolora.data.checks.previews import prompt_warnings, trained_input_warnings
 from sonolora.data.checks.sets import count_warnings, set_warnings, short_warnings
-from sonolora.data.checks.sounds import facts, sound_warnings
+from sonolora.data.checks.sounds import facts, sound_warnings, trimming_warnings
 from sonolora.data.checks.spans import conditioning_warnings, mask_warnings
 from sonolora.data.dataset_files import Files
 from sonolora.data.report import Report
@@ -60,6 +62,8 @@ class Clip:
     regenerate: tuple[Span, ...] | None = None  # seconds to regenerate; None: all
     frames: NDArray[np.uint8] | None = None  # of the video: (frames, height, width, 3)
     frame_rate: float = 0.0  # of the video
+    source: str = ""  # a hash of the file that it is from, which scenes and copies share
+    reference_source: str = ""  # of the reference's file
 
 
 def load_clips(
@@ -97,7 +101,7 @@ def load_clips(
         clips_before = count
         for clip in loader.load(sample, caption, masks.get(sample.name)):
             count += 1
-            yield clip
+            yield loader.with_sources(clip, sample)
         if is_used := count > clips_before:
             trained.append((sample.caption or sample.target, caption))
         for companion in (sample.caption, sample.mask):
@@ -136,6 +140,7 @@ class _Loader:
     report: Report
     targets: list[tuple[str, Measured]] = field(default_factory=list)
     references: list[tuple[str, Measured]] = field(default_factory=list)
+    hashes: dict[str, str] = field(default_factory=dict)  # of files, by name
 
     def load(self, sample: SampleFiles, caption: str, mask: Sequence[Span] | None) -> Iterator[Clip]:
         """The clips of a sample: one, or one for each scene of a video, or none. `mask` overrides the mode's rule."""
@@ -146,6 +151,17 @@ class _Loader:
             self.targets.append((sample.target, video.measured))
             fitted = video.fitted
             yield Clip(video.name, caption, fitted.waveform, frames=fitted.frames, frame_rate=self.request.frame_rate)
+
+    def with_sources(self, clip: Clip, sample: SampleFiles) -> Clip:
+        """The clip with the hashes of its files."""
+        reference = "" if sample.reference is None else self._hash(sample.reference)
+        return replace(clip, source=self._hash(sample.target), reference_source=reference)
+
+    def _hash(self, name: str) -> str:
+        if name not in self.hashes:
+            with self.files.path(name).open("rb") as file:
+                self.hashes[name] = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+        return self.hashes[name]
 
     def trained_input_warnings(self, inputs: Mapping[str, Path]) -> list[str]:
         """Inputs of previews that are trained on, too. In a2a these are references, else targets."""
@@ -242,7 +258,22 @@ class _Loader:
         if fitted.waveform is None:
             report.skipped(name, fitted.detail, too_short=True)
             return None, None
+        if fitted.how == "trimmed":
+            report.warn(name, *trimming_warnings(self._lost_seconds(name, window, decoded.seconds), decoded.seconds))
         return fitted, measured
+
+    def _lost_seconds(self, name: str, kept: Waveform, seconds: float) -> float:
+        """Of sound, that trimming a recording of `seconds` takes away; of long ones what is next to the kept part."""
+        rest, path = min(seconds - kept.seconds, _COMPARED_SECONDS), self.files.path(name)
+        try:
+            if self.mode.trim_beginning:
+                end = decode_audio(path, seconds=kept.seconds + rest, at_end=True).waveform
+                lost = replace(end, samples=end.samples[:, : -kept.samples.shape[1]])
+            else:
+                lost = decode_audio(path, start=kept.seconds, seconds=rest).waveform
+        except MediaError:  # damaged beyond the part that is used
+            return 0.0
+        return lost_seconds(kept, lost)
 
 
 def _level(fitted: Fitted, request: AudioRequest) -> Waveform:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -17,6 +18,10 @@ from sonolora.conditioning import Example, Video
 from sonolora.core.checked_tensors import load_checked, save_checked
 from sonolora.core.errors import CheckpointError
 from sonolora.core.frames import Span
+from sonolora.data.encoding_cache import content_hash
+from sonolora.data.held_out import Split
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -33,13 +38,46 @@ class PreviewItem:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """Clips that are not trained on. `recordings`: clips of one recording have the same number; `note`: why these, or
+    why none."""
+
+    examples: tuple[Example, ...] = ()
+    names: tuple[str, ...] = ()
+    recordings: tuple[int, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Prepared:
-    """The data of a run. `digest` is a hash of the fitted clips and captions in order."""
+    """The data of a run. `digest` is a hash of the fitted clips and captions in order, and of what is held out.
+
+    `examples` are trained on; `names` and `recordings` are theirs.
+    """
 
     examples: tuple[Example, ...]
     names: tuple[str, ...]
     previews: tuple[PreviewItem, ...]
     digest: str
+    recordings: tuple[int, ...] = ()
+    held_out: HeldOut = HeldOut()
+
+    def split(self, split: Split) -> Prepared:
+        """The same data with the clips of a split held out; nothing may be held out yet."""
+        digest = content_hash("held out", self.digest, repr(split.held_out))[:16] if split.held_out else self.digest
+        return replace(
+            self,
+            examples=_at(self.examples, split.trained),
+            names=_at(self.names, split.trained),
+            recordings=_at(split.recordings, split.trained),
+            digest=digest,
+            held_out=HeldOut(
+                _at(self.examples, split.held_out),
+                _at(self.names, split.held_out),
+                _at(split.recordings, split.held_out),
+                split.note,
+            ),
+        )
 
     def save(self, path: Path) -> None:
         """Write it all to one file, atomically. Tensors that are shared, as one context often is, are stored once."""
@@ -55,6 +93,13 @@ class Prepared:
         layout = {
             "examples": [_keys(example, key) for example in self.examples],
             "names": list(self.names),
+            "recordings": list(self.recordings),
+            "held_out": {
+                "examples": [_keys(example, key) for example in self.held_out.examples],
+                "names": list(self.held_out.names),
+                "recordings": list(self.held_out.recordings),
+                "note": self.held_out.note,
+            },
             "previews": [
                 {
                     "prompt": item.prompt,
@@ -78,6 +123,7 @@ class Prepared:
         if "layout" not in metadata:
             raise CheckpointError(f"{path}: not the prepared data of a run")
         layout = json.loads(metadata["layout"])
+        held_out = layout.get("held_out", {"examples": [], "names": [], "recordings": [], "note": ""})  # not in 0.1
         return cls(
             tuple(_example(keys, store) for keys in layout["examples"]),
             tuple(layout["names"]),
@@ -94,7 +140,18 @@ class Prepared:
                 for item in layout["previews"]
             ),
             layout["digest"],
+            tuple(layout.get("recordings", range(len(layout["names"])))),
+            HeldOut(
+                tuple(_example(keys, store) for keys in held_out["examples"]),
+                tuple(held_out["names"]),
+                tuple(held_out["recordings"]),
+                held_out["note"],
+            ),
         )
+
+
+def _at(values: tuple[_T, ...], indices: tuple[int, ...]) -> tuple[_T, ...]:
+    return tuple(values[index] for index in indices)
 
 
 def _keys(example: Example | Video, key: Callable[[Tensor], str]) -> dict[str, object]:

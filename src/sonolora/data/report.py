@@ -40,6 +40,8 @@ class Report:
         self._facts: dict[str, dict[str, Fact]] = {}
         self._dataset_warnings: list[str] = []
         self.too_short: list[str] = []  # files that are skipped for their length alone
+        self.held_out: tuple[str, ...] = ()  # names of the clips that are not trained on
+        self.held_out_note = ""  # which, or why none
         self.base: Mapping[str, str] = {}  # what the data was encoded with: name, fingerprint, precision of the weights
 
     def used(self, file: str, detail: str = "") -> None:
@@ -68,14 +70,16 @@ class Report:
         self._facts.setdefault(file, {}).update(facts)
 
     def as_json(self) -> dict[str, Any]:
-        """`summary`: number of files by status and of warnings; `warnings`: of the dataset; `files`: sorted by name.
-
-        `base`, if it is known.
+        """`summary`: number of files by status and of warnings; `warnings`: of the dataset; `held_out`: names of the
+        clips that are not trained on, and a sentence; `files`: sorted by name; `too_short`: names of the files that
+        are skipped for their length alone; `base`, if it is known.
         """
         return {
             **({"base": dict(self.base)} if self.base else {}),
             "summary": self._summary(),
             "warnings": list(self._dataset_warnings),
+            "too_short": sorted(self.too_short),
+            "held_out": {"clips": list(self.held_out), "note": self.held_out_note},
             "files": [
                 asdict(replace(entry, warnings=self._kept_warnings(entry), facts=self._facts.get(name, {})))
                 for name, entry in sorted(self._files.items())

@@ -171,7 +171,7 @@ def _evaluation_seconds(
     shape: BaseShape, mode: Mode, request: TrainRequest, settings: RunSettings, pace: Pace, clips: int, kind: str
 ) -> float:
     """Seconds of one evaluation, its losses and all previews, at the speed of the step's forward pass."""
-    sampling, step = preview_sampling(shape.metadata, request, settings), training_step(mode, request, settings)
+    sampling, step = preview_sampling(shape.metadata, request), training_step(mode, request, settings)
     flops = preview_flops(shape, step.tokens, kind, None) * len(SIGMAS) * min(clips, MAX_CLIPS)
     for spec in mode.previews(request):
         tokens = preview_tokens(spec, one_way=step.tokens.one_way)

@@ -95,9 +95,9 @@ def preview_guidance(metadata: Mapping[str, Any], request: TrainRequest) -> Guid
     return Guidance.of_base(metadata, stg=request.requested_stg_scale)
 
 
-def preview_sampling(metadata: Mapping[str, Any], request: TrainRequest, settings: RunSettings) -> SamplingSettings:
+def preview_sampling(metadata: Mapping[str, Any], request: TrainRequest) -> SamplingSettings:
     """How previews are sampled."""
-    return SamplingSettings(PREVIEW_STEPS, preview_guidance(metadata, request), static=settings.cuda_graph)
+    return SamplingSettings(PREVIEW_STEPS, preview_guidance(metadata, request))
 
 
 def training_step(mode: Mode, request: TrainRequest, settings: RunSettings) -> Step:
@@ -123,6 +123,10 @@ def count_needs(
     what = training_step(mode, request, settings)
     tokens = what.tokens
     previews = [preview_tokens(spec, one_way=one_way) for spec in mode.previews(request)]
+
+    def kv_bytes(tokens: Tokens) -> int:
+        return video_kv_bytes(shape.transformer_config, tokens.video, dtype) if one_way else 0
+
     step = step_bytes(shape, what, kind)
     guidance = preview_guidance(shape.metadata, request)
     policy = replace(what.policy, gradient_checkpointing=False, offloaded=False)  # a preview has no backward pass
@@ -146,25 +150,29 @@ def count_needs(
         resident = {name: training[name] for name in (*codec, "transformer")}
         block = {"video stream, one block at a time": counts[0][0]}
         caching.append(Stage("caching the videos", resident | block, max(transient for _, transient in counts)))
-    # A captured step has inputs of its own, and its workspace stays allocated while previews are rendered.
-    inputs = {"inputs of a step": step.example * what.batch_size} if settings.cuda_graph else {}
-    captured = (
-        {"captured step": step.peak - step.resident, "inputs of passes": _PASS_INPUTS * step.example}
-        if settings.cuda_graph
-        else {}
-    )
+    inputs: dict[str, int] = {}
+    captured_step: dict[str, int] = {}
+    captured_passes: dict[str, int] = {}
+    if settings.cuda_graph:
+        # Captured computations have inputs of their own, and keep their workspace: passes of previews while a step is
+        # computed, and the other way round. The samples of a pass share one video.
+        inputs["inputs of a step"] = step.example * what.batch_size
+        if previews:
+            inputs["inputs of passes"] = _PASS_INPUTS * (step.example - kv_bytes(tokens)) + max(map(kv_bytes, previews))
+            captured_passes["captured passes"] = max(
+                preview_bytes(shape, preview, kind, guidance, policy) for preview in previews
+            )
+        captured_step["captured step"] = step.peak - step.resident
     stages = (
         Stage("encoding the clips", encoders, max(encoding_bytes(shape, one, kind) for one in (tokens, *previews))),
         Stage("encoding the texts", encoders, text_bytes(shape, kind, video=video)),
         *caching,
-        Stage("training", training | inputs, step.peak - step.resident),
-        Stage("validation", training | inputs | captured | {"exact adapters": step.adapters}, max(evaluation)),
+        Stage("training", training | inputs | captured_passes, step.peak - step.resident),
+        Stage("validation", training | inputs | captured_step | {"exact adapters": step.adapters}, max(evaluation)),
     )
     context = shape.context_bytes(dtype, video=tokens.joint)
     examples = clips * (step.example - context) + (clips if captions is None else captions) * context
-    if one_way:  # of a preview the positive and the negative prompt's
-        config = shape.transformer_config
-        examples += sum(2 * video_kv_bytes(config, preview.video, dtype) for preview in previews)
+    examples += sum(map(kv_bytes, previews))
     reserve = CUDA_RESERVE if kind == "cuda" else 0
     host_bytes = offloaded if kind == "cuda" else 0
     return Needs(tokens, shape.context_tokens, stages, step, reserve, examples, host_bytes)

@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 
 V2A_VIDEO = JOINT, FROZEN_CACHED = "joint", "frozen-cached"
 RENAMED = {"stream_blocks": "block_offload"}  # settings of earlier versions, by the name that they have now
-_STEP_OPTIONS = ("weights", "gradient_checkpointing", "block_offload", "v2a_video", "cuda_graph", "compile")
+_STEP_OPTIONS = (
+    "weights",
+    "gradient_checkpointing",
+    "block_offload",
+    "v2a_video",
+    "deterministic",
+    "cuda_graph",
+    "compile",
+)
 COMPILERS = (os.environ.get("CXX", "g++"), "clang++", "cl")
 
 
@@ -56,14 +64,29 @@ class RunSettings:
         "Attention from video to audio: joint, as published, or frozen-cached, which computes the video stream once",
         choices=V2A_VIDEO,
     )
+    held_out: float | None = setting(
+        None,
+        "Clips, or a share such as 0.2, kept out of training to measure what is learnt; by default one in ten "
+        "(2 to 16) of 12 or more",
+        minimum=0,
+        metavar="N|SHARE",
+    )
     checkpoint_every: int = setting(250, "Steps between checkpoints", minimum=1)
     preview_every: int = setting(500, "Steps between previews", minimum=1)
+    own_previews: int = setting(
+        0, "Previews of the run's own clips where the request has none, held-out ones first", minimum=0, maximum=2
+    )
     keep_checkpoints: int = setting(2, "Checkpoints to keep", minimum=1)
+    deterministic: bool = setting(
+        False, "On a GPU: bit-identical results from equal seeds, also of resumed runs; some operations get slower"
+    )
     cuda_graph: bool = setting(False, "Capture a step as a CUDA graph and replay it (experimental)")
     compile: bool = setting(False, "Compile the transformer blocks: slow first minute, faster steps (experimental)")
 
     def __post_init__(self) -> None:
         check_values(self)
+        if self.held_out is not None and self.held_out > 1 and self.held_out != int(self.held_out):
+            raise InputError.of("held_out", f"must be a number of clips or a share below 1, not {self.held_out:g}")
         for name in ("cuda_graph", "compile"):
             if getattr(self, name) and self.block_offload:
                 raise SonoloraError(f"{option(name)} and --block-offload exclude each other: drop one of the two")

@@ -30,7 +30,8 @@ def cache_videos(run: Run, prepared: Prepared, networks: Networks, progress: Pro
     """
     checkpoint, device, dtype = networks.base.checkpoint, networks.device, networks.dtype
     config = TransformerConfig.from_header(checkpoint.section("transformer"))
-    examples = [*prepared.examples, *(item.example for item in prepared.previews)]
+    held_out = prepared.held_out
+    examples = [*prepared.examples, *held_out.examples, *(item.example for item in prepared.previews)]
     sizes = [
         video_kv_bytes(config, one.video.latents_BNC.shape[1], dtype) // 2  # keys and values are a tensor each
         for one in examples
@@ -44,11 +45,14 @@ def cache_videos(run: Run, prepared: Prepared, networks: Networks, progress: Pro
     block_done = cancel.after(progress.advance)
     cached = iter(with_cached_videos(examples, checkpoint, device=device, dtype=dtype, place=place, advance=block_done))
     where = "on the device" if place == device else "in host memory"
-    what = f"{len(prepared.examples)} videos" + (f" and {len(prepared.previews)} previews" if prepared.previews else "")
+    what = f"{len(prepared.examples) + len(held_out.examples)} videos" + (
+        f" and {len(prepared.previews)} previews" if prepared.previews else ""
+    )
     progress.message(f"keys and values of {what}: {sum(sizes) / 1e9:,.2f} GB {where}")
     return replace(
         prepared,
         examples=tuple(next(cached) for _ in prepared.examples),
+        held_out=replace(held_out, examples=tuple(next(cached) for _ in held_out.examples)),
         previews=tuple(replace(item, example=next(cached)) for item in prepared.previews),
     )
 

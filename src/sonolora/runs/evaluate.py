@@ -5,23 +5,26 @@ In: a run, its data and its model. Out: a line of metrics, preview files, and th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 
-from sonolora.analysis.spectrogram import draw_waveform_and_mel
 from sonolora.core.cancellation import CancelToken
 from sonolora.core.progress import Progress
+from sonolora.cuda_graph import CudaGraphSteps
 from sonolora.data.prepared import Prepared
 from sonolora.ltx.codec.audio_codec import AudioCodec
-from sonolora.ltx.lora.adapters import Adapters, rounded_to_bf16
+from sonolora.ltx.lora.adapters import rounded_to_bf16
+from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
 from sonolora.planning.needs import preview_sampling
 from sonolora.runs.artifacts import Preview
 from sonolora.runs.metrics_log import MetricsLog
+from sonolora.runs.preview_picture import draw_preview, put_film
 from sonolora.runs.run import Run
 from sonolora.sampling.preview import render
 from sonolora.training.validation import SIGMAS, eval_losses
@@ -40,11 +43,22 @@ class Evaluator:
     progress: Progress
     cancel: CancelToken
     device: torch.device
+    graphs: CudaGraphSteps | None = None  # of the previews, which keep them from one evaluation to the next
+    seconds: list[float] = field(default_factory=list)  # that each evaluation took
+
+    def seconds_to_come(self, step: int) -> float:
+        """Of the evaluations after a step, the last included; 0 until one was done."""
+        if not self.seconds:
+            return 0.0
+        every, steps = self.run.settings.preview_every, self.run.request.number_of_steps
+        between = (steps - 1) // every - step // every
+        return (between + 1) * sum(self.seconds) / len(self.seconds)
 
     def evaluate(self, step: int) -> list[Waveform]:
         """Measure the loss, render the previews and write them. Raises `StopRequestedError` between sampling steps."""
         run = self.run
-        settings = preview_sampling(run.base.checkpoint.metadata, run.request, run.settings)
+        began = time.monotonic()
+        settings = replace(preview_sampling(run.base.checkpoint.metadata, run.request), graphs=self.graphs)
         previews = self.prepared.previews
         waveforms = []
         step_done = self.cancel.after(self.progress.advance)
@@ -56,14 +70,17 @@ class Evaluator:
             for number, item in enumerate(previews, start=1):
                 seed = run.settings.seed
                 waveform = render(self.model, self.codec, item, settings, seed, self.device, step_done)
+                preview = Preview(step, number, item.prompt, seed, "lora" if step else "base")
                 run.artifacts.put_preview(
-                    Preview(step, number, item.prompt, seed, "lora" if step else "base"),
+                    preview,
                     partial(write_wav, waveform=waveform),
-                    partial(draw_waveform_and_mel, waveform=waveform, title=f"step {step}: {item.prompt}"),
+                    partial(draw_preview, artifacts=run.artifacts, preview=preview, sound=waveform),
                 )
+                put_film(run.artifacts, preview, waveform)
                 waveforms.append(waveform)
         mean = losses.mean().item()
         by_sigma = {str(sigma): round(loss, 5) for sigma, loss in zip(SIGMAS, losses.mean(0).tolist(), strict=True)}
         self.log.add(step, train_eval_loss=mean, train_eval_loss_by_sigma=by_sigma)
+        self.seconds.append(time.monotonic() - began)
         self.progress.message(f"step {step}: train_eval_loss {mean:.4f}")
         return waveforms

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 
 from sonolora.conditioning import distinct_tensors, move_examples
+from sonolora.core.cuda_environment import pinned_bytes
 from sonolora.core.errors import InputError
 from sonolora.core.progress import Progress
 from sonolora.data.prepared import Prepared
@@ -27,11 +28,18 @@ def place_examples(run: Run, prepared: Prepared, device: torch.device, progress:
     """The training examples where they stay. Raises `InputError` when there is no room for them."""
     if device.type == "cpu":  # they are there already
         return prepared
-    sizes = [tensor.nbytes for tensor in distinct_tensors(prepared.examples)]
+    held_out = prepared.held_out
+    examples = [*prepared.examples, *held_out.examples]
+    sizes = [tensor.nbytes for tensor in distinct_tensors(examples)]
     place = example_device(run, device, sizes, "training_data_url", "give fewer or shorter clips")
     if place != device:
         progress.message(f"the training examples, {sum(sizes) / 1e9:,.2f} GB, stay in host memory")
-    return replace(prepared, examples=tuple(move_examples(prepared.examples, place, pin=place != device)))
+    moved = iter(move_examples(examples, place, pin=place != device))
+    return replace(
+        prepared,
+        examples=tuple(next(moved) for _ in prepared.examples),
+        held_out=replace(held_out, examples=tuple(next(moved) for _ in held_out.examples)),
+    )
 
 
 def example_device(run: Run, device: torch.device, sizes: Sequence[int], field: str, advice: str) -> torch.device:
@@ -43,7 +51,7 @@ def example_device(run: Run, device: torch.device, sizes: Sequence[int], field: 
         needs = count_needs(BaseShape.of(run.base), run.mode, run.request, run.settings, device)
         if needs.peak + sum(sizes) <= available_bytes(device):
             return device
-        sizes = [1 << (size - 1).bit_length() for size in sizes]  # torch pins memory in powers of two
+        sizes = [pinned_bytes(size) for size in sizes]
     if sum(sizes) > (free := available_bytes(CPU)):
         raise InputError.of(
             field,

@@ -10,22 +10,23 @@ import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sonolora.analysis.spectrogram import draw_waveform_and_mel
-from sonolora.core.devices import compute_dtype, resolve_device
+from sonolora.core.determinism import deterministic
+from sonolora.core.devices import resolve_device
 from sonolora.core.errors import InputError
 from sonolora.core.progress import Progress
 from sonolora.data.cache_folder import default_cache_folder
 from sonolora.data.encode import Encoder
 from sonolora.data.encoding_cache import Cache
-from sonolora.ltx.codec.audio_codec import load_audio_codec
+from sonolora.data.fetch import ANYWHERE, Sources
 from sonolora.ltx.lora.adapters import apply_lora
 from sonolora.ltx.lora.lora_file import LoRAFile, open_lora
 from sonolora.ltx.lora.lora_fit import summarise
 from sonolora.ltx.memory.weight_forms import FULL
-from sonolora.ltx.model.transformer import load_transformer
 from sonolora.ltx.weights.base import find_base
 from sonolora.ltx.weights.transformer_config import TransformerConfig
 from sonolora.media.audio import Waveform, resample, to_stereo
@@ -46,6 +47,8 @@ from sonolora.runs.generation_clips import (
     load_generation_input,
     region_input,
 )
+from sonolora.runs.loaded_networks import Networks
+from sonolora.runs.start_up import announce
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.paste_kept import paste_passage
 from sonolora.sampling.preview import render_continued, render_windows
@@ -55,14 +58,37 @@ OUTPUT_SAMPLE_RATE = 48_000
 LOSSY_EXTENSIONS = ".mp3", ".ogg", ".aac", ".m4a"
 
 
-def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, out: Path, progress: Progress) -> None:
+def generate(
+    mode: Mode,
+    body: Mapping[str, Any],
+    settings: GenerateSettings,
+    out: Path,
+    progress: Progress,
+    *,
+    sources: Sources = ANYWHERE,
+    networks: Networks | None = None,
+) -> None:
     """Write `out` and a picture beside it. Fields that `body` lacks follow the LoRA's metadata.
 
+    `networks`, which may have served other runs, take precedence over the base and device of the settings.
     Raises `InputError` for input that cannot be used, `SonoloraError` for a LoRA that does not fit.
     """
-    device = resolve_device(settings.device)
-    dtype = compute_dtype(device)
-    base = find_base(settings.base)
+    networks = networks or Networks(find_base(settings.base), resolve_device(settings.device))
+    announce(networks.device, progress, deterministic=settings.deterministic)
+    with deterministic(settings.deterministic):
+        _generate(mode, body, settings, out, progress, sources, networks)
+
+
+def _generate(
+    mode: Mode,
+    body: Mapping[str, Any],
+    settings: GenerateSettings,
+    out: Path,
+    progress: Progress,
+    sources: Sources,
+    networks: Networks,
+) -> None:
+    base, device, dtype = networks.base, networks.device, networks.dtype
     lora = open_lora(settings.lora) if settings.lora else None
     metadata = lora.metadata if lora is not None and lora.metadata.get("mode") == mode.name else {}
     one_way = _one_way_video(mode, settings.v2a_video, metadata)
@@ -70,48 +96,45 @@ def generate(mode: Mode, body: Mapping[str, Any], settings: GenerateSettings, ou
     spec = _spec(mode, body, metadata)
     config = TransformerConfig.from_header(base.checkpoint.section("transformer"))
     length = ClipLength(_trained_seconds(lora), config.audio.max_positions[0])
-    codec = load_audio_codec(base.checkpoint, device=device)
+    codec = networks.codec
     with tempfile.TemporaryDirectory() as scratch:
-        given = load_generation_input(spec, length, codec.sample_rate, Path(scratch), progress)
+        given = load_generation_input(spec, length, codec.sample_rate, Path(scratch), progress, sources)
         progress.phase("encoding the input", None)
-        encoder = Encoder(base, codec, Cache(default_cache_folder(), warn=progress.warning), device, dtype, mode.video)
+        cache = Cache(default_cache_folder(), warn=progress.warning)
+        text_encoder = partial(networks.text_encoder, video=mode.video)
+        encoder = Encoder(base, codec, cache, device, dtype, mode.video, text_encoder)
         contexts = encoder.encode_texts([spec.prompt, spec.negative_prompt], progress.advance)
         windows = [(start, encoder.prepare_given(one, contexts, spec.negative_prompt)) for start, one in given.windows]
         if one_way:
             examples = [item.example for _, item in windows]
             cached = with_cached_videos(examples, base.checkpoint, device=device, dtype=dtype, place=device)
             windows = [(start, replace(item, example=one)) for (start, item), one in zip(windows, cached, strict=True)]
-        model = load_transformer(
-            base.checkpoint,
-            video=mode.video and not one_way,
-            one_way=one_way,
-            device=device,
-            dtype=dtype,
-            policy=policy,
-        )
-        if lora is not None:
-            applied = apply_lora(model, lora, settings.scale)
-            for line in summarise(applied.unused):
-                progress.warning(f"not used of this LoRA: {line}")
-            for note in _notes(lora, mode, base.fingerprint, settings.weights, spec.prompt):
-                progress.message(f"note: {note}")
-        guidance = Guidance.of_base(base.checkpoint.metadata, stg=settings.stg_scale, cfg=settings.cfg_scale)
-        sampling = SamplingSettings(settings.steps, guidance, settings.sampler)
+        with networks.transformer(video=mode.video and not one_way, one_way=one_way, policy=policy) as model:
+            if lora is not None:
+                applied = apply_lora(model, lora, settings.scale)
+                for line in summarise(applied.unused):
+                    progress.warning(f"not used of this LoRA: {line}")
+                for note in _notes(lora, mode, base.fingerprint, settings.weights, spec.prompt):
+                    progress.message(f"note: {note}")
+            guidance = Guidance.of_base(base.checkpoint.metadata, stg=settings.stg_scale, cfg=settings.cfg_scale)
+            sampling = SamplingSettings(settings.steps, guidance, settings.sampler)
 
-        plans = [continued_windows(spec, region.end - region.start, length) for region in given.regions]
-        progress.phase("generating", settings.steps * (sum(len(starts) for starts, _ in plans) or 1))
-        if given.recording is None:
-            result = render_windows(
-                model, codec, windows, given.seconds, sampling, (settings.seed,), device, progress.advance
-            )
-        else:
-            result = given.recording
-            for number, (region, (starts, window)) in enumerate(zip(given.regions, plans, strict=True)):
-                part = region_input(result, region, spec, codec.sample_rate)
-                item = encoder.prepare_given(part.given, contexts, spec.negative_prompt)
-                seed = (settings.seed, number) if number else (settings.seed,)
-                sound = render_continued(model, codec, item, starts, window, sampling, seed, device, progress.advance)
-                paste_passage(result, sound, part.first, part.paste)
+            plans = [continued_windows(spec, region.end - region.start, length) for region in given.regions]
+            progress.phase("generating", settings.steps * (sum(len(starts) for starts, _ in plans) or 1))
+            if given.recording is None:
+                result = render_windows(
+                    model, codec, windows, given.seconds, sampling, (settings.seed,), device, progress.advance
+                )
+            else:
+                result = given.recording
+                for number, (region, (starts, window)) in enumerate(zip(given.regions, plans, strict=True)):
+                    part = region_input(result, region, spec, codec.sample_rate)
+                    item = encoder.prepare_given(part.given, contexts, spec.negative_prompt)
+                    seed = (settings.seed, number) if number else (settings.seed,)
+                    sound = render_continued(
+                        model, codec, item, starts, window, sampling, seed, device, progress.advance
+                    )
+                    paste_passage(result, sound, part.first, part.paste)
         _write(out, result, given, settings, spec.prompt, progress)
 
 

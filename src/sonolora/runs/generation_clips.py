@@ -25,7 +25,7 @@ from sonolora.data.conditioning_inputs import (
     silence,
     video_seconds,
 )
-from sonolora.data.fetch import fetch
+from sonolora.data.fetch import ANYWHERE, Sources, fetch
 from sonolora.media.audio import Decoded, Waveform, to_stereo
 from sonolora.modes.generate_request import MAX_LONG_SECONDS, GenerationSpec
 from sonolora.sampling.regions import Region, plan_inpainting
@@ -87,7 +87,12 @@ class ClipLength:
 
 
 def load_generation_input(
-    spec: GenerationSpec, length: ClipLength, sample_rate: int, into: Path, progress: Progress
+    spec: GenerationSpec,
+    length: ClipLength,
+    sample_rate: int,
+    into: Path,
+    progress: Progress,
+    sources: Sources = ANYWHERE,
 ) -> GenerationInput:
     """Fetch and fit; `sample_rate` is the codec's. `progress` is told what is split, cut or damaged.
 
@@ -95,7 +100,7 @@ def load_generation_input(
     """
 
     def fetched(address: str) -> Path:
-        return fetch(address, into, field=spec.field)
+        return fetch(address, into, field=spec.field, sources=sources)
 
     if spec.source is not None:
         return _recording(fetched(spec.source), spec, length, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,7 @@ def lora_metadata(run: Run, prepared: Prepared) -> dict[str, str]:
         **({"v2a_video": settings.v2a_video} if run.mode.video else {}),
         **_mode_metadata(request),
         "dataset_digest": prepared.digest,
+        "held_out": json.dumps(prepared.held_out.names),
         "sonolora_version": __version__,
         "license": run.base.checkpoint.metadata.get("license", WEIGHTS_LICENSE),
     }

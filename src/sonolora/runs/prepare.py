@@ -6,6 +6,7 @@ and the debug archive if the request wants one.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,14 +20,17 @@ from sonolora.data.dataset import fetch_preview_inputs, open_dataset
 from sonolora.data.encode import Encoder
 from sonolora.data.encoding_cache import Cache
 from sonolora.data.fetch import Sources
+from sonolora.data.held_out import Split, split_clips
 from sonolora.data.prepared import Prepared
 from sonolora.data.report import Report
 from sonolora.ltx.text.text_encoder import load_tokenizer
 from sonolora.ltx.weights.stored_tensor import stored_precision
+from sonolora.modes.negative_prompts import resolve_negative_prompt
 from sonolora.modes.request import TrainRequest
 from sonolora.runs.artifacts import DEBUG_ARCHIVE, REPORT
 from sonolora.runs.debug_archive import write_debug_archive
 from sonolora.runs.loaded_networks import Networks
+from sonolora.runs.preview_sources import own_previews, put_request_sources, put_sources
 from sonolora.runs.report_html import ShownClip
 from sonolora.runs.report_page import clips_for_page, write_report
 from sonolora.runs.run import Run
@@ -38,7 +42,7 @@ _MAX_LINES = 20  # about single files; the report has all
 def prepare(run: Run, networks: Networks, sources: Sources, progress: Progress, cancel: CancelToken) -> Prepared:
     """Raises `InputError` for data that cannot be used, `StopRequestedError` between files and texts."""
     with scratch(run.folder) as folder:
-        prepared, clips = _read_and_encode(run, networks, sources, folder, progress, cancel)
+        prepared, clips, split = _read_and_encode(run, networks, sources, folder, progress, cancel)
     if run.request.debug_dataset:
         progress.phase("writing the debug archive", len(clips))
         cancel.check()
@@ -54,7 +58,25 @@ def prepare(run: Run, networks: Networks, sources: Sources, progress: Progress, 
                 clip_done=clip_done,
             ),
         )
-    return prepared
+    return prepared.split(split)
+
+
+def _add_own_previews(
+    run: Run, prepared: Prepared, clips: list[Clip], split: Split, encoder: Encoder, negative: str
+) -> Prepared:
+    """The same data with previews of the run's clips, where the request has none and the settings want some."""
+    contexts = encoder.encode_texts([negative], lambda note: None)  # noqa: ARG005 - it is in the cache
+    items, sources = own_previews(
+        prepared,
+        clips,
+        split,
+        contexts[negative].audio,
+        count=run.settings.own_previews,
+        max_seconds=run.request.preview_seconds,
+        output_sample_rate=encoder.codec.output_sample_rate,
+    )
+    put_sources(run.artifacts, sources)
+    return replace(prepared, previews=tuple(items))
 
 
 def describe_clips(clips: int, request: TrainRequest) -> str:
@@ -64,8 +86,8 @@ def describe_clips(clips: int, request: TrainRequest) -> str:
 
 def _read_and_encode(
     run: Run, networks: Networks, sources: Sources, folder: Path, progress: Progress, cancel: CancelToken
-) -> tuple[Prepared, list[Clip]]:
-    """The report is written whatever happens."""
+) -> tuple[Prepared, list[Clip], Split]:
+    """All clips, and which of them are held out. The report is written whatever happens."""
     report, shown = Report(), list[ShownClip]()
     report.base = {
         "name": run.base.name,
@@ -101,12 +123,22 @@ def _read_and_encode(
             run.mode, run.request, files, sample_rate, tokenizer, report, step_done, sources_of_previews
         )
         texts = partial(step_done, to=len(files.names))  # they come after the clips
-        prepared, clips = encoder.prepare(clips_for_page(run.artifacts, loaded, shown), inputs, texts)
+        negative = resolve_negative_prompt(run.request.validation_negative_prompt)
+        own = bool(run.settings.own_previews) and not inputs
+        prepared, clips = encoder.prepare(
+            clips_for_page(run.artifacts, loaded, shown), inputs, texts, [negative] if own else []
+        )
+        split = split_clips(clips, run.settings.held_out)
+        if own:
+            prepared = _add_own_previews(run, prepared, clips, split, encoder, negative)
+        elif inputs:
+            put_sources(run.artifacts, put_request_sources(run.artifacts, [given for given, _ in inputs]))
+        report.held_out, report.held_out_note = tuple(clips[index].name for index in split.held_out), split.note
     finally:
         write_report(run.artifacts, report, shown, run.mode)
         _tell(report, progress)
-    progress.message(f"training on {describe_clips(len(clips), run.request)}")
-    return prepared, clips
+    progress.message(f"training on {describe_clips(len(split.trained), run.request)}; {split.note}")
+    return prepared, clips, split
 
 
 def _preview_inputs(

@@ -19,6 +19,7 @@ from torch import Tensor
 from sonolora.core.cancellation import CancelToken, InterruptedRunError, StopRequestedError
 from sonolora.core.errors import DamagedFileError, SonoloraError
 from sonolora.core.progress import Progress
+from sonolora.cuda_graph import CudaGraphStep, CudaGraphSteps
 from sonolora.data.prepared import Prepared
 from sonolora.ltx.lora.adapters import add_adapters, save_lora
 from sonolora.media.write_audio import write_wav
@@ -69,11 +70,15 @@ def _train(run: Run, prepared: Prepared, networks: Networks, progress: Progress,
         else:
             prepared = place_examples(run, prepared, networks.device, progress)
         adapters = add_adapters(model, run.mode.lora_targets, request.rank, settings.seed)
-        trainer = Trainer(model, adapters, prepared.examples, config, static=settings.cuda_graph)
+        graph, graphs = None, None
+        if settings.cuda_graph:
+            graph, graphs = CudaGraphStep(warn=progress.warning), CudaGraphSteps(progress.warning)
+        trainer = Trainer(model, adapters, prepared.examples, config, graph=graph)
         if _load_newest_state(artifacts, trainer, identities, progress):
             progress.message(f"continuing from step {trainer.step_count}")
         log = MetricsLog(artifacts, trainer.step_count, progress)
-        evaluator = Evaluator(run, prepared, networks.codec, model, adapters, log, progress, cancel, networks.device)
+        device = networks.device
+        evaluator = Evaluator(run, prepared, networks.codec, model, adapters, log, progress, cancel, device, graphs)
 
         def save() -> None:
             if not trainer.is_finite():
@@ -189,6 +194,7 @@ class _TrainingLoop:
             learning_rate=self.trainer.config.learning_rate_at(step - 1),
             steps_per_second=round((step - since_step) / max(time.monotonic() - since_time, 1e-9), 2),
         )
+        self.progress.remaining(self.evaluator.seconds_to_come(step))
         self.progress.advance(f"loss {loss:.3f}", to=step)
 
 

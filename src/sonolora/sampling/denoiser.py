@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sonolora.conditioning import Example, map_tensors, velocity
-from sonolora.cuda_graph import CudaGraphStep
+from sonolora.cuda_graph import Compute, CudaGraphSteps
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.sampling.guidance import Guidance, guide, stg_blocks
 
@@ -30,8 +30,8 @@ class GuidedDenoiser:
 
     The conditional, negative and perturbed predictions come out of one forward pass, as samples of one batch; the one
     without the video, which runs other layers, out of a second. The negative prediction differs in the audio stream's
-    context alone: a video keeps its own, as published. With `static` both passes read static inputs, on a GPU as a CUDA
-    graph; not yet run on a GPU.
+    context alone: a video keeps its own, as published. With `graphs` both passes read static inputs, on a GPU as CUDA
+    graphs, which denoisers of the same model and guidance share; not yet run on a GPU.
     """
 
     def __init__(
@@ -41,9 +41,10 @@ class GuidedDenoiser:
         negative_context_BSD: Tensor,
         guidance: Guidance,
         *,
-        static: bool = False,
+        graphs: CudaGraphSteps | None = None,
     ) -> None:
         self._example = example
+        self._alone = replace(example, video=None)
         self._guidance = guidance
         batch, device = len(example.latents_BTC), example.latents_BTC.device
         contexts = {"conditional": example.context_BSD}
@@ -57,13 +58,11 @@ class GuidedDenoiser:
         perturbed_B = torch.tensor([name == "perturbed" for name in contexts], device=device).repeat_interleave(batch)
         blocks = stg_blocks(model.config.layers) if guidance.stg != 0 else frozenset[int]()
         together = partial(velocity, model, values_only_blocks=blocks, values_only_B=perturbed_B)
-        pool = torch.cuda.graph_pool_handle() if static and torch.cuda.is_available() else None
-
-        def from_static_inputs(compute: Callable[[Example, Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
-            return partial(CudaGraphStep(pool), compute) if static else compute
-
-        self._predict_together = from_static_inputs(together)
-        self._predict_isolated = from_static_inputs(partial(velocity, model))
+        self._predict_together: Compute = together
+        self._predict_isolated: Compute = partial(velocity, model)
+        if graphs is not None:
+            self._predict_together = graphs.static(self._names, together)
+            self._predict_isolated = graphs.static("isolated", self._predict_isolated)
 
     def __call__(self, x_BTC: Tensor, sigma: float) -> Tensor:
         example, count = self._example, len(self._names)
@@ -72,8 +71,7 @@ class GuidedDenoiser:
         clean = [self._with_kept(x_BTC - sigma * one) for one in velocities.chunk(count)]
         isolated = None
         if example.video is not None and self._guidance.modality != 1:
-            alone = replace(example, video=None)
-            isolated = self._with_kept(x_BTC - sigma * self._predict_isolated(alone, x_BTC, sigma_B))
+            isolated = self._with_kept(x_BTC - sigma * self._predict_isolated(self._alone, x_BTC, sigma_B))
         conditional, *others = clean
         guided = guide(
             conditional,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sonolora.conditioning import Example
+from sonolora.cuda_graph import CudaGraphSteps
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.sampling.denoiser import Denoise, GuidedDenoiser
 from sonolora.sampling.guidance import Guidance
@@ -28,7 +29,7 @@ class SamplingSettings:
     steps: int = 30
     guidance: Guidance = field(default_factory=Guidance)
     sampler: str = "euler"  # one of SAMPLERS
-    static: bool = False  # forward passes read static inputs, on a GPU as CUDA graphs; not yet run on a GPU
+    graphs: CudaGraphSteps | None = None  # forward passes read static inputs, on a GPU as CUDA graphs
 
 
 @torch.inference_mode()
@@ -55,7 +56,7 @@ def sample_windows(
 ) -> Tensor:
     """The same for a sound whose windows, (first frame, example) each, are denoised together."""
     denoisers = [
-        GuidedDenoiser(model, example, negative_context_BSD, settings.guidance, static=settings.static)
+        GuidedDenoiser(model, example, negative_context_BSD, settings.guidance, graphs=settings.graphs)
         for _, example in windows
     ]
     starts, window = [start for start, _ in windows], windows[0][1].latents_BTC.shape[1]

@@ -1,8 +1,8 @@
 """`sonolora serve`: the whole server in one event loop, until it is stopped.
 
 In: settings. Out: http and https, the tunnel, the workers, the webhooks and the cleaning, and on standard output how
-to reach them. SIGINT or SIGTERM stops it in order: waiting answers end, runs save their state and return to the queue.
-A second signal ends it at once.
+to reach them. SIGINT, SIGTERM or SIGHUP (a terminal that closes, unless `nohup` is used) stops it in order: waiting
+answers end, runs save their state and return to the queue. A second SIGINT or SIGTERM ends it at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 from sonolora.core.atomic_files import writing
 from sonolora.core.errors import SonoloraError
 from sonolora.server import clock
-from sonolora.server.api.app import Services, build_app
+from sonolora.server.api.app import Services, build_app, make_rest
 from sonolora.server.banner import banner
 from sonolora.server.database.database import MAX_LOG_BYTES, Database
 from sonolora.server.database.deadlines import shift_deadlines
@@ -54,10 +54,11 @@ _OPEN_FILES = 65536
 logger = logging.getLogger(__name__)
 
 
-def serve(settings: ServerSettings, *, accept_database: bool = False) -> None:
+def serve(settings: ServerSettings, *, accept_database: bool = False, with_examples: bool = False) -> None:
     """Run until a signal. Raises `SonoloraError` when it cannot start or is ended at once, by a second signal.
 
-    `accept_database`: start also with a new or another database than the one that belongs to the folder.
+    `accept_database`: start also with a new or another database than the one that belongs to the folder;
+    `with_examples`: print examples for clients, too.
     """
     if sys.platform == "win32":
         raise SonoloraError("the server does not run on Windows; run it in WSL")
@@ -79,7 +80,7 @@ def serve(settings: ServerSettings, *, accept_database: bool = False) -> None:
             _check_writable(folder)
         _check_base(settings.base)
         try:
-            uvloop.run(_serve(settings, database))
+            uvloop.run(_serve(settings, database, with_examples))
         except KeyboardInterrupt:
             raise SonoloraError("stopped at once; the workers save what they can by themselves") from None
         database.note_identity()
@@ -120,7 +121,7 @@ def _valid_keys(keys: Keys) -> int:
     return sum(key.revoked is None for key in keys.all())
 
 
-async def _serve(settings: ServerSettings, database: Database) -> None:
+async def _serve(settings: ServerSettings, database: Database, with_examples: bool) -> None:
     stop = _stop_signal()
     notifier, health = Notifier(), Health()
     retrying = Retrying(health)
@@ -142,9 +143,20 @@ async def _serve(settings: ServerSettings, database: Database) -> None:
 
         workers = Workers(settings, store, storage, retrying, notifier.notify)
         services = Services(
-            settings, store, keys, storage, notifier, retrying, wake=workers.wake, jwks=jwks(signing_key)
+            settings,
+            store,
+            keys,
+            storage,
+            notifier,
+            retrying,
+            wake=workers.wake,
+            jwks=jwks(signing_key),
+            active=lambda: workers.active,
+            ready=lambda: workers.ready,
         )
-        app = build_app(services)
+        rest = make_rest(services)
+        stack.push_async_callback(rest.assistant.stop)
+        app = build_app(services, rest)
         servers = [HttpServer(app, http)]
         if https is not None:
             servers.append(HttpServer(app, https, certificate_for(settings)))
@@ -170,7 +182,8 @@ async def _serve(settings: ServerSettings, database: Database) -> None:
                 lambda: _keep_database(database, retrying),
             )
         ]
-        print(banner(settings, first_key, _valid_keys(keys)), flush=True)
+        link = rest.sessions.new_link() if settings.on_loopback else None
+        print(banner(settings, first_key, _valid_keys(keys), link, with_examples=with_examples), flush=True)
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({stopping, *answering}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -187,7 +200,10 @@ async def _serve(settings: ServerSettings, database: Database) -> None:
 
 
 def _stop_signal() -> asyncio.Event:
-    """Set by the first SIGINT or SIGTERM; a second one has its default effect."""
+    """Set by the first signal that ends the server; a second SIGINT or SIGTERM has its default effect.
+
+    A closing terminal may send SIGHUP twice, through its shell and by itself; where the caller ignores it, so do we.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -198,6 +214,8 @@ def _stop_signal() -> asyncio.Event:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, first)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, first)
     return stop
 
 

@@ -26,6 +26,7 @@ from sonolora.planning.run_settings import RENAMED, RunSettings
 
 CONFIGURATION = "server.toml"
 EMBEDDED_BASE = RunSettings.base  # the one that comes with the program
+WAIT, INTERRUPT = "wait", "interrupt"
 FOLDER_VARIABLE = "SONOLORA_SERVER"
 
 
@@ -56,16 +57,23 @@ class ServerSettings:
     devices: tuple[str, ...] = setting(("auto",), "Devices; each has one worker", metavar="DEVICE")
     allow_private_urls: bool = setting(False, "Fetch training data from private networks and this machine")
     allow_private_webhooks: bool = setting(False, "Send webhooks to private networks and this machine")
+    generate_while_training: str = setting(
+        WAIT,
+        "Where every device trains, a sound to generate waits, or a training saves its state and continues afterwards",
+        choices=(WAIT, INTERRUPT),
+    )
     queue_limit: int = setting(1000, "Queued requests per key", minimum=1)
     attempts: int = setting(3, "Attempts at a request whose worker crashes", minimum=1)
     max_body_bytes: int = setting(64 << 20, "Largest JSON body, data: URIs included", minimum=1)
     max_upload_bytes: int = setting(20 << 30, "Largest upload", minimum=1)
     prices: Mapping[str, float] = field(default_factory=lambda: PUBLISHED_PRICES)  # dollars per step, by mode
+    held_out: float | None = same_setting(RunSettings, "held_out")
     checkpoint_every: int = same_setting(RunSettings, "checkpoint_every")
     weights: str = same_setting(RunSettings, "weights")
     gradient_checkpointing: bool = same_setting(RunSettings, "gradient_checkpointing")
     block_offload: bool = same_setting(RunSettings, "block_offload")
     v2a_video: str = same_setting(RunSettings, "v2a_video")
+    deterministic: bool = same_setting(RunSettings, "deterministic")
     keep_days: float = setting(30.0, "Days to keep the folder, log and body of a finished request")
 
     def __post_init__(self) -> None:

@@ -146,9 +146,9 @@ def fitting(single, checkpoint):
 
 def test_it_is_a_text_encoder_of_a_base(fitting, checkpoint, monkeypatch, tmp_path):
     monkeypatch.setenv("SONOLORA_BASES", str(tmp_path / "bases.json"))
-    monkeypatch.setattr(base_module, "verify", lambda _: Findings(()))
+    monkeypatch.setattr(base_module, "verify", lambda *_: Findings(()))
     monkeypatch.setattr(
-        base_module, "verify_text_encoder", lambda path: verify_text_encoder(path, states=5, channels=24)
+        base_module, "verify_text_encoder", lambda path, **_: verify_text_encoder(path, states=5, channels=24)
     )
     add_base("one", [str(checkpoint.path)], str(fitting))
     base = find_base("one")

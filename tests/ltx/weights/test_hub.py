@@ -596,7 +596,7 @@ def run(*arguments: str, code: int = 0) -> str:
 @pytest.mark.usefixtures("site")
 def test_commands(text_encoder, monkeypatch):
     """From adding to removing, with the golden model in the place of the published one."""
-    monkeypatch.setattr(base_module, "verify", lambda checkpoint: verify(checkpoint, checkpoint.config, 5))
+    monkeypatch.setattr(base_module, "verify", lambda checkpoint, *_: verify(checkpoint, checkpoint.config, 5))
     output = run("add", "gold", "--checkpoint", "someone/golden", "--text-encoder", str(text_encoder))
     assert "--base gold is" in output
     assert re.search(r"golden\.safetensors: 0\.0\d of 0\.0\d GB", output), "progress"

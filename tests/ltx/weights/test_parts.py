@@ -19,13 +19,12 @@ from sonolora.ltx.lora.lora_file import open_lora
 from sonolora.ltx.lora.merge import merge
 from sonolora.ltx.model.transformer import Stream, is_transformer_tensor, load_transformer
 from sonolora.ltx.text.text_encoder import load_text_encoder
-from sonolora.ltx.weights import base as base_module
 from sonolora.ltx.weights.base import add_base, find_base
 from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG
 from sonolora.ltx.weights.parts import TRANSFORMER, infer_config, open_parts
 from sonolora.ltx.weights.registry import registered
 from sonolora.ltx.weights.tensor_table import published_tensors
-from sonolora.ltx.weights.verify import Findings, open_checkpoint, verify
+from sonolora.ltx.weights.verify import open_checkpoint, verify
 
 CPU, F32 = torch.device("cpu"), torch.float32
 TINY = find_base("tiny")
@@ -170,8 +169,6 @@ def test_a_folder_of_parts_is_a_base(split):
 
 def test_parts_are_registered_and_found_again(split, monkeypatch, tmp_path):
     monkeypatch.setenv("SONOLORA_BASES", str(tmp_path / "bases.json"))
-    monkeypatch.setattr(base_module, "verify", lambda _: Findings(()))
-    monkeypatch.setattr(base_module, "verify_text_encoder", lambda _: [])
     paths = split("bare", "published")
     add_base("parts", list(map(str, paths)), str(TINY.text_encoder))
     add_base("folder", [str(paths[0].parent)], str(TINY.text_encoder))

@@ -70,15 +70,19 @@ def _worker(live):
     def work():
         ends = itertools.cycle([*ENDS, None])
         while not over.wait(0.005):
-            if taken := live.store.claim():
-                live.store.add_logs(taken.id, [(time.time(), "INFO", "step 1")])
-                if end := next(ends):
-                    live.store.finish(taken.id, end)
+            if not (taken := live.store.claim()):
+                live.woken.wait(0.2)
+                live.woken.clear()
+                continue
+            live.store.add_logs(taken.id, [(time.time(), "INFO", "step 1")])
+            if end := next(ends):
+                live.store.finish(taken.id, end)
 
     thread = threading.Thread(target=work)
     thread.start()
     yield
     over.set()
+    live.woken.set()
     thread.join(20)
 
 

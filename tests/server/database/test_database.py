@@ -76,7 +76,7 @@ def test_a_newer_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as plain:
         plain.execute("PRAGMA user_version = 99")
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"server\.db: it was written by a newer Sonolora \(.* 99, .* 2\)\. Update"):
+    with pytest.raises(StoreError, match=r"server\.db: it was written by a newer Sonolora \(.* 99, .* 3\)\. Update"):
         Database(path)
     assert path.read_bytes() == before
 
@@ -120,12 +120,18 @@ def test_a_database_of_version_1_is_migrated(tmp_path: Path) -> None:
     path = tmp_path / "server.db"
     make(path)
     with closing(sqlite3.connect(path)) as plain:
-        plain.executescript("DROP TABLE store; ALTER TABLE files DROP COLUMN mtime_ns; PRAGMA user_version = 1")
+        plain.executescript(
+            "DROP INDEX queue;"
+            + "".join(f"ALTER TABLE requests DROP COLUMN {name};" for name in ("kind", "options", "paused", "place"))
+            + "CREATE INDEX queue ON requests (priority, number) WHERE state = 'queued';"
+            "DROP TABLE store; ALTER TABLE files DROP COLUMN mtime_ns; PRAGMA user_version = 1"
+        )
     identity_file(path).unlink()
     with closing(Database(path)) as database:
         assert names(database) == ["n" * 2000]
         ((id,),) = database.fetch("SELECT id FROM store")
         database.read(select(files))
+        Store(database).queue()
     identity = read_identity(path)
     assert identity and (identity.store, identity.keys) == (id, 1)
 

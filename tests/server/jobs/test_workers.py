@@ -254,7 +254,9 @@ def test_what_the_worker_is_given(served):
     assert job == {
         "id": id,
         "folder": str(served.folder(id)),
+        "kind": "train",
         "mode": "a2a",
+        "base": "tiny",
         "body": body,
         "sources": {
             "local": False,

@@ -8,13 +8,15 @@ of one) and `text_encoder/`, a Gemma 3 folder in Hugging Face format.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sonolora.core.errors import CheckpointError, SonoloraError
 from sonolora.ltx.weights.checkpoint import Checkpoint
 from sonolora.ltx.weights.hub import TEXT_ENCODER, HubId, fetch_text_encoder, open_from_hub, open_local
+from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG, LTX23_TEXT_STATES
 from sonolora.ltx.weights.parts import open_parts
 from sonolora.ltx.weights.registry import Entry, register, registered
 from sonolora.ltx.weights.stored_tensor import files_of
@@ -22,6 +24,7 @@ from sonolora.ltx.weights.verify import (
     identify,
     open_checkpoint,
     read_spiece_model,
+    text_encoder_sizes,
     unsupported_format,
     verify,
     verify_text_encoder,
@@ -77,7 +80,7 @@ def add_base(name: str, checkpoints: Sequence[str], text_encoder: str) -> Entry:
     if name in BUILT_IN_NAMES or Path(name).expanduser().exists():
         raise SonoloraError(f"the name '{name}' is taken by a built-in base or a path; choose another")
     opened = _open_checkpoint(checkpoints)
-    if differences := verify(opened).differences:
+    if differences := verify(opened, *_reference(opened)).differences:
         raise CheckpointError(
             f"{', '.join(checkpoints)}: not the published LTX-2.3: {len(differences)} differences (`sonolora base "
             f"verify` lists them all), such as {'; '.join(differences[:_MAX_SHOWN])}"
@@ -85,12 +88,23 @@ def add_base(name: str, checkpoints: Sequence[str], text_encoder: str) -> Entry:
     folder, hub_id = Path(text_encoder).expanduser(), HubId.parse(text_encoder)
     if not folder.exists() and hub_id is not None:
         folder = fetch_text_encoder(hub_id)
-    if faults := verify_text_encoder(folder):
+    config, states = _reference(opened)
+    channels = config["transformer"]["caption_channels"]
+    if faults := verify_text_encoder(folder, states=states, channels=channels):
         raise CheckpointError("; ".join(faults[:_MAX_SHOWN]))
     parts = (path.absolute() for path in files_of(opened.tensors, opened.path) if path != opened.path)
     entry = Entry(opened.path.absolute(), folder.absolute(), tuple(parts))
     register(name, entry)
     return entry
+
+
+def _reference(checkpoint: Checkpoint) -> tuple[Mapping[str, Any], int]:
+    """What a checkpoint is compared with, and its hidden states: LTX-2.3, or the built-in base whose config it has."""
+    for name in BUILT_IN_NAMES:
+        built_in = find_base(name)
+        if checkpoint.metadata.get("config") == built_in.checkpoint.config:
+            return built_in.checkpoint.config, text_encoder_sizes(built_in.text_encoder)[0]
+    return LTX23_CONFIG, LTX23_TEXT_STATES
 
 
 def _open_checkpoint(checkpoints: Sequence[str]) -> Checkpoint:

@@ -3,7 +3,8 @@
 In: safetensors files that each hold one or more networks of LTX-2.3, as ComfyUI users have them. Out: one `Checkpoint`
 with the published names, whose tensors are read from where they are.
 
-    transformer         model.diffusion_model.X, diffusion_model.X or X; with the text connectors
+    transformer         model.diffusion_model.X, diffusion_model.X or X
+    text connectors     with the transformer, or alone under the same prefixes
     audio VAE           audio_vae.X or X
     vocoder             vocoder.X, where X begins with vocoder., bwe_generator. or mel_stft.; or X
     video VAE           vae.X or X
@@ -39,6 +40,7 @@ _LAYOUTS = (  # a name that occurs in a file, and what all names of that file la
     (r"(model\.diffusion_model|audio_vae|text_embedding_projection|vae)\.|vocoder\.(vocoder|bwe_generator)\.", ""),
     (r"diffusion_model\.", "model."),
     (r"transformer_blocks\.\d+\.audio_attn1\.", TRANSFORMER),
+    (r"(audio|video)_embeddings_connector\.", TRANSFORMER),
     (r"bwe_generator\.", "vocoder."),
     (r"audio_aggregate_embed\.", "text_embedding_projection."),
     (r"(encoder\.down|decoder\.up)_blocks\.", "vae."),

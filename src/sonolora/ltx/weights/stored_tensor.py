@@ -93,11 +93,16 @@ def fold_scales(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
 
 def stored_precision(tensors: Mapping[str, TensorInfo]) -> str:
     """How most matrices in the transformer's blocks are stored, in words."""
+    blocks = {name: info for name, info in tensors.items() if "transformer_blocks." in name and len(info.shape) == 2}
+    return tensor_precision(blocks)
+
+
+def tensor_precision(tensors: Mapping[str, TensorInfo]) -> str:
+    """How most values of these tensors are stored, in words."""
     counts: Counter[str] = Counter()
-    for name, info in tensors.items():
-        if "transformer_blocks." in name and len(info.shape) == 2:
-            scaled = "" if info.dtype not in FLOAT8 else " with scales" if scale_of(info) else " without scales"
-            counts[_WORDS.get(info.dtype, info.dtype) + scaled] += math.prod(info.shape)
+    for info in tensors.values():
+        scaled = "" if info.dtype not in FLOAT8 else " with scales" if scale_of(info) else " without scales"
+        counts[_WORDS.get(info.dtype, info.dtype) + scaled] += math.prod(info.shape)
     return counts.most_common(1)[0][0] if counts else "unknown"
 
 

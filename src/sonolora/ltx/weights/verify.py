@@ -53,7 +53,7 @@ def open_checkpoint(*paths: Path) -> Checkpoint:
     for path in paths:
         if path.is_dir():
             raise CheckpointError(f"{path}: {_describe_folder(path)}. {EXPECTED}.")
-        if kind := _other_format(path):
+        if kind := other_format(path):
             raise CheckpointError(f"{path}: this is {kind}. {EXPECTED}.")
     return open_parts(paths)
 
@@ -142,7 +142,7 @@ def identify(checkpoint: Checkpoint) -> str | None:
         return "a single network with the parameter names of diffusers, not the published single file"
     if any_name_has("language_model.", "vision_tower.", "embed_tokens."):
         return "a text encoder; pass it with `--text-encoder`"
-    present = [part for part, prefix in PARTS.items() if any(name.startswith(prefix) for name in names)]
+    present = parts_in(checkpoint)
     if not present:
         return f"not a checkpoint of LTX-2.3: it has {len(names)} tensors such as {min(names, default='(none)')}"
     absent = [part for part in PARTS if part not in present]
@@ -152,6 +152,11 @@ def identify(checkpoint: Checkpoint) -> str | None:
             "each with --checkpoint"
         )
     return None
+
+
+def parts_in(checkpoint: Checkpoint) -> list[str]:
+    """The parts of a checkpoint that some names belong to."""
+    return [part for part, prefix in PARTS.items() if any(name.startswith(prefix) for name in checkpoint.tensors)]
 
 
 def unsupported_format(checkpoint: Checkpoint, unless: str = "") -> str | None:
@@ -213,7 +218,7 @@ def read_spiece_model(file: Checkpoint) -> bytes:
 
 
 def _single_file_faults(path: Path, states: int, channels: int) -> list[str]:
-    if kind := _other_format(path):
+    if kind := other_format(path):
         return [f"{path}: this is {kind}. {EXPECTED_TEXT_ENCODER}"]
     try:
         file = Checkpoint.open(path)
@@ -272,7 +277,7 @@ def _json_differences(actual: Any, published: Any, path: str = "") -> Iterator[t
         yield from _json_differences(actual.get(key, _ABSENT), published.get(key, _ABSENT), f"{path}.{key}".lstrip("."))
 
 
-def _other_format(path: Path) -> str | None:
+def other_format(path: Path) -> str | None:
     """What a file is that is not in the safetensors format, by its first bytes."""
     try:
         with path.open("rb") as file:

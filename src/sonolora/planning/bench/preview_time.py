@@ -1,7 +1,7 @@
 """How long a preview takes on this device: sampling with guidance, then the decoder and the vocoder.
 
 In: a base's shape, a mode's clip. Out: seconds of both, with random weights and a random example, which take as long as
-real ones. The second of two previews is measured; the first warms up with one sampling step.
+real ones. The second of two previews is measured; the first warms up with a few sampling steps.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from itertools import pairwise
 import torch
 
 from sonolora.core.devices import compute_dtype
+from sonolora.cuda_graph import CudaGraphSteps
 from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
 from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.bench.machine_limits import device_name
-from sonolora.planning.bench.synthetic import synthetic_model
+from sonolora.planning.bench.synthetic import fail, synthetic_model
 from sonolora.planning.needs import preview_guidance, training_step
 from sonolora.planning.run_settings import RunSettings
 from sonolora.planning.work_counts import make_example
 from sonolora.sampling.sampler import SamplingSettings, sample
 from sonolora.training.step_phases import clock
+
+_STEPS_UNTIL_REPLAY = 4  # of the sampler, until its graphs are captured
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,10 @@ def measure_preview(
     noise = torch.randn_like(example.latents_BTC)
     guidance = preview_guidance(shape.metadata, request)
     mark, elapsed = clock(device)
-    for count in (1, steps):
+    graphs = CudaGraphSteps(fail) if settings.cuda_graph else None
+    for count in (1 if graphs is None else _STEPS_UNTIL_REPLAY, steps):
         moments = [mark()]
-        sampling = SamplingSettings(count, guidance, static=settings.cuda_graph)
+        sampling = SamplingSettings(count, guidance, graphs=graphs)
         latents = sample(model, example, negative_context, noise, sampling)
         moments.append(mark())
         codec.decode(latents)

@@ -37,10 +37,11 @@ from sonolora.server.jobs.records import Key
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.net.urls import APP, ENDPOINT_PATHS, ENDPOINTS, base_url
+from sonolora.server.rest.rest import Rest
 from sonolora.server.settings import ServerSettings
 
 _RETRY_SECONDS = 30
-_METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _EXPOSED = (
     "x-fal-request-id", "x-fal-billable-units", "x-fal-error-type", "x-fal-needs-retry", "x-fal-request-timeout-type",
     "etag", "content-range", "accept-ranges", "content-length", "content-disposition",
@@ -59,11 +60,29 @@ class Services:
     retrying: Retrying
     wake: Callable[[], None]
     jwks: dict[str, Any]
+    active: Callable[[], dict[str, str]] = dict  # requests that run, with their devices
+    ready: Callable[[], set[str]] = set  # devices whose worker has loaded its base
 
 
-def build_app(services: Services) -> ASGIApp:
+def make_rest(services: Services) -> Rest:
+    """The REST face of our own, and its page."""
+    return Rest(
+        services.settings,
+        services.store,
+        services.keys,
+        services.storage,
+        services.notifier,
+        services.retrying,
+        services.wake,
+        services.active,
+        services.ready,
+    )
+
+
+def build_app(services: Services, rest: Rest | None = None) -> ASGIApp:
     """The app, for http and https alike."""
     settings = services.settings
+    rest = rest or make_rest(services)
     memory = BodyMemory()
 
     def authorise(request: Request) -> Key:
@@ -89,6 +108,8 @@ def build_app(services: Services) -> ASGIApp:
         return JsonResponse(describe([endpoint] if endpoint else list(ENDPOINTS), base_of(request)))
 
     async def root(request: Request) -> Response:
+        if "text/html" in request.headers.get("accept", ""):
+            return await rest.page(request)
         urls = [f"{base_of(request)}/{APP}/{name}/openapi.json" for name in ENDPOINTS]
         return JsonResponse({"sonolora": __version__, "openapi": urls})
 
@@ -121,6 +142,7 @@ def build_app(services: Services) -> ASGIApp:
         routes=[
             *queue.routes(),
             *storage_api.routes(services.storage, services.keys, memory, authorise, base_of),
+            *rest.routes(memory, base_of),
             Route("/.well-known/jwks.json", jwks),
             Route("/rest/.well-known/jwks.json", jwks),
             Route("/openapi.json", openapi),

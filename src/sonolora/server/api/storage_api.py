@@ -12,15 +12,11 @@ and a download is a GET of the file's URL, which needs no key.
 
 from __future__ import annotations
 
-import hmac
-import os
 import re
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from urllib.parse import urlencode
 
 from pydantic import BaseModel, Field
@@ -29,14 +25,13 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from sonolora.core.atomic_files import atomic_write
-from sonolora.core.errors import SonoloraError
 from sonolora.modes.request import Body, parse
 from sonolora.server.api.byte_ranges import byte_ranges
 from sonolora.server.api.file_lifetime import read_lifetime
 from sonolora.server.api.request_body import BodyMemory, chunks, in_parser_thread, read_object
 from sonolora.server.api.responses import JsonResponse, RejectedError, error_response
 from sonolora.server.files.records import StoredFile
+from sonolora.server.files.secret import is_signed, load_secret, signature
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.records import Key
@@ -50,7 +45,6 @@ _MAX_PART_LIST = 2 << 20  # bytes of JSON; 10,000 parts take half of it
 # Types that a browser may display in place; anything else, which may contain a program, it can only save. No '+': a
 # browser treats whatever ends in +xml as a page.
 _DISPLAYED = re.compile(r"(audio|video)/[\w.-]+|image/(png|jpeg|gif|webp|avif)|text/plain|application/json", re.ASCII)
-_SECRET_BYTES = 32
 _SAVED = frozenset({"application/zip", "application/gzip", "application/x-tar"})
 
 
@@ -80,7 +74,7 @@ def routes(
     `authorise` raises for a request without a valid key; `base_url` is the beginning of URLs in a response. The
     application turns `RejectedError`, `InputError` and `UploadError` into responses.
     """
-    api = _StorageApi(storage, keys, memory, authorise, base_url, _secret(storage.folder / "secret"))
+    api = _StorageApi(storage, keys, memory, authorise, base_url, load_secret(storage.folder / "secret"))
     rest = "/rest/storage"
     routes = [
         Route(f"{rest}/auth/token", api.token, methods=["POST"]),
@@ -235,12 +229,10 @@ class _StorageApi:
         return urlencode({"expires": expires, "signature": self._signature("upload", file.id, expires)})
 
     def _signature(self, *claims: str | int) -> str:
-        return hmac.digest(self.secret, "\n".join(map(str, claims)).encode(), "sha256").hex()
+        return signature(self.secret, *claims)
 
-    def _is_signed(self, signature: str, purpose: str, subject: str, expires: str) -> bool:
-        expected = self._signature(purpose, subject, expires)
-        # Whatever carries our signature has a number there.
-        return hmac.compare_digest(signature.encode(), expected.encode()) and int(expires) > time.time()
+    def _is_signed(self, signed: str, purpose: str, subject: str, expires: str) -> bool:
+        return is_signed(self.secret, signed, purpose, subject, expires)
 
 
 class _Download(FileResponse):
@@ -259,22 +251,6 @@ def _set_range(request: Request, size: int, etag: str) -> bool:
         headers["range"] = "bytes=" + ",".join(f"{first}-{last}" for first, last in ranges)
     request.scope["headers"] = headers.raw
     return ranges != []
-
-
-def _secret(path: Path) -> bytes:
-    """The server's own, created at the first start; only its user can read it. Raises `SonoloraError`."""
-    if not path.exists():
-        with atomic_write(path) as temporary:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(_SECRET_BYTES))
-    try:
-        secret = path.read_bytes()
-    except OSError as error:
-        raise SonoloraError(f"{path} cannot be read: {error.strerror}") from error
-    if len(secret) < _SECRET_BYTES:
-        raise SonoloraError(f"{path} is damaged: move it away, and a new one is created; uploads under way start anew")
-    return secret
 
 
 def _text(header: str) -> str:

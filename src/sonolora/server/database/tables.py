@@ -77,10 +77,14 @@ requests = Table(
     Column("inference_time", Float),
     Column("headers", Text),  # JSON
     Column("result", Text),  # JSON
+    Column("kind", Text, nullable=False, default="train", server_default="train"),
+    Column("options", Text, nullable=False, default="{}", server_default="{}"),  # JSON
+    Column("paused", Boolean, nullable=False, default=False, server_default="0"),  # stays in the queue, is not started
+    Column("place", Float),  # in the queue, where somebody has moved it; null: by arrival
     CheckConstraint("state IN ('queued', 'running', 'done')", name="known_state"),
     Index("requests_by_time", "created"),
     # Partial indexes of what is not done: they stay small however many requests there have been.
-    Index("queue", "priority", "number", sqlite_where=text("state = 'queued'")),
+    Index("queue", "priority", text("coalesce(place, number)"), sqlite_where=text("state = 'queued'")),
     Index("queue_by_key", "key_id", sqlite_where=text("state = 'queued'")),
     Index("cancels", "number", sqlite_where=text("cancel_asked = 1 AND state != 'done'")),
 )

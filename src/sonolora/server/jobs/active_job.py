@@ -9,15 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sonolora.core.errors import InputError
 from sonolora.server.files.names import file_id
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.journal import Journal
-from sonolora.server.jobs.records import Request
+from sonolora.server.jobs.records import Kind, Request
 from sonolora.server.jobs.worker_process import WorkerProcess
 from sonolora.server.net.urls import is_own_url
 from sonolora.server.settings import ServerSettings
 
 STOP_SECONDS = 20.0  # for a run to save its state; then its worker is killed
+GIVEN = ("audio", "reference", "video")  # fields of a request to generate that hold an address
 _ENDINGS = ("done", "stopped", "input_error", "failed")
 
 
@@ -29,6 +31,7 @@ class ActiveJob:
     worker: WorkerProcess
     journal: Journal
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    yielding: asyncio.Event = field(default_factory=asyncio.Event)  # to be stopped, and continued later
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -43,14 +46,29 @@ class ActiveJob:
             for url in _urls(self.body)
             if (path := storage.local(url)) or (file_id(url) and is_own_url(url, settings))
         }
-        return {
-            "id": self.request.id,
+        request, options = self.request, self.request.options
+        job = {
+            "id": request.id,
+            "kind": request.kind,
             "folder": str(self.folder),
-            "mode": self.request.mode,
+            "mode": request.mode,
+            "base": options.get("base", settings.base),
             "body": self.body,
             "sources": {"local": False, "private": settings.allow_private_urls, "known": known},
-            "settings": settings.run_settings(self.request.mode),
         }
+        if request.kind == Kind.GENERATE:
+            lora = options.get("lora")
+            path = None if lora is None else storage.local(lora)
+            if lora is not None and path is None:
+                raise InputError.of("lora", "the LoRA is not on this server any more", "file_download_error")
+            weights = {name: getattr(settings, name) for name in ("weights", "block_offload")}
+            return {
+                **job,
+                "lora": path and str(path),
+                "samples": options["samples"],
+                "settings": {**weights, **options.get("settings", {})},
+            }
+        return {**job, "settings": {**settings.run_settings(request.mode), **options.get("settings", {})}}
 
     async def follow(self, on_begun: Callable[[str], Awaitable[None]]) -> dict[str, Any] | None:
         """Read events until the one that says how it ended, which is returned; None when the worker has died.
@@ -68,6 +86,11 @@ class ActiveJob:
                 self.journal.add(event)
         return None
 
+    async def stop_when_yielding(self) -> None:
+        """Once the request is paused, or makes room for another, let its run save its state and end."""
+        await self.yielding.wait()
+        await self.worker.send({"stop": self.request.id})
+
     async def stop_when_cancelled(self) -> None:
         """Once the request is cancelled stop its run; if it does not stop in time, kill its worker."""
         await self.cancelled.wait()
@@ -80,7 +103,7 @@ def _urls(body: Any) -> Iterator[str]:
     """All URLs in a request."""
     if isinstance(body, dict):
         for name, value in body.items():
-            if isinstance(value, str) and name.endswith("_url"):
+            if isinstance(value, str) and (name.endswith("_url") or name in GIVEN):
                 yield value.strip()
             else:
                 yield from _urls(value)

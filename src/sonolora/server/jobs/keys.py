@@ -53,9 +53,14 @@ class Keys:
             return None
         return Key(*rows[0][:-1])
 
+    def valid(self, id: str) -> Key | None:
+        """The key of that id, unless it is revoked."""
+        rows = self._database.fetch(_VALID, valid_unicode(id))
+        return Key(*rows[0][:-1]) if rows else None
+
     def is_valid(self, id: str) -> bool:
         """Whether there is a key of that id that is not revoked."""
-        return bool(self._database.fetch(_VALID, valid_unicode(id)))
+        return self.valid(id) is not None
 
 
 def _sha256(text: str) -> str:

@@ -16,6 +16,13 @@ from sqlalchemy import Row
 from sonolora.server.database.tables import requests
 
 
+class Kind(StrEnum):
+    """What a request asks for."""
+
+    TRAIN = "train"
+    GENERATE = "generate"
+
+
 class State(StrEnum):
     """A failed or cancelled request is done, too: its result says how it ended."""
 
@@ -36,6 +43,8 @@ class RequestOptions:
     webhook: str | None = None  # the URL that the result is posted to
     lifetime: float | None = None  # seconds that the output files are kept; None: forever
     no_retry: bool = False
+    kind: Kind = Kind.TRAIN
+    options: dict[str, Any] = field(default_factory=dict)  # beside the published request: `name`, `dataset`, `settings`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +81,7 @@ class Request(RequestOptions):
     finished: float | None = None
     attempts: int = 0  # that ended in a crash
     cancel_requested: bool = False
+    paused: bool = False
     progress: dict[str, Any] = field(default_factory=dict)
     result: Result | None = None
 
@@ -106,8 +116,11 @@ class Request(RequestOptions):
             finished=values["finished"],
             attempts=values["attempts"],
             cancel_requested=bool(values["cancel_requested"]),
+            paused=bool(values["paused"]),
             progress=json.loads(values["progress"]),
             result=result,
+            kind=Kind(values["kind"]),
+            options=json.loads(values["options"]),
         )
 
 

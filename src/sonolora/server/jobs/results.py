@@ -55,6 +55,28 @@ def finished(request: Request, steps: int, folder: Path, storage: Storage, secon
     return Result(status=200, body=body, billable_units=billed_steps(steps), inference_time=seconds)
 
 
+def sample_name(number: int) -> str:
+    """The file of a generated sample, counted from 1; its picture has the same stem."""
+    return f"sample-{number:03d}.wav"
+
+
+def generated(request: Request, folder: Path, storage: Storage, seconds: float) -> Result:
+    """Of a request that generated sounds; the files are taken into the storage. OSError when that fails."""
+    expires = None if request.lifetime is None else clock.now() + request.lifetime
+    samples = []
+    for number, sample in enumerate(request.options["samples"], start=1):
+        name = sample_name(number)
+        file = storage.adopt(folder / name, name, "audio/wav", request_id=request.id, expires=expires)
+        audio = {
+            "url": file.address,
+            "content_type": file.content_type,
+            "file_name": file.name,
+            "file_size": file.size,
+        }
+        samples.append({**sample, "audio": audio})
+    return Result(status=200, body={"samples": samples}, inference_time=seconds)
+
+
 def refused(detail: list[dict[str, Any]], seconds: float) -> Result:
     """Of data or addresses that cannot be used."""
     error = "; ".join(str(item["msg"]) for item in detail)

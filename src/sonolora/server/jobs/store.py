@@ -11,7 +11,19 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, delete, func, insert, literal_column, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import sqlite
 
 from sonolora.core.errors import SonoloraError
@@ -19,7 +31,7 @@ from sonolora.server import clock
 from sonolora.server.database import tables
 from sonolora.server.database.database import Database
 from sonolora.server.database.tables import requests, valid_unicode
-from sonolora.server.jobs.records import Delivery, Event, LogLine, NewRequest, Request, Result, State
+from sonolora.server.jobs.records import Delivery, Event, Kind, LogLine, NewRequest, Request, Result, State
 
 
 class QueueFullError(SonoloraError):
@@ -35,6 +47,7 @@ class QueueFullError(SonoloraError):
 
 # Spelt as in the partial indexes; with a bound parameter SQLite would not use them.
 _queued = requests.c.state == literal_column("'queued'")
+_place: ColumnElement[float] = literal_column("coalesce(place, number)")
 _to_cancel = (requests.c.cancel_requested == literal_column("1")) & (requests.c.state != literal_column("'done'"))
 
 
@@ -54,7 +67,8 @@ _POSITION = """
     SELECT (SELECT count(*) FROM requests AS other
             WHERE other.state = 'queued' AND other.priority < this.priority)
          + (SELECT count(*) FROM requests AS other
-            WHERE other.state = 'queued' AND other.priority = this.priority AND other.number < this.number)
+            WHERE other.state = 'queued' AND other.priority = this.priority
+                  AND coalesce(other.place, other.number) < coalesce(this.place, this.number))
     FROM requests AS this WHERE this.id = ? AND this.state = 'queued'
 """
 
@@ -80,7 +94,13 @@ class Store:
                 of_key = select(func.count()).select_from(requests).where(_queued, requests.c.key_id == new.key_id)
                 if transaction.execute(of_key).scalar_one() >= queue_limit:
                     raise QueueFullError(queue_limit)
-            row = {**options, "id": request.id, "state": request.state, "created": request.created}
+            row = {
+                **options,
+                "options": json.dumps(new.options),
+                "id": request.id,
+                "state": request.state,
+                "created": request.created,
+            }
             transaction.execute(insert(requests), row)
             transaction.execute(insert(tables.bodies), {"request_id": request.id, "body": body})
             _add_logs(transaction, request.id, [(request.created, "WARN", text) for text in warnings])
@@ -94,7 +114,8 @@ class Store:
     def claim(self) -> Request | None:
         """Take the next request out of the queue to run it, by priority, then by arrival.
 
-        Skips those whose start deadline has passed, unless they have been started once, and those to be cancelled.
+        Skips those whose start deadline has passed, unless they have been started once, those to be cancelled and those
+        that are paused.
         """
         now = clock.now()
         in_time = or_(
@@ -102,8 +123,8 @@ class Store:
         )
         following = (
             select(requests.c.number)
-            .where(_queued, requests.c.cancel_requested.is_(False), in_time)
-            .order_by(requests.c.priority, requests.c.number)
+            .where(_queued, requests.c.cancel_requested.is_(False), requests.c.paused.is_(False), in_time)
+            .order_by(requests.c.priority, _place)
             .limit(1)
             .correlate(None)
             .scalar_subquery()
@@ -116,7 +137,7 @@ class Store:
     def overdue(self, now: float) -> list[Request]:
         """The queued requests whose start deadline has passed and that have never been started."""
         late = select(requests).where(_queued, requests.c.start_deadline <= now, requests.c.started.is_(None))
-        rows = self._database.read(late.order_by(requests.c.priority, requests.c.number))
+        rows = self._database.read(late.order_by(requests.c.priority, _place))
         return [Request.of(row) for row in rows]
 
     def requeue(self, id: str, *, crashed: bool, how: str | None = None) -> None:
@@ -130,6 +151,57 @@ class Store:
             if transaction.execute(back.values(values)).rowcount:
                 event = _event(id, "crashed", {"how": how}) if crashed else _event(id, "interrupted")
                 transaction.execute(insert(tables.events), event)
+
+    def pause(self, id: str, paused: bool) -> bool:
+        """Keep a request from being started, or let it start again. False when it is done, or unknown.
+
+        One that is running stays so: see `to_pause`.
+        """
+        not_done = update(requests).where(requests.c.id == id, requests.c.state != State.DONE)
+        return self._database.write(not_done.values(paused=paused)) > 0
+
+    def to_pause(self) -> list[str]:
+        """The ids of the running requests that are to be paused."""
+        running = select(requests.c.id).where(requests.c.state == State.RUNNING, requests.c.paused.is_(True))
+        return [row.id for row in self._database.read(running)]
+
+    def move(self, id: str, before: str | None) -> bool:
+        """Move a queued request directly ahead of another one, whose priority it takes, or to the end of the queue.
+
+        False when one of the two is not in the queue.
+        """
+        columns = requests.c["id", "priority"]
+        with self._database.transaction() as transaction:
+            in_order = select(*columns, _place.label("at")).where(_queued).order_by(requests.c.priority, _place)
+            rows = [row for row in transaction.execute(in_order) if row.id != id]
+            index = next((index for index, row in enumerate(rows) if row.id == before), None)
+            if before is None:
+                index = len(rows)
+            if index is None:
+                return False
+            neighbours = rows[max(index - 1, 0) : index], rows[index : index + 1]
+            following = neighbours[1][0] if neighbours[1] else None
+            ahead = neighbours[0][0] if index and neighbours[0] else None
+            if following is not None:
+                priority = following.priority
+                first = ahead.at if ahead is not None and ahead.priority == priority else following.at - 2.0
+                place = (first + following.at) / 2
+            elif ahead is not None:
+                priority, place = ahead.priority, ahead.at + 1.0
+            else:
+                return bool(transaction.execute(select(requests.c.id).where(_queued, requests.c.id == id)).first())
+            moved = update(requests).where(_queued, requests.c.id == id).values(priority=priority, place=place)
+            return transaction.execute(moved).rowcount > 0
+
+    def set_options(self, id: str, **changes: Any) -> bool:
+        """Change what is recorded beside the published request, such as its name."""
+        with self._database.transaction() as transaction:
+            options = transaction.scalar(select(requests.c.options).where(requests.c.id == id))
+            if options is None:
+                return False
+            merged = json.dumps({**json.loads(options), **changes})
+            transaction.execute(update(requests).where(requests.c.id == id).values(options=merged))
+        return True
 
     def request_cancel(self, id: str) -> State | None:
         """Mark a request to be cancelled, unless it is done; from then on it is not claimed.
@@ -178,13 +250,25 @@ class Store:
         rows = self._database.read(select(tables.bodies.c.body).where(tables.bodies.c.request_id == id))
         return json.loads(rows[0][0]) if rows else None
 
-    def requests(self, *, state: State | None = None, limit: int = 100, before: float | None = None) -> list[Request]:
+    def requests(
+        self,
+        *,
+        state: State | None = None,
+        kind: Kind | None = None,
+        mode: str | None = None,
+        limit: int = 100,
+        before: float | None = None,
+    ) -> list[Request]:
         """The newest first; with `before` only those created before that time."""
         query = select(requests).order_by(requests.c.created.desc(), requests.c.number.desc()).limit(limit)
         if state is not None:
             query = query.where(requests.c.state == state)
         if before is not None:
             query = query.where(requests.c.created < before)
+        if kind is not None:
+            query = query.where(requests.c.kind == kind)
+        if mode is not None:
+            query = query.where(requests.c.mode == mode)
         return [Request.of(row) for row in self._database.read(query)]
 
     def billed(self) -> list[tuple[str, int, int]]:
@@ -240,10 +324,19 @@ class Store:
         """The lines in order, those with a number above `after`."""
         return [LogLine(*row) for row in self._database.fetch(_LOGS, valid_unicode(id), after)]
 
-    def metrics(self, id: str) -> list[tuple[int, dict[str, Any]]]:
-        """The values by step, in order."""
+    def queue(self) -> list[Request]:
+        """The queued requests in the order in which they are started."""
+        waiting = select(requests).where(_queued).order_by(requests.c.priority, _place)
+        return [Request.of(row) for row in self._database.read(waiting)]
+
+    def metrics(self, id: str, since: int = 0) -> list[tuple[int, dict[str, Any]]]:
+        """The values by step, in order, from a step on."""
         table = tables.metrics
-        of_request = select(table.c.step, table.c.data).where(table.c.request_id == id).order_by(table.c.step)
+        of_request = (
+            select(table.c.step, table.c.data)
+            .where(table.c.request_id == id, table.c.step >= since)
+            .order_by(table.c.step)
+        )
         return [(step, json.loads(data)) for step, data in self._database.read(of_request)]
 
     def events(self, id: str) -> list[Event]:

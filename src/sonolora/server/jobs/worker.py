@@ -6,6 +6,9 @@ In: JSON lines on standard input. A job is `{"id", "folder", "mode", "body", "so
 and `settings` are fields of `Sources` and `RunSettings`; `{"stop": id}` ends that job's run early. A job whose folder
 holds a run resumes it; otherwise the folder is emptied and the run starts.
 
+A job may name its own `base`. A job of `"kind": "generate"` has `samples` (prompt, scale, seed each), the `lora` or
+null, and as `settings` fields of `GenerateSettings`; it writes sample-001.wav and so on into its folder.
+
 Out: JSON lines on what was standard output, each with its kind as `event`. `ready` means that a job can be sent; the
 job then gives `begun` (resumed), any number of `phase` (name, total), `progress` (step, total, note), `message`
 (text), `warning` (text) and `metrics` (step, values), and one of `done`, `stopped` (step, or null before training),
@@ -35,21 +38,24 @@ from typing import Any, TextIO
 
 import torch
 
-from sonolora.core.cancellation import InterruptedRunError
+from sonolora.core.cancellation import CancelToken, InterruptedRunError, StopRequestedError
 from sonolora.core.devices import resolve_device
 from sonolora.core.errors import OUT_OF_MEMORY, InputError, SonoloraError
 from sonolora.data.cache_folder import default_cache_folder
 from sonolora.data.fetch import Sources
-from sonolora.ltx.weights.base import find_base
+from sonolora.ltx.weights.base import Base, find_base
 from sonolora.modes import find_mode
 from sonolora.modes.request import parse
+from sonolora.planning.generate_settings import GenerateSettings
 from sonolora.planning.run_settings import RunSettings
 from sonolora.runs.artifacts import RECORD, RunArtifacts
+from sonolora.runs.generate import generate
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.resume import resume
 from sonolora.runs.run_folder import exclusive_use
 from sonolora.runs.start import start
 from sonolora.server.jobs.hidden_paths import HiddenPaths
+from sonolora.server.jobs.results import sample_name
 from sonolora.server.jobs.retrying import is_disk_full
 
 _PROGRESS_SECONDS = 0.1
@@ -99,7 +105,7 @@ class Events:
     """
 
     def __init__(self, out: TextIO) -> None:
-        self._out = out
+        self.out = out
         self.hidden = HiddenPaths({})
         self._step, self._last_progress = 0, 0.0
         self._total: int | None = None
@@ -107,8 +113,8 @@ class Events:
     def send(self, event: str, **values: Any) -> None:
         with suppress(BrokenPipeError):  # the server is gone; the end of the input stops the run
             trace = {"traceback": values.pop("traceback")} if "traceback" in values else {}
-            self._out.write(json.dumps({"event": event, **self.hidden.hide(values), **trace}) + "\n")
-            self._out.flush()
+            self.out.write(json.dumps({"event": event, **self.hidden.hide(values), **trace}) + "\n")
+            self.out.flush()
 
     def phase(self, name: str, total: int | None) -> None:
         self._step, self._total, self._last_progress = 0, total, 0.0
@@ -121,6 +127,9 @@ class Events:
             self._last_progress = now
             self.send("progress", step=self._step, total=self._total, note=note)
 
+    def remaining(self, seconds: float) -> None:
+        self.send("remaining", seconds=round(seconds, 1))
+
     def message(self, text: str) -> None:
         self.send("message", text=text)
 
@@ -131,13 +140,29 @@ class Events:
         self.send("metrics", step=step, values=values)
 
 
-def work(networks: Networks, job: Mapping[str, Any], commands: CommandReader, events: Events) -> bool:
+class Desk:
+    """The networks that the process has loaded: of one base at a time."""
+
+    def __init__(self, networks: Networks) -> None:
+        self.networks = networks
+
+    def of(self, base: str | None) -> Networks:
+        """Those of the base with that name. Raises `SonoloraError` when it is not there."""
+        if base is not None and base != self.networks.base.name:
+            found = find_base(base)
+            if found.name != self.networks.base.name:
+                self.networks = Networks(found, self.networks.device)
+        return self.networks
+
+
+def work(desk: Desk, job: Mapping[str, Any], commands: CommandReader, events: Events) -> bool:
     """Carry out one job and report how it ended. False: the process may be damaged and should end.
 
     After an unexpected fault, such as one of the device, the next job in this process may fail, too.
     """
     try:
-        _run(networks, job, commands, events)
+        networks = desk.of(job.get("base"))
+        (_generate if job.get("kind") == "generate" else _run)(networks, job, commands, events)
     except InterruptedRunError as error:
         events.send("stopped", step=error.step)
     except InputError as error:
@@ -155,8 +180,7 @@ def work(networks: Networks, job: Mapping[str, Any], commands: CommandReader, ev
     return True
 
 
-def _run(networks: Networks, job: Mapping[str, Any], commands: CommandReader, events: Events) -> None:
-    folder, base = Path(job["folder"]), networks.base
+def _hide_paths(events: Events, folder: Path, base: Base) -> None:
     events.hidden = HiddenPaths(
         {
             folder: "the run",
@@ -166,6 +190,59 @@ def _run(networks: Networks, job: Mapping[str, Any], commands: CommandReader, ev
             base.text_encoder: "the base's text encoder",
         }
     )
+
+
+def _sources(job: Mapping[str, Any]) -> Sources:
+    known = {url: path and Path(path) for url, path in job["sources"]["known"].items()}
+    return Sources(**{**job["sources"], "known": known})
+
+
+class _StoppableEvents(Events):
+    """Raises `StopRequestedError` between two steps of a sampler, when the job is to end."""
+
+    def __init__(self, events: Events, cancel: CancelToken) -> None:
+        super().__init__(events.out)
+        self.hidden, self._cancel = events.hidden, cancel
+
+    def advance(self, note: str = "", *, to: int | None = None) -> None:
+        super().advance(note, to=to)
+        self._cancel.check()
+
+
+def _generate(networks: Networks, job: Mapping[str, Any], commands: CommandReader, events: Events) -> None:
+    """Samples that are there already, from before an interruption, are not generated again."""
+    folder = Path(job["folder"])
+    _hide_paths(events, folder, networks.base)
+    folder.mkdir(parents=True, exist_ok=True)
+    mode, samples = find_mode(job["mode"]), job["samples"]
+    cancel = CancelToken(lambda: commands.stops(job["id"]))
+    stoppable = _StoppableEvents(events, cancel)
+    with exclusive_use(folder, wait=True):
+        events.send("begun", resumed=False)
+        for number, sample in enumerate(samples, start=1):
+            out = folder / sample_name(number)
+            if out.exists():
+                continue
+            settings = GenerateSettings(
+                lora=Path(job["lora"]) if job["lora"] else None,
+                base=networks.base.name,
+                device=str(networks.device),
+                scale=sample["scale"],
+                seed=sample["seed"],
+                **job["settings"],
+            )
+            body = {**job["body"], "prompt": sample["prompt"]}
+            try:
+                cancel.check()
+                generate(mode, body, settings, out, stoppable, sources=_sources(job), networks=networks)
+            except StopRequestedError:
+                raise InterruptedRunError(folder, number - 1, len(samples)) from None
+            events.send("sample", number=number)
+
+
+def _run(networks: Networks, job: Mapping[str, Any], commands: CommandReader, events: Events) -> None:
+    folder = Path(job["folder"])
+    _hide_paths(events, folder, networks.base)
 
     def stop() -> bool:
         return commands.stops(job["id"])
@@ -179,12 +256,10 @@ def _run(networks: Networks, job: Mapping[str, Any], commands: CommandReader, ev
             return
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        known = {url: path and Path(path) for url, path in job["sources"]["known"].items()}
-        sources = Sources(**{**job["sources"], "known": known})
         mode = find_mode(job["mode"])
         request = parse(mode.request, job["body"])
         settings = RunSettings(networks.base.name, str(networks.device), **job["settings"])
-        start(mode, request, settings, folder, events, stop, sources=sources, networks=networks)
+        start(mode, request, settings, folder, events, stop, sources=_sources(job), networks=networks)
 
 
 def main() -> int:
@@ -205,9 +280,10 @@ def main() -> int:
     except SonoloraError as error:
         print(error, file=sys.stderr)
         return 1
+    desk = Desk(networks)
     events.send("ready")
     for job in commands.jobs():
-        if not work(networks, job, commands, events):
+        if not work(desk, job, commands, events):
             return 1
         if not commands.closing:
             events.send("ready")

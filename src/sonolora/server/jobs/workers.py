@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sonolora.core.errors import SonoloraError
+from sonolora.core.errors import InputError, SonoloraError
 from sonolora.modes import find_mode
 from sonolora.modes.request import parse
 from sonolora.runs.artifacts import RunArtifacts
@@ -28,12 +28,12 @@ from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.active_job import STOP_SECONDS, ActiveJob
 from sonolora.server.jobs.journal import Journal
 from sonolora.server.jobs.notifier import wait
-from sonolora.server.jobs.records import Request, Result, State
-from sonolora.server.jobs.results import CANCELLED, OVERDUE, crashed, failed, finished, refused
+from sonolora.server.jobs.records import Kind, Request, Result, State
+from sonolora.server.jobs.results import CANCELLED, OVERDUE, crashed, failed, finished, generated, refused
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.jobs.worker_process import WorkerDiedError, WorkerProcess
-from sonolora.server.settings import ServerSettings
+from sonolora.server.settings import INTERRUPT, ServerSettings
 
 MIN_FREE_BYTES = 256 << 20  # on the server's disk; with less no run is started
 FIRST_PAUSE, MAX_PAUSE = 1.0, 60.0  # seconds before a device gets a new worker, doubled for each that died
@@ -58,6 +58,13 @@ class Workers:
         self._retrying = retrying
         self._woken = asyncio.Event()
         self._active: dict[str, ActiveJob] = {}
+        self._at: dict[str, str] = {}  # ids by device
+        self.ready: set[str] = set()  # devices whose worker has loaded its base
+
+    @property
+    def active(self) -> dict[str, str]:
+        """The requests that are being carried out, with the device of each."""
+        return {id: device for device, id in self._at.items()}
 
     def wake(self) -> None:
         """There is a new request, or one to cancel. Called in the event loop."""
@@ -80,10 +87,12 @@ class Workers:
         while True:
             try:
                 worker = await WorkerProcess.start(self._settings.base, device)
+                self.ready.add(device)
                 try:
-                    while await self._next_job(worker):
+                    while await self._next_job(worker, device):
                         deaths = 0
                 finally:
+                    self.ready.discard(device)
                     await worker.stop(STOP_SECONDS)
             except WorkerDiedError as error:
                 logger.error("no worker on %s: %s", device, error)
@@ -94,12 +103,16 @@ class Workers:
             logger.info("a new worker on %s starts in %g s", device, pause)
             await asyncio.sleep(pause)
 
-    async def _next_job(self, worker: WorkerProcess) -> bool:
+    async def _next_job(self, worker: WorkerProcess, device: str) -> bool:
         """Wait for a request and run it. False when the worker has died, before or while it ran."""
         while not worker.is_dead:
             woken = self._woken
             if self._has_space() and (request := await self._retrying(self._store.claim)):
-                await self._carry_out(request, worker)
+                self._at[device] = request.id
+                try:
+                    await self._carry_out(request, worker)
+                finally:
+                    del self._at[device]
                 return await worker.is_ready()
             await wait(woken, _POLL_SECONDS)
         return False
@@ -121,9 +134,24 @@ class Workers:
                     await self._finish(request, CANCELLED)
                 elif request.id in self._active:
                     self._active[request.id].cancelled.set()
+            for id in await self._retrying(self._store.to_pause):
+                if id in self._active:
+                    self._active[id].yielding.set()
+            await self._make_room()
             for request in await self._retrying(self._store.overdue, clock.now()):
                 await self._finish(request, OVERDUE)
             await wait(woken, _POLL_SECONDS)
+
+    async def _make_room(self) -> None:
+        """By the policy `interrupt`: where a sound is to be generated and no worker is free, a training yields."""
+        if self._settings.generate_while_training != INTERRUPT or len(self._active) < len(self._settings.devices):
+            return
+        jobs = self._active.values()
+        if any(job.yielding.is_set() or job.request.kind == Kind.GENERATE for job in jobs):
+            return
+        queue = await self._retrying(self._store.queue)
+        if queue and queue[0].kind == Kind.GENERATE and not queue[0].paused:
+            max(jobs, key=lambda job: job.began).yielding.set()
 
     async def _carry_out(self, request: Request, worker: WorkerProcess) -> None:
         """Let the worker run it, and record what becomes of it."""
@@ -135,9 +163,11 @@ class Workers:
         logger.info("request %s: started", request.id)
         writing = asyncio.create_task(journal.run())
         cancelling = asyncio.create_task(job.stop_when_cancelled())
+        yielding = asyncio.create_task(job.stop_when_yielding())
         try:
             ending, how = await self._ending(job)
             cancelling.cancel()
+            yielding.cancel()
             journal.close()
             await asyncio.shield(writing)
             if result := await self._result(job, ending, how):
@@ -155,6 +185,7 @@ class Workers:
         finally:
             del self._active[request.id]
             cancelling.cancel()
+            yielding.cancel()
             writing.cancel()
         self._changed(request.id)
 
@@ -168,6 +199,8 @@ class Workers:
             if ending.get("disk_full"):  # a run that is too large for the disk has left room again
                 ending["disk_full"] = not self._has_space()
             return ending, ""
+        except InputError as error:  # of what the request names, found before the worker begins
+            return {"event": "input_error", "detail": error.detail()}, ""
         except Exception:  # a bug, which would come again with this request: fail it
             logger.exception("request %s failed unexpectedly", job.request.id)
             await job.worker.kill()
@@ -196,6 +229,12 @@ class Workers:
 
     async def _success(self, job: ActiveJob) -> Result:
         request, seconds = job.request, job.seconds
+        if request.kind == Kind.GENERATE:
+            try:
+                return await self._retrying(generated, request, job.folder, self._storage, seconds)
+            except (OSError, SonoloraError) as error:
+                logger.error("the sounds of request %s, in %s, could not be stored: %s", request.id, job.folder, error)
+                return failed("the sounds could not be stored", seconds)
         steps = parse(find_mode(request.mode).request, job.body).number_of_steps
         try:
             # The run's own file has what a server had not yet written when it was killed.

@@ -1,0 +1,202 @@
+"""Who is asking, the keys, the queue, and the machine.
+
+In: requests at /api/session, /api/keys, /api/queue. Out: JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import anyio.to_thread
+import psutil
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sonolora import __version__
+from sonolora.modes.request import Body
+from sonolora.server.api.responses import JsonResponse, RejectedError, error_response
+from sonolora.server.jobs.keys import Keys
+from sonolora.server.jobs.records import Key, Kind, State
+from sonolora.server.jobs.retrying import Retrying
+from sonolora.server.jobs.store import Store
+from sonolora.server.rest import run_view
+from sonolora.server.rest.operations import Operation
+from sonolora.server.rest.sessions import Sessions
+from sonolora.server.settings import INTERRUPT, ServerSettings
+
+_GPU = (
+    "nvidia-smi",
+    "--query-gpu=index,name,utilization.gpu,memory.used,memory.total",
+    "--format=csv,noheader,nounits",
+)
+_GPU_SECONDS = 2.0
+
+
+class Login(Body):
+    """A key to begin a session with."""
+
+    key: str
+
+
+class NewKey(Body):
+    """A key to make."""
+
+    name: str = Field(min_length=1, max_length=120)
+
+
+class Move(Body):
+    """Where to put a queued request."""
+
+    before: str | None = Field(None, description="The id of the request to put it ahead of; null: the end.")
+
+
+@dataclass(frozen=True)
+class MachineApi:
+    settings: ServerSettings
+    store: Store
+    keys: Keys
+    retrying: Retrying
+    sessions: Sessions
+    authorise: Callable[[Request], Key]
+    active: Callable[[], dict[str, str]]  # requests that run, with their devices
+    ready: Callable[[], set[str]]  # devices whose worker has loaded its base
+    wake: Callable[[], None]
+
+    def operations(self) -> list[Operation]:
+        return [
+            Operation("GET", "/api/session", "Whose key this is; null without one.", self.whoami, key=False),
+            Operation("POST", "/api/session", "Log a browser in: a cookie is set.", self.login, Login, key=False),
+            Operation("DELETE", "/api/session", "Log out.", self.logout),
+            Operation("GET", "/api/keys", "The keys, without their secrets.", self.list_keys),
+            Operation("POST", "/api/keys", "Make a key; its secret is shown once.", self.add_key, NewKey, status=201),
+            Operation("DELETE", "/api/keys/{id}", "Revoke a key.", self.revoke),
+            Operation("GET", "/api/queue", "What runs and what waits, why, and the machine's load.", self.queue),
+            Operation("PATCH", "/api/queue/{id}", "Move a queued request.", self.move, Move),
+        ]
+
+    async def whoami(self, request: Request, _: None) -> Any:
+        try:
+            key = self.authorise(request)
+        except RejectedError:  # a page asks before it knows whether anyone is logged in
+            return {"key": None}
+        return {"key": {"id": key.id, "name": key.name}, "version": __version__, "base": self.settings.base}
+
+    async def login(self, request: Request, body: Login) -> Response:
+        if not self.sessions.is_same_origin(request) and "origin" in request.headers:
+            raise RejectedError(error_response(403, "This request comes from another site than the page."))
+        key = self.keys.check(body.key.strip())
+        if key is None:
+            await asyncio.sleep(0.5)
+            raise RejectedError(error_response(401, "This is not a valid key."))
+        response = JsonResponse({"key": {"id": key.id, "name": key.name}}, headers={"cache-control": "no-store"})
+        self.sessions.begin(response, request, key)
+        return response
+
+    async def logout(self, _request: Request, _: None) -> Response:
+        response = JsonResponse({"logged_out": True})
+        self.sessions.end(response)
+        return response
+
+    async def list_keys(self, _request: Request, _: None) -> Any:
+        return {"keys": [asdict(key) for key in self.keys.all()]}
+
+    async def add_key(self, _request: Request, body: NewKey) -> Any:
+        id, secret = await asyncio.to_thread(self.keys.add, body.name)
+        return {"id": id, "name": body.name, "secret": secret}
+
+    async def revoke(self, request: Request, _: None) -> Any:
+        if not await asyncio.to_thread(self.keys.revoke, request.path_params["id"]):
+            raise RejectedError(error_response(404, "there is no such key, or it is revoked already"))
+        return {"revoked": True}
+
+    async def queue(self, _request: Request, _: None) -> Any:
+        def read() -> dict[str, Any]:
+            running = self.store.requests(state=State.RUNNING, limit=1000)
+            waiting = self.store.queue()
+            names = {key.id: key.name for key in self.keys.all()}
+            active, ready = self.active(), self.ready()
+            reason = self.retrying.health.waiting_for
+            entries = [{**run_view.summary(one), "key": names.get(one.key_id, "")} for one in waiting]
+            position = 0
+            for entry, one in zip(entries, waiting, strict=True):
+                if one.paused:
+                    entry["reason"] = "paused: it keeps its place, and continues when you resume it"
+                    continue
+                entry["reason"] = reason or self._why(one.kind, position, ready, active)
+                position += 1
+            return {
+                "running": [
+                    {**run_view.summary(one), "key": names.get(one.key_id, ""), "device": active.get(one.id)}
+                    for one in running
+                ],
+                "waiting": entries,
+                "waiting_for": reason,
+                "devices": self._devices(ready, active),
+                "machine": self._machine(),
+            }
+
+        return await anyio.to_thread.run_sync(read)
+
+    def _why(self, kind: Kind, position: int, ready: set[str], active: dict[str, str]) -> str:
+        if not ready and not active:
+            return "no worker is ready yet: the base is being loaded"
+        if position:
+            return f"{position} {'other goes' if position == 1 else 'others go'} first"
+        if kind == Kind.GENERATE and self.settings.generate_while_training == INTERRUPT:
+            return "the training that runs saves its state and makes room"
+        return "next, as soon as a device is free"
+
+    async def move(self, request: Request, body: Move) -> Any:
+        if not await asyncio.to_thread(self.store.move, request.path_params["id"], body.before):
+            raise RejectedError(error_response(409, "one of the two is not in the queue any more"))
+        self.wake()
+        return await self.queue(request, None)
+
+    def _devices(self, ready: set[str], active: dict[str, str]) -> list[dict[str, Any]]:
+        running = {device: id for id, device in active.items()}
+        gpus = _gpus()
+        shown = []
+        for device in self.settings.devices:
+            entry: dict[str, Any] = {"device": device, "ready": device in ready, "run": running.get(device)}
+            index = device.partition(":")[2] or "0"
+            if device != "cpu" and index in gpus:
+                entry |= gpus[index]
+            shown.append(entry)
+        return shown
+
+    def _machine(self) -> dict[str, Any]:
+        memory, disk = psutil.virtual_memory(), shutil.disk_usage(self.settings.folder)
+        return {
+            "load": psutil.cpu_percent(interval=None),
+            "cores": psutil.cpu_count(),
+            "memory_used": memory.total - memory.available,
+            "memory": memory.total,
+            "disk_free": disk.free,
+            "disk": disk.total,
+        }
+
+
+def _gpus() -> dict[str, dict[str, Any]]:
+    """Name, load and memory of each GPU, by index; none where the driver's tool is not there."""
+    if shutil.which(_GPU[0]) is None:
+        return {}
+    try:
+        answer = subprocess.run(_GPU, capture_output=True, text=True, timeout=_GPU_SECONDS, check=True).stdout
+        rows = [[cell.strip() for cell in line.split(",")] for line in answer.splitlines() if line.strip()]
+        return {
+            index: {
+                "name": name,
+                "load": float(load),
+                "memory_used": float(used) * 2**20,
+                "memory": float(total) * 2**20,
+            }
+            for index, name, load, used, total in rows
+        }
+    except (subprocess.SubprocessError, OSError, ValueError):
+        return {}

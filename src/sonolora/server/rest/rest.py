@@ -1,0 +1,95 @@
+"""The whole REST face and its page: the routes that the application adds to those of the wire.
+
+In: the parts of the server. Out: routes below /api and /studio, and the handler of `/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sonolora.server.api.request_body import BodyMemory
+from sonolora.server.api.responses import RejectedError, error_response
+from sonolora.server.datasets.dataset import Datasets
+from sonolora.server.datasets.pictures import Pictures
+from sonolora.server.files.secret import load_secret
+from sonolora.server.files.storage import Storage
+from sonolora.server.jobs.assistant_process import Assistant
+from sonolora.server.jobs.keys import Keys
+from sonolora.server.jobs.notifier import Notifier
+from sonolora.server.jobs.records import Key
+from sonolora.server.jobs.retrying import Retrying
+from sonolora.server.jobs.store import Store
+from sonolora.server.rest import generate_api, hub_api, modes_api, page
+from sonolora.server.rest.datasets_api import DatasetsApi
+from sonolora.server.rest.machine_api import MachineApi
+from sonolora.server.rest.operations import Operation, describe, routes
+from sonolora.server.rest.runs_api import RunsApi
+from sonolora.server.rest.sessions import Sessions
+from sonolora.server.settings import ServerSettings
+
+
+class Rest:
+    """Made once for each server. `active` and `ready` say what the workers do."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        store: Store,
+        keys: Keys,
+        storage: Storage,
+        notifier: Notifier,
+        retrying: Retrying,
+        wake: Callable[[], None],
+        active: Callable[[], dict[str, str]],
+        ready: Callable[[], set[str]],
+    ) -> None:
+        self.sessions = Sessions(keys, settings, load_secret(storage.folder / "secret"))
+        self.assistant = Assistant()
+        datasets = Datasets(settings.folder / "datasets")
+        pictures = Pictures(settings.folder / "pictures")
+        self._keys = keys
+        runs = RunsApi(
+            settings, store, storage, datasets, pictures, self.assistant, notifier, self.sessions, wake, self.authorise
+        )
+        machine = MachineApi(settings, store, keys, retrying, self.sessions, self.authorise, active, ready, wake)
+        self.operations: list[Operation] = [
+            *modes_api.operations(settings),
+            *DatasetsApi(settings, datasets, pictures, self.assistant).operations(),
+            *runs.operations(),
+            *generate_api.operations(runs),
+            *hub_api.operations(runs),
+            *machine.operations(),
+        ]
+
+    def authorise(self, request: Request) -> Key:
+        """The key in the header, or that of the session. Raises `RejectedError` (401, 403)."""
+        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        by_header = scheme.lower() in ("key", "bearer")
+        key = self._keys.check(secret.strip()) if by_header else self.sessions.key_of(request)
+        if key is None:
+            detail = "No valid key: log in, or send the header 'Authorization: Key <your key>'."
+            raise RejectedError(error_response(401, detail, headers={"www-authenticate": "Key"}))
+        return key
+
+    def routes(self, memory: BodyMemory, base_url: Callable[[Request], str]) -> list[Route]:
+        """Those below /api and /studio."""
+
+        async def openapi(request: Request, _: None) -> Any:
+            return describe(self.operations, base_url(request))
+
+        description = Operation(
+            "GET", "/api/openapi.json", "This description.", openapi, returns="OpenAPI 3.1.", key=False
+        )
+        return [
+            *routes([*self.operations, description], self.authorise, memory),
+            Route("/studio/{path:path}", page.asset),
+        ]
+
+    async def page(self, request: Request) -> Response:
+        """The page at `/`."""
+        return await page.page(request, self.sessions)
