@@ -114,7 +114,7 @@ def estimate(
     if needs.peak > available and device.type == "cuda":
         error = does_not_fit(shape, mode, request, settings, device, needs, available)
     step = training_step(mode, request, settings)
-    evaluations = math.ceil(request.number_of_steps / settings.preview_every) + 1
+    evaluations = math.ceil(request.number_of_steps / settings.preview_steps) + 1
     pace = measure_pace(shape, step, device) if card is None else None
     training = validation = price = None
     if pace is not None:

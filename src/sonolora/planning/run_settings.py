@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from sonolora.ltx.memory.weight_policy import WeightPolicy
 
+PREVIEW_STEPS = 500
 V2A_VIDEO = JOINT, FROZEN_CACHED = "joint", "frozen-cached"
 RENAMED = {"stream_blocks": "block_offload"}  # settings of earlier versions, by the name that they have now
 _STEP_OPTIONS = (
@@ -86,8 +87,13 @@ class RunSettings:
         minimum=0,
         metavar="N|SHARE",
     )
-    checkpoint_every: int = setting(250, "Steps between checkpoints", minimum=1)
-    preview_every: int = setting(500, "Steps between previews", minimum=1)
+    checkpoint_seconds: float = setting(30.0, "Seconds of training between checkpoints", minimum=0)
+    checkpoint_every: int | None = setting(None, "Steps between checkpoints, instead of seconds", minimum=1)
+    preview_every: int | None = setting(
+        None,
+        f"Steps between previews; by default {PREVIEW_STEPS}, or more where previews would take over 5 % of the time",
+        minimum=1,
+    )
     own_previews: int = setting(
         0, "Previews of the run's own clips where the request has none, held-out ones first", minimum=0, maximum=2
     )
@@ -110,6 +116,11 @@ class RunSettings:
         for name in ("cuda_graph", "compile"):
             if getattr(self, name) and self.block_offload:
                 raise SonoloraError(f"{option(name)} and --block-offload exclude each other: drop one of the two")
+
+    @property
+    def preview_steps(self) -> int:
+        """Steps between previews, at least."""
+        return self.preview_every or PREVIEW_STEPS
 
     @property
     def policy(self) -> WeightPolicy:
