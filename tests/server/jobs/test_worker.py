@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -233,7 +234,8 @@ def test_its_events(undisturbed):
     assert steps[-1] == STEPS
     sent = [{"step": event["step"], **event["values"]} for event in events if event["event"] == "metrics"]
     assert sent == RunArtifacts(folder).metrics()
-    assert "training on 2 clips of 0.5 s" in [event["text"] for event in events if event["event"] == "message"]
+    messages = [event["text"] for event in events if event["event"] == "message"]
+    assert any(text.startswith("training on 2 clips of 0.5 s; no clips are held out") for text in messages)
 
 
 def test_killed_or_stopped_in_every_phase_and_resumed_gives_the_same_files(undisturbed, body, worker, tmp_path):
@@ -293,6 +295,18 @@ def test_a_stop_is_quick_and_saved_and_the_worker_stays(body, worker, tmp_path):
     assert one.until("message")[-1]["text"].endswith(f"from step {stopped['step']}")
     one.send({"stop": "second"})
     one.until("ready")
+
+
+def test_a_run_whose_folder_is_deleted_starts_again(undisturbed, body, worker, tmp_path):
+    one, folder = worker(), tmp_path / "run"
+    one.job(folder, body)
+    one.until("progress", step=5, total=STEPS)
+    shutil.rmtree(folder)
+    events = one.until("done")
+    warnings = [event["text"] for event in events if event["event"] == "warning"]
+    assert sum("the run starts again" in text for text in warnings) == 1
+    assert [event["resumed"] for event in events if event["event"] == "begun"] == [False]
+    same_as(undisturbed, folder)
 
 
 class _Drips(BaseHTTPRequestHandler):
