@@ -26,8 +26,13 @@ class TerminalProgress:
             BarColumn(_BAR_WIDTH),
             TextColumn("{task.fields[count]}", table_column=Column(no_wrap=True)),
             _Times(),
-            # The note gives way first.
-            TextColumn("[dim]{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+            # The note gives way first. It may be the name of a file, which may look like markup.
+            TextColumn(
+                "{task.fields[note]}",
+                style="dim",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+            ),
             console=self._console,
             expand=True,
         )

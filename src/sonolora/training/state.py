@@ -17,13 +17,15 @@ from sonolora.core.errors import CheckpointError
 from sonolora.training.trainer import MOMENTS, VALUES, Trainer
 
 VERSION = "identity_version"  # of an identity; those of version 0.1 have none
+Layout = Mapping[str, tuple[int, ...]]
 _LAYOUT = "layout"  # names and shapes of the matrices in each tensor, JSON
 
 
-def save_state(path: Path, trainer: Trainer, identity: Mapping[str, str]) -> None:
-    """Write the trainer's state, atomically. `identity` says which run it belongs to. Raises `OutputError`."""
-    metadata = {**identity, "step": str(trainer.step_count), _LAYOUT: json.dumps(list(trainer.layout.items()))}
-    save_checked(path, trainer.state(), metadata)
+def save_state(
+    path: Path, tensors: Mapping[str, Tensor], step: int, layout: Layout, identity: Mapping[str, str]
+) -> None:
+    """Write a trainer's state of a step, atomically; `identity` says which run it belongs to. Raises `OutputError`."""
+    save_checked(path, tensors, {**identity, "step": str(step), _LAYOUT: json.dumps(list(layout.items()))})
 
 
 def load_state(path: Path, trainer: Trainer, identities: Sequence[Mapping[str, str]]) -> None:
@@ -44,7 +46,7 @@ def load_state(path: Path, trainer: Trainer, identities: Sequence[Mapping[str, s
 
 
 def _arranged(
-    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], layout: Mapping[str, tuple[int, ...]], path: Path
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], layout: Layout, path: Path
 ) -> dict[str, Tensor]:
     """The state as `layout` says. Raises `CheckpointError` when it is of other adapters."""
     by_name = _matrices(tensors, metadata)
