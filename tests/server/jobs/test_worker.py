@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -292,6 +291,7 @@ def test_a_stop_is_quick_and_saved_and_the_worker_stays(body, worker, tmp_path):
     assert one.event() == {"event": "ready"}
     one.job(tmp_path / "run", body, id="second")
     assert one.event() == {"event": "begun", "resumed": True}
+    one.until("message")  # the device
     assert one.until("message")[-1]["text"].endswith(f"from step {stopped['step']}")
     one.send({"stop": "second"})
     one.until("ready")
@@ -301,7 +301,7 @@ def test_a_run_whose_folder_is_deleted_starts_again(undisturbed, body, worker, t
     one, folder = worker(), tmp_path / "run"
     one.job(folder, body)
     one.until("progress", step=5, total=STEPS)
-    shutil.rmtree(folder)
+    folder.rename(tmp_path / "elsewhere")  # as deleted, but at once
     events = one.until("done")
     warnings = [event["text"] for event in events if event["event"] == "warning"]
     assert sum("the run starts again" in text for text in warnings) == 1
