@@ -28,6 +28,7 @@ DEBUG_ARCHIVE = "debug_dataset.zip"
 REPORT = "report.json"
 REPORT_PAGE = "report.html"
 REPORT_MEDIA = "report"  # the folder of the page's sounds, videos and pictures
+REPORT_MEDIA_INDEX = f"{REPORT_MEDIA}/clips.json"  # what the page shows of each clip
 METRICS = "metrics.jsonl"
 PREVIEWS = "previews"
 PREVIEW_SOURCES = "previews/sources.json"  # what each is made from and compared with
@@ -219,3 +220,8 @@ class RunArtifacts:
 def _write_text(path: Path, text: str) -> None:
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def video_of(number: int) -> str:
+    """The artifact with the video, and its sound, of clip number `number`; only where the clip has a picture."""
+    return f"{REPORT_MEDIA}/{number:04d}.mp4"

@@ -27,6 +27,7 @@ from sonolora.runs.artifacts import Preview
 from sonolora.runs.metrics_log import MetricsLog
 from sonolora.runs.preview_columns import PreviewColumn
 from sonolora.runs.preview_picture import draw_preview, put_film
+from sonolora.runs.report_page import update_page
 from sonolora.runs.run import Run
 from sonolora.sampling.preview import render
 from sonolora.training.validation import SIGMAS, eval_losses
@@ -53,8 +54,10 @@ class Evaluator:
         """Of the evaluations after a step, the last included; 0 until one was done."""
         if not self.seconds:
             return 0.0
-        every, steps = self.run.settings.preview_steps, self.run.request.number_of_steps
-        between = (steps - 1) // every - step // every
+        settings, steps = self.run.settings, self.run.request.number_of_steps
+        between = 0
+        if settings.preview_every is not None:  # else those between take little time by themselves
+            between = (steps - 1) // settings.preview_every - step // settings.preview_every
         return (between + 1) * sum(self.seconds) / len(self.seconds)
 
     def evaluate(self, step: int) -> list[Waveform]:
@@ -80,6 +83,7 @@ class Evaluator:
         mean = losses.mean().item()
         by_sigma = {str(sigma): round(loss, 5) for sigma, loss in zip(SIGMAS, losses.mean(0).tolist(), strict=True)}
         self.log.add(step, train_eval_loss=mean, train_eval_loss_by_sigma=by_sigma)
+        update_page(self.run.artifacts)
         self.seconds.append(time.monotonic() - began)
         self.progress.message(f"step {step}: train_eval_loss {mean:.4f}")
         return waveforms

@@ -25,6 +25,7 @@ from sonolora.runs.artifacts import CONFIG, LORA, PREVIEW, RunArtifacts, RunDele
 from sonolora.runs.cached_video import cache_videos
 from sonolora.runs.evaluate import Evaluator
 from sonolora.runs.example_placement import place_examples
+from sonolora.runs.finish import put_finish
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.lora_metadata import lora_config, lora_metadata
 from sonolora.runs.metrics_log import MetricsLog
@@ -101,6 +102,7 @@ def _train(run: Run, prepared: Prepared, networks: Networks, progress: Progress,
                 loop.save()
                 writer.finish()
                 raise InterruptedRunError(run.folder, trainer.step_count, config.steps) from None
+    put_finish(run, time.monotonic() - began)
     progress.message(f"trained and written in {time.monotonic() - began:.0f} s")
     _warn_if_worse(run, progress)
     if LORA not in artifacts:
