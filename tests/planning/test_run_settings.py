@@ -23,10 +23,13 @@ SAVED = {
 }  # fmt: skip
 
 
+ADDED = ("held_out", "evaluate_every", "keep", "stop_early", "patience")  # since
+
+
 def test_settings_of_an_earlier_version_are_read():
     settings = read_settings(SAVED)
     assert settings.block_offload and settings.policy == WeightPolicy("nf4", offloaded=True)
-    added = {"block_offload": True, "held_out": None}
+    added = {"block_offload": True, **{name: getattr(RunSettings, name) for name in ADDED}}
     assert asdict(settings) == {**added, **{k: v for k, v in SAVED.items() if k != "stream_blocks"}}
     assert read_settings(asdict(settings)) == settings
 

@@ -184,7 +184,7 @@ def test_resumed_training_equals_uninterrupted_training_to_the_bit(make_trainer,
     first, _ = make_trainer(batch_size=batch_size)
     for _ in range(5):
         first.step()
-    save_state(tmp_path / "state.safetensors", first, IDENTITY)
+    save_state(tmp_path / "state.safetensors", first, IDENTITY, {})
     second, _ = make_trainer(batch_size=batch_size)
     load_state(tmp_path / "state.safetensors", second, [IDENTITY])
     assert second.step_count == 5
@@ -201,7 +201,7 @@ def state(make_trainer, tmp_path):
     """The file of a state after one step."""
     trainer, _ = make_trainer()
     trainer.step()
-    save_state(tmp_path / "state.safetensors", trainer, IDENTITY)
+    save_state(tmp_path / "state.safetensors", trainer, IDENTITY, {})
     return tmp_path / "state.safetensors"
 
 

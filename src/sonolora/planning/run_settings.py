@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from sonolora.ltx.memory.weight_policy import WeightPolicy
 
+KEEP = KEEP_LAST, KEEP_BEST = "last", "best"
 V2A_VIDEO = JOINT, FROZEN_CACHED = "joint", "frozen-cached"
 RENAMED = {"stream_blocks": "block_offload"}  # settings of earlier versions, by the name that they have now
 _STEP_OPTIONS = ("weights", "gradient_checkpointing", "block_offload", "v2a_video", "cuda_graph", "compile")
@@ -63,6 +64,16 @@ class RunSettings:
         minimum=0,
         metavar="N|SHARE",
     )
+    evaluate_every: int | None = setting(
+        None,
+        "Steps between evaluations on held-out clips; by default as many as take little time",
+        minimum=1,
+    )
+    keep: str = setting(
+        KEEP_LAST, "What lora.safetensors holds: the last step, or the one with the lowest held-out loss", choices=KEEP
+    )
+    stop_early: bool = setting(False, "End the run when the loss of held-out clips no longer falls")
+    patience: int = setting(3, "Evaluations without a lower held-out loss before --stop-early ends the run", minimum=1)
     checkpoint_every: int = setting(250, "Steps between checkpoints", minimum=1)
     preview_every: int = setting(500, "Steps between previews", minimum=1)
     keep_checkpoints: int = setting(2, "Checkpoints to keep", minimum=1)

@@ -22,10 +22,10 @@ from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
 from sonolora.planning.needs import preview_sampling
 from sonolora.runs.artifacts import Preview
+from sonolora.runs.evaluation import Evaluation
 from sonolora.runs.metrics_log import MetricsLog
 from sonolora.runs.run import Run
 from sonolora.sampling.preview import render
-from sonolora.training.validation import SIGMAS, eval_losses
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,21 @@ class Evaluator:
     progress: Progress
     cancel: CancelToken
     device: torch.device
+    evaluation: Evaluation
     graphs: CudaGraphSteps | None = None  # of the previews, which keep them from one evaluation to the next
 
-    def evaluate(self, step: int) -> list[Waveform]:
-        """Measure the loss, render the previews and write them. Raises `StopRequestedError` between sampling steps."""
+    def evaluate(self, step: int, *, with_previews: bool = True) -> list[Waveform]:
+        """Measure the losses, render the previews, write them. Raises `StopRequestedError` between sampling steps."""
         run = self.run
         settings = replace(preview_sampling(run.base.checkpoint.metadata, run.request), graphs=self.graphs)
-        previews = self.prepared.previews
+        previews = self.prepared.previews if with_previews else ()
         waveforms = []
         step_done = self.cancel.after(self.progress.advance)
         self.progress.phase(f"validating at step {step}", len(previews) * settings.steps + 1)
         self.cancel.check()
+        self.evaluation.measure(step)
+        step_done()
         with rounded_to_bf16(self.adapters):
-            losses = eval_losses(self.model, self.prepared.examples, self.device)
-            step_done()
             for number, item in enumerate(previews, start=1):
                 seed = run.settings.seed
                 waveform = render(self.model, self.codec, item, settings, seed, self.device, step_done)
@@ -64,8 +65,9 @@ class Evaluator:
                     partial(draw_waveform_and_mel, waveform=waveform, title=f"step {step}: {item.prompt}"),
                 )
                 waveforms.append(waveform)
-        mean = losses.mean().item()
-        by_sigma = {str(sigma): round(loss, 5) for sigma, loss in zip(SIGMAS, losses.mean(0).tolist(), strict=True)}
-        self.log.add(step, train_eval_loss=mean, train_eval_loss_by_sigma=by_sigma)
-        self.progress.message(f"step {step}: train_eval_loss {mean:.4f}")
+        values = self.evaluation.metrics(step)
+        self.log.add(step, **values)
+        self.progress.message(
+            f"step {step}: train_eval_loss {values['train_eval_loss']:.4f}; {self.evaluation.summary()}"
+        )
         return waveforms

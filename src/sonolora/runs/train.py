@@ -19,13 +19,15 @@ from torch import Tensor
 from sonolora.core.cancellation import CancelToken, InterruptedRunError, StopRequestedError
 from sonolora.core.errors import DamagedFileError, SonoloraError
 from sonolora.core.progress import Progress
+from sonolora.core.tensor_file import save_tensors
 from sonolora.cuda_graph import CudaGraphStep, CudaGraphSteps
 from sonolora.data.prepared import Prepared
-from sonolora.ltx.lora.adapters import add_adapters, save_lora
+from sonolora.ltx.lora.adapters import add_adapters, lora_tensors
 from sonolora.media.write_audio import write_wav
 from sonolora.runs.artifacts import CONFIG, LORA, METRICS, PREVIEW, RunArtifacts, RunDeletedError
 from sonolora.runs.cached_video import cache_videos
 from sonolora.runs.evaluate import Evaluator
+from sonolora.runs.evaluation import Evaluation
 from sonolora.runs.example_placement import place_examples
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.lora_metadata import lora_config, lora_metadata
@@ -74,39 +76,49 @@ def _train(run: Run, prepared: Prepared, networks: Networks, progress: Progress,
         if settings.cuda_graph:
             graph, graphs = CudaGraphStep(warn=progress.warning), CudaGraphSteps(progress.warning)
         trainer = Trainer(model, adapters, prepared.examples, config, graph=graph)
-        if _load_newest_state(artifacts, trainer, identities, progress):
+        device = networks.device
+        evaluation = Evaluation(run, prepared, model, adapters, device)
+        if (kept := _load_newest_state(artifacts, trainer, identities, progress)) is not None:
+            evaluation.load(kept)
             progress.message(f"continuing from step {trainer.step_count}")
         log = MetricsLog(artifacts, trainer.step_count, progress)
-        device = networks.device
-        evaluator = Evaluator(run, prepared, networks.codec, model, adapters, log, progress, cancel, device, graphs)
+        evaluator = Evaluator(
+            run, prepared, networks.codec, model, adapters, log, progress, cancel, device, evaluation, graphs
+        )
+        if settings.stop_early and not prepared.held_out.examples:
+            progress.warning(f"--stop-early has no effect: {prepared.held_out.note}")
 
         def save() -> None:
             if not trainer.is_finite():
                 raise _diverged(run, trainer.step_count)
-            write = partial(save_state, trainer=trainer, identity=identities[0])
+            write = partial(save_state, trainer=trainer, identity=identities[0], evaluation=evaluation.state())
             artifacts.put_state(trainer.step_count, write, keep=settings.keep_checkpoints)
 
         try:
             _TrainingLoop(run, trainer, evaluator, log, progress, cancel, save).take_steps()
-            metadata = lora_metadata(run, prepared)
-            artifacts.put(LORA, partial(save_lora, adapters=adapters, metadata=metadata))
+            last = trainer.step_count
+            evaluation.measure(last)
+            metadata = lora_metadata(run, prepared) | {"steps": str(last)}
+            if (best := evaluation.best_tensors()) is not None:
+                metadata["steps"] = str(evaluation.best_step())
+            artifacts.put(LORA, partial(save_tensors, tensors=best or lora_tensors(adapters), metadata=metadata))
             artifacts.put_json(CONFIG, lora_config(run, metadata))
-            if previews := evaluator.evaluate(config.steps):
+            evaluation.finish(last)
+            if previews := evaluator.evaluate(last):
                 artifacts.put(PREVIEW, partial(write_wav, waveform=joined(previews)))
         except StopRequestedError:
             save()
             raise InterruptedRunError(run.folder, trainer.step_count, config.steps) from None
     progress.message(f"trained and written in {time.monotonic() - began:.0f} s")
-    _warn_if_worse(run, progress)
+    _warn_if_worse(run, last, progress)
     if LORA not in artifacts:
         raise RunDeletedError
     return artifacts.path(LORA)
 
 
-def _warn_if_worse(run: Run, progress: Progress) -> None:
+def _warn_if_worse(run: Run, steps: int, progress: Progress) -> None:
     """Than the base was, on clips of the training data."""
     losses = {line["step"]: line["train_eval_loss"] for line in run.artifacts.metrics() if "train_eval_loss" in line}
-    steps = run.request.number_of_steps
     if losses.get(steps, 0.0) > WORSE * losses.get(0, math.inf):
         progress.warning(
             f"training made it worse: train_eval_loss rose from {losses[0]:.4g} at step 0 to {losses[steps]:.4g} at "
@@ -116,12 +128,15 @@ def _warn_if_worse(run: Run, progress: Progress) -> None:
 
 def _load_newest_state(
     artifacts: RunArtifacts, trainer: Trainer, identities: Sequence[Mapping[str, str]], progress: Progress
-) -> bool:
-    """Whether there is one. A damaged one is set aside for the one before it; if there is none, its error is raised."""
+) -> dict[str, Tensor] | None:
+    """What was kept beside it; None where there is no state.
+
+    A damaged one is set aside for the one before it; if there is none, its error is raised.
+    """
     states = artifacts.states()
     for older, (step, name) in reversed(list(enumerate(states))):
         try:
-            load_state(artifacts.path(name), trainer, identities)
+            return load_state(artifacts.path(name), trainer, identities)
         except DamagedFileError as error:
             if not older:
                 raise DamagedFileError(
@@ -129,9 +144,7 @@ def _load_newest_state(
                 ) from error
             artifacts.set_aside(name)
             progress.warning(f"{error}. It is set aside, and training continues from the state before step {step}")
-        else:
-            return True
-    return False
+    return None
 
 
 @dataclass
@@ -153,7 +166,7 @@ class _TrainingLoop:
         self._begin_phase()
         self.cancel.check()
         since = trainer.step_count, time.monotonic()
-        while trainer.step_count < config.steps:
+        while trainer.step_count < config.steps and not self.evaluator.evaluation.is_over():
             losses.append(trainer.step())
             step = trainer.step_count
             last = step == config.steps
@@ -173,14 +186,14 @@ class _TrainingLoop:
 
     def _evaluate_if_due(self) -> bool:
         """Not at the last step: then the LoRA is written first."""
-        step = self.trainer.step_count
-        due = (
-            step % self.run.settings.preview_every == 0
-            and step < self.trainer.config.steps
-            and step not in self.log.evaluated
-        )
+        step, evaluation = self.trainer.step_count, self.evaluator.evaluation
+        with_previews = step % self.run.settings.preview_every == 0
+        due = (with_previews or step % evaluation.every == 0) and step < self.trainer.config.steps
+        if due and step in self.log.evaluated:  # in the state it need not be: that was saved before
+            evaluation.measure(step)
+            return False
         if due:
-            self.evaluator.evaluate(step)
+            self.evaluator.evaluate(step, with_previews=with_previews)
         return due
 
     def _log(self, losses: list[Tensor], since_step: int, since_time: float) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sonolora.core.errors import CheckpointError
 from sonolora.core.randomness import generator
@@ -102,14 +102,19 @@ def rounded_to_bf16(adapters: Adapters) -> Iterator[None]:
                 parameter.copy_(values)
 
 
-def save_lora(path: Path, adapters: Adapters, metadata: Mapping[str, str]) -> None:
-    """Write the LoRA file, bfloat16, atomically."""
+def lora_tensors(adapters: Adapters) -> dict[str, Tensor]:
+    """The tensors of the LoRA file, by key: bfloat16, on the CPU."""
     tensors = {}
     for name, adapter in adapters.items():
         for letter, parameter in (("A", adapter.lora_A), ("B", adapter.lora_B)):
             key = f"{FILE_PREFIX}{name}.lora_{letter}.weight"
             tensors[key] = parameter.detach().to("cpu", FILE_DTYPE).contiguous()
-    save_tensors(path, tensors, metadata)
+    return tensors
+
+
+def save_lora(path: Path, adapters: Adapters, metadata: Mapping[str, str]) -> None:
+    """Write the LoRA file, atomically."""
+    save_tensors(path, lora_tensors(adapters), metadata)
 
 
 def apply_lora(model: Transformer, lora: LoRAFile, strength: float) -> AppliedLoRA:
