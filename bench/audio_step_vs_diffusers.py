@@ -23,7 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median, quantiles
 from textwrap import fill
-from typing import Any
+from typing import Any, cast
 
 import diffusers
 import peft
@@ -38,7 +38,7 @@ from sonolora.core.frames import frame_count
 from sonolora.core.randomness import normal
 from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
-from sonolora.ltx.model.transformer import Transformer, load_transformer
+from sonolora.ltx.model.transformer import Transformer, join_layers, load_transformer
 from sonolora.ltx.text.text_encoder import PUBLISHED_TOKENS, load_tokenizer
 from sonolora.ltx.weights.base import find_base
 from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG
@@ -68,16 +68,18 @@ SHAPES: dict[str, Mapping[str, Any]] = {"tiny": {}, "medium": MEDIUM, "ltx-2.3":
 
 @dataclass(frozen=True)
 class Side:
-    """One implementation with its adapters: `velocity` is the forward pass, adapters are by name and factor."""
+    """One implementation with its adapters, whose factors and their gradients are by name."""
 
     name: str
     held: int  # parameters in memory, adapters included
-    velocity: Callable[[], Tensor]
-    adapters: Mapping[str, nn.Parameter]
+    velocity: Callable[[], Tensor]  # the forward pass
+    parameters: Sequence[nn.Parameter]
+    factors: Mapping[str, Tensor]
+    gradients: Callable[[], Mapping[str, Tensor]]
 
     def step(self, target: Tensor) -> Tensor:
         """Gradients of the loss, put on the adapters; returns the velocity."""
-        for parameter in self.adapters.values():
+        for parameter in self.parameters:
             parameter.grad = None
         predicted = self.velocity()
         (predicted - target).square().mean().backward()
@@ -110,12 +112,20 @@ def our_side(whole: Transformer, example: Example, noisy: Tensor, sigma: Tensor,
         model = Transformer(whole.config, video=False).requires_grad_(False)
     state = whole.state_dict()
     model.load_state_dict({name: state[name] for name in model.state_dict()}, assign=True)
-    factors = {}
-    for name, adapter in add_adapters(model, AUDIO_TARGETS, rank, SEED).items():
-        with torch.no_grad():
-            adapter.lora_B.copy_(0.02 * normal(tuple(adapter.lora_B.shape), SEED, name))
-        factors[f"{name}.lora_A"], factors[f"{name}.lora_B"] = adapter.lora_A, adapter.lora_B
-    return Side("Sonolora", held(model), lambda: velocity(model, example, noisy, sigma), factors)
+    join_layers(model)
+    adapters = add_adapters(model, AUDIO_TARGETS, rank, SEED)
+    factors = adapters.matrices(adapters.flat.detach())
+    for name, matrix in factors.items():
+        if name.endswith("lora_B"):
+            matrix.copy_(0.02 * normal(tuple(matrix.shape), SEED, name))
+    return Side(
+        "Sonolora",
+        held(model),
+        lambda: velocity(model, example, noisy, sigma),
+        [adapters.flat],
+        factors,
+        lambda: adapters.matrices(cast(Tensor, adapters.flat.grad)),
+    )
 
 
 def their_side(whole: Transformer, example: Example, noisy: Tensor, sigma: Tensor, ours: Side, rank: int) -> Side:
@@ -126,11 +136,11 @@ def their_side(whole: Transformer, example: Example, noisy: Tensor, sigma: Tenso
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(AUDIO_TARGETS))
     peft.inject_adapter_in_model(config, model)
     factors = {}
-    for name, parameter in ours.adapters.items():
+    for name, matrix in ours.factors.items():
         module, _, factor = name.rpartition(".")
         factors[name] = getattr(model.get_submodule(module), factor)["default"].weight
         with torch.no_grad():
-            factors[name].copy_(parameter)
+            factors[name].copy_(matrix)
     inputs = {
         "hidden_states": torch.zeros(1, 1, video.channels, device=device, dtype=dtype),
         "encoder_hidden_states": torch.zeros(1, 1, video.context_dim, device=device, dtype=dtype),
@@ -144,7 +154,14 @@ def their_side(whole: Transformer, example: Example, noisy: Tensor, sigma: Tenso
         "isolate_modalities": True,
         "return_dict": False,
     }
-    return Side("diffusers + PEFT", held(model), lambda: model(**inputs)[1].float(), factors)
+    return Side(
+        "diffusers + PEFT",
+        held(model),
+        lambda: model(**inputs)[1].float(),
+        list(factors.values()),
+        factors,
+        lambda: {name: parameter.grad for name, parameter in factors.items()},
+    )
 
 
 def in_turn(sides: Sequence[Side], target: Tensor, rounds: int, device: torch.device) -> dict[str, list[float]]:
@@ -166,7 +183,8 @@ def held(model: nn.Module) -> int:
 def difference(ours: Side, theirs: Side, target: Tensor) -> float:
     """The largest difference of velocity and of any gradient, as a share of the largest value."""
     pairs = [(ours.step(target), theirs.step(target))]
-    pairs += [(parameter.grad, theirs.adapters[name].grad) for name, parameter in ours.adapters.items()]
+    expected = theirs.gradients()
+    pairs += [(gradient, expected[name]) for name, gradient in ours.gradients().items()]
     return max(((found - wanted).abs().max() / wanted.abs().max()).item() for found, wanted in pairs)
 
 

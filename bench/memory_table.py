@@ -72,16 +72,16 @@ kernels, workspaces and fragmentation, which is an assumption.
 | mode | rank | transformer | adapters and moments | resident | activations | training | validation | peak of the run |
 |---|---|---|---|---|---|---|---|---|"""
 
-# Least harmful first: what does not change the result, then weights in fewer bits.
+# By the time that they cost, as `sonolora estimate` suggests them.
 OPTIONS: tuple[dict[str, Any], ...] = (
     {},
     {"gradient_checkpointing": True},
-    {"block_offload": True},
     {"weights": "int8"},
-    {"weights": "int8", "gradient_checkpointing": True},
-    {"weights": "int8", "block_offload": True},
     {"weights": "nf4"},
+    {"weights": "int8", "gradient_checkpointing": True},
     {"weights": "nf4", "gradient_checkpointing": True},
+    {"block_offload": True},
+    {"weights": "int8", "block_offload": True},
     {"weights": "nf4", "block_offload": True},
 )
 CARDS = (8, 12, 16, 24)  # GB that are free

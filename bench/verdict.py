@@ -27,7 +27,8 @@ from experiment import make_encoder, read_clips
 from made_data import Made, known_sounds, make
 
 from sonolora.conditioning import Example
-from sonolora.ltx.lora.adapters import Adapters, add_adapters, rounded_to_bf16
+from sonolora.ltx.lora.adapters import add_adapters, rounded_to_bf16, with_values
+from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.weights.base import find_base
 from sonolora.modes import MODES
@@ -103,10 +104,13 @@ def strengths(options: argparse.Namespace) -> None:
     while trainer.step_count < STRENGTH_STEPS:
         trainer.step()
     for strength in STRENGTHS:
-        for adapter in adapters.values():
-            adapter.scale = strength
-        effect = measure_effect(model, adapters, held_out, CPU)
-        change = difference(changes(base, grid_losses(model, held_out, CPU)), range(HELD_OUT))
+        values = adapters.flat.detach().clone()
+        for name, matrix in adapters.matrices(values).items():
+            if name.endswith("lora_B"):
+                matrix *= strength
+        with with_values(adapters, values):
+            effect = measure_effect(model, adapters, held_out, CPU)
+            change = difference(changes(base, grid_losses(model, held_out, CPU)), range(HELD_OUT))
         print(f"| {strength:g} | {effect.change:.3f} | {effect.verdict} | {percent(change)} |", flush=True)
 
 

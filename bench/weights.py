@@ -24,9 +24,10 @@ from paired import paired_difference
 from sonolora.conditioning import Example, velocity
 from sonolora.core.randomness import generator, normal
 from sonolora.ltx.codec.audio_codec import load_audio_codec
-from sonolora.ltx.lora.adapters import Adapters, add_adapters, rounded_to_bf16
+from sonolora.ltx.lora.adapters import add_adapters, rounded_to_bf16
 from sonolora.ltx.memory.weight_forms import FULL, WEIGHTS
 from sonolora.ltx.memory.weight_policy import WeightPolicy, hold
+from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Stream, Transformer, audio_token_midpoints, load_transformer
 from sonolora.ltx.text.text_encoder import load_text_encoder
 from sonolora.ltx.weights.base import find_base
@@ -95,10 +96,9 @@ def on_full(adapters: Adapters, clips: Sequence[Example]) -> Tensor:
     """Losses of the same LoRA on the base with full weights."""
     model = load(FULL)
     copies = add_adapters(model, T2A.lora_targets, RANK, SEED)
-    with torch.no_grad():
-        for name, adapter in adapters.items():
-            copies[name].lora_A.copy_(adapter.lora_A)
-            copies[name].lora_B.copy_(adapter.lora_B)
+    theirs = adapters.matrices(adapters.flat.detach())
+    for name, matrix in copies.matrices(copies.flat.detach()).items():
+        matrix.copy_(theirs[name])  # by name: quantised layers may be joined in another way
     with rounded_to_bf16(copies):
         return eval_losses(model, clips, CPU, CLIPS)
 

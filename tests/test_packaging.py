@@ -107,3 +107,13 @@ def test_hooks_run_what_the_scripts_run():
         tool = hook["entry"].removesuffix(" --force-exclude")
         assert hook["language"] == "system" and tool in lint
     assert "scripts/lint" in (ROOT / "scripts" / "test").read_text()
+
+
+def test_the_tests_that_the_docs_name_are_there():
+    named = {
+        name
+        for page in (ROOT / "docs").glob("*.md")
+        for name in re.findall(r"\btests/[\w/.-]+", page.read_text("utf-8"))
+    }
+    assert len(named) > 20
+    assert not [name for name in sorted(named) if not (ROOT / name.rstrip(".")).exists()]

@@ -32,7 +32,8 @@ from sonolora.data.encoding_cache import Cache, content_key
 from sonolora.data.prepared import PreviewItem
 from sonolora.data.report import Report
 from sonolora.ltx.codec.audio_codec import load_audio_codec
-from sonolora.ltx.lora.adapters import Adapters, add_adapters, rounded_to_bf16
+from sonolora.ltx.lora.adapters import add_adapters, rounded_to_bf16
+from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.text.text_encoder import load_tokenizer
 from sonolora.ltx.weights.base import Base

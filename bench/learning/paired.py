@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sonolora.conditioning import Example
 from sonolora.core.randomness import generator
-from sonolora.ltx.lora.adapters import Adapters, rounded_to_bf16
+from sonolora.ltx.lora.adapters import rounded_to_bf16, with_values
+from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.training.validation import MAX_CLIPS, eval_losses
 
@@ -39,14 +40,8 @@ def paired_eval_losses(
     max_clips: int = MAX_CLIPS,
 ) -> tuple[Tensor, Tensor]:
     """`eval_losses` of the base alone, and with the adapters as the LoRA file holds them."""
-    scales = {name: adapter.scale for name, adapter in adapters.items()}
-    try:
-        for adapter in adapters.values():
-            adapter.scale = 0.0
+    with with_values(adapters, torch.zeros_like(adapters.flat)):
         base = eval_losses(model, examples, device, max_clips)
-    finally:
-        for name, adapter in adapters.items():
-            adapter.scale = scales[name]
     with rounded_to_bf16(adapters):
         return base, eval_losses(model, examples, device, max_clips)
 

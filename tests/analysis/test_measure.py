@@ -136,10 +136,11 @@ def test_noise_and_silence_are_not_clipped() -> None:
 
 def test_silence_is_measured_before_within_and_after() -> None:
     samples = np.concatenate([np.zeros(RATE), sine(440, 0.5), np.zeros(2 * RATE), sine(440, 0.25), np.zeros(RATE // 4)])
-    share, leading, trailing = silence(sound(samples))
+    share, leading, trailing, longest = silence(sound(samples))
     assert share == pytest.approx(3 / 4, abs=0.01)  # the last quarter of a second is no pause
     assert leading == pytest.approx(1.0, abs=0.011)
     assert trailing == pytest.approx(0.25, abs=0.011)
+    assert longest == pytest.approx(2.0, abs=0.011)
 
 
 def test_noise_50_db_below_is_silence_and_40_db_below_is_not() -> None:
@@ -151,8 +152,8 @@ def test_noise_50_db_below_is_silence_and_40_db_below_is_not() -> None:
 
 
 def test_a_quiet_sound_is_not_silent_and_nothing_is() -> None:
-    assert silence(sound(sine(440, dbfs=-70))) == (0, 0, 0)
-    assert silence(sound(np.zeros(RATE))) == (1, 1, 1)
+    assert silence(sound(sine(440, dbfs=-70))) == (0, 0, 0, 0)
+    assert silence(sound(np.zeros(RATE))) == (1, 1, 1, 1)
 
 
 def test_the_pauses_of_a_rhythm_are_not_silence() -> None:

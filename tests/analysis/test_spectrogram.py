@@ -10,7 +10,7 @@ from sonolora.analysis.spectrogram import draw_waveform_and_mel, mel_dbfs
 from sonolora.media.audio import Waveform
 
 # The spectrogram's part of the picture, without axes.
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 880, 180, 445
+_LEFT, _RIGHT, _TOP, _BOTTOM = 90, 892, 174, 436
 
 
 def _pixels(path: Path) -> np.ndarray:

@@ -45,6 +45,18 @@ def test_inspect_says_what_a_lora_is(lora):
     assert found["layers"][0]["name"] == LAYER and found["total"]["change"] == pytest.approx(0.1, rel=1e-3)
 
 
+@pytest.mark.parametrize("layer", ["lora_unet_down_blocks_0_attn", f"diffusion_model.{LAYER}"])
+def test_inspect_of_a_lora_of_another_network(tmp_path, layer):
+    """Of which no layer is known, or whose layers are of another width."""
+    size = 24
+    halves = {"A": normal((4, size), "A"), "B": normal((size, 4), "B")}
+    path = tmp_path / "lora.safetensors"
+    save_file({f"{layer}.lora_{letter}.weight": half for letter, half in halves.items()}, path)
+    done = sonolora("inspect", path)
+    assert done.exit_code == 0
+    assert "fits        no: 1 layers are not used" in done.stdout and "warning: not used" in done.stdout
+
+
 def test_merge_makes_a_base(lora, tmp_path):
     folder = tmp_path / "merged"
     folder.mkdir()

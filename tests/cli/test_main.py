@@ -119,6 +119,10 @@ def test_torch_is_not_imported_for_help_and_cheap_refusals(tmp_path):
         ("train", "v2a", "--help"): (0, "--v2a-video"),
         ("serve", "--help"): (0, "--queue-limit"),
         ("train", "t2a", "x.zip", "--out", f"{tmp_path / 'taken'}"): (1, "already holds a run"),
+        ("train", "t2a", "x.zip", "--out", "new"): (2, "training_data_url: there is no file or folder 'x.zip'"),
+        ("check", "t2a", "x.zip"): (2, "training_data_url: there is no file or folder 'x.zip'"),
+        ("estimate", "t2a", "x.zip"): (2, "training_data_url: there is no file or folder 'x.zip'"),
+        ("inspect", "x.safetensors"): (1, "x.safetensors: there is no such file"),
         ("train", "--resume", f"{done}"): (0, f"LoRA:     {done / 'lora.safetensors'}"),
         ("train", "t2a", "--resume", "x"): (2, "resume: takes no mode, the run has one: sonolora train --resume x"),
         (*generate, "nowhere.safetensors", "--out", "x.wav"): (2, "there is no file or folder 'nowhere.safetensors'"),
@@ -130,6 +134,7 @@ def test_torch_is_not_imported_for_help_and_cheap_refusals(tmp_path):
     command = [sys.executable, "-c", _LIGHT, json.dumps(list(map(list, cases)))]
     child = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert child.returncode == 0, child.stderr
+    assert not (tmp_path / "new").exists() and not (tmp_path / "check").exists(), "a refusal leaves nothing behind"
     for (arguments, (code, words)), result in zip(cases.items(), json.loads(child.stdout), strict=True):
         assert result[0] == code, (arguments, result)
         assert words in result[1] + result[2], (arguments, result)

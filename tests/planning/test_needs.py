@@ -175,9 +175,9 @@ def test_layers_are_alike_from_the_second_on(published, mode, monkeypatch):
 
 
 def test_published_weights(published):
-    """The figures of the published file; 2 bytes a value and 4 in the tables."""
-    tables = 48 * (9 + 2) * 2048 + 2 * 2048
-    assert published.transformer_bytes(torch.bfloat16, video=False) == 2 * (3_286_408_320 + tables)
+    """The figures of the published file; 2 bytes a value, and 4 in the tables and the norms of queries and keys."""
+    wide = 48 * (9 + 2 + 4) * 2048 + 2 * 2048
+    assert published.transformer_bytes(torch.bfloat16, video=False) == 2 * (3_286_408_320 + wide)
     gemma = sum(math.prod(shape) for shape in tensor_shapes(published.text_config).values())
     assert gemma == KERAS_GEMMA_PARAMETERS + 64 * 3840
 
@@ -198,14 +198,14 @@ def test_a_run_that_fits_says_nothing(base):
 
 
 def test_a_card_that_is_too_small_is_refused_with_what_fits(shallow):
-    mode, wish = MODES["t2a"], request("t2a", rank=128, audio_duration_seconds=4)
+    mode, wish = MODES["t2a"], request("t2a", rank=128, audio_duration_seconds=2)
 
     def peak(rank, seconds):
         return count_needs(
             shallow, mode, request("t2a", rank=rank, audio_duration_seconds=seconds), SETTINGS, CUDA
         ).peak
 
-    room = peak(64, 4)
+    room = peak(64, 2)
     error = does_not_fit(shallow, mode, wish, SETTINGS, CUDA, count_needs(shallow, mode, wish, SETTINGS, CUDA), room)
     assert isinstance(error, InputError)
     assert error.items[0].loc == ("body", "rank")

@@ -8,8 +8,9 @@ from run_support import StopsAt, begin
 
 from sonolora.core.cancellation import InterruptedRunError
 from sonolora.core.errors import InputError
-from sonolora.ltx.lora.adapters import LoRALinear, add_adapters
+from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
+from sonolora.ltx.model.lora_layer import LoRALinear
 from sonolora.ltx.weights.base import find_base
 from sonolora.runs import loaded_networks as networks_module
 from sonolora.runs import train as train_module

@@ -215,8 +215,7 @@ def test_a_run_that_diverges_is_an_error_and_keeps_its_states(body, settings, tm
     def step(trainer):
         loss = taken(trainer)
         if trainer.step_count == 9:
-            for parameter in trainer._parameters.values():
-                parameter.data.fill_(torch.nan)
+            trainer._adapters.flat.data.fill_(torch.nan)
         return loss
 
     taken = Trainer.step

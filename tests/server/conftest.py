@@ -165,7 +165,7 @@ class Served:
     @cached_property
     def lines(self) -> dict[str, str]:
         """The examples of the banner by the first words of their titles."""
-        blocks = self.banner.split("\n\n# ")[1:]
+        blocks = self.banner.partition("\n\npage:")[0].split("\n\n# ")[1:]
         return {block.partition("\n")[0].split()[0].rstrip(":"): block.partition("\n")[2] for block in blocks}
 
     @cached_property
@@ -244,13 +244,26 @@ def serve():
     @contextmanager
     def serve(folder: Path, *options: str, **variables: str) -> Iterator[Served]:
         banner, log = folder / "banner.txt", folder / "log.txt"
-        command = [sys.executable, "-m", "sonolora", "serve", "--folder", str(folder / "server"), "--port", "0"]
+        command = [
+            sys.executable,
+            "-m",
+            "sonolora",
+            "serve",
+            "--folder",
+            str(folder / "server"),
+            "--port",
+            "0",
+            "--examples",
+        ]
         with banner.open("w") as out, log.open("w") as errors:
             process = subprocess.Popen(
-                [*command, "--device", "cpu", *options], stdout=out, stderr=errors, env=environment(**variables)
+                [*command, "--device", "cpu", *options],
+                stdout=out,
+                stderr=errors,
+                env=environment(**variables),
             )
         try:
-            while "\n# curl\n" not in banner.read_text():
+            while not re.search(r"^keys?: .*\n", banner.read_text(), re.MULTILINE):  # which comes last
                 assert process.poll() is None, log.read_text()
                 time.sleep(0.1)
             server = Served(folder / "server", banner.read_text(), process.pid)

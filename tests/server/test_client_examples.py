@@ -105,8 +105,11 @@ def test_javascript(live, run, folder, lora):
 
 def test_the_banner_has_them():
     lines = examples.proxy_environment("http://127.0.0.1:2", Path("/x/tls/bundle.pem"), "k:s")
-    assert lines in banner(ServerSettings(Path("/x"), tls_port=1, proxy_port=2), "k:s", 1)
-    plain = banner(ServerSettings(Path("/x")), None, 2)
+    assert lines in banner(ServerSettings(Path("/x"), tls_port=1, proxy_port=2), "k:s", 1, with_examples=True)
+    short = banner(ServerSettings(Path("/x")), "k:s", 1)
+    assert len(short.splitlines()) < 12 and "--examples" in short
+    assert short.splitlines()[-2].startswith("key:    k:s")  # the last, where the eye is
+    plain = banner(ServerSettings(Path("/x")), None, 2, with_examples=True)
     for text in (examples.python, examples.javascript, examples.curl):
         assert text("http://127.0.0.1:8000", "YOUR_KEY") in plain
     assert "keys:   2" in plain

@@ -22,6 +22,8 @@ class Silent:
 
     def metrics(self, step, values): ...
 
+    def remaining(self, seconds): ...
+
 
 class Recorded(Silent):
     """Keeps what it is told: phases, and messages and warnings alike."""

@@ -20,6 +20,7 @@ _FRAME_SECONDS = 0.05
 _LOUD_QUANTILE, _FLOOR_QUANTILE = 0.95, 0.1
 _FLOOR_WIDTH_DB = 2.0  # frames this close to the floor belong to it
 _FLOOR_SHARE = 0.3  # of all frames: a decay passes through every level, noise stays at one
+_FLOOR_FRAMES = 4  # in a row at least: between the strokes of an engine the level is low for less
 _TONAL_DB = 9.0  # a line that stands out by more makes the floor a tone, not noise
 _NEIGHBOURS = 8  # bins on either side that a line is compared with
 _RANGE_DB = 40.0  # below the strongest bin: fainter ones say nothing about the kind of floor
@@ -63,7 +64,7 @@ def _noise(frames: NDArray[np.float32], power: Floats, loud: float) -> float | N
     if floor <= 0:
         return None
     near = np.abs(10 * np.log10(np.maximum(power, 1e-20) / floor)) <= _FLOOR_WIDTH_DB
-    if near.mean() < _FLOOR_SHARE:
+    if near.mean() < _FLOOR_SHARE or _longest_run(near) < _FLOOR_FRAMES:
         return None
     quiet = frames[:, near] * np.hanning(frames.shape[2]).astype(np.float32)
     spectrum = np.square(np.abs(np.fft.rfft(quiet))).mean(axis=(0, 1))  # (bins,)
@@ -71,6 +72,12 @@ def _noise(frames: NDArray[np.float32], power: Floats, loud: float) -> float | N
     strong = spectrum > spectrum.max() * 10 ** (-_RANGE_DB / 10)
     prominence = spectrum[strong] / np.maximum(np.median(around[strong], axis=1), 1e-20)
     return 10 * float(np.log10(floor / loud)) if prominence.max() < 10 ** (_TONAL_DB / 10) else None
+
+
+def _longest_run(flags: NDArray[np.bool_]) -> int:
+    """Of true values in a row."""
+    edges = np.flatnonzero(np.diff(flags, prepend=False, append=False))
+    return int((edges[1::2] - edges[::2]).max(initial=0))
 
 
 def _hum(waveform: Waveform, loud: float) -> tuple[float | None, int | None]:

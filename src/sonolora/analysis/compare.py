@@ -21,6 +21,7 @@ _ONSET_FLOOR_DB = 50.0
 _ONSET_CAP_DB = 6.0  # an attack out of silence would outweigh everything after it
 _LEAD = 14  # hops of silence in front, so that a sound that starts at the first sample has an onset
 _MAX_LAG_SECONDS = 1.0
+_CLEAR_RISE_DB, _ONSET_APART_SECONDS, _MAX_ONSETS = 2.0, 0.1, 16
 _SAME_PEAK_SECONDS = 0.04
 
 # Fingerprints: coarse time resolution, so that a shift by half a hop changes little.
@@ -30,6 +31,12 @@ _PRINT_FLOOR_DB = 60.0
 _PRINT_DEAD_DB = 1.0  # what lossy codecs and faint noise add
 _PRINT_SECONDS = 30.0
 _MIN_COMMON = 150  # non-zero signs: fewer agree by chance
+
+# Pitch profiles: fine resolution in frequency, none in time.
+_PROFILE_WINDOW, _PROFILE_STEPS = 8192, 24  # steps of an octave
+_PROFILE_SMOOTH = 13  # steps: what is wider is timbre or equalisation, not pitch
+_OTHER_PITCH_STEPS = 12 * 2  # by which two sounds are compared with one another, up and down
+_OTHER_PITCH_GAIN, _SAME_LINES = 0.1, 0.5  # of correlation
 
 
 def lag_seconds(reference: Waveform, target: Waveform) -> tuple[float, float]:
@@ -51,6 +58,21 @@ def lag_seconds(reference: Waveform, target: Waveform) -> tuple[float, float]:
     others = np.concatenate([correlation[: max(0, best - near)], correlation[best + near + 1 :]])
     confidence = correlation[best] - max(0.0, float(others.max(initial=0.0)))
     return (best - max_lag) * _ONSET_HOP / _SAMPLE_RATE, float(np.clip(confidence, 0, 1))
+
+
+def onset_times(waveform: Waveform) -> list[float]:
+    """Seconds at which something strikes: clear rises of level that lie at least 0.1 s apart, at most 16."""
+    rise = _onsets(waveform)
+    threshold = max(_CLEAR_RISE_DB, 0.5 * float(rise.max(initial=0.0)))
+    times: list[tuple[float, float]] = []
+    for index in np.flatnonzero(rise >= threshold):
+        seconds = (int(index) + _ONSET_RISE - _LEAD) * _ONSET_HOP / _SAMPLE_RATE
+        if times and seconds - times[-1][1] < _ONSET_APART_SECONDS:
+            times[-1] = max(times[-1], (float(rise[index]), times[-1][1]))
+        else:
+            times.append((float(rise[index]), max(0.0, seconds)))
+    strongest = sorted(times, reverse=True)[:_MAX_ONSETS]
+    return sorted(seconds for _, seconds in strongest)
 
 
 def fingerprint(waveform: Waveform) -> Fingerprint:
@@ -90,6 +112,38 @@ def similarities(fingerprints: Sequence[Fingerprint]) -> NDArray[np.float64]:
         best = np.where(enough, agreement / np.maximum(common, 1), 0).max(axis=1)
         result[i, rest] = result[rest, i] = best
     return result
+
+
+def pitch_profile(waveform: Waveform) -> NDArray[np.float64]:
+    """The lines of the long-term spectrum on a logarithmic axis, 24 to the octave, (steps,) in dB around 0."""
+    samples = _mono(Waveform(waveform.samples[:, : round(_PRINT_SECONDS * waveform.sample_rate)], waveform.sample_rate))
+    samples = np.pad(samples, (0, max(0, _PROFILE_WINDOW - len(samples))))
+    frames = np.lib.stride_tricks.sliding_window_view(samples, _PROFILE_WINDOW)[:: _PROFILE_WINDOW // 4]
+    spectra = np.fft.rfft(frames * np.hanning(_PROFILE_WINDOW).astype(np.float32))
+    power = (spectra.real**2 + spectra.imag**2).mean(axis=0)
+    octaves = np.log2(_HIGHEST_HERTZ / _LOWEST_HERTZ)
+    edges = _LOWEST_HERTZ * 2 ** (np.arange(int(octaves * _PROFILE_STEPS) + 1) / _PROFILE_STEPS)
+    starts = np.round(edges * _PROFILE_WINDOW / _SAMPLE_RATE).astype(int)
+    levels = np.maximum.reduceat(power, starts)[:-1]
+    decibels = 10 * np.log10(np.maximum(levels, levels.max() * 10 ** (-_PRINT_FLOOR_DB / 10) + 1e-12))
+    smooth = np.convolve(
+        np.pad(decibels, _PROFILE_SMOOTH // 2, "edge"), np.full(_PROFILE_SMOOTH, 1 / _PROFILE_SMOOTH), "valid"
+    )
+    return decibels - smooth  # type: ignore[no-any-return]
+
+
+def is_transposed(first: NDArray[np.floating], second: NDArray[np.floating]) -> bool:
+    """Whether two sounds, by their profiles, are alike but for their pitch: one instrument, two notes."""
+
+    def correlation(shift: int) -> float:
+        a = first[max(0, shift) : len(first) + min(0, shift)]
+        b = second[max(0, -shift) : len(second) - max(0, shift)]
+        return float(a @ b / np.sqrt((a @ a) * (b @ b) + 1e-12))
+
+    reach = range(-_OTHER_PITCH_STEPS, _OTHER_PITCH_STEPS + 1)
+    # Next to no shift at all the correlation is high for every sound: lines are as wide as a step.
+    best = max(correlation(shift) for shift in reach if abs(shift) > 1)
+    return best > _SAME_LINES and best > correlation(0) + _OTHER_PITCH_GAIN
 
 
 def _onsets(waveform: Waveform) -> NDArray[np.floating]:

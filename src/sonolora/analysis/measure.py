@@ -13,7 +13,7 @@ import numpy as np
 from av.filter import Graph
 from numpy.typing import NDArray
 
-from sonolora.analysis.compare import Fingerprint, fingerprint
+from sonolora.analysis.compare import Fingerprint, fingerprint, pitch_profile
 from sonolora.media.audio import SILENCE_DBFS, Waveform, peak, to_stereo
 
 Floats = NDArray[np.floating]
@@ -28,6 +28,7 @@ _FLAT_RUN = 3  # samples
 _FLAT = 1.5 * _LSB  # dither moves a flat top by this much
 # A smooth peak is a parabola: if 3 samples lie within `_FLAT`, the next one falls by less than 4 times that.
 _SHOULDER = 6 * _FLAT
+_ABRUPT = 0.7  # of the top: a wave that jumps to it from below this on both sides is square, not clipped
 _CLIPPED_PEAK = 0.05  # quieter peaks span too few 16-bit steps to have a shape
 
 _DC_PARTS = 8
@@ -42,6 +43,7 @@ _BAND_HERTZ = 250.0
 _LOWEST_CUT_HERTZ = 3000.0
 _CUT_DB = 30.0
 _CLIFF = 0.06  # of the frequency: the transition bands of resamplers and codecs are this wide
+_EMPTY_DB = 20.0  # by which the lowest sixth is fainter than the octave below a cut in sounds of a narrow band
 _AUDIBLE_DB = 80.0  # below the strongest band: a cut in anything fainter makes no difference
 
 # ITU-R BS.1770-4: weights of the channels in power, and the length of a block.
@@ -57,10 +59,11 @@ class Measured:
     """Figures of a sound; levels are -inf for digital silence.
 
     `lufs`: integrated loudness, ITU-R BS.1770-4. `clipped`: fraction of the samples in flat tops.
-    `silent`: fraction of the length in pauses; `leading_silence`, `trailing_silence`: seconds.
+    `silent`: fraction of the length in pauses; `leading_silence`, `trailing_silence`, `longest_pause` (before or
+    between sounds): seconds.
     `dc`: DC offset of the worst channel; full scale is 1.
     `bandwidth_hertz`: where the spectrum is cut off, see `bandwidth`; half the sample rate if nowhere.
-    `digest`: SHA-256 of the samples. `fingerprint`: see `compare`.
+    `digest`: SHA-256 of the samples. `fingerprint` and `pitch_profile`: see `compare`.
     """
 
     seconds: float
@@ -74,16 +77,18 @@ class Measured:
     silent: float
     leading_silence: float
     trailing_silence: float
+    longest_pause: float
     dc: float
     bandwidth_hertz: float
     digest: str
     fingerprint: Fingerprint
+    pitch_profile: Floats
 
 
 def measure(waveform: Waveform) -> Measured:
     """Measure a sound of at least one sample; takes about 40 ms for 10 s of stereo."""
     samples = np.ascontiguousarray(waveform.samples)
-    silent, leading, trailing = silence(waveform)
+    silent, leading, trailing, longest = silence(waveform)
     return Measured(
         seconds=waveform.seconds,
         sample_rate=waveform.sample_rate,
@@ -96,10 +101,12 @@ def measure(waveform: Waveform) -> Measured:
         silent=silent,
         leading_silence=leading,
         trailing_silence=trailing,
+        longest_pause=longest,
         dc=dc_offset(waveform),
         bandwidth_hertz=bandwidth(waveform),
         digest=hashlib.sha256(samples.data).hexdigest(),
         fingerprint=fingerprint(waveform),
+        pitch_profile=pitch_profile(waveform),
     )
 
 
@@ -108,7 +115,7 @@ def clipped_share(waveform: Waveform) -> float:
 
     A run counts only if the waveform does not approach it gently, as it does the peak of a low tone. Clipping is
     found whatever was done to the level afterwards, but not once a resampler or a lossy codec has rounded the tops.
-    A square wave, which has flat tops by nature, looks clipped.
+    Square waves, which jump to their tops, are not clipped.
     """
     clipped = 0
     for channel in waveform.samples:
@@ -120,15 +127,17 @@ def clipped_share(waveform: Waveform) -> float:
             first = np.flatnonzero(np.diff(at_top, prepend=-2) > 1)  # where in `at_top` each run begins
             lengths = np.diff(first, append=len(at_top))
             starts, ends = at_top[first], at_top[first] + lengths
-            before = wave[np.maximum(starts - 1, 0)]
-            after = wave[np.minimum(ends, len(wave) - 1)]
+            before = wave[np.where(starts > 0, starts - 1, np.minimum(ends, len(wave) - 1))]
+            after = wave[np.where(ends < len(wave), ends, np.maximum(starts - 1, 0))]
             steep = np.minimum(before, after) < top - _SHOULDER
-            clipped += int(lengths[steep & (lengths >= _FLAT_RUN)].sum())
+            square = np.maximum(before, after) < _ABRUPT * top
+            clipped += int(lengths[steep & ~square & (lengths >= _FLAT_RUN)].sum())
     return clipped / waveform.samples.size
 
 
-def silence(waveform: Waveform) -> tuple[float, float, float]:
-    """Fraction of the length that is silent, and seconds of silence at the beginning and at the end.
+def silence(waveform: Waveform) -> tuple[float, float, float, float]:
+    """Fraction of the length that is silent, seconds of silence at the beginning, at the end, and of the longest pause
+    that is not at the end.
 
     A frame of 10 ms is silent if it is 50 dB below the loudest one or below -80 dBFS, so a quiet recording is not.
     Pauses of less than half a second do not count towards the fraction.
@@ -140,10 +149,10 @@ def silence(waveform: Waveform) -> tuple[float, float, float]:
     threshold = max(10 ** (SILENCE_DBFS / 10), power.max() * 10 ** (-_SILENCE_RANGE_DB / 10))
     sounding = np.flatnonzero(power > threshold)
     if not len(sounding):
-        return 1.0, waveform.seconds, waveform.seconds
+        return 1.0, waveform.seconds, waveform.seconds, waveform.seconds
     pauses = (np.diff(sounding, prepend=-1, append=len(power)) - 1) * _FRAME_SECONDS
     silent = float(pauses[pauses >= _PAUSE_SECONDS].sum())
-    return min(1.0, silent / waveform.seconds), float(pauses[0]), float(pauses[-1])
+    return min(1.0, silent / waveform.seconds), float(pauses[0]), float(pauses[-1]), float(pauses[:-1].max())
 
 
 def dc_offset(waveform: Waveform) -> float:
@@ -182,8 +191,8 @@ def bandwidth(waveform: Waveform) -> float:
 
     A resampler or a lossy codec leaves a cliff: within 6 % of its frequency the level falls by 30 dB and stays down.
     No natural sound does that, however dark: a slope of 12 dB per octave falls by 1 dB over that width. Not found if
-    nothing reaches up to the cut (a dark sound in a narrow band), if the sound is all pure tones, or if a poor
-    resampler has filled the top with aliases.
+    nothing reaches up to the cut (a dark sound in a narrow band), if the sound is all pure tones or chirps, or if a
+    poor resampler has filled the top with aliases.
     """
     levels, step = _long_term_spectrum(waveform)
     width = max(1, round(_BAND_HERTZ / step))
@@ -196,6 +205,10 @@ def bandwidth(waveform: Waveform) -> float:
         below, beyond = min(low[band - 2], low[band - 1]), band + max(2, round(_CLIFF * band))
         if beyond < len(bands) and below > levels.max() - _AUDIBLE_DB and below - above[beyond] > fall:
             fall, cut = below - above[beyond], band * width * step
+    # Chirps and whistles have edges, too, and nothing far below them.
+    lowest, half, edge = (round(cut / step * part) for part in (1 / 6, 1 / 2, 1.0))
+    if np.median(levels[1:lowest]) < np.median(levels[half:edge]) - _EMPTY_DB:
+        return waveform.sample_rate / 2
     return cut
 
 

@@ -1,11 +1,10 @@
-"""Plots of sounds. In: waveforms and titles. Out: a PNG with the waveform above its mel spectrogram, or with several
-mel spectrograms below one another."""
+"""Plots of single sounds. In: a waveform and a title. Out: a PNG with the waveform above its mel spectrogram."""
 
 from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,53 +15,41 @@ from numpy.typing import NDArray
 
 from sonolora.analysis.mel import hertz_to_mel, mel_filters
 from sonolora.core.atomic_files import atomic_write
-from sonolora.media.audio import Waveform, resample
+from sonolora.media.audio import Waveform
 
 _WIDTH, _HEIGHT, _DPI = 10.0, 5.0, 100  # inches: 1000 x 500 pixels
+_TEXT, _SMALL, _MAX_TICKS = 17, 15, 5  # points
 _COLUMNS = 850  # along time: about one for each pixel
 _BANDS = 128
 _WINDOW_SECONDS = 0.04
 DBFS = (-90.0, -10.0)  # the colour scale: fixed, so that plots can be compared
-_TICKS_HZ = (100, 300, 1000, 2000, 4000, 8000, 16_000, 32_000)
+_TICKS_HZ = (100, 300, 500, 1000, 2000, 4000, 7000, 8000, 12_000, 16_000, 24_000, 32_000)
 
 
 def draw_waveform_and_mel(path: Path, waveform: Waveform, title: str) -> None:
     """Write a PNG of 1000 x 500 pixels: time in seconds, mel axis up to Nyquist, levels in dBFS.
 
-    The waveform shows the extremes over all channels (light) and their RMS (dark). The spectrogram shows the mean
-    power of the channels, in which a full-scale sine reads 0 dBFS.
+    The waveform, scaled to its peak, shows the extremes over all channels (light) and their RMS (dark). The
+    spectrogram shows the mean power of the channels, in which a full-scale sine reads 0 dBFS.
     """
     figure = Figure(figsize=(_WIDTH, _HEIGHT), dpi=_DPI, layout="constrained", facecolor="white")
     wave_axes, mel_axes = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.2))
-    figure.suptitle(textwrap.shorten(title, 110, placeholder=" …"), fontsize=11, parse_math=False)
+    figure.suptitle(textwrap.shorten(title, 70, placeholder=" …"), fontsize=_TEXT, parse_math=False)
 
-    times, low, high, rms = _envelope(waveform)
+    times, low, high, rms = envelope(waveform)
     wave_axes.fill_between(times, low, high, color="#a6bddb", linewidth=0)
     wave_axes.fill_between(times, -rms, rms, color="#2b5c8a", linewidth=0)
     wave_axes.axhline(0, color="#2b5c8a", linewidth=0.6)
-    wave_axes.set(ylim=(-1.05, 1.05), yticks=(-1, 0, 1), ylabel="amplitude")
+    top = max(float(np.abs(low).max()), float(np.abs(high).max()), 1e-6)
+    wave_axes.set(ylim=(-1.05 * top, 1.05 * top), yticks=())
+    wave_axes.set_ylabel(f"peak\n{20 * np.log10(top):.0f} dBFS", fontsize=_SMALL)
     wave_axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     wave_axes.set_axisbelow(True)
 
     image = _show_mel(mel_axes, waveform)
-    mel_axes.set(xlabel="seconds", xlim=(0, waveform.seconds))
+    mel_axes.set_xlabel("seconds", fontsize=_SMALL)
+    mel_axes.set_xlim(0, waveform.seconds)
     _finish(path, figure, (wave_axes, mel_axes), image)
-
-
-def draw_mels(path: Path, waveforms: Mapping[str, Waveform]) -> None:
-    """Write a PNG of the mel spectrograms of several sounds, by title, with a common time axis and colour scale.
-
-    The sample rate of the first one sets the frequency range.
-    """
-    height = 0.6 + 2.2 * len(waveforms)
-    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained", facecolor="white")
-    rows = figure.subplots(len(waveforms), 1, sharex=True, squeeze=False)[:, 0]
-    sample_rate = next(iter(waveforms.values())).sample_rate
-    for axes, (title, waveform) in zip(rows, waveforms.items(), strict=True):
-        image = _show_mel(axes, resample(waveform, sample_rate))
-        axes.set_title(title, fontsize=11, loc="left", parse_math=False)
-    rows[-1].set(xlabel="seconds", xlim=(0, max(waveform.seconds for waveform in waveforms.values())))
-    _finish(path, figure, tuple(rows), image)
 
 
 def _show_mel(axes: Axes, waveform: Waveform) -> AxesImage:
@@ -77,25 +64,39 @@ def _show_mel(axes: Axes, waveform: Waveform) -> AxesImage:
         vmax=DBFS[1],
         extent=(-hop_seconds / 2, (levels.shape[1] - 0.5) * hop_seconds, 0.0, top),
     )
-    ticks = [hertz for hertz in _TICKS_HZ if hertz <= waveform.sample_rate / 2]
-    labels = [f"{hertz // 1000} kHz" if hertz >= 1000 else f"{hertz} Hz" for hertz in ticks]
-    axes.set_yticks([hertz_to_mel(hertz) for hertz in ticks], labels)
+    axes.set_yticks(*mel_ticks(waveform.sample_rate, _MAX_TICKS))
     axes.set_ylim(0, top)
     return image
 
 
+def mel_ticks(sample_rate: int, count: int) -> tuple[list[float], list[str]]:
+    """Places on the mel axis up to Nyquist and their labels, at most `count`, as even as round numbers allow."""
+    known = [hertz for hertz in _TICKS_HZ if hertz <= 0.97 * sample_rate / 2]
+    places = [float(hertz_to_mel(hertz)) for hertz in known]
+    least = float(hertz_to_mel(sample_rate / 2)) / (count + 1)
+    chosen: list[int] = []
+    for index in reversed(range(len(known))):
+        if not chosen or places[chosen[-1]] - places[index] >= least:
+            chosen.append(index)
+    chosen.reverse()
+    labels = [f"{known[i] / 1000:g} kHz" if known[i] >= 1000 else f"{known[i]} Hz" for i in chosen]
+    return [places[index] for index in chosen], labels
+
+
 def _finish(path: Path, figure: Figure, all_axes: Sequence[Axes], image: AxesImage) -> None:
-    figure.colorbar(image, ax=list(all_axes), label="dBFS", pad=0.01, fraction=0.03, extend="both")
+    bar = figure.colorbar(image, ax=list(all_axes), pad=0.01, fraction=0.03, extend="both")
+    bar.set_label("dBFS", fontsize=_SMALL)
+    bar.ax.tick_params(labelsize=_SMALL - 2)
     for axes in all_axes:
         axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=9)
+        axes.tick_params(labelsize=_SMALL)
     with atomic_write(path) as temporary, warnings.catch_warnings():
         # A prompt may be in a script that the built-in font lacks: boxes in the title are better than a warning.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(temporary, format="png")
 
 
-def _envelope(waveform: Waveform) -> tuple[NDArray[np.float64], ...]:
+def envelope(waveform: Waveform) -> tuple[NDArray[np.float64], ...]:
     """Time in seconds, minimum, maximum and RMS over all channels, in at most `_COLUMNS` columns."""
     count = waveform.samples.shape[1]
     starts = np.unique(np.linspace(0, count, _COLUMNS, endpoint=False).astype(int))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sonolora.cli.help_pages import ModeGroup, make_group
-from sonolora.cli.mode_commands import add_training_commands
+from sonolora.cli.mode_commands import add_training_commands, refuse_missing_files
 from sonolora.cli.setting_options import Options, setting_options
 from sonolora.cli.terminal import TerminalProgress
 from sonolora.modes.mode import Mode
@@ -18,25 +18,29 @@ from sonolora.planning.run_settings import RunSettings
 
 def _options(mode: Mode) -> Options:  # noqa: ARG001 - one signature for all groups
     out = typer.Option("--out", metavar="DIR", help="Folder for the report.")
-    return {"out": (Annotated[Path, out], Path("check")), **setting_options(RunSettings, only=("base",))}
+    verbose = typer.Option("--verbose", "-v", help="List every file, too.")
+    return {
+        "out": (Annotated[Path, out], Path("check")),
+        "verbose": (Annotated[bool, verbose], False),
+        **setting_options(RunSettings, only=("base",)),
+    }
 
 
 def _check(mode: Mode, request: TrainRequest, own: dict[str, Any]) -> None:
+    refuse_missing_files(mode, request)
     from sonolora.ltx.weights.base import find_base
-    from sonolora.runs.artifacts import REPORT, REPORT_PAGE, RunArtifacts
+    from sonolora.runs.artifacts import REPORT_PAGE, RunArtifacts
     from sonolora.runs.check_data import check
-    from sonolora.runs.prepare import describe_clips
-    from sonolora.runs.report_table import show_report
+    from sonolora.runs.report_table import show_summary
 
     with TerminalProgress() as progress:
         checked = check(mode, request, find_base(own["base"]), own["out"], progress)
-    show_report(checked.report)
     if checked.report["files"]:
-        artifacts = RunArtifacts(own["out"])
-        print(f"report: {artifacts.path(REPORT)}\npage:   {artifacts.path(REPORT_PAGE)}")
+        show_summary(checked.report, len(checked.clips), request, verbose=own["verbose"])
+        more = "" if own["verbose"] else "; every file: --verbose"
+        print(f"page: {RunArtifacts(own['out']).path(REPORT_PAGE)}{more}")
     if checked.error is not None:
         raise checked.error
-    print(f"Training would use {describe_clips(len(checked.clips), request)}.")
 
 
 check_app = make_group("Check a dataset before training.", ModeGroup)

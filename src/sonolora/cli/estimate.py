@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sonolora.cli.help_pages import ModeGroup, make_group
-from sonolora.cli.mode_commands import add_training_commands
-from sonolora.cli.setting_options import RUN_SECTION, Options, setting_options, settings_in
+from sonolora.cli.mode_commands import add_training_commands, refuse_missing_files
+from sonolora.cli.run_options import run_options, run_settings
+from sonolora.cli.setting_options import Options
 from sonolora.cli.terminal import TerminalProgress
 from sonolora.core.errors import InputError
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
-from sonolora.planning.run_settings import RunSettings
 
 if TYPE_CHECKING:
     from sonolora.planning.estimate import Estimate
@@ -53,7 +53,7 @@ _OWN: Options = {
 
 
 def _options(mode: Mode) -> Options:
-    return {**_OWN, **setting_options(RunSettings, without=() if mode.video else ("v2a_video",), section=RUN_SECTION)}
+    return {**_OWN, **run_options(mode)}
 
 
 def _estimate(mode: Mode, request: TrainRequest, own: dict[str, Any]) -> None:
@@ -66,7 +66,8 @@ def _estimate(mode: Mode, request: TrainRequest, own: dict[str, Any]) -> None:
         raise InputError.of(
             "watts", "cannot be used with --card: the time on a card that is not here is unknown, and so is its price"
         )
-    settings = RunSettings(**settings_in(RunSettings, own))
+    settings = run_settings(own)
+    refuse_missing_files(mode, request)
     from sonolora.core.atomic_files import write_json
     from sonolora.planning.estimate import Power, estimate
 

@@ -18,8 +18,48 @@ from sonolora.core.errors import InputError
 _SECTION = "rich_help_panel"  # typer's name for the section of an option
 
 
+# What people type for an option, by what it is called here; the first that a command has is suggested.
+_SYNONYMS = {
+    "--duration": ("--seconds",),
+    "--length": ("--seconds",),
+    "--clip-length": ("--seconds",),
+    "--iterations": ("--steps",),
+    "--max-train-steps": ("--steps",),
+    "--epochs": ("--steps",),
+    "--lr": ("--learning-rate",),
+    "--trigger": ("--trigger-phrase",),
+    "--output": ("--out",),
+    "--output-dir": ("--out",),
+    "--model": ("--base",),
+    "--strength": ("--scale", "--strength"),
+    "--weight": ("--scale",),
+    "--guidance": ("--cfg-scale",),
+    "--cfg": ("--cfg-scale",),
+    "--stg": ("--stg-scale",),
+    "--negative": ("--negative-prompt", "--validation-negative-prompt"),
+    "--dim": ("--rank",),
+    "--network-dim": ("--rank",),
+    "--source": ("--input",),
+    "--file": ("--input",),
+    "--mask": ("--time-ranges",),
+    "--gap": ("--time-ranges", "--preview-gap"),
+    "--sample-prompt": ("--prompt",),
+    "--count": ("--takes",),
+    "--batch": ("--batch-size", "--takes"),
+    "--resume-from": ("--resume",),
+}
+
+
 class Command(TyperCommand):
-    """A command whose help page lists its options by section."""
+    """A command whose help page lists its options by section, and that suggests the option that was meant."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            if hasattr(error, "possibilities"):
+                error.possibilities = _meant(self, getattr(error, "option_name", ""))
+            raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_options(self, ctx, formatter)
@@ -100,6 +140,15 @@ def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
     for title, rows in sections.items():
         with formatter.section(title):
             formatter.write_dl(rows)
+
+
+def _meant(command: TyperCommand, option: str) -> list[str]:
+    """The options that a word may stand for: by what it means, else by how it is spelt."""
+    flags = [flag for parameter in command.params if not getattr(parameter, "hidden", False) for flag in parameter.opts]
+    if known := [flag for flag in _SYNONYMS.get(option, ()) if flag in flags]:
+        return known[:1]
+    begin = [flag for flag in flags if flag.startswith(option)] if len(option) > len("--x") else []
+    return begin or get_close_matches(option, flags, 2, 0.7)
 
 
 def _options_below(group: TyperGroup) -> Iterator[list[str]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sonolora.core.errors import InputError
+from sonolora.core.errors import InputError, SonoloraError
 from sonolora.planning.run_settings import RunSettings
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def inspect(
 
     Prints its origin, format and rank, how much it changes each part of the network, and warnings.
     """
+    if not file.is_file():  # before anything heavy is imported
+        raise SonoloraError(f"{file}: there is no such file")
     from sonolora.ltx.weights.base import find_base
     from sonolora.runs.inspect_lora import inspect_lora
 
@@ -96,7 +98,9 @@ def _card(result: Inspection) -> str:
     ordered = result.by_change()
     ranks = "rank " + (", ".join(map(str, result.ranks)) or "full")
     scales = sorted({layer.scale for layer in result.layers})
-    scaled = "" if scales == [1.0] else f", scale {scales[0]:g}" + (f" to {scales[-1]:g}" if len(scales) > 1 else "")
+    scaled = (
+        "" if scales in ([], [1.0]) else f", scale {scales[0]:g}" + (f" to {scales[-1]:g}" if len(scales) > 1 else "")
+    )
     lines = [
         f"LoRA        {result.file}",
         f"made by     {_printable(result.made_by)}",
@@ -105,8 +109,7 @@ def _card(result: Inspection) -> str:
         f"format      {_printable(result.form)}; {', '.join(result.dtypes)}",
         f"size        {result.total.layers:,} layers, {ranks}{scaled}; {result.parameters:,} parameters",
         f"base        {result.base} ({result.base_fingerprint}); {trained_on}",
-        "fits        "
-        + (f"in part: {len(result.unused):,} layers are not used" if result.unused else "yes, every layer is used"),
+        f"fits        {_fit(result)}",
         "",
         f"{'changed part':<36} {'layers':>6}  change of the weights",
         *(f"{kind.kind:<36} {kind.layers:>6,}  {_percent(kind.change)}" for kind in (*result.kinds, result.total)),
@@ -116,6 +119,13 @@ def _card(result: Inspection) -> str:
         *(f"warning: {_printable(text)}" for text in result.warnings),
     ]
     return "\n".join(lines)
+
+
+def _fit(result: Inspection) -> str:
+    if not result.unused:
+        return "yes, every layer is used"
+    part = "in part" if any(layer.name not in result.unused for layer in result.layers) else "no"
+    return f"{part}: {len(result.unused):,} layers are not used"
 
 
 def _percent(part: float | None) -> str:

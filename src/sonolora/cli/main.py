@@ -31,14 +31,15 @@ from sonolora.cli.server import keys_app, ledger, requests_app
 from sonolora.cli.streams import OutputFailedError, ReaderLeftError, guarded_streams
 from sonolora.cli.train import train_app
 from sonolora.core.cancellation import InterruptedRunError
+from sonolora.core.cuda_environment import configure_cuda
 from sonolora.core.errors import OUT_OF_MEMORY, InputError, SonoloraError
 from sonolora.core.threads import configure_threads
 from sonolora.planning.run_settings import RENAMED, option
 
 READER_LEFT = 141  # as a shell reports a program that SIGPIPE has ended
 _ORDER = (
-    *("check", "estimate", "train", "generate", "inspect", "merge", "base", "cache"),
-    *("serve", "keys", "requests", "ledger", "backup", "restore", "demo", "env", "selftest", "bench", "completion"),
+    *("demo", "base", "check", "estimate", "train", "generate", "inspect", "merge"),
+    *("serve", "keys", "requests", "ledger", "backup", "restore", "cache", "env", "selftest", "bench", "completion"),
 )
 
 
@@ -86,6 +87,7 @@ def _root(
 def main() -> None:
     """Entry point: errors that explain themselves become a message and an exit code."""
     configure_threads()
+    configure_cuda()
     enable_completion()
     try:
         with guarded_streams():

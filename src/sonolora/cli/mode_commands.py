@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from sonolora.cli.help_pages import add_command
-from sonolora.cli.request_options import idle_options, prompt_option, request_body, request_options
+from sonolora.cli.request_options import idle_options, preview_entries, preview_options, request_body, request_options
 from sonolora.cli.setting_options import Options
 from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
@@ -84,13 +84,15 @@ def _add_training_command(
     options: Options,
     run: Callable[[Mode, TrainRequest, dict[str, Any]], None],
 ) -> None:
-    prompt = {"prompt": (Annotated[list[str] | None, prompt_option(mode.request)], None)}
+    previews = preview_options(mode.request)
 
     def read_and_run(own: dict[str, Any], fields: dict[str, Any]) -> None:
-        data, file, prompts = own.pop("data"), own.pop("request"), own.pop("prompt") or []
-        run(mode, read_request(mode, request_body(fields, data, prompts, file)), own)
+        data, file = own.pop("data"), own.pop("request")
+        prompts, inputs, gaps = (own.pop(name, None) or [] for name in ("prompt", "preview_input", "preview_gap"))
+        entries = preview_entries(mode.request, prompts, inputs, gaps)
+        run(mode, read_request(mode, request_body(fields, data, entries, file)), own)
 
-    command = with_options({**_REQUEST, **prompt, **options}, mode.request, read_and_run)
+    command = with_options({**_REQUEST, **previews, **options}, mode.request, read_and_run)
     _add(app, mode, what, mode.request, command)
 
 
@@ -99,6 +101,16 @@ def read_request(mode: Mode, body: Mapping[str, Any]) -> TrainRequest:
     for line in unknown_fields(mode.request, body):
         print(f"warning: {line}", file=sys.stderr)
     return parse(mode.request, body)
+
+
+def refuse_missing_files(mode: Mode, request: TrainRequest) -> None:
+    """Raise `InputError` for paths where nothing is, before anything heavy is imported or a folder is made."""
+    from sonolora.data.fetch import refuse_missing
+
+    for spec in mode.previews(request):
+        if spec.address:
+            refuse_missing(spec.address, spec.field)
+    refuse_missing(request.training_data_url)
 
 
 def _add(app: typer.Typer, mode: Mode, what: str, model: type[Body], command: Callable[..., None]) -> None:

@@ -24,6 +24,10 @@ _OPTIONS: Options = {
         Annotated[bool, typer.Option("--proxy", help=f"Be an HTTPS proxy, too: --tls and --proxy-port {_PROXY_PORT}.")],
         False,
     ),
+    "examples": (
+        Annotated[bool, typer.Option("--examples", help="Print examples to paste for Python, JavaScript and curl.")],
+        False,
+    ),
     "accept_database": (
         Annotated[
             bool,
@@ -58,7 +62,7 @@ def _serve(own: dict[str, Any], _: dict[str, Any]) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     with droppable_output():  # the server continues when its terminal is gone
-        run_server(checked, accept_database=own["accept_database"])
+        run_server(checked, accept_database=own["accept_database"], with_examples=own["examples"])
 
 
 serve = with_options(_OPTIONS, Body, _serve)

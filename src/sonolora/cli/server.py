@@ -30,6 +30,8 @@ Folder = Annotated[
     typer.Option(metavar="DIR", help="The server's folder. [default: $SONOLORA_SERVER or the user's data folder]"),
 ]
 Id = Annotated[str, typer.Argument(metavar="ID", help="The id of a request, or its first characters.")]
+_SHOWN_ID = 8
+_LINE_COLUMNS = 160  # where the output is no terminal
 _TIMES = {"created", "started", "finished", "start_deadline", "time", "next_try", "estimated_end"}
 
 
@@ -76,7 +78,7 @@ def list_requests(
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many, the newest first.")] = 20,
     folder: Folder = None,
 ) -> None:
-    """List requests and their status."""
+    """List requests, one a line: the first characters of its id, when it was made, its mode, and its status."""
     from sonolora.server.folder_lock import is_served
     from sonolora.server.jobs.records import State
     from sonolora.server.settings import default_folder
@@ -87,8 +89,9 @@ def list_requests(
         requests = store.requests(state=State(state) if state else None, limit=limit)
         served = is_served(folder or default_folder())
     for request in requests:
-        line = f"{request.id}  {_when(request.created)}  {request.endpoint:<19}  {_standing(request, served)}"
-        print(line[: _width()])
+        # The first characters of an id are enough for every command here.
+        line = f"{request.id[:_SHOWN_ID]}  {_when(request.created)[:-3]}  {request.mode:<19}  "
+        print((line + _standing(request, served))[: _width()])
 
 
 def show_request(id: Id, folder: Folder = None) -> None:
@@ -216,9 +219,9 @@ def _with_times(record: Any) -> dict[str, Any]:
     return {name: _when(value) if name in _TIMES and value else value for name, value in fields.items()}
 
 
-def _width() -> int | None:
-    """Of the terminal; None for a file, a pipe or no output at all, where lines are not cut."""
-    return get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
+def _width() -> int:
+    """Of a line: that of the terminal, if there is one. All of an error is in `requests show`."""
+    return get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else _LINE_COLUMNS
 
 
 def _when(seconds: float) -> str:

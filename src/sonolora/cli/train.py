@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from sonolora.cli.help_pages import ModeGroup, make_group
-from sonolora.cli.mode_commands import add_training_commands, with_options
-from sonolora.cli.setting_options import RUN_SECTION, Options, override_options, setting_options, settings_in
+from sonolora.cli.mode_commands import add_training_commands, refuse_missing_files, with_options
+from sonolora.cli.run_options import run_options, run_settings
+from sonolora.cli.setting_options import Options, override_options
 from sonolora.cli.stop_signal import StopSignal
 from sonolora.cli.terminal import TerminalProgress
 from sonolora.core.errors import InputError
@@ -68,7 +69,7 @@ def _options(mode: Mode) -> Options:
     return {
         "out": (Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")], ...),
         "resume": (Annotated[Path | None, typer.Option(hidden=True, is_eager=True, callback=_refuse_resume)], None),
-        **setting_options(RunSettings, without=() if mode.video else ("v2a_video",), section=RUN_SECTION),
+        **run_options(mode),
     }
 
 
@@ -77,7 +78,8 @@ def _train(mode: Mode, request: TrainRequest, own: dict[str, Any]) -> None:
     from sonolora.runs.run_folder import refuse_taken
 
     refuse_taken(own["out"])
-    settings = RunSettings(**settings_in(RunSettings, own))
+    settings = run_settings(own)
+    refuse_missing_files(mode, request)
     from sonolora.runs.start import start
 
     with StopSignal().installed() as stop, TerminalProgress() as progress:

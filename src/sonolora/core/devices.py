@@ -9,6 +9,8 @@ import torch
 
 from sonolora.core.errors import SonoloraError
 
+_AMPERE = (8, 0)  # compute capability
+
 
 def resolve_device(name: str) -> torch.device:
     """`auto` is the first CUDA card, or the CPU. Raises `SonoloraError` for a device that is not present.
@@ -42,6 +44,16 @@ def has_own_memory(device: torch.device) -> bool:
     return device.type not in ("cpu", "meta", "mps")
 
 
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Whether a CUDA card computes in bfloat16 itself; those before Ampere emulate it, slower than float32."""
+    if not torch.cuda.is_available() or torch.version.hip:  # a card that is not here is taken to be a recent one
+        return True
+    return torch.cuda.get_device_capability(device) >= _AMPERE
+
+
 def compute_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on CUDA, float32 elsewhere; adapters and optimiser are float32 on every device."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+    """bfloat16 on CUDA, float32 elsewhere and on cards before Ampere; adapters and optimiser are float32 everywhere.
+
+    Not float16: the weights are published in bfloat16, whose range float16 does not have.
+    """
+    return torch.bfloat16 if device.type == "cuda" and has_native_bfloat16(device) else torch.float32

@@ -15,6 +15,9 @@ class Progress(Protocol):
     def advance(self, note: str = "", *, to: int | None = None) -> None:
         """One step is done, or all up to `to`."""
 
+    def remaining(self, seconds: float) -> None:
+        """About how long everything takes that comes after the current phase."""
+
     def message(self, text: str) -> None:
         """A line for people."""
 

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from sonolora.analysis.background import background
 from sonolora.analysis.compare import Fingerprint, fingerprint
 from sonolora.analysis.measure import Measured, measure
+from sonolora.analysis.trimming import lost_seconds
 from sonolora.core.errors import InputError, MediaError, first_few
 from sonolora.core.frames import Span
 from sonolora.data.checks.captions import caption_warnings
 from sonolora.data.checks.pairs import pair_warnings
 from sonolora.data.checks.previews import prompt_warnings, trained_input_warnings
 from sonolora.data.checks.sets import count_warnings, set_warnings, short_warnings
-from sonolora.data.checks.sounds import facts, sound_warnings
+from sonolora.data.checks.sounds import facts, sound_warnings, trimming_warnings
 from sonolora.data.checks.spans import conditioning_warnings, mask_warnings
 from sonolora.data.dataset_files import Files
 from sonolora.data.report import Report
@@ -257,7 +258,22 @@ class _Loader:
         if fitted.waveform is None:
             report.skipped(name, fitted.detail, too_short=True)
             return None, None
+        if fitted.how == "trimmed":
+            report.warn(name, *trimming_warnings(self._lost_seconds(name, window, decoded.seconds), decoded.seconds))
         return fitted, measured
+
+    def _lost_seconds(self, name: str, kept: Waveform, seconds: float) -> float:
+        """Of sound, that trimming a recording of `seconds` takes away; of long ones what is next to the kept part."""
+        rest, path = min(seconds - kept.seconds, _COMPARED_SECONDS), self.files.path(name)
+        try:
+            if self.mode.trim_beginning:
+                end = decode_audio(path, seconds=kept.seconds + rest, at_end=True).waveform
+                lost = replace(end, samples=end.samples[:, : -kept.samples.shape[1]])
+            else:
+                lost = decode_audio(path, start=kept.seconds, seconds=rest).waveform
+        except MediaError:  # damaged beyond the part that is used
+            return 0.0
+        return lost_seconds(kept, lost)
 
 
 def _level(fitted: Fitted, request: AudioRequest) -> Waveform:

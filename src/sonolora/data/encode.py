@@ -56,8 +56,11 @@ class Encoder:
         clips: Iterable[Clip],
         given: Sequence[tuple[ConditioningInput, str]],
         advance: Callable[[str], None],
+        other_texts: Sequence[str] = (),
     ) -> tuple[Prepared, list[Clip]]:
         """Encode training clips as they come, and the inputs of previews with their negative prompts.
+
+        `other_texts` go to the cache with the others, so that the text encoder is read once for all.
 
         Also returns the clips without their frames, which would not fit in memory together.
         """
@@ -69,6 +72,7 @@ class Encoder:
             light.append(replace(clip, frames=None))
         seen = [self._encode(one.clip, learn=False) for one, _ in given]
         texts = [clip.caption for clip in light]
+        texts += other_texts
         for one, negative in given:
             texts += [one.clip.caption, negative]
         contexts = self.encode_texts(texts, advance)

@@ -94,8 +94,7 @@ def fetch(
                 "file_download_error",
             )
         return known
-    scheme = re.match(r"([a-z][a-z0-9+.-]*)://|(data):", source, re.IGNORECASE)
-    match (scheme[1] or scheme[2]).lower() if scheme else "":
+    match _scheme(source):
         case "":
             return _local(source, field, sources)
         case "http" | "https":
@@ -111,6 +110,12 @@ def fetch(
             )
 
 
+def refuse_missing(source: str, field: str = "training_data_url") -> None:
+    """Raise `InputError` for a path of this machine where nothing is; costs nothing, and lets addresses pass."""
+    if not _scheme(source.strip()):
+        _local(source.strip(), field, ANYWHERE)
+
+
 def without_secrets(source: str) -> str:
     """An address to show: a URL without user, password, query and fragment; a data: URI without its data."""
     if source.lower().startswith("data:"):
@@ -120,6 +125,12 @@ def without_secrets(source: str) -> str:
     except AddressError:
         return "" if "://" in source else source
     return str(url.copy_with(username=None, password=None, query=None, fragment=None))
+
+
+def _scheme(source: str) -> str:
+    """Such as `https` or `data`, in lower case; empty for a path."""
+    found = re.match(r"([a-z][a-z0-9+.-]*)://|(data):", source, re.IGNORECASE)
+    return (found[1] or found[2]).lower() if found else ""
 
 
 def _local(source: str, field: str, sources: Sources) -> Path:

@@ -71,12 +71,14 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """`summary`: number of files by status and of warnings; `warnings`: of the dataset; `held_out`: names of the
-        clips that are not trained on, and a sentence; `files`: sorted by name. `base`, if it is known.
+        clips that are not trained on, and a sentence; `files`: sorted by name; `too_short`: names of the files that
+        are skipped for their length alone; `base`, if it is known.
         """
         return {
             **({"base": dict(self.base)} if self.base else {}),
             "summary": self._summary(),
             "warnings": list(self._dataset_warnings),
+            "too_short": sorted(self.too_short),
             "held_out": {"clips": list(self.held_out), "note": self.held_out_note},
             "files": [
                 asdict(replace(entry, warnings=self._kept_warnings(entry), facts=self._facts.get(name, {})))

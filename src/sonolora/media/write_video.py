@@ -48,7 +48,7 @@ def write_video(path: Path, frames: NDArray[np.uint8], frame_rate: float, wavefo
         picture = container.add_stream(picture_codec, rate, options, width=width, height=height, pix_fmt=pixels)
         assert isinstance(picture, VideoStream)
         if waveform is not None:
-            _write_sound(container, sound_codec, to_stereo(waveform))
+            write_sound(container, sound_codec, to_stereo(waveform))
         for index, pixels_of_frame in enumerate(frames):
             rgb = av.VideoFrame.from_ndarray(pixels_of_frame)
             frame = rgb.reformat(format=pixels, dst_colorspace=matrix)
@@ -57,7 +57,8 @@ def write_video(path: Path, frames: NDArray[np.uint8], frame_rate: float, wavefo
         container.mux(picture.encode(None))
 
 
-def _write_sound(container: OutputContainer, codec: str, stereo: Waveform) -> None:
+def write_sound(container: OutputContainer, codec: str, stereo: Waveform) -> None:
+    """Add a track with all of a stereo sound; every other stream must have been added before."""
     rates = av.Codec(codec, "w").audio_rates
     if rates and stereo.sample_rate not in rates:
         stereo = resample(stereo, _COMMON_RATE)

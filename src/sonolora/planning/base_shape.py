@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,8 +22,8 @@ from sonolora.core.tensor_file import TensorInfo
 from sonolora.ltx.codec.audio_codec import AudioCodec, build_log_mel, build_vae, build_vocoder
 from sonolora.ltx.codec.video_encoder import VideoEncoder
 from sonolora.ltx.memory.block_offload import DEVICE_SLOTS
-from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy, place_weight
-from sonolora.ltx.model.transformer import PREFIX, Transformer
+from sonolora.ltx.memory.weight_policy import PLAIN, TABLE, WeightPolicy, place_weight
+from sonolora.ltx.model.transformer import PREFIX, Transformer, join_layers
 from sonolora.ltx.text.text_encoder import PUBLISHED_TOKENS, TextEncoder, Tokenizer, load_tokenizer
 from sonolora.ltx.text.text_projector import empty_projectors
 from sonolora.ltx.weights.base import Base, find_base
@@ -118,23 +118,16 @@ class BaseShape:
         self, dtype: torch.dtype, *, video: bool, one_way: bool = False, policy: WeightPolicy = PLAIN
     ) -> int:
         """Device memory of the frozen `Transformer` in this form."""
-        outer, block = self._transformer_parts(dtype, video, one_way, policy)
-        return outer + block * (DEVICE_SLOTS if policy.offloaded else self.transformer_config.layers)
+        outer, block, tables = _transformer_parts(self, dtype, video, one_way, policy)
+        layers = self.transformer_config.layers
+        return outer + tables * layers + block * (DEVICE_SLOTS if policy.offloaded else layers)
 
     def offloaded_bytes(
         self, dtype: torch.dtype, *, video: bool, one_way: bool = False, policy: WeightPolicy = PLAIN
     ) -> int:
         """Host memory of its offloaded blocks."""
-        _, block = self._transformer_parts(dtype, video, one_way, policy)
+        _, block, _ = _transformer_parts(self, dtype, video, one_way, policy)
         return block * self.transformer_config.layers if policy.offloaded else 0
-
-    def _transformer_parts(
-        self, dtype: torch.dtype, video: bool, one_way: bool, policy: WeightPolicy
-    ) -> tuple[int, int]:
-        """Bytes outside the blocks, and of one block; all blocks are alike."""
-        model = self.transformer(1, dtype, video=video, one_way=one_way, policy=policy)
-        block = _size(model.transformer_blocks)
-        return _size(model) - block, block
 
     def context_bytes(self, dtype: torch.dtype, *, video: bool) -> int:
         """Memory of a text's context, for the audio stream and with `video` for both."""
@@ -169,9 +162,11 @@ class BaseShape:
             model = Transformer(replace(self.transformer_config, layers=layers), video=video, one_way=one_way)
         resident = replace(policy, offloaded=False)
         model.gradient_checkpointing = policy.uses_gradient_checkpointing
-        return self._as_loaded(
+        model = self._as_loaded(
             model, lambda name: PREFIX + name, dtype, lambda name, tensor: place_weight(model, name, tensor, resident)
         )
+        join_layers(model)
+        return model
 
     @cached_property
     def codec(self) -> AudioCodec:
@@ -215,6 +210,17 @@ class BaseShape:
                 state[name] = placed
         module.load_state_dict(state, strict=True, assign=True)
         return module.requires_grad_(False).eval()
+
+
+@lru_cache
+def _transformer_parts(
+    shape: BaseShape, dtype: torch.dtype, video: bool, one_way: bool, policy: WeightPolicy
+) -> tuple[int, int, int]:
+    """Bytes outside the blocks, of one block (all are alike), and of its tables, which are never offloaded."""
+    model = shape.transformer(1, dtype, video=video, one_way=one_way, policy=policy)
+    block = _size(model.transformer_blocks)
+    tables = sum(one.nbytes for name, one in model.transformer_blocks.named_parameters() if TABLE in name)
+    return _size(model) - block, block - tables, tables
 
 
 def _size(module: nn.Module) -> int:

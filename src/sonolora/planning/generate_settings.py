@@ -32,6 +32,7 @@ class GenerateSettings:
     device: str = same_setting(RunSettings, "device")
     weights: str = same_setting(RunSettings, "weights")
     block_offload: bool = same_setting(RunSettings, "block_offload")
+    deterministic: bool = same_setting(RunSettings, "deterministic")
     v2a_video: str | None = setting(
         None,
         "Attention from video to audio; by default as the LoRA was trained, or joint",

@@ -85,13 +85,13 @@ class _Search:
 
     def error(self, problem: str) -> SonoloraError:
         """The problem, and what to do: one change, else two options, else several changes together."""
-        recomputed, quantised, both = _smaller_settings(self.settings)
-        every = [self.settings, *recomputed, *quantised, *both]
+        recomputed, quantised, offloaded, both = _smaller_settings(self.settings)
+        every = [self.settings, *recomputed, *quantised, *offloaded, *both]
         smallest, changes = self.smallest_request()
         if all(self.count(smallest, settings).peak > self.available for settings in (every[-1], *self.one_way)):
             return self.nothing_fits(problem, every[-1])
         fewer = [replace(self.settings, batch_size=size) for size in range(self.settings.batch_size - 1, 0, -1)]
-        kinds = (recomputed, fewer, quantised, self.one_way)  # the least harmful first
+        kinds = (recomputed, fewer, quantised, offloaded, self.one_way)
         options = [self.options(settings) for kind in kinds if (settings := self.first(kind, self.request))]
         fields = self.fields()
         if fields or options:
@@ -171,22 +171,21 @@ class _Search:
         return " ".join(words)
 
 
-def _smaller_settings(settings: RunSettings) -> tuple[list[RunSettings], list[RunSettings], list[RunSettings]]:
-    """Settings that need less memory, the least harmful first: with gradient checkpointing or block offload, which
-    change no number; with quantised weights; with both. Without fp8, which needs as much as int8 and is less exact.
+def _smaller_settings(settings: RunSettings) -> tuple[list[RunSettings], ...]:
+    """Settings that need less memory, by the time that they cost: with gradient checkpointing, a forward pass more;
+    with quantised weights, which are dequantised at each use; with block offload, where all weights cross the bus twice
+    a step; with two of them. Without fp8, which needs as much as int8 and is less exact.
     """
-    recomputing: list[dict[str, Any]] = [{"gradient_checkpointing": True}, {"block_offload": True}]
-    if settings.block_offload:
+    recomputing: list[dict[str, Any]] = [{"gradient_checkpointing": True}]
+    offloading: list[dict[str, Any]] = [{"block_offload": True}]
+    if settings.block_offload or settings.gradient_checkpointing:
         recomputing = []
-    elif settings.gradient_checkpointing:
-        recomputing = recomputing[1:]
-    if settings.cuda_graph or settings.compile:  # neither works with offloaded blocks
-        recomputing = [changes for changes in recomputing if "block_offload" not in changes]
-    coarser = [weights for weights in WEIGHTS[WEIGHTS.index(settings.weights) + 1 :] if weights != "fp8"]
-    return (
-        [replace(settings, **changes) for changes in recomputing],
-        [replace(settings, weights=weights) for weights in coarser],
-        [replace(settings, weights=weights, **changes) for weights in coarser for changes in recomputing],
+    if settings.block_offload or settings.cuda_graph or settings.compile:  # neither works with offloaded blocks
+        offloading = []
+    coarser = [{"weights": weights} for weights in WEIGHTS[WEIGHTS.index(settings.weights) + 1 :] if weights != "fp8"]
+    both = [one | other for kind in (recomputing, offloading) for one in coarser for other in kind]
+    return tuple(
+        [replace(settings, **changes) for changes in kind] for kind in (recomputing, coarser, offloading, both)
     )
 
 

@@ -29,6 +29,8 @@ class device_kernels(TorchFunctionMode):  # noqa: N801 - used like a function, i
             return self._attention(*args, **kwargs)
         if func is F.rms_norm and self._cuda and args[0].is_meta:
             return _fused_rms_norm(*args, **kwargs)
+        if func is torch.ops.aten._fused_rms_norm and self._cuda and args[0].is_meta:
+            return _fused_rms_norm_forward(*args)
         return func(*args, **kwargs)
 
     def _attention(
@@ -69,14 +71,18 @@ def _fused_rms_norm(x: Tensor, shape: Any, weight: Tensor | None = None, eps: fl
     return _FusedRMSNorm.apply(x, weight)  # type: ignore[no-any-return,no-untyped-call]
 
 
+def _fused_rms_norm_forward(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+
+
 class _FusedRMSNorm(torch.autograd.Function):
     """What the fused kernel allocates and saves, without the numbers. The weight is frozen."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor | None) -> Tensor:
-        inverse = x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+        normed, inverse = _fused_rms_norm_forward(x)
         context.save_for_backward(x, weight, inverse)
-        return torch.empty_like(x)
+        return normed
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004

@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 KEEP = KEEP_LAST, KEEP_BEST = "last", "best"
 V2A_VIDEO = JOINT, FROZEN_CACHED = "joint", "frozen-cached"
 RENAMED = {"stream_blocks": "block_offload"}  # settings of earlier versions, by the name that they have now
-_STEP_OPTIONS = ("weights", "gradient_checkpointing", "block_offload", "v2a_video", "cuda_graph", "compile")
+_STEP_OPTIONS = (
+    "weights",
+    "gradient_checkpointing",
+    "block_offload",
+    "v2a_video",
+    "deterministic",
+    "cuda_graph",
+    "compile",
+)
 COMPILERS = (os.environ.get("CXX", "g++"), "clang++", "cl")
 
 
@@ -76,7 +84,13 @@ class RunSettings:
     patience: int = setting(3, "Evaluations without a lower held-out loss before --stop-early ends the run", minimum=1)
     checkpoint_every: int = setting(250, "Steps between checkpoints", minimum=1)
     preview_every: int = setting(500, "Steps between previews", minimum=1)
+    own_previews: int = setting(
+        0, "Previews of the run's own clips where the request has none, held-out ones first", minimum=0, maximum=2
+    )
     keep_checkpoints: int = setting(2, "Checkpoints to keep", minimum=1)
+    deterministic: bool = setting(
+        False, "On a GPU: bit-identical results from equal seeds, also of resumed runs; some operations get slower"
+    )
     cuda_graph: bool = setting(False, "Capture a step as a CUDA graph and replay it (experimental)")
     compile: bool = setting(False, "Compile the transformer blocks: slow first minute, faster steps (experimental)")
 

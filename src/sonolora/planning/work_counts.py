@@ -122,10 +122,15 @@ def make_example(
     )
 
 
-@lru_cache
 def step_bytes(shape: BaseShape, step: Step, device_type: str) -> StepBytes:
     """Memory of every step after the first."""
+    # Without the weights it does not matter where they wait; only that offloaded blocks are computed again.
+    policy = replace(step.policy, gradient_checkpointing=step.policy.uses_gradient_checkpointing, offloaded=False)
+    return _step_bytes(shape, replace(step, policy=policy), device_type)
 
+
+@lru_cache
+def _step_bytes(shape: BaseShape, step: Step, device_type: str) -> StepBytes:
     def with_layers(layers: int) -> tuple[int, ...]:
         model = _model(shape, layers, step.tokens, device_type, step.policy)
         with device_kernels(device_type), Allocations(META.type) as live:

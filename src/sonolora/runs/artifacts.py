@@ -32,6 +32,7 @@ REPORT_PAGE = "report.html"
 REPORT_MEDIA = "report"  # the folder of the page's sounds, videos and pictures
 METRICS = "metrics.jsonl"
 PREVIEWS = "previews"
+PREVIEW_SOURCES = "previews/sources.json"  # what each is made from and compared with
 RECORD = "run.json"
 PREPARED = "prepared.safetensors"  # what training needs of the data
 START_AGAIN = "This run cannot continue: start it again in another folder"
@@ -59,6 +60,11 @@ class Preview:
     def picture(self) -> str:
         """The artifact with its waveform and spectrogram."""
         return f"{PREVIEWS}/step-{self.step:06d}-{self.number}.png"
+
+    @property
+    def film(self) -> str:
+        """The artifact with the film and this sound, of previews that are made for one."""
+        return f"{PREVIEWS}/step-{self.step:06d}-{self.number}.mp4"
 
 
 class RunDeletedError(SonoloraError):
@@ -145,7 +151,7 @@ class RunArtifacts:
     def is_finished(self) -> bool:
         """Whether nothing is left to do: trained, evaluated at the last step, and all written. Raises as `record`."""
         request = self.record().request
-        outputs = [LORA, *([PREVIEW] if request.get("validation") else [])]
+        outputs = [LORA, *([PREVIEW] if request.get("validation") or PREVIEW_SOURCES in self else [])]
         evaluated = {line["step"] for line in self.metrics() if "train_eval_loss" in line}
         evaluation = self.evaluation() or {}
         last = evaluation.get("step") if evaluation.get("stopped_early") else request.get("number_of_steps")

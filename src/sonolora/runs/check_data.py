@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from sonolora.core.atomic_files import make_folder
-from sonolora.core.devices import resolve_device
 from sonolora.core.errors import InputError
 from sonolora.core.progress import Progress
 from sonolora.data.clips import Clip, load_clips
 from sonolora.data.conditioning_inputs import load_conditioning_input
 from sonolora.data.dataset import fetch_preview_inputs, open_dataset
 from sonolora.data.report import Report
-from sonolora.ltx.codec.audio_codec import load_audio_codec
+from sonolora.ltx.codec.codec_rates import codec_rates
 from sonolora.ltx.text.text_encoder import load_tokenizer
 from sonolora.ltx.weights.base import Base
 from sonolora.modes.mode import Mode
@@ -39,7 +38,7 @@ class Checked:
 
 def check(mode: Mode, request: TrainRequest, base: Base, folder: Path, progress: Progress) -> Checked:
     """Read and fit everything; write the report into the folder."""
-    codec = load_audio_codec(base.checkpoint, device=resolve_device("cpu"))
+    rates = codec_rates(base.checkpoint)
     report = Report()
     clips: list[Clip] = []
     shown: list[ShownClip] = []
@@ -49,13 +48,13 @@ def check(mode: Mode, request: TrainRequest, base: Base, folder: Path, progress:
     with tempfile.TemporaryDirectory() as scratch:
         try:
             for spec in mode.previews(request):
-                load_conditioning_input(spec, codec.sample_rate, codec.output_sample_rate, Path(scratch))
+                load_conditioning_input(spec, *rates, Path(scratch))
             progress.phase("fetching the data", None)
             files = open_dataset(request.training_data_url, Path(scratch))
             progress.phase("reading the clips", len(files.names))
             tokenizer = load_tokenizer(base.checkpoint, base.text_encoder)
             inputs = fetch_preview_inputs(mode.previews(request), Path(scratch))
-            loaded = load_clips(mode, request, files, codec.sample_rate, tokenizer, report, progress.advance, inputs)
+            loaded = load_clips(mode, request, files, rates[0], tokenizer, report, progress.advance, inputs)
             clips = [replace(clip, frames=None) for clip in clips_for_page(artifacts, loaded, shown)]
         except InputError as fault:
             error = fault

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sonolora.analysis.likeness import descriptions, energy_distance
-from sonolora.analysis.spectrogram import draw_mels
+from sonolora.analysis.pictures import Row, draw_sounds
 from sonolora.core.atomic_files import atomic_write, make_folder
 from sonolora.core.progress import Progress
 from sonolora.media.audio import Waveform, decode_audio
@@ -26,7 +26,7 @@ from sonolora.modes.t2a import T2A
 from sonolora.planning.run_settings import RunSettings
 from sonolora.runs.artifacts import RunArtifacts
 from sonolora.runs.start import start
-from sonolora.sampling.preview import joined
+from sonolora.sampling.preview import joined, joints
 
 CLIPS = 16
 PROMPTS = ("a shrill plasma gun fires three shots", "a deep plasma gun fires two shots")
@@ -130,10 +130,12 @@ def _compare(folder: Path, run: Path, lora: Path) -> Demo:
     titles = {
         "before": "before: the base alone",
         "after": "after: with the LoRA",
-        "real": "the real thing: clips that the LoRA was not trained on",
+        "real": "real clips that it was not trained on",
     }
     picture = folder / "comparison.png"
-    draw_mels(picture, {titles[name]: waveform for name, waveform in sounds.items()})
+    borders = tuple(joints(real))
+    rows = [Row(titles[name], waveform, borders=borders) for name, waveform in sounds.items()]
+    draw_sounds(picture, rows, " | ".join(PROMPTS))
     true = descriptions([waveform for waveform, caption in new if caption in PROMPTS])
     distances = [energy_distance(descriptions(made), true) for made in (before, after)]
     return Demo(run, lora, 1 - distances[1] / distances[0], picture)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from sonolora.core.tensor_file import save_tensors
 from sonolora.data.prepared import Prepared
-from sonolora.ltx.lora.adapters import Adapters, lora_tensors, rounded_to_bf16
+from sonolora.ltx.lora.adapters import lora_tensors, rounded_to_bf16
+from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.planning.run_settings import KEEP_BEST
 from sonolora.runs.artifacts import BEST, EVALUATION

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 
 from sonolora.conditioning import distinct_tensors, move_examples
+from sonolora.core.cuda_environment import pinned_bytes
 from sonolora.core.errors import InputError
 from sonolora.core.progress import Progress
 from sonolora.data.prepared import Prepared
@@ -50,7 +51,7 @@ def example_device(run: Run, device: torch.device, sizes: Sequence[int], field: 
         needs = count_needs(BaseShape.of(run.base), run.mode, run.request, run.settings, device)
         if needs.peak + sum(sizes) <= available_bytes(device):
             return device
-        sizes = [1 << (size - 1).bit_length() for size in sizes]  # torch pins memory in powers of two
+        sizes = [pinned_bytes(size) for size in sizes]
     if sum(sizes) > (free := available_bytes(CPU)):
         raise InputError.of(
             field,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sonolora.analysis.spectrogram import draw_waveform_and_mel
+from sonolora.core.determinism import deterministic
 from sonolora.core.devices import resolve_device
 from sonolora.core.errors import InputError
 from sonolora.core.progress import Progress
@@ -47,6 +48,7 @@ from sonolora.runs.generation_clips import (
     region_input,
 )
 from sonolora.runs.loaded_networks import Networks
+from sonolora.runs.start_up import announce
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.paste_kept import paste_passage
 from sonolora.sampling.preview import render_continued, render_windows
@@ -72,6 +74,20 @@ def generate(
     Raises `InputError` for input that cannot be used, `SonoloraError` for a LoRA that does not fit.
     """
     networks = networks or Networks(find_base(settings.base), resolve_device(settings.device))
+    announce(networks.device, progress, deterministic=settings.deterministic)
+    with deterministic(settings.deterministic):
+        _generate(mode, body, settings, out, progress, sources, networks)
+
+
+def _generate(
+    mode: Mode,
+    body: Mapping[str, Any],
+    settings: GenerateSettings,
+    out: Path,
+    progress: Progress,
+    sources: Sources,
+    networks: Networks,
+) -> None:
     base, device, dtype = networks.base, networks.device, networks.dtype
     lora = open_lora(settings.lora) if settings.lora else None
     metadata = lora.metadata if lora is not None and lora.metadata.get("mode") == mode.name else {}

@@ -6,6 +6,7 @@ and the debug archive if the request wants one.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,10 +25,12 @@ from sonolora.data.prepared import Prepared
 from sonolora.data.report import Report
 from sonolora.ltx.text.text_encoder import load_tokenizer
 from sonolora.ltx.weights.stored_tensor import stored_precision
+from sonolora.modes.negative_prompts import resolve_negative_prompt
 from sonolora.modes.request import TrainRequest
 from sonolora.runs.artifacts import DEBUG_ARCHIVE, REPORT
 from sonolora.runs.debug_archive import write_debug_archive
 from sonolora.runs.loaded_networks import Networks
+from sonolora.runs.preview_sources import own_previews, put_request_sources, put_sources
 from sonolora.runs.report_html import ShownClip
 from sonolora.runs.report_page import clips_for_page, write_report
 from sonolora.runs.run import Run
@@ -56,6 +59,24 @@ def prepare(run: Run, networks: Networks, sources: Sources, progress: Progress, 
             ),
         )
     return prepared.split(split)
+
+
+def _add_own_previews(
+    run: Run, prepared: Prepared, clips: list[Clip], split: Split, encoder: Encoder, negative: str
+) -> Prepared:
+    """The same data with previews of the run's clips, where the request has none and the settings want some."""
+    contexts = encoder.encode_texts([negative], lambda note: None)  # noqa: ARG005 - it is in the cache
+    items, sources = own_previews(
+        prepared,
+        clips,
+        split,
+        contexts[negative].audio,
+        count=run.settings.own_previews,
+        max_seconds=run.request.preview_seconds,
+        output_sample_rate=encoder.codec.output_sample_rate,
+    )
+    put_sources(run.artifacts, sources)
+    return replace(prepared, previews=tuple(items))
 
 
 def describe_clips(clips: int, request: TrainRequest) -> str:
@@ -102,8 +123,16 @@ def _read_and_encode(
             run.mode, run.request, files, sample_rate, tokenizer, report, step_done, sources_of_previews
         )
         texts = partial(step_done, to=len(files.names))  # they come after the clips
-        prepared, clips = encoder.prepare(clips_for_page(run.artifacts, loaded, shown), inputs, texts)
+        negative = resolve_negative_prompt(run.request.validation_negative_prompt)
+        own = bool(run.settings.own_previews) and not inputs
+        prepared, clips = encoder.prepare(
+            clips_for_page(run.artifacts, loaded, shown), inputs, texts, [negative] if own else []
+        )
         split = split_clips(clips, run.settings.held_out)
+        if own:
+            prepared = _add_own_previews(run, prepared, clips, split, encoder, negative)
+        elif inputs:
+            put_sources(run.artifacts, put_request_sources(run.artifacts, [given for given, _ in inputs]))
         report.held_out, report.held_out_note = tuple(clips[index].name for index in split.held_out), split.note
     finally:
         write_report(run.artifacts, report, shown, run.mode)

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from sonolora import __version__
 from sonolora.core.atomic_files import remove_half_written
 from sonolora.core.cancellation import CancelToken, never
+from sonolora.core.determinism import deterministic
 from sonolora.core.errors import CheckpointError, DamagedFileError, InputError, SonoloraError
 from sonolora.core.progress import Progress
 from sonolora.data.prepared import Prepared
@@ -25,6 +26,7 @@ from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.run import Run
 from sonolora.runs.run_folder import exclusive_use
 from sonolora.runs.run_record import RunRecord
+from sonolora.runs.start_up import announce
 from sonolora.runs.train import train
 
 
@@ -47,7 +49,8 @@ def resume(
     networks = networks or Networks.of(settings)
     if networks.base.fingerprint != record.base_fingerprint:
         raise CheckpointError(f"this run was started with another base than {networks.base.name}")
-    with exclusive_use(folder):
+    announce(networks.device, progress, deterministic=settings.deterministic)
+    with exclusive_use(folder), deterministic(settings.deterministic):
         remove_half_written(folder)
         run = Run(mode, _request(record, artifacts), settings, networks.base, record, artifacts)
         try:

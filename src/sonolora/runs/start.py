@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sonolora.core.cancellation import CancelToken, InterruptedRunError, StopRequestedError, never
+from sonolora.core.determinism import deterministic
 from sonolora.core.progress import Progress
 from sonolora.data.fetch import ANYWHERE, Sources
 from sonolora.ltx.weights.stored_tensor import precision_note, stored_precision
@@ -21,6 +22,7 @@ from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.prepare import prepare
 from sonolora.runs.run import Run
 from sonolora.runs.run_folder import exclusive_use, make_run_folder, remove_scratch
+from sonolora.runs.start_up import announce
 from sonolora.runs.train import train
 
 
@@ -44,6 +46,21 @@ def start(
     """
     settings.check_mode(mode)
     networks = networks or Networks.of(settings)
+    with deterministic(settings.deterministic):
+        return _start(mode, request, settings, folder, progress, should_stop, sources, networks)
+
+
+def _start(
+    mode: Mode,
+    request: TrainRequest,
+    settings: RunSettings,
+    folder: Path,
+    progress: Progress,
+    should_stop: Callable[[], bool],
+    sources: Sources,
+    networks: Networks,
+) -> Path:
+    announce(networks.device, progress, deterministic=settings.deterministic)
     if warning := check_fit(mode, request, settings, networks.base, networks.device):
         progress.warning(warning)
     precision = stored_precision(networks.base.checkpoint.tensors)

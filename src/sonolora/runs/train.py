@@ -207,6 +207,7 @@ class _TrainingLoop:
             learning_rate=self.trainer.config.learning_rate_at(step - 1),
             steps_per_second=round((step - since_step) / max(time.monotonic() - since_time, 1e-9), 2),
         )
+        self.progress.remaining(self.evaluator.seconds_to_come(step))
         self.progress.advance(f"loss {loss:.3f}", to=step)
 
 

@@ -108,3 +108,12 @@ def joined(waveforms: Sequence[Waveform]) -> Waveform:
     pause = np.zeros((waveforms[0].channels, round(PAUSE_SECONDS * sample_rate)), np.float32)
     parts = [part for waveform in waveforms for part in (waveform.samples, pause)][:-1]
     return Waveform(np.concatenate(parts, axis=1), sample_rate)
+
+
+def joints(waveforms: Sequence[Waveform]) -> list[float]:
+    """Seconds of `joined` at which, in the middle of a pause, one waveform is over and the next begins."""
+    places, seconds = [], 0.0
+    for waveform in waveforms[:-1]:
+        seconds += waveform.seconds + PAUSE_SECONDS
+        places.append(seconds - PAUSE_SECONDS / 2)
+    return places

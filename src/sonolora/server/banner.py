@@ -15,10 +15,17 @@ from sonolora.server.settings import EMBEDDED_BASE, ServerSettings
 _NO_KEY = "YOUR_KEY"
 
 
-def banner(settings: ServerSettings, first_key: str | None, keys: int, ticket: str | None = None) -> str:
+def banner(
+    settings: ServerSettings,
+    first_key: str | None,
+    keys: int,
+    ticket: str | None = None,
+    *,
+    with_examples: bool = False,
+) -> str:
     """`keys` is how many are valid; only their hashes are known, so they cannot be shown again.
 
-    `ticket` begins one session in a browser without a key.
+    `ticket` begins one session in a browser without a key. Page and key come last, where the eye is.
     """
     address, key = own_address(settings), first_key or _NO_KEY
     host = urlsplit(address).hostname or settings.host
@@ -28,6 +35,16 @@ def banner(settings: ServerSettings, first_key: str | None, keys: int, ticket: s
         lines.append(f"https:  https://{host}:{settings.tls_port}")
     if settings.proxy_port is not None:
         lines.append(f"proxy:  http://{host}:{settings.proxy_port}")
+    lines.append(f"folder: {settings.folder}")
+    if settings.base == EMBEDDED_BASE:
+        lines += [
+            f"base:   {settings.base}, a small model for trying things out; its LoRAs do not fit LTX-2.3.",
+            "        For the real model see --base and docs/base-models.md",
+        ]
+    if with_examples:
+        lines += _examples(settings, address, key, host)
+    else:
+        lines.append("examples for Python, JavaScript and curl: sonolora serve --examples, or docs/server.md")
     if ticket is not None:
         lines += [f"page:   {address}/?ticket={ticket}", "        logs one browser in, once and within an hour"]
     else:
@@ -36,12 +53,11 @@ def banner(settings: ServerSettings, first_key: str | None, keys: int, ticket: s
         lines += [f"key:    {first_key}", "        shown this once; make others with: sonolora keys add NAME"]
     else:
         lines.append(f"keys:   {keys}; see sonolora keys list, and sonolora keys add NAME for another")
-    lines.append(f"folder: {settings.folder}")
-    if settings.base == EMBEDDED_BASE:
-        lines += [
-            f"base:   {settings.base}, a small model for trying things out; its LoRAs do not fit LTX-2.3.",
-            "        For the real model see --base and docs/base-models.md",
-        ]
+    return "\n".join(lines) + "\n"
+
+
+def _examples(settings: ServerSettings, address: str, key: str, host: str) -> list[str]:
+    """Lines to paste, for each client."""
     bundle = settings.folder / "tls" / "bundle.pem"
     blocks = []
     if settings.proxy_port is not None:
@@ -57,6 +73,5 @@ def banner(settings: ServerSettings, first_key: str | None, keys: int, ticket: s
         ("JavaScript (node): save as train.mjs; npm install @fal-ai/client", examples.javascript(address, key)),
         ("curl", examples.curl(address, key)),
     ]
-    for title, text in blocks:
-        lines += ["", f"# {title}", text.rstrip()]  # not indented: Python would reject it
-    return "\n".join(lines) + "\n"
+    # Not indented: Python would reject it.
+    return [line for title, text in blocks for line in ("", f"# {title}", text.rstrip())] + [""]

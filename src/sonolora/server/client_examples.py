@@ -80,18 +80,20 @@ console.log(result.data.lora_file.url);
 
 
 def curl(address: str, key: str) -> str:
-    """Without a client: upload, submit, wait, show the result, download the LoRA."""
+    """Without a client: upload, submit, wait, show the result, download the LoRA. Stops at the first failure."""
     return f"""\
 export FAL_KEY={key}
-data=$(curl -sS {address}/files/upload -X POST -T clips.zip \\
+( set -e -o pipefail
+data=$(curl -fsS {address}/files/upload -X POST -T clips.zip \\
   -H "Authorization: Key $FAL_KEY" -H "Content-Type: application/zip" -H "X-Fal-File-Name: clips.zip" |
   sed -E 's/.*"access_url":"([^"]*)".*/\\1/')
-request=$(curl -sS {address}/{ENDPOINT} \\
+request=$(curl -fsS {address}/{ENDPOINT} \\
   -H "Authorization: Key $FAL_KEY" -H "Content-Type: application/json" \\
   -d '{{"training_data_url": "'$data'", "number_of_steps": 100}}' |
   sed -E 's/.*"response_url":"([^"]*)".*/\\1/')
 echo "$request"
-while curl -sS "$request/status" -H "Authorization: Key $FAL_KEY" | grep -qE 'IN_(QUEUE|PROGRESS)'; do sleep 2; done
-curl -sS "$request" -H "Authorization: Key $FAL_KEY" -w '\\n' | tee result.json
-curl -sS -O "$(sed -E 's/.*"lora_file":[{{]"url":"([^"]*)".*/\\1/' result.json)"
+while curl -fsS "$request/status" -H "Authorization: Key $FAL_KEY" | grep -qE 'IN_(QUEUE|PROGRESS)'; do sleep 2; done
+curl --fail-with-body -sS "$request" -H "Authorization: Key $FAL_KEY" -w '\\n' | tee result.json
+curl -fsS -O "$(sed -E 's/.*"lora_file":[{{]"url":"([^"]*)".*/\\1/' result.json)"
+)
 """

@@ -54,10 +54,11 @@ _OPEN_FILES = 65536
 logger = logging.getLogger(__name__)
 
 
-def serve(settings: ServerSettings, *, accept_database: bool = False) -> None:
+def serve(settings: ServerSettings, *, accept_database: bool = False, with_examples: bool = False) -> None:
     """Run until a signal. Raises `SonoloraError` when it cannot start or is ended at once, by a second signal.
 
-    `accept_database`: start also with a new or another database than the one that belongs to the folder.
+    `accept_database`: start also with a new or another database than the one that belongs to the folder;
+    `with_examples`: print examples for clients, too.
     """
     if sys.platform == "win32":
         raise SonoloraError("the server does not run on Windows; run it in WSL")
@@ -79,7 +80,7 @@ def serve(settings: ServerSettings, *, accept_database: bool = False) -> None:
             _check_writable(folder)
         _check_base(settings.base)
         try:
-            uvloop.run(_serve(settings, database))
+            uvloop.run(_serve(settings, database, with_examples))
         except KeyboardInterrupt:
             raise SonoloraError("stopped at once; the workers save what they can by themselves") from None
         database.note_identity()
@@ -120,7 +121,7 @@ def _valid_keys(keys: Keys) -> int:
     return sum(key.revoked is None for key in keys.all())
 
 
-async def _serve(settings: ServerSettings, database: Database) -> None:
+async def _serve(settings: ServerSettings, database: Database, with_examples: bool) -> None:
     stop = _stop_signal()
     notifier, health = Notifier(), Health()
     retrying = Retrying(health)
@@ -182,7 +183,7 @@ async def _serve(settings: ServerSettings, database: Database) -> None:
             )
         ]
         link = rest.sessions.new_link() if settings.on_loopback else None
-        print(banner(settings, first_key, _valid_keys(keys), link), flush=True)
+        print(banner(settings, first_key, _valid_keys(keys), link, with_examples=with_examples), flush=True)
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({stopping, *answering}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()

@@ -73,6 +73,7 @@ class ServerSettings:
     gradient_checkpointing: bool = same_setting(RunSettings, "gradient_checkpointing")
     block_offload: bool = same_setting(RunSettings, "block_offload")
     v2a_video: str = same_setting(RunSettings, "v2a_video")
+    deterministic: bool = same_setting(RunSettings, "deterministic")
     keep_days: float = setting(30.0, "Days to keep the folder, log and body of a finished request")
 
     def __post_init__(self) -> None:

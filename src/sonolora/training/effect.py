@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from sonolora.conditioning import Example, velocity
-from sonolora.ltx.lora.adapters import Adapters
 from sonolora.ltx.lora.layer_kinds import layer_kind
+from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.training.validation import SIGMAS, grid_noise, only_adapters, without_adapters
 

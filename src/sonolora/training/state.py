@@ -5,24 +5,28 @@ In: a `Trainer`. Out: a safetensors file; or a trainer that continues exactly wh
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from sonolora.core.checked_tensors import load_checked, save_checked
 from sonolora.core.errors import CheckpointError
-from sonolora.training.trainer import Trainer
+from sonolora.training.trainer import MOMENTS, VALUES, Trainer
 
 _EVALUATION = "evaluation."  # begins the names of what is kept beside the trainer's state
 VERSION = "identity_version"  # of an identity; those of version 0.1 have none
+_LAYOUT = "layout"  # names and shapes of the matrices in each tensor, JSON
 
 
 def save_state(path: Path, trainer: Trainer, identity: Mapping[str, str], evaluation: Mapping[str, Tensor]) -> None:
     """Write the trainer's state, atomically. `identity` says which run it belongs to; `evaluation` is kept beside it,
     for `load_state` to return. Raises `OutputError`."""
     tensors = {**trainer.state(), **{f"{_EVALUATION}{name}": tensor for name, tensor in evaluation.items()}}
-    save_checked(path, tensors, {**identity, "step": str(trainer.step_count)})
+    metadata = {**identity, "step": str(trainer.step_count), _LAYOUT: json.dumps(list(trainer.layout.items()))}
+    save_checked(path, tensors, metadata)
 
 
 def load_state(path: Path, trainer: Trainer, identities: Sequence[Mapping[str, str]]) -> dict[str, Tensor]:
@@ -41,5 +45,31 @@ def load_state(path: Path, trainer: Trainer, identities: Sequence[Mapping[str, s
         if metadata.get(key) != value:
             raise CheckpointError(f"{path} is of another run: its {key} is {metadata.get(key)}, this run's is {value}")
     kept = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_EVALUATION)}
-    trainer.load_state(tensors, int(metadata["step"]))
+    trainer.load_state(_arranged(tensors, metadata, trainer.layout, path), int(metadata["step"]))
     return {name.removeprefix(_EVALUATION): tensor for name, tensor in kept.items()}
+
+
+def _arranged(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], layout: Mapping[str, tuple[int, ...]], path: Path
+) -> dict[str, Tensor]:
+    """The state as `layout` says. Raises `CheckpointError` when it is of other adapters."""
+    by_name = _matrices(tensors, metadata)
+    for name in sorted({*layout, *by_name[VALUES]}):
+        if name not in layout or name not in by_name[VALUES]:
+            raise CheckpointError(f"{path} is of another LoRA: it differs in {name}")
+        if by_name[VALUES][name].shape != layout[name]:
+            raise CheckpointError(f"{path} is of another rank: {name} differs in shape")
+    return {part: torch.cat([matrices[name].flatten() for name in layout]) for part, matrices in by_name.items()}
+
+
+def _matrices(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, dict[str, Tensor]]:
+    """The matrices of each part by name."""
+    if _LAYOUT not in metadata:  # up to version 0.2 every matrix was a tensor of its own
+        values = {name: one for name, one in tensors.items() if not name.endswith(MOMENTS)}
+        return {VALUES: values} | {part: {name: tensors[f"{name}.{part}"] for name in values} for part in MOMENTS}
+    shapes = {name: torch.Size(shape) for name, shape in json.loads(metadata[_LAYOUT])}
+    sizes = [shape.numel() for shape in shapes.values()]
+    return {
+        part: {name: one.view(shapes[name]) for name, one in zip(shapes, torch.split(flat, sizes), strict=True)}
+        for part, flat in tensors.items()
+    }

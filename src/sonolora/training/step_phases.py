@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from math import prod
 from typing import Any, TypeVar
 
 import torch
@@ -20,8 +21,10 @@ from sonolora.training.trainer import Trainer
 PHASES = ("forward", "backward", "update")  # the backward pass ends with the gradients clipped
 _T = TypeVar("_T")
 _ATEN = torch.ops.aten
-# torch's counter knows the GPU kernels of attention alone; the CPU's computes the same products.
-_CPU_ATTENTION: Mapping[Any, Any] = {
+# torch's counter knows neither products in place nor the CPU's attention, which computes the same as the GPU's.
+_PRODUCTS: Mapping[Any, Any] = {
+    _ATEN.addmm_: lambda _, a, b, **__: 2 * prod(a) * b[-1],
+    _ATEN.baddbmm_: lambda _, a, b, **__: 2 * prod(a) * b[-1],
     _ATEN._scaled_dot_product_flash_attention_for_cpu: (
         lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)  # type: ignore[no-untyped-call]
     ),
@@ -33,7 +36,7 @@ _CPU_ATTENTION: Mapping[Any, Any] = {
 
 def flop_counter() -> FlopCounterMode:
     """Counts the FLOPs of matrix products, convolutions and attention."""
-    return FlopCounterMode(display=False, custom_mapping=dict(_CPU_ATTENTION))
+    return FlopCounterMode(display=False, custom_mapping=dict(_PRODUCTS))
 
 
 def read_phases(trainer: Trainer, model: Transformer, read: Callable[[], _T], steps: int) -> list[_T]:

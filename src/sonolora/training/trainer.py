@@ -17,14 +17,14 @@ from torch import Tensor
 
 from sonolora.conditioning import Example, collate
 from sonolora.core.devices import has_own_memory
-from sonolora.core.errors import CheckpointError
 from sonolora.core.randomness import generator, normal
 from sonolora.cuda_graph import CudaGraphStep
-from sonolora.ltx.lora.adapters import Adapters
+from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.training.loss import flow_losses
 from sonolora.training.noise import DENSITIES, draw_sigma
 
+VALUES, MOMENTS = "adapters", ("exp_avg", "exp_avg_sq")
 _FINAL_LEARNING_RATE = 0.1  # of the first
 
 
@@ -71,18 +71,14 @@ class Trainer:
         self.step_count = 0
         self._model = model
         self._examples = examples
-        self._parameters = {
-            f"{name}.lora_{letter}": parameter
-            for name, adapter in adapters.items()
-            for letter, parameter in (("A", adapter.lora_A), ("B", adapter.lora_B))
-        }
-        self._device = next(iter(self._parameters.values())).device
+        self._adapters = adapters
+        self._device = adapters.flat.device
         # It gets its function with each call: in a reference cycle a run's memory would outlive the run.
         self._graph = graph
         # On a GPU the learning rate is a tensor, so that a captured update sees it change. Meta has no fused update.
         card = has_own_memory(self._device)
         self._optimizer = torch.optim.AdamW(
-            self._parameters.values(),
+            [adapters.flat],
             lr=torch.tensor(config.learning_rate, device=self._device) if card else config.learning_rate,
             weight_decay=config.weight_decay,
             fused=self._device.type != "meta",
@@ -122,7 +118,7 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)  # before the forward pass, which needs their memory
         losses = flow_losses(self._model, example, noise_BTC, sigma_B)
         losses.mean().backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.config.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(self._adapters.flat, self.config.max_grad_norm)
         self._optimizer.step()
         return losses.detach()
 
@@ -134,32 +130,30 @@ class Trainer:
 
     def is_finite(self) -> bool:
         """Whether all adapters are finite; waits for the device."""
-        return all(bool(parameter.isfinite().all()) for parameter in self._parameters.values())
+        return bool(self._adapters.flat.isfinite().all())
 
     def state(self) -> dict[str, Tensor]:
-        """Adapters and Adam's moments by name, copied to the CPU."""
-        state = {}
-        for name, parameter in self._parameters.items():
-            moments = self._optimizer.state.get(parameter, {})
-            state[name] = parameter.detach().cpu().clone()
-            for moment in ("exp_avg", "exp_avg_sq"):
-                state[f"{name}.{moment}"] = moments.get(moment, torch.zeros_like(parameter)).cpu().clone()
-        return state
+        """Adapters and Adam's moments, each in one tensor as `layout` has them, copied to the CPU."""
+        flat = self._adapters.flat.detach()
+        moments = self._optimizer.state.get(self._adapters.flat, {})
+        return {VALUES: flat.cpu().clone()} | {
+            moment: moments[moment].cpu().clone() if moments else torch.zeros_like(flat, device="cpu")
+            for moment in MOMENTS
+        }
+
+    @property
+    def layout(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the matrices in each tensor of a state, in their order."""
+        return {name: tuple(one.shape) for name, one in self._adapters.matrices(self._adapters.flat.detach()).items()}
 
     def load_state(self, state: Mapping[str, Tensor], step_count: int) -> None:
-        """Continue from `state`, before any step is taken. Raises `CheckpointError` when its adapters are others."""
-        expected = {f"{name}{part}" for name in self._parameters for part in ("", ".exp_avg", ".exp_avg_sq")}
-        if different := expected.symmetric_difference(state):
-            raise CheckpointError(f"the training state is of another LoRA: it differs in {min(different)}")
+        """Continue from `state`, before any step is taken; its tensors lie as `layout` says."""
+        flat = self._adapters.flat
         with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                if state[name].shape != parameter.shape:
-                    raise CheckpointError(f"the training state is of another rank: {name} differs in shape")
-                parameter.copy_(state[name])
-                # Copies: what is read from a file is mapped into memory, and Windows deletes no mapped file.
-                self._optimizer.state[parameter] = {
-                    "step": torch.tensor(float(step_count), device=self._device),
-                    "exp_avg": state[f"{name}.exp_avg"].to(parameter, copy=True),
-                    "exp_avg_sq": state[f"{name}.exp_avg_sq"].to(parameter, copy=True),
-                }
+            flat.copy_(state[VALUES])
+        # Copies: what is read from a file is mapped into memory, and Windows deletes no mapped file.
+        self._optimizer.state[flat] = {
+            "step": torch.tensor(float(step_count), device=self._device),
+            **{moment: state[moment].to(flat, copy=True) for moment in MOMENTS},
+        }
         self.step_count = step_count

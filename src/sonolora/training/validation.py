@@ -6,15 +6,16 @@ compared clip by clip. Each noise is used with both signs (antithetic), which ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
 from sonolora.conditioning import Example
 from sonolora.core.randomness import normal
-from sonolora.ltx.lora.adapters import Adapters
+from sonolora.ltx.lora.adapters import with_values
+from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.training.loss import flow_losses
 
@@ -68,18 +69,13 @@ def eval_losses(
     return grid_losses(model, [examples[index] for index in spread(len(examples), max_clips)], device)
 
 
-@contextmanager
-def only_adapters(adapters: Adapters, active: Callable[[str], bool]) -> Iterator[None]:
+def only_adapters(adapters: Adapters, active: Callable[[str], bool]) -> AbstractContextManager[None]:
     """Context in which the adapters of other layers add nothing; with `lambda name: False` the model is the base."""
-    scales = {name: adapter.scale for name, adapter in adapters.items()}
-    try:
-        for name, adapter in adapters.items():
-            if not active(name):
-                adapter.scale = 0.0
-        yield
-    finally:
-        for name, adapter in adapters.items():
-            adapter.scale = scales[name]
+    values = adapters.flat.detach().clone()
+    for name, matrix in adapters.matrices(values).items():
+        if not active(name.rpartition(".")[0]):
+            matrix.zero_()
+    return with_values(adapters, values)
 
 
 def without_adapters(name: str) -> bool:  # noqa: ARG001 - for `only_adapters`

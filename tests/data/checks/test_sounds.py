@@ -24,6 +24,9 @@ def warnings_of(waveform: Waveform, codec_rate: int = CODEC_RATE) -> list[str]:
     return sound_warnings(measure(waveform), background(waveform), codec_rate)
 
 
+PAUSES = np.repeat([1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1], SECONDS * RATE // 12)
+DRIPS = np.repeat([1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0], SECONDS * RATE // 12)
+
 CLEAN = {
     "sine": sound(tone(), tone(amplitude=0.3)),
     "full-scale sine": sound(tone(amplitude=0.999), tone(660, 0.999)),
@@ -38,17 +41,19 @@ CLEAN = {
     "wide": sound(noise(1) - 0.7 * noise(2), noise(1) + 0.7 * noise(2)),
     "fading in": sound(noise(1) * np.linspace(0, 1, SECONDS * RATE) ** 2, noise(2)),
     "short effect": sound(noise(1) * (np.arange(SECONDS * RATE) < RATE)),
+    "one-shot": sound(noise(1) * (np.arange(SECONDS * RATE) < RATE // 10)),
+    "drips": sound(noise(1) * DRIPS),
+    "square": sound(0.8 * np.sign(tone(220)), 0.8 * np.sign(tone(330))),
     "dying away": sound(noise(1) * np.exp(-np.arange(SECONDS * RATE) / RATE * 3), noise(2) * 0.01),
     "5.1": sound(*(noise(seed) for seed in range(6))),
 }
 
-PAUSES = np.repeat([1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 1], SECONDS * RATE // 12)
 
 FAULTY = {
     "clipped": (sound(np.clip(3 * tone(), -0.9, 0.9), noise()), "clipped: 29.58% of its samples"),
     "silent": (sound(np.zeros(RATE), np.zeros(RATE)), "silent: nothing"),
     "mostly pauses": (sound(noise(1) * PAUSES), "67% of it is silent"),
-    "hardly any sound": (sound(noise(1) * (np.arange(SECONDS * RATE) < 0.2 * RATE)), "93% of it is silent"),
+    "hardly any sound": (sound(np.pad(noise(1)[: RATE // 5], (0, 5 * RATE))), "96% of it is silent"),
     "late": (sound(late(noise(1), 0.6), late(noise(2), 0.6)), "starts with 0.60 s of silence"),
     "offset": (sound(noise(1) + 0.03, noise(2)), "DC offset of +2.9% of full scale"),
     "upsampled": (upsampled(noise(1), 16_000), "is cut off at 7."),

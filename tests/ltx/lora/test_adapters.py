@@ -11,8 +11,10 @@ from sonolora.core.randomness import normal
 from sonolora.ltx.lora.adapters import add_adapters, apply_lora, remove_adapters, rounded_to_bf16, save_lora
 from sonolora.ltx.lora.lora_file import open_lora
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
+from sonolora.ltx.memory.quantised import QuantisedLinear, quantise
 from sonolora.ltx.memory.weight_policy import WeightPolicy
-from sonolora.ltx.model.lora_layer import LoRALinear, UpdatedLinear, project
+from sonolora.ltx.model.joint_linear import JointLinear, LowRank
+from sonolora.ltx.model.lora_layer import LoRALinear, UpdatedLinear
 from sonolora.ltx.model.transformer import Stream, load_transformer
 from sonolora.ltx.weights.checkpoint import Checkpoint
 
@@ -26,8 +28,13 @@ def make_stream(cases):
 
 def randomize(adapters):
     """As after training: A and B both carry something."""
-    for name, adapter in adapters.items():
-        adapter.lora_B.data = 0.05 * normal(tuple(adapter.lora_B.shape), "B", name)
+    for name, matrix in matrices_of(adapters).items():
+        if name.endswith("lora_B"):
+            matrix.copy_(0.05 * normal(tuple(matrix.shape), "B", name))
+
+
+def matrices_of(adapters):
+    return adapters.matrices(adapters.flat.data)
 
 
 def test_published_targets_are_all_found(transformer, checkpoint):
@@ -48,12 +55,12 @@ def test_fresh_adapters_change_nothing(transformer, cases):
 def test_initial_values_follow_from_seed_and_name_alone(checkpoint):
     def make(targets, seed):
         model = load_transformer(checkpoint, video=False, device=CPU, dtype=torch.float32)
-        return add_adapters(model, targets, 8, seed)
+        return matrices_of(add_adapters(model, targets, 8, seed))[f"{name}.lora_A"]
 
     name = "transformer_blocks.1.audio_attn1.to_q"
-    first = make(AUDIO_TARGETS, 1)[name].lora_A
-    assert torch.equal(first, make(("audio_attn1.to_q",), 1)[name].lora_A)
-    assert not torch.equal(first, make(AUDIO_TARGETS, 2)[name].lora_A)
+    first = make(AUDIO_TARGETS, 1)
+    assert torch.equal(first, make(("audio_attn1.to_q",), 1))
+    assert not torch.equal(first, make(AUDIO_TARGETS, 2))
     assert first.abs().max() <= 1 / 8, "uniform within 1 / sqrt(64)"
 
 
@@ -72,10 +79,10 @@ def test_file_has_the_published_keys_and_no_alpha(transformer, tmp_path):
 def test_file_sounds_as_training_heard_it(transformer, checkpoint, cases, tmp_path):
     adapters = add_adapters(transformer, AUDIO_TARGETS, 8, seed=0)
     randomize(adapters)
-    exact = adapters["transformer_blocks.0.audio_attn1.to_q"].lora_A.clone()
+    exact = adapters.flat.detach().clone()
     with rounded_to_bf16(adapters):
         heard, _ = transformer(make_stream(cases))
-    assert torch.equal(exact, adapters["transformer_blocks.0.audio_attn1.to_q"].lora_A), "restored afterwards"
+    assert torch.equal(exact, adapters.flat), "restored afterwards"
     save_lora(tmp_path / "lora.safetensors", adapters, {})
     other = load_transformer(checkpoint, video=False, device=CPU, dtype=torch.float32)
     apply_lora(other, open_lora(tmp_path / "lora.safetensors"), 1.0)
@@ -100,38 +107,62 @@ def test_scale_goes_through_the_base(transformer, cases, checkpoint, tmp_path):
 def test_layer_equals_peft():
     peft = pytest.importorskip("peft")
     linear = torch.nn.Linear(12, 20)
-    ours = LoRALinear(linear, 4, CPU)
-    ours.lora_A.data = normal((4, 12), "A")
-    ours.lora_B.data = normal((20, 4), "B")
+    ours, down, up = LoRALinear(linear, 4), normal((4, 12), "A"), normal((20, 4), "B")
+    ours.factors = torch.cat([down.flatten(), up.flatten()])
     model = torch.nn.ModuleDict({"layer": torch.nn.Linear(12, 20)})
     model["layer"].load_state_dict(linear.state_dict())
     config = peft.LoraConfig(r=4, lora_alpha=4, target_modules=["layer"])
     model = peft.inject_adapter_in_model(config, model)
-    peft.set_peft_model_state_dict(
-        model, {"layer.lora_A.weight": ours.lora_A.data, "layer.lora_B.weight": ours.lora_B.data}
-    )
+    peft.set_peft_model_state_dict(model, {"layer.lora_A.weight": down, "layer.lora_B.weight": up})
     x = normal((3, 12), "x")
     torch.testing.assert_close(ours(x), model["layer"](x), atol=1e-6, rtol=1e-6)
 
 
-def test_several_layers_at_once_are_each_as_alone():
-    """Of different ranks and strengths, with one between them that has no adapter."""
-    layers = [LoRALinear(torch.nn.Linear(12, 20), rank, CPU) for rank in (4, 6)]
-    for index, layer in enumerate(layers):
-        layer.scale = 0.5 + index
-        layer.lora_A.data = normal(tuple(layer.lora_A.shape), "A", index)
-        layer.lora_B.data = normal(tuple(layer.lora_B.shape), "B", index)
-    layers.insert(1, torch.nn.Linear(12, 7))
-    parameters = [parameter for layer in (layers[0], layers[2]) for parameter in (layer.lora_A, layer.lora_B)]
-    results = []
-    for together in (False, True):
-        x = normal((2, 3, 12), "x").requires_grad_()
-        outputs = project(x, *layers) if together else tuple(layer(x) for layer in layers)
-        loss = sum((output * normal(tuple(output.shape), "weights")).sum() for output in outputs)
-        results.append([*outputs, *torch.autograd.grad(loss, [x, *parameters])])
-    assert len(results[1]) == 3 + 1 + 4
-    for alone, at_once in zip(*results, strict=True):
-        torch.testing.assert_close(at_once, alone, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("form", ["full", "int8", "nf4"])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_joint_layers_are_each_as_autograd_has_them(form, scale):
+    """Two adapted layers of one shape and, in full precision, one without an adapter: outputs and all gradients."""
+    layers = [torch.nn.Linear(64, outputs).requires_grad_(False) for outputs in (20, 20, 7)]
+    if form != "full":
+        layers = [
+            QuantisedLinear(one, *quantise(one.weight, form), dtype=torch.float32, device=CPU) for one in layers[:2]
+        ]
+    weights = [layer.weight.clone() for layer in layers]
+    joint = JointLinear(layers)
+    assert all(map(torch.equal, (layer.weight for layer in layers), weights)), "the layers are what they were"
+    joint.adopt([LowRank(1, 20, 4, 64, scale)] * 2 + [None] * len(layers[2:]))
+    joint.factors = normal((joint.update.size,), "factors").requires_grad_()
+    x, theirs = (normal((2, 3, 64), "x").requires_grad_() for _ in range(2))
+    out = joint(x)
+    of_ours = torch.autograd.grad((out * normal(tuple(out.shape), "weights")).sum(), [x, joint.factors])
+
+    a, b = joint.update.matrices(joint.factors)
+    expected = torch.cat(
+        [
+            torch.nn.functional.linear(theirs, weight, layer.bias)
+            + (scale * theirs @ a[index].T @ b[index].T if index < 2 else 0)
+            for index, (layer, weight) in enumerate(zip(layers, weights, strict=True))
+        ],
+        dim=-1,
+    )
+    of_theirs = torch.autograd.grad((expected * normal(tuple(out.shape), "weights")).sum(), [theirs, joint.factors])
+    for ours, other in zip((out, *of_ours), (expected, *of_theirs), strict=True):
+        torch.testing.assert_close(ours, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("targets", [("to_q", "to_v"), ("to_k", "to_v"), ("to_gate_logits",), ("to_q", "to_k", "to_v")])
+def test_layers_with_some_adapters_are_as_each_alone(checkpoint, cases, targets):
+    """Whatever a LoRA adapts: what a joint product cannot compute, the layers do."""
+    outputs = []
+    for joint in (True, False):
+        model = load_transformer(checkpoint, video=False, device=CPU, dtype=torch.float32)
+        for block in model.transformer_blocks if not joint else ():
+            block.audio_attn1.joint.clear()
+        adapters = add_adapters(model, [f"audio_attn1.{target}" for target in targets], 4, seed=0)
+        randomize(adapters)
+        outputs.append(model(make_stream(cases))[0])
+        assert len(adapters) == 3 * len(targets)
+    torch.testing.assert_close(*outputs, atol=1e-6, rtol=1e-5)
 
 
 def test_every_form_gives_the_same_network(transformer, checkpoint, cases, tmp_path):
@@ -163,7 +194,7 @@ def test_every_form_gives_the_same_network(transformer, checkpoint, cases, tmp_p
             )
         model = load_transformer(checkpoint, video=False, device=CPU, dtype=torch.float32)
         layers = apply_lora(model, open_lora(path), 0.5).layers
-        assert {layer.scale for layer in layers.values()} == {0.5 if naming is None else 0.125}
+        assert {layer.update.scale for layer in layers.values()} == {0.5 if naming is None else 0.125}
         outputs.append(model(make_stream(cases))[0])
     # 4 and 1/4 are powers of two: not a bit may differ.
     assert all(torch.equal(output, outputs[0]) for output in outputs[1:])
@@ -239,6 +270,7 @@ def test_adapters_of_full_rank_change_the_network_by_their_delta(checkpoint, cas
         linear = torch.nn.Linear(64, 64)
         linear.load_state_dict({"weight": block.to_q.weight + 0.25 * delta, "bias": block.to_q.bias})
         block.to_q = linear.requires_grad_(False)
+        block.joint.clear()  # which still holds the old weight
         found, base = model(make_stream(cases))[0], load()(make_stream(cases))[0]
         torch.testing.assert_close(found, expected(make_stream(cases))[0], rtol=1e-4, atol=1e-5)
         assert (found - base).norm() > 0.01 * base.norm()

@@ -28,9 +28,9 @@ LAYER = "transformer_blocks.0.audio_attn1.to_q"
 def lora(transformer, tmp_path):
     """As after training, but for one layer that was never moved."""
     adapters = add_adapters(transformer, AUDIO_TARGETS, 8, seed=0)
-    for name, adapter in adapters.items():
-        if name != LAYER:
-            adapter.lora_B.data = 0.02 * normal(tuple(adapter.lora_B.shape), "B", name)
+    for name, matrix in adapters.matrices(adapters.flat.data).items():
+        if name.endswith("lora_B") and not name.startswith(f"{LAYER}."):
+            matrix.copy_(0.02 * normal(tuple(matrix.shape), "B", name))
     save_lora(tmp_path / "lora.safetensors", adapters, {"mode": "t2a", "trigger_phrase": "f0ley", "seed": "1"})
     return open_lora(tmp_path / "lora.safetensors")
 

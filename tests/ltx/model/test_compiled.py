@@ -33,7 +33,10 @@ def load(checkpoint, video, policy=PLAIN):
     return model, add_adapters(model, (*AUDIO_TARGETS, *(VIDEO_TO_AUDIO_TARGETS if video else ())), 4, seed=0)
 
 
-@pytest.mark.parametrize(("video", "weights"), [(False, "full"), (True, "nf4")], ids=["audio-full", "video-nf4"])
+@pytest.mark.parametrize(
+    ("video", "weights"),
+    [pytest.param(False, "full", marks=pytest.mark.slow, id="audio-full"), pytest.param(True, "nf4", id="video-nf4")],
+)
 def test_a_block_is_one_graph(checkpoint, cases, video, weights):
     """Dynamo captures each block in one graph (`fullgraph` raises otherwise), which then runs eagerly: no compiler is
     needed. The blocks share their graphs."""
@@ -51,13 +54,14 @@ def test_a_block_is_one_graph(checkpoint, cases, video, weights):
         if compiled:
             for block in model.transformer_blocks:
                 block.compile(backend=record, fullgraph=True)
-        adapters[Q].lora_B.data = normal(tuple(adapters[Q].lora_B.shape), "B")
+        up = adapters.matrices(adapters.flat.data)[f"{Q}.lora_B"]
+        up.copy_(normal(tuple(up.shape), "B"))
         predicted = velocity(model, example, example.latents_BTC, sigma)
         predicted.square().sum().backward()
         perturbed = velocity(model, example, example.latents_BTC, sigma, values_only_blocks=frozenset({1}))
-        results.append((predicted, perturbed, adapters[Q].lora_A.grad))
+        results.append((predicted, perturbed, adapters.flat.grad))
     for ours, expected in zip(*results, strict=True):
-        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours, expected, atol=3e-5, rtol=1e-5)
     assert 0 < len(graphs) < 2 * len(model.transformer_blocks)
 
 

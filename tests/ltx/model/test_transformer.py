@@ -83,8 +83,9 @@ def test_diffusers_agrees(alone, ours, theirs, cases):
 def test_diffusers_loads_our_lora_to_the_same_output(checkpoint, theirs, cases, tmp_path):
     model = load_transformer(checkpoint, video=True, device=CPU, dtype=torch.float32)
     adapters = add_adapters(model, (*AUDIO_TARGETS, *VIDEO_TO_AUDIO_TARGETS), 8, seed=0)
-    for name, adapter in adapters.items():
-        adapter.lora_B.data = 0.05 * normal(tuple(adapter.lora_B.shape), "B", name)
+    for name, matrix in adapters.matrices(adapters.flat.data).items():
+        if name.endswith("lora_B"):
+            matrix.copy_(0.05 * normal(tuple(matrix.shape), "B", name))
     save_lora(tmp_path / "lora.safetensors", adapters, {"mode": "v2a"})
     sigma_B = torch.tensor([0.35, 0.8])
     audio = Stream(cases["audio_latents"], cases["audio_positions_seconds"].mean(-1), sigma_B, cases["audio_context"])

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,42 @@ def test_another_database(server: Path, killed: tuple[Path, Path]) -> None:
     assert "not the database of this folder" in refusal(server)
 
 
+def test_another_database_with_the_own_log(server: Path, killed: tuple[Path, Path]) -> None:
+    """SQLite would make one of the two."""
+    shutil.copy(killed[1] / "server.db", server)
+    assert "it is not the database of this folder" in refusal(server)
+
+
+def test_an_older_copy_with_the_newer_log(tmp_path: Path) -> None:
+    path = tmp_path / "server.db"
+    with closing(Database(path)) as database:
+        database.checkpoint()
+        shutil.copy(path, tmp_path / "older.db")
+        Keys(database).add("first")
+        database.checkpoint()
+        Keys(database).add("second")
+        database.note_identity()
+        shutil.copy(path.with_name("server.db-wal"), tmp_path / "log")
+    identity = identity_file(path).read_bytes()
+    shutil.copy(tmp_path / "older.db", path)
+    shutil.copy(tmp_path / "log", path.with_name("server.db-wal"))
+    identity_file(path).write_bytes(identity)
+    assert "its newest changes are missing: it is an older copy" in refusal(path)
+
+
+def test_a_checkpoint_that_a_reader_blocks_is_not_noted(server: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CHECKPOINT_WAIT", 1)
+    with closing(Database(server)) as database:
+        noted = read_identity(server).file_checkpoints
+        with closing(sqlite3.connect(server)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM requests").fetchall()
+            database.checkpoint()
+        assert read_identity(server).file_checkpoints == noted
+        database.checkpoint()
+        assert read_identity(server).file_checkpoints > noted
+
+
 def test_an_older_copy(tmp_path: Path) -> None:
     path = tmp_path / "server.db"
     new = NewRequest(endpoint="t2a", mode="t2a", key_id="k", body={})
@@ -153,12 +190,19 @@ def test_folders_of_a_server_that_has_stored_nothing_are_no_obstacle(tmp_path: P
     assert count(tmp_path / "server.db") == 0
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"store": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{", "[]", '{"store": 1}', "[" * 100_000),
+        '{"store": "a", "checkpoints": "1", "requests": 2, "events": 3, "keys": 4}',
+        '{"store": "a", "checkpoints": 1, "requests": null, "events": 3, "keys": 4}',
+    ],
+)
 def test_an_identity_that_cannot_be_read_is_written_anew(server: Path, content: str) -> None:
     identity = read_identity(server)
     identity_file(server).write_text(content)
     assert count(server) == REQUESTS
-    assert read_identity(server) == identity
+    assert read_identity(server) == replace(identity, file_checkpoints=0)
 
 
 def test_a_checkpoint_brings_everything_into_the_file(server: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The worker process, with real, very short runs on the embedded base: stopped, orphaned, killed, and resumed."""
+"""The worker process, with real, very short runs on three layers: stopped, orphaned, killed, and resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shallow_base import write_shallow_base
 
+from sonolora.ltx.weights.base import BUILT_IN
 from sonolora.runs.artifacts import RunArtifacts
 from sonolora.server.database.database import Database
 from sonolora.server.files.storage import Storage
@@ -45,6 +47,7 @@ from sonolora.modes.request import AudioRequest, TrainRequest
 from sonolora.planning import needs
 from sonolora.server.jobs import worker
 needs.PREVIEW_STEPS = 10
+base = sys.argv[1]
 for request in (TrainRequest, AudioRequest, *AudioRequest.__subclasses__()):
     request.model_fields["number_of_steps"].metadata = [Ge(1)]
     request.model_rebuild(force=True)
@@ -54,7 +57,7 @@ for line in iter(sys.stdin.readline, ""):
     if child == 0:
         os.dup2(os.open(commands, os.O_RDONLY), 0)
         os.dup2(os.open(events, os.O_WRONLY), 1)
-        sys.argv, sys.stdin = ["worker", "--device", "cpu"], open(0)
+        sys.argv, sys.stdin = ["worker", "--device", "cpu", "--base", base], open(0)
         os._exit(worker.main())
     print(child, flush=True)
 try:
@@ -117,8 +120,9 @@ def python(*arguments):
 
 
 @pytest.fixture(scope="module")
-def forks():
-    with python("-c", FORKS) as process:
+def forks(tmp_path_factory):
+    base = write_shallow_base(BUILT_IN / "tiny", tmp_path_factory.mktemp("base") / "three", layers=3)
+    with python("-c", FORKS, base) as process:
         yield process
         process.stdin.close()
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from sonolora.analysis.compare import similarities
+from sonolora.analysis.compare import is_transposed, similarities
 from sonolora.analysis.measure import Measured
 from sonolora.core.errors import first_few
 from sonolora.media.audio import SILENCE_DBFS
@@ -18,6 +18,7 @@ SHORT_SHARE = 0.5
 KEPT_SHARE = 0.9  # of the clips, at the length that is proposed
 
 LOUDNESS_LU = 10.0  # twice as loud, or half
+PEAK_LOUDNESS_LU = 15.0  # at one peak: single events and dense sounds of one kind differ by as much as 12
 LOUDNESS_SPREADS = 3.0  # times the spread of the others
 MIN_COMPARED = 4  # a median of fewer says little
 NEAR_DUPLICATE = 0.87  # copies had 0.91 and more, different sentences of one voice up to 0.82; see `similarities`
@@ -79,7 +80,9 @@ def _duplicates(clips: Sequence[tuple[str, Measured]]) -> Warnings:
     alike = similarities([measured.fingerprint for _, measured in distinct])
     for index in range(1, len(distinct)):
         earlier = int(alike[index, :index].argmax())
-        if alike[index, earlier] >= NEAR_DUPLICATE:
+        if alike[index, earlier] >= NEAR_DUPLICATE and not is_transposed(
+            distinct[index][1].pitch_profile, distinct[earlier][1].pitch_profile
+        ):
             warnings.append(
                 (
                     distinct[index][0],
@@ -100,7 +103,7 @@ def _loudness_outliers(clips: Sequence[tuple[str, Measured]], peak_normalized: b
         return []
     middle = median(level for _, level in levels)
     spread = 1.4826 * median(abs(level - middle) for _, level in levels)  # a robust standard deviation
-    limit = max(LOUDNESS_LU, LOUDNESS_SPREADS * spread)
+    limit = max(PEAK_LOUDNESS_LU if peak_normalized else LOUDNESS_LU, LOUDNESS_SPREADS * spread)
     at_one_peak = " at the same peak level" if peak_normalized else ""
     remedy = "Compress it, or remove it." if peak_normalized else "Match its level to theirs, or set audio_normalize."
     return [
@@ -115,15 +118,12 @@ def _loudness_outliers(clips: Sequence[tuple[str, Measured]], peak_normalized: b
 
 
 def _mixed_images(clips: Sequence[tuple[str, Measured]]) -> Warnings:
-    """One warning, at the first sound of the minority, where some are mono and some stereo; or where all are mono."""
+    """One warning, at the first sound of the minority, where some are mono and some stereo."""
     mono = [file for file, measured in clips if measured.image in ("mono", "dual mono")]
     dual = {file for file, measured in clips if measured.image == "dual mono"}
     wide = [file for file, measured in clips if measured.image not in ("mono", "dual mono")]
-    if not mono:
+    if not mono or not wide:
         return []
-    if not wide:
-        remedy = "so is the output of the LoRA. If it should be wide, use stereo recordings."
-        return [(mono[0], f"{_SAME if mono[0] in dual else 'mono'}, as are all: {remedy}")]
     fewer, kind = (mono, "mono") if len(mono) <= len(wide) else (wide, "stereo")
     kind = _SAME if fewer[0] in dual else kind
     others = f", and so are {first_few(fewer[1:], _MAX_SHOWN)}" if len(fewer) > 1 else ""

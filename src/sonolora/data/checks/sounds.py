@@ -9,19 +9,22 @@ from sonolora.analysis.measure import Measured
 from sonolora.data.report import Fact
 from sonolora.media.audio import SILENCE_DBFS
 
-CLIPPED_SHARE = 1e-4  # about ten clipped peaks in 10 s: fewer may be single clicks
-PAUSES_SHARE = 0.5  # before and between sounds; a short effect in a longer clip ends in silence by nature
-SILENT_SHARE = 0.85  # of all
+CLIPPED_SHARE = 5e-4  # about fifty clipped peaks in 10 s: fewer may be single clicks, or square waves
+PAUSES_SHARE = 0.5  # before and between sounds
+PAUSE_SECONDS = 1.5  # the longest of them: drips, footsteps and calls have shorter ones
+# A short effect in a longer clip ends in silence by nature.
+TAIL_SHARE, TAIL_SECONDS = 0.9, 3.0
 LEADING_SECONDS = 0.25  # perceived as a pause; attacks and fades are shorter
+LOST_SECONDS = 0.15  # of sound cut off: less is the end of a decay
 DC_SHARE = 0.02  # of the peak: a working sound card stays far below
 DULL = 0.9  # of what the codec covers: a cut below takes part of it away
 NEAR_CODEC = 1.05  # a cut above is out of the codec's range
 
-# On 300 computed clips of 41 kinds these find 13 of the 35 backgrounds that are within 40 dB of the peak (the sound
-# masks the others), and mark 4 of 265 clips without one, in which it is fainter.
+# Louder backgrounds are the sound itself, fainter ones are masked by it; tests/data/checks/test_good_data.py has sets
+# that draw no warning.
 NOISE_DB = (-30.0, -12.0)  # below the louder moments: quieter noise is masked, louder noise is the sound itself
 NOISE_DBFS = -75.0
-HUM_DB = (-35.0, -8.0)
+HUM_DB = (-35.0, -12.0)
 
 
 def facts(measured: Measured) -> dict[str, Fact]:
@@ -47,10 +50,13 @@ def sound_warnings(measured: Measured, background: Background, codec_rate: int) 
     if measured.clipped > CLIPPED_SHARE:
         warnings.append(
             f"clipped: {measured.clipped:.2%} of its samples are in flat tops, and the LoRA learns the distortion. "
-            "Record it at a lower level (turning it down fixes nothing), or ignore this for a square wave."
+            "Record it at a lower level; turning it down fixes nothing."
         )
     pauses = measured.silent - measured.trailing_silence / measured.seconds
-    if pauses > PAUSES_SHARE or measured.silent > SILENT_SHARE:
+    tail = measured.trailing_silence
+    if (pauses > PAUSES_SHARE and measured.longest_pause > PAUSE_SECONDS) or (
+        tail > TAIL_SECONDS and tail > TAIL_SHARE * measured.seconds
+    ):
         warnings.append(
             f"{measured.silent:.0%} of it is silent, and the LoRA learns the pauses as part of the sound. Cut them, "
             "or train on shorter clips."
@@ -67,6 +73,16 @@ def sound_warnings(measured: Measured, background: Background, codec_rate: int) 
         )
     warnings += _background_warnings(background, measured.peak_dbfs)
     return [*warnings, *_bandwidth_warnings(measured, codec_rate), *_channel_warnings(measured)]
+
+
+def trimming_warnings(lost_seconds: float, seconds: float) -> list[str]:
+    """Of a recording of `seconds`, of which trimming takes away `lost_seconds` with sound."""
+    if lost_seconds < LOST_SECONDS:
+        return []
+    return [
+        f"loses {lost_seconds:.1f} s that is not silent to trimming, while its caption describes all {seconds:.1f} s. "
+        "Train on longer clips, or cut it yourself and describe what is left."
+    ]
 
 
 def _background_warnings(background: Background, peak_dbfs: float) -> list[str]:

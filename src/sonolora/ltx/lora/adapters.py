@@ -8,8 +8,8 @@ Keys are `diffusion_model.<module>.lora_A.weight` and `.lora_B.weight`, as Comfy
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,12 @@ from sonolora.core.tensor_file import save_tensors
 from sonolora.ltx.lora.lora_file import LoRAFile
 from sonolora.ltx.lora.lora_fit import require_any, unused_layers
 from sonolora.ltx.lora.lora_names import FILE_PREFIX
-from sonolora.ltx.model.lora_layer import LoRALinear, UpdatedLinear
+from sonolora.ltx.model.joint_linear import JointLinear
+from sonolora.ltx.model.layers import Attention
+from sonolora.ltx.model.lora_layer import Adapters, LoRALinear, UpdatedLinear
 from sonolora.ltx.model.transformer import Transformer
 
 FILE_DTYPE = torch.bfloat16
-Adapters = Mapping[str, LoRALinear]
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class AppliedLoRA:
     unused: Mapping[str, str]
 
 
-def add_adapters(model: Transformer, targets: Iterable[str], rank: int, seed: int) -> dict[str, LoRALinear]:
-    """Add an adapter to every layer whose name ends with one of `targets`; returns them by module name.
+def add_adapters(model: Transformer, targets: Iterable[str], rank: int, seed: int) -> Adapters:
+    """Add an adapter to every layer whose name ends with one of `targets`.
 
     A is uniform in +-1/sqrt(in) and depends on (seed, module name) only; B is zero, so the model is unchanged at first.
     """
@@ -46,20 +47,45 @@ def add_adapters(model: Transformer, targets: Iterable[str], rank: int, seed: in
     names = [
         name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name.endswith(suffixes)
     ]
-    adapters = {}
+    adapters = _adapt(model, {name: LoRALinear(_linear(model, name), rank) for name in names})
+    matrices = adapters.matrices(adapters.flat.detach())
     for name in names:
-        adapters[name] = adapter = _add_lora(model, name, rank)
-        bound = 1 / math.sqrt(adapter.lora_A.shape[1])
-        values = torch.rand(adapter.lora_A.shape, generator=generator(seed, "lora_A", name))
-        with torch.no_grad():
-            adapter.lora_A.copy_((2 * values - 1) * bound)
+        matrix = matrices[f"{name}.lora_A"]
+        values = torch.rand(matrix.shape, generator=generator(seed, "lora_A", name))
+        matrix.copy_((2 * values - 1) * (1 / math.sqrt(matrix.shape[1])))
     return adapters
 
 
-def _add_lora(model: Transformer, name: str, rank: int) -> LoRALinear:
-    adapter = LoRALinear(_linear(model, name), rank, _device(model))
-    _replace(model, name, adapter)
-    return adapter
+def _adapt(model: Transformer, layers: Mapping[str, LoRALinear | UpdatedLinear]) -> Adapters:
+    """Put the layers in place; returns those of low rank, with all values zero."""
+    for name, layer in layers.items():
+        _replace(model, name, layer)
+    weight = model.get_parameter("audio_patchify_proj.weight")  # not that of a block, which may be offloaded
+    low_rank = {name: layer for name, layer in layers.items() if isinstance(layer, LoRALinear)}
+    model.adapters = Adapters(low_rank, _products(model, low_rank), device=weight.device, dtype=weight.dtype)
+    model.register_parameter("adapter_values", model.adapters.flat)
+    return model.adapters
+
+
+def _products(
+    model: Transformer, adapted: Mapping[str, LoRALinear]
+) -> list[tuple[Sequence[str], JointLinear | LoRALinear]]:
+    """What computes the adapted layers: a joint product where it can, else the layer itself."""
+    products: list[tuple[Sequence[str], JointLinear | LoRALinear]] = []
+    apart = dict(adapted)
+    for path, module in model.named_modules():
+        for names, joint in module.joint.values() if isinstance(module, Attention) else ():
+            layers = [getattr(module, name) for name in names]
+            joint.adopt(
+                [layer.update if isinstance(layer, LoRALinear) else None for layer in layers],
+                usable=not any(isinstance(layer, UpdatedLinear) for layer in layers),
+            )
+            if joint.update is not None:
+                together = [f"{path}.{name}" for name in names[: joint.update.layers]]
+                products.append((together, joint))
+                for name in together:
+                    del apart[name]
+    return products + [((name,), layer) for name, layer in apart.items()]
 
 
 def _linear(model: Transformer, name: str) -> nn.Linear:
@@ -67,11 +93,6 @@ def _linear(model: Transformer, name: str) -> nn.Linear:
     if not isinstance(layer, nn.Linear):
         raise CheckpointError(f"{name} is not a linear layer of this base without an adapter")
     return layer
-
-
-def _device(model: Transformer) -> torch.device:
-    # Not the adapted layer's: its block may be offloaded to host memory.
-    return model.get_parameter("audio_patchify_proj.weight").device
 
 
 def _replace(model: Transformer, name: str, layer: nn.Module) -> None:
@@ -84,32 +105,33 @@ def remove_adapters(model: Transformer) -> None:
     for name, module in list(model.named_modules()):
         if isinstance(module, LoRALinear | UpdatedLinear):
             _replace(model, name, module.base)
+    if model.adapters is not None:
+        _products(model, {})
+        model.adapters = None
+        del model.adapter_values
+
+
+def rounded_to_bf16(adapters: Adapters) -> AbstractContextManager[None]:
+    """Context in which the adapters have the rounded values of the file, so that a preview sounds like the file."""
+    return with_values(adapters, adapters.flat.detach().to(FILE_DTYPE))
 
 
 @contextmanager
-def rounded_to_bf16(adapters: Adapters) -> Iterator[None]:
-    """Context in which the adapters have the rounded values of the file, so that a preview sounds like the file."""
-    parameters = [p for adapter in adapters.values() for p in (adapter.lora_A, adapter.lora_B)]
-    exact = [parameter.detach().clone() for parameter in parameters]
-    with torch.no_grad():
-        for parameter in parameters:
-            parameter.copy_(parameter.to(FILE_DTYPE))
+def with_values(adapters: Adapters, values: Tensor) -> Iterator[None]:
+    """Context in which the adapters have these values, which lie as `flat` does."""
+    current = adapters.flat.detach()
+    exact = current.clone()
+    current.copy_(values)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for parameter, values in zip(parameters, exact, strict=True):
-                parameter.copy_(values)
+        current.copy_(exact)
 
 
 def lora_tensors(adapters: Adapters) -> dict[str, Tensor]:
     """The tensors of the LoRA file, by key: bfloat16, on the CPU."""
-    tensors = {}
-    for name, adapter in adapters.items():
-        for letter, parameter in (("A", adapter.lora_A), ("B", adapter.lora_B)):
-            key = f"{FILE_PREFIX}{name}.lora_{letter}.weight"
-            tensors[key] = parameter.detach().to("cpu", FILE_DTYPE).contiguous()
-    return tensors
+    matrices = adapters.matrices(adapters.flat.detach().to("cpu", FILE_DTYPE))
+    return {f"{FILE_PREFIX}{name}.weight": matrix for name, matrix in matrices.items()}
 
 
 def save_lora(path: Path, adapters: Adapters, metadata: Mapping[str, str]) -> None:
@@ -125,20 +147,22 @@ def apply_lora(model: Transformer, lora: LoRAFile, strength: float) -> AppliedLo
     unused = unused_layers(lora, _linear_layers(model))
     require_any(lora, unused)
     layers: dict[str, LoRALinear | UpdatedLinear] = {}
+    pairs = {}
+    device = model.get_parameter("audio_patchify_proj.weight").device
     for name, update in lora.layers.items():
         if name in unused:
             continue
         if update.is_plain_lora:
-            down, up = lora.read_pair(name)
-            layers[name] = adapter = _add_lora(model, name, down.shape[0])
-            adapter.scale = strength * update.scale
-            with torch.no_grad():
-                adapter.lora_A.copy_(down)
-                adapter.lora_B.copy_(up)
-            adapter.requires_grad_(False)
+            pairs[name] = lora.read_pair(name)
+            rank = len(pairs[name][0])
+            layers[name] = LoRALinear(_linear(model, name), rank, strength * update.scale)
         else:
-            layers[name] = updated = UpdatedLinear(_linear(model, name), lora.read(name).to(_device(model)), strength)
-            _replace(model, name, updated)
+            layers[name] = UpdatedLinear(_linear(model, name), lora.read(name).to(device), strength)
+    adapters = _adapt(model, layers)
+    matrices = adapters.matrices(adapters.flat.requires_grad_(False))
+    for name, (down, up) in pairs.items():
+        matrices[f"{name}.lora_A"].copy_(down)
+        matrices[f"{name}.lora_B"].copy_(up)
     return AppliedLoRA(layers, {**unused, **lora.skipped})
 
 

@@ -59,9 +59,12 @@ def dequantise(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     return weights.view(len(codes), -1, GROUP_SIZE).mul_(scales).flatten(1)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _table(dtype: torch.dtype, device: torch.device) -> Tensor:
     return on_device(_pairs, dtype, device=device)
+
+
+# What `torch.compiler.assume_constant_result` does, without importing the compiler: that takes seconds.
+_table._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _pairs(dtype: torch.dtype) -> Tensor:

@@ -15,6 +15,7 @@ from sonolora.ltx.memory.quantised import GROUP_SIZE, QuantisedLinear, quantise
 from sonolora.ltx.memory.weight_forms import FLOAT8, FULL, WEIGHTS
 
 BLOCKS = "transformer_blocks."
+TABLE = "scale_shift_table"  # in the name of modulation tables, which are small and needed before all blocks
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def place_weight(
     """
     if not name.startswith(BLOCKS):
         return tensor
-    device = torch.device("cpu") if policy.offloaded else tensor.device
+    device = torch.device("cpu") if policy.offloaded and TABLE not in name else tensor.device
     if not quantises(model, name, policy):
         return tensor.to(device)
     path, _, _ = name.rpartition(".")

@@ -1,42 +1,81 @@
 """One transformer block: self-attention, text cross-attention, cross-attention between the streams, feed-forward.
 
-In: the tokens of each stream present, and its `BlockInputs`, which are the same for all blocks. Out: the tokens after
-the block. A one-way video (one that does not attend to the audio) goes through `forward_one_way` instead.
+In: the tokens of each stream present, and its `BlockInputs`. Out: the tokens after the block. A one-way video (one that
+does not attend to the audio) goes through `forward_one_way` instead.
 
-B batch, T tokens of either stream, N video tokens, K modulation vectors, S text tokens, A audio width, D stream width.
+B batch, T tokens of either stream, N video tokens, L blocks, K modulation vectors, M of them a token can have (that of
+the sample's sigma, and with kept tokens also that of sigma 0), S text tokens, A audio width, D stream width.
 Source: the published model, reimplemented from its equations.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from sonolora.ltx.model.layers import Attention, FeedForward, KeysValues, rms
+from sonolora.ltx.model.layers import Attention, FeedForward, KeysValues
+from sonolora.ltx.model.norms import modulate, modulated_norm
 from sonolora.ltx.model.rope import Rotation
 from sonolora.ltx.weights.transformer_config import StreamConfig, TransformerConfig
 
-
-def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """x * (1 + scale) + shift, in the dtype of `x`."""
-    return torch.addcmul(shift, x, 1 + scale).to(x.dtype)
+_SELF, _FEED_FORWARD, _TEXT = 0, 1, 2  # the order of (shift, scale, gate) among the 9 vectors of a stream
 
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """Conditioning of one stream, the same for all blocks."""
+    """Conditioning of one stream. As made it is the same for all blocks; `with_tables` gives that of each block.
 
-    rows_BTKD: Tensor  # 9 modulation vectors, from the tokens' timesteps
-    prompt_rows_BTKD: Tensor  # 2 vectors, from the sample's sigma
+    Vectors come as (shift, scale) or (shift, scale, gate); with a block's tables added, scales are those to multiply
+    by, and gates have the dtype of the stream.
+    """
+
+    rows_BMKD: Tensor  # 9 vectors, from the tokens' timesteps
+    prompt_rows_BMKD: Tensor  # 2 vectors, from the sample's sigma
     context_BSD: Tensor
     self_rotation: Rotation
-    cross_rows_BTKD: Tensor | None = None  # 4 vectors: (scale, shift) for audio-to-video, then for video-to-audio
-    cross_gate_BTD: Tensor | None = None  # gate of the update from the other stream, from that stream's sigma
+    keep_BT1: Tensor | None = None  # tokens that take the second of M = 2 vectors
+    cross_rows_BMKD: Tensor | None = None  # 4 vectors: (scale, shift) for audio-to-video, then for video-to-audio
+    cross_gate_BMKD: Tensor | None = None  # gate of the update from the other stream, from that stream's sigma
     cross_rotation: Rotation | None = None
+    gates_BMKD: Tensor | None = None
+
+    def of_tokens(self, vectors_BMD: Tensor) -> Tensor:
+        """The vector of each token, (B, T or 1, D)."""
+        if self.keep_BT1 is None or vectors_BMD.shape[1] == 1:
+            return vectors_BMD
+        return torch.where(self.keep_BT1, vectors_BMD[:, 1:], vectors_BMD[:, :1])
+
+
+def with_tables(blocks: Sequence[Block], prefix: str, inputs: BlockInputs) -> list[BlockInputs]:
+    """The inputs of each block: the tables of all blocks are added at once."""
+
+    def added(table: str, rows_BMKD: Tensor, part: slice = slice(None)) -> Tensor:
+        tables_LKD = torch.stack([getattr(block, table)[part] for block in blocks])
+        return tables_LKD[:, None, None] + rows_BMKD
+
+    rows = added(f"{prefix}scale_shift_table", inputs.rows_BMKD)
+    prompt = added(f"{prefix}prompt_scale_shift_table", inputs.prompt_rows_BMKD)
+    gates = rows[..., 2::3, :].to(inputs.context_BSD.dtype)
+    rows[..., 1::3, :] += 1
+    prompt[..., 1, :] += 1
+    result = [
+        replace(inputs, rows_BMKD=rows[index], prompt_rows_BMKD=prompt[index], gates_BMKD=gates[index])
+        for index in range(len(blocks))
+    ]
+    cross_table = f"scale_shift_table_a2v_ca_{'audio' if prefix else 'video'}"
+    if inputs.cross_rows_BMKD is not None:
+        cross = added(cross_table, inputs.cross_rows_BMKD, slice(4))
+        cross[..., ::2, :] += 1
+        result = [replace(one, cross_rows_BMKD=cross[index]) for index, one in enumerate(result)]
+    if inputs.cross_gate_BMKD is not None:
+        cross_gates = added(cross_table, inputs.cross_gate_BMKD, slice(4, 5)).to(inputs.context_BSD.dtype)
+        result = [replace(one, cross_gate_BMKD=cross_gates[index]) for index, one in enumerate(result)]
+    return result
 
 
 class Block(nn.Module):
@@ -63,12 +102,12 @@ class Block(nn.Module):
             self.scale_shift_table_a2v_ca_video = nn.Parameter(torch.empty(5, v.width))
 
     def _add_stream(self, prefix: str, stream: StreamConfig, config: TransformerConfig) -> None:
-        def attention(context_dim: int) -> Attention:
+        def attention(context_dim: int | None) -> Attention:
             return Attention(
                 stream.width, context_dim, stream.heads, stream.head_dim, gated=config.gated, eps=config.eps
             )
 
-        self.add_module(f"{prefix}attn1", attention(stream.width))
+        self.add_module(f"{prefix}attn1", attention(None))
         self.add_module(f"{prefix}attn2", attention(stream.context_dim))
         self.add_module(f"{prefix}ff", FeedForward(stream.width))
         self.register_parameter(f"{prefix}scale_shift_table", nn.Parameter(torch.empty(9, stream.width)))
@@ -88,82 +127,76 @@ class Block(nn.Module):
         if video is None or video_inputs is None:
             audio = self._attention("audio_", audio, audio_inputs, values_only=values_only)
             if video_kv is not None:
-                audio = self._video_to_audio(audio, rms(audio, self.eps), audio_inputs, video_kv)
+                audio = self._video_to_audio(audio, audio_inputs, video_kv)
             return self._feed_forward("audio_", audio, audio_inputs), None
         video = self._attention("", video, video_inputs)
         audio = self._attention("audio_", audio, audio_inputs, values_only=values_only)
         # Each stream reads the other as it was before this exchange.
-        normed_audio, normed_video = rms(audio, self.eps), rms(video, self.eps)
-        video = self._audio_to_video(video, normed_video, normed_audio, video_inputs, audio_inputs)
-        audio = self._video_to_audio(audio, normed_audio, audio_inputs, self._video_kv(normed_video, video_inputs))
+        video_kv = self._video_kv(video, video_inputs)
+        video = self._audio_to_video(video, audio, video_inputs, audio_inputs)
+        audio = self._video_to_audio(audio, audio_inputs, video_kv)
         return self._feed_forward("audio_", audio, audio_inputs), self._feed_forward("", video, video_inputs)
 
     def forward_one_way(self, video: Tensor, inputs: BlockInputs) -> tuple[Tensor, KeysValues]:
         """Update the tokens (B, N, D) of a one-way video; also returns its keys and values for the audio."""
+        (inputs,) = with_tables([self], "", inputs)
         video = self._attention("", video, inputs)
-        return self._feed_forward("", video, inputs), self._video_kv(rms(video, self.eps), inputs)
+        return self._feed_forward("", video, inputs), self._video_kv(video, inputs)
 
     def _attention(self, prefix: str, x: Tensor, inputs: BlockInputs, *, values_only: bool | Tensor = False) -> Tensor:
         """Self-attention, then cross-attention to the text, whose context is modulated by the sample's sigma."""
-        table = getattr(self, f"{prefix}scale_shift_table")
-        shift, scale, gate, q_shift, q_scale, q_gate = (
-            table[row] + inputs.rows_BTKD[..., row, :] for row in (0, 1, 2, 6, 7, 8)
-        )
-        normed = modulate(rms(x, self.eps), scale, shift)
-        rotation = inputs.self_rotation
-        attended = getattr(self, f"{prefix}attn1")(normed, normed, rotation, rotation, values_only=values_only)
-        x = torch.addcmul(x, attended, gate.to(x.dtype))
-        prompt_shift, prompt_scale = (
-            getattr(self, f"{prefix}prompt_scale_shift_table") + inputs.prompt_rows_BTKD
-        ).unbind(-2)
-        query = modulate(rms(x, self.eps), q_scale, q_shift)
+        normed = self._normed(x, _SELF, inputs)
+        attended = getattr(self, f"{prefix}attn1")(normed, rotation=inputs.self_rotation, values_only=values_only)
+        x = _gated_residual(x, attended, _SELF, inputs)
+        prompt_shift, prompt_scale = inputs.prompt_rows_BMKD.unbind(-2)
         context = modulate(inputs.context_BSD, prompt_scale, prompt_shift)
-        return torch.addcmul(x, getattr(self, f"{prefix}attn2")(query, context), q_gate.to(x.dtype))
+        attended = getattr(self, f"{prefix}attn2")(self._normed(x, _TEXT, inputs), context)
+        return _gated_residual(x, attended, _TEXT, inputs)
 
     def _feed_forward(self, prefix: str, x: Tensor, inputs: BlockInputs) -> Tensor:
-        table = getattr(self, f"{prefix}scale_shift_table")
-        shift, scale, gate = (table[row] + inputs.rows_BTKD[..., row, :] for row in (3, 4, 5))
-        normed = modulate(rms(x, self.eps), scale, shift)
-        return torch.addcmul(x, getattr(self, f"{prefix}ff")(normed), gate.to(x.dtype))
+        normed = self._normed(x, _FEED_FORWARD, inputs)
+        return _gated_residual(x, getattr(self, f"{prefix}ff")(normed), _FEED_FORWARD, inputs)
+
+    def _normed(self, x: Tensor, which: int, inputs: BlockInputs) -> Tensor:
+        shift, scale = (inputs.of_tokens(inputs.rows_BMKD[..., 3 * which + row, :]) for row in (0, 1))
+        return modulated_norm(x, scale, shift, self.eps)
+
+    def _cross_normed(self, x: Tensor, inputs: BlockInputs, *, video_to_audio: bool) -> Tensor:
+        """A stream as it takes part in the cross-attention of one direction."""
+        assert inputs.cross_rows_BMKD is not None
+        first = 2 if video_to_audio else 0
+        scale, shift = (inputs.of_tokens(inputs.cross_rows_BMKD[..., first + row, :]) for row in (0, 1))
+        return modulated_norm(x, scale, shift, self.eps)
 
     def _audio_to_video(
-        self,
-        video: Tensor,
-        normed_video: Tensor,
-        normed_audio: Tensor,
-        video_inputs: BlockInputs,
-        audio_inputs: BlockInputs,
+        self, video: Tensor, audio: Tensor, video_inputs: BlockInputs, audio_inputs: BlockInputs
     ) -> Tensor:
         """The video attends to the audio."""
-        audio_rows = _cross_rows(self.scale_shift_table_a2v_ca_audio, audio_inputs)
-        video_rows = _cross_rows(self.scale_shift_table_a2v_ca_video, video_inputs)
-        attended = self.audio_to_video_attn(
-            modulate(normed_video, video_rows[0], video_rows[1]),
-            modulate(normed_audio, audio_rows[0], audio_rows[1]),
-            video_inputs.cross_rotation,
-            audio_inputs.cross_rotation,
+        attention = self.audio_to_video_attn
+        keys_values = attention.keys_values(
+            self._cross_normed(audio, audio_inputs, video_to_audio=False), audio_inputs.cross_rotation
         )
-        return _gated_residual(video, attended, self.scale_shift_table_a2v_ca_video, video_inputs)
+        queries = self._cross_normed(video, video_inputs, video_to_audio=False)
+        attended = attention.forward_with_kv(queries, keys_values, video_inputs.cross_rotation)
+        return _cross_residual(video, attended, video_inputs)
 
-    def _video_kv(self, normed_video: Tensor, inputs: BlockInputs) -> KeysValues:
+    def _video_kv(self, video: Tensor, inputs: BlockInputs) -> KeysValues:
         """Keys and values of the video that the audio attends to."""
-        rows = _cross_rows(self.scale_shift_table_a2v_ca_video, inputs)
-        return self.video_to_audio_attn.keys_values(modulate(normed_video, rows[2], rows[3]), inputs.cross_rotation)
+        normed = self._cross_normed(video, inputs, video_to_audio=True)
+        return self.video_to_audio_attn.keys_values(normed, inputs.cross_rotation)
 
-    def _video_to_audio(self, audio: Tensor, normed_audio: Tensor, inputs: BlockInputs, video_kv: KeysValues) -> Tensor:
+    def _video_to_audio(self, audio: Tensor, inputs: BlockInputs, video_kv: KeysValues) -> Tensor:
         """The audio attends to the video."""
-        rows = _cross_rows(self.scale_shift_table_a2v_ca_audio, inputs)
-        attended = self.video_to_audio_attn.forward_with_kv(
-            modulate(normed_audio, rows[2], rows[3]), video_kv, inputs.cross_rotation
-        )
-        return _gated_residual(audio, attended, self.scale_shift_table_a2v_ca_audio, inputs)
+        queries = self._cross_normed(audio, inputs, video_to_audio=True)
+        attended = self.video_to_audio_attn.forward_with_kv(queries, video_kv, inputs.cross_rotation)
+        return _cross_residual(audio, attended, inputs)
 
 
-def _cross_rows(table_5D: Tensor, inputs: BlockInputs) -> tuple[Tensor, ...]:
-    assert inputs.cross_rows_BTKD is not None
-    return (table_5D[:4] + inputs.cross_rows_BTKD).unbind(-2)
+def _gated_residual(x: Tensor, update: Tensor, which: int, inputs: BlockInputs) -> Tensor:
+    assert inputs.gates_BMKD is not None
+    return torch.addcmul(x, update, inputs.of_tokens(inputs.gates_BMKD[..., which, :]))
 
 
-def _gated_residual(x: Tensor, from_other: Tensor, table_5D: Tensor, inputs: BlockInputs) -> Tensor:
-    assert inputs.cross_gate_BTD is not None
-    return torch.addcmul(x, from_other, (table_5D[4] + inputs.cross_gate_BTD).to(x.dtype))
+def _cross_residual(x: Tensor, update: Tensor, inputs: BlockInputs) -> Tensor:
+    assert inputs.cross_gate_BMKD is not None
+    return torch.addcmul(x, update, inputs.cross_gate_BMKD[..., 0, :])

@@ -1,24 +1,27 @@
-"""Linear layers with an adapter, and several of them applied to one input.
+"""Linear layers with an adapter, and all adapters of a model in one tensor.
 
 A LoRA layer computes W x + b + scale * B (A x), A (rank, in), B (out, rank).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sonolora.ltx.model.joint_linear import JointLinear, LowRank, frozen_tensors, product
+
 
 class LoRALinear(nn.Module):
-    """A frozen linear layer with a trainable low-rank update; A and B are float32 whatever the dtype of the base."""
+    """A frozen linear layer with a low-rank update, whose factors `Adapters` provides for every pass."""
 
-    def __init__(self, base: nn.Linear, rank: int, device: torch.device) -> None:
+    def __init__(self, base: nn.Linear, rank: int, scale: float = 1.0) -> None:
         super().__init__()
         self.base = base
-        self.scale = 1.0
-        self.lora_A = nn.Parameter(torch.zeros(rank, base.in_features, device=device))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
+        self.update = LowRank(1, base.out_features, rank, base.in_features, scale)
+        self.factors: Tensor | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -26,27 +29,7 @@ class LoRALinear(nn.Module):
         return self.base.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.add_update(x, F.linear(x, self.lora_A.to(x.dtype)))
-
-    def add_update(self, x: Tensor, down: Tensor) -> Tensor:
-        """The layer's output for `x`, given `down` = A x."""
-        out: Tensor = self.base(x)
-        # addmm scales, multiplies and adds without an intermediate as large as the output.
-        added = torch.addmm(out.flatten(0, -2), down.flatten(0, -2), self.lora_B.to(x.dtype).t(), alpha=self.scale)
-        return added.view(out.shape)
-
-
-def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
-    """The output of each layer for the same `x`.
-
-    If several layers are adapted, their A matrices are stacked: one narrow product in the forward and backward pass.
-    """
-    adapted = [layer for layer in layers if isinstance(layer, LoRALinear)]
-    if len(adapted) < 2:
-        return tuple(layer(x) for layer in layers)
-    stacked = torch.cat([layer.lora_A for layer in adapted]).to(x.dtype)
-    downs = iter(torch.split(F.linear(x, stacked), [len(layer.lora_A) for layer in adapted], dim=-1))
-    return tuple(layer.add_update(x, next(downs)) if isinstance(layer, LoRALinear) else layer(x) for layer in layers)
+        return product(x, frozen_tensors(self.base), self.base.bias, self.update, self.factors)
 
 
 class UpdatedLinear(nn.Module):
@@ -68,3 +51,53 @@ class UpdatedLinear(nn.Module):
         update: Tensor = self.update(self.base.weight)
         added: Tensor = self.base(x) + F.linear(x, (self.strength * update).to(x.dtype))
         return added
+
+
+class Adapters(Mapping[str, LoRALinear]):
+    """The LoRA layers of a model by module name, with all their values in one float32 tensor.
+
+    `flat` is the only parameter. `cast` makes one copy in the dtype of the base and hands each product its slice, so
+    that a pass casts once, and its gradient, norm and update are single operations.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, LoRALinear],
+        products: Sequence[tuple[Sequence[str], JointLinear | LoRALinear]],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self._layers = dict(layers)
+        self._products = products
+        self._sizes = [target.update.size for _, target in products if target.update is not None]
+        self._dtype = dtype
+        self.flat = nn.Parameter(torch.zeros(sum(self._sizes), device=device))
+
+    def cast(self) -> None:
+        """Hand the values, in the dtype of the pass, to the products."""
+        for (_, target), factors in zip(
+            self._products, torch.split(self.flat.to(self._dtype), self._sizes), strict=True
+        ):
+            target.factors = factors
+
+    def matrices(self, values: Tensor) -> dict[str, Tensor]:
+        """A and B of each layer, `<name>.lora_A` and `<name>.lora_B`, as views of a tensor that lies as `flat` does.
+
+        In the order in which they lie there.
+        """
+        result: dict[str, Tensor] = {}
+        for (names, target), part in zip(self._products, torch.split(values, self._sizes), strict=True):
+            assert target.update is not None
+            for letter, stacked in zip("AB", target.update.matrices(part), strict=True):
+                result |= {f"{name}.lora_{letter}": one for name, one in zip(names, stacked, strict=True)}
+        return result
+
+    def __getitem__(self, name: str) -> LoRALinear:
+        return self._layers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)

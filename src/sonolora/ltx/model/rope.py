@@ -1,7 +1,7 @@
 """Rotary position embedding (split type) over continuous positions.
 
 In: positions in seconds (and pixels). Out: cosines and sines, and rotated queries and keys.
-B batch, T tokens, X position axes, H heads, F frequencies of a head (half its width).
+B batch, T tokens, X position axes, H heads, K channels of a head, F = K / 2 its frequencies.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def rotation(
     *,
     float64: bool,
 ) -> Rotation:
-    """Cosines and sines (B, H, T, F), float32, F = width / heads / 2.
+    """Cosines and sines (B, T, H, F), float32, F = width / heads / 2.
 
     Positions are mapped from [0, max] to [-1, 1]. Frequencies are laid out with the axis changing fastest; a remainder
     that does not divide among the axes is padded in front with identity entries. Each head has its own frequencies.
@@ -55,11 +55,4 @@ def rotation(
         cos = torch.cat([cos.new_ones(batch, tokens, rest), cos], dim=-1)
         sin = torch.cat([sin.new_zeros(batch, tokens, rest), sin], dim=-1)
     by_head = (batch, tokens, heads, -1)
-    return cos.view(by_head).transpose(1, 2), sin.view(by_head).transpose(1, 2)
-
-
-def rotate(x_BHTK: Tensor, rotation: Rotation) -> Tensor:
-    """Rotate the first half of each head's channels against the second half, in float32."""
-    cos, sin = rotation
-    first, second = x_BHTK.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x_BHTK.dtype)
+    return cos.view(by_head), sin.view(by_head)

@@ -13,6 +13,8 @@ the publisher's code.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +23,12 @@ from torch.utils.checkpoint import checkpoint as gradient_checkpoint
 
 from sonolora.core.frames import frame_bounds
 from sonolora.ltx.memory.block_offload import offload_blocks
-from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy, keeps_codes, place_weight
+from sonolora.ltx.memory.weight_policy import PLAIN, TABLE, WeightPolicy, keeps_codes, place_weight
 from sonolora.ltx.model.adaln import AdaLayerNorm
-from sonolora.ltx.model.block import Block, BlockInputs, modulate
-from sonolora.ltx.model.layers import QUERY_PARTS
+from sonolora.ltx.model.block import Block, BlockInputs, with_tables
+from sonolora.ltx.model.layers import QUERY_PARTS, Attention
+from sonolora.ltx.model.lora_layer import Adapters
+from sonolora.ltx.model.norms import modulate
 from sonolora.ltx.model.rope import Rotation, rotation
 from sonolora.ltx.weights.checkpoint import Checkpoint, load_module, read_scales
 from sonolora.ltx.weights.transformer_config import StreamConfig, TransformerConfig
@@ -83,6 +87,7 @@ class Transformer(nn.Module):
         self.has_video = video
         self.one_way = one_way
         self.gradient_checkpointing = False  # of each block
+        self.adapters: Adapters | None = None
         audio = not (video and one_way)
         if audio:
             self._add_stream("audio_", config.audio)
@@ -123,6 +128,8 @@ class Transformer(nn.Module):
             video, CachedVideoKV if self.one_way else Stream if self.has_video else ()
         ):
             raise ValueError(f"this transformer was built {self._built}, but got a {type(video).__name__}")
+        if self.adapters is not None:
+            self.adapters.cast()
         x_video = video_inputs = video_embedded = video_kv = other_sigma_B = None
         if isinstance(video, Stream):
             x_video, video_inputs, video_embedded = self._embed("", video, crosses=True, other_sigma_B=audio.sigma_B)
@@ -132,22 +139,25 @@ class Transformer(nn.Module):
         x_audio, audio_inputs, audio_embedded = self._embed(
             "audio_", audio, crosses=video is not None, other_sigma_B=other_sigma_B
         )
-        for index, block in enumerate(self.transformer_blocks):
+        blocks = cast(list[Block], list(self.transformer_blocks))
+        audio_inputs_of = with_tables(blocks, "audio_", audio_inputs)
+        video_inputs_of = [None] * len(blocks) if video_inputs is None else with_tables(blocks, "", video_inputs)
+        for index, block in enumerate(blocks):
             perturbed = index in values_only_blocks
             values_only = perturbed if values_only_B is None or not perturbed else values_only_B
             if isinstance(video, CachedVideoKV):
                 video_kv = video.keys_BLHNK[:, index], video.values_BLHNK[:, index]
-            inputs = x_audio, x_video, audio_inputs, video_inputs, video_kv
+            inputs = x_audio, x_video, audio_inputs_of[index], video_inputs_of[index], video_kv
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x_audio, x_video = gradient_checkpoint(
                     block, *inputs, values_only=values_only, use_reentrant=False, preserve_rng_state=False
                 )
             else:
                 x_audio, x_video = block(*inputs, values_only=values_only)
-        audio_velocity = self._project_out("audio_", x_audio, audio_embedded)
-        if x_video is None or video_embedded is None:
+        audio_velocity = self._project_out("audio_", x_audio, audio_inputs.of_tokens(audio_embedded))
+        if x_video is None or video_inputs is None or video_embedded is None:
             return audio_velocity, None
-        return audio_velocity, self._project_out("", x_video, video_embedded)
+        return audio_velocity, self._project_out("", x_video, video_inputs.of_tokens(video_embedded))
 
     @property
     def _built(self) -> str:
@@ -163,45 +173,35 @@ class Transformer(nn.Module):
     def _embed(
         self, prefix: str, stream: Stream, *, crosses: bool, other_sigma_B: Tensor | None = None
     ) -> tuple[Tensor, BlockInputs, Tensor]:
-        """Embedded tokens of a stream, its block inputs and its embedded timestep.
+        """Embedded tokens of a stream, its block inputs and its embedded timesteps, (B, M, D) as in `BlockInputs`.
 
         `crosses`: whether it takes part in cross-attention between the streams. `other_sigma_B`: the sigma of the
         stream that it attends to, if any.
         """
         config = self.config.audio if prefix else self.config.video
         dtype: torch.dtype = self.get_parameter(f"{prefix}patchify_proj.weight").dtype
-        sigma_B1 = stream.sigma_B[:, None]
-
-        def rows(adaln: AdaLayerNorm, scale: float) -> tuple[Tensor, Tensor]:
-            modulations, embedded = adaln(sigma_B1 * scale)
-            if stream.keep_BT is None:
-                return modulations, embedded
-            # A token's timestep is either sigma or 0: compute two vectors per sample, not one per token.
-            clean_modulations, clean_embedded = adaln(torch.zeros_like(sigma_B1))
-            keep_BT1 = stream.keep_BT[..., None]
-            return (
-                torch.where(keep_BT1[..., None], clean_modulations, modulations),
-                torch.where(keep_BT1, clean_embedded, embedded),
-            )
-
         scale = self.config.timestep_scale
-        modulations, embedded = rows(getattr(self, f"{prefix}adaln_single"), scale)
-        prompt_rows, _ = getattr(self, f"{prefix}prompt_adaln_single")(sigma_B1 * scale)
+        sigma_B1 = timestep_BM = stream.sigma_B[:, None] * scale
+        if stream.keep_BT is not None:
+            # A token's timestep is either sigma or 0: compute two vectors per sample, not one per token.
+            timestep_BM = F.pad(sigma_B1, (0, 1))
+        rows, embedded = getattr(self, f"{prefix}adaln_single")(timestep_BM)
+        prompt_rows, _ = getattr(self, f"{prefix}prompt_adaln_single")(sigma_B1)
         cross_rows = cross_gate = cross_rotation = None
         # As published: scales and shifts depend on the stream's own timesteps, the gate on the other's sigma.
         if other_sigma_B is not None:
             gate = self.av_ca_v2a_gate_adaln_single if prefix else self.av_ca_a2v_gate_adaln_single
-            gate_rows, _ = gate(other_sigma_B[:, None] * self.config.av_timestep_scale)
-            cross_gate = gate_rows.squeeze(-2)
+            cross_gate, _ = gate(other_sigma_B[:, None] * self.config.av_timestep_scale)
         if crosses:
-            cross_rows, _ = rows(getattr(self, f"av_ca_{prefix or 'video_'}scale_shift_adaln_single"), scale)
+            cross_rows, _ = getattr(self, f"av_ca_{prefix or 'video_'}scale_shift_adaln_single")(timestep_BM)
             latest = max(self.config.audio.max_positions[0], self.config.video.max_positions[0])
             cross_rotation = self._rotation(stream.positions_BXT[:, :1], (latest,), self.config.audio)
         block_inputs = BlockInputs(
-            modulations,
+            rows,
             prompt_rows,
             stream.context_BSD.to(dtype),
             self._rotation(stream.positions_BXT, config.max_positions, config),
+            None if stream.keep_BT is None else stream.keep_BT[..., None],
             cross_rows,
             cross_gate,
             cross_rotation,
@@ -220,7 +220,7 @@ class Transformer(nn.Module):
 
     def _project_out(self, prefix: str, x: Tensor, embedded: Tensor) -> Tensor:
         table = getattr(self, f"{prefix}scale_shift_table")
-        shift, scale = table[0] + embedded, table[1] + embedded
+        shift, scale = table[0] + embedded, 1 + table[1] + embedded
         normed = F.layer_norm(x, (x.shape[-1],), eps=self.config.eps)
         return getattr(self, f"{prefix}proj_out")(modulate(normed, scale, shift))  # type: ignore[no-any-return]
 
@@ -268,14 +268,29 @@ def load_transformer(
 
 
 def apply_policy(model: Transformer, policy: WeightPolicy, device: torch.device) -> None:
-    """Set up gradient checkpointing, block offload and compilation for a model with loaded weights."""
+    """Set up joint products, gradient checkpointing, block offload and compilation of a model with loaded weights."""
     blocks = list(model.transformer_blocks)
+    join_layers(model)
     model.gradient_checkpointing = policy.uses_gradient_checkpointing
     if policy.offloaded:
-        offload_blocks(blocks, device)
+        offload_blocks(blocks, [_block_tensors(block) for block in blocks], device)
     if policy.compiled:
         for block in blocks:  # they share the code, which is compiled once
             block.compile()
+
+
+def join_layers(model: Transformer) -> None:
+    """Compute layers of one input as one product from now on; see `Attention.join`. The weights must stay in place."""
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.join()
+
+
+def _block_tensors(block: nn.Module) -> list[Tensor]:
+    """All tensors of a block but its modulation tables, which are added to the timesteps' before all blocks."""
+    named = *block.named_parameters(), *block.named_buffers()
+    joint = (module.joint_tensors() for module in block.modules() if isinstance(module, Attention))
+    return [*(tensor for name, tensor in named if TABLE not in name), *chain.from_iterable(joint)]
 
 
 def is_transformer_tensor(name: str, *, video: bool, one_way: bool = False) -> bool:

@@ -10,14 +10,16 @@ tokens to one with full attention, whose positions are divided by 8.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import Gemma3TextConfig
 
 from sonolora.core.errors import CheckpointError
 from sonolora.ltx.weights.checkpoint import Checkpoint
 from sonolora.ltx.weights.verify import SPIECE_MODEL, gemma_prefix, read_spiece_model
+
+if TYPE_CHECKING:
+    from transformers import Gemma3TextConfig
 
 _WINDOW, _PATTERN, _POSITION_DIVISOR = 1024, 6, 8.0
 
@@ -49,6 +51,8 @@ def open_tokenizer(path: Path) -> SentencePieceTokenizer:
 
 def gemma_config(file: Checkpoint) -> Gemma3TextConfig:
     """The config of the language model. Raises `CheckpointError` when the file does not hold Gemma 3."""
+    from transformers import Gemma3TextConfig  # takes a second to import
+
     prefix = gemma_prefix(file)
 
     def rows(name: str) -> int:

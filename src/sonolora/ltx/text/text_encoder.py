@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 
 from sonolora.core.errors import CheckpointError
 from sonolora.ltx.text.single_file import open_tokenizer
@@ -184,6 +183,8 @@ def _tokenizer_in(folder: Path) -> Any:
     # Without this file transformers silently builds a tokenizer with an empty vocabulary.
     if not (folder / "tokenizer.json").is_file():
         raise _unreadable(folder, "there is no tokenizer.json")
+    from transformers import AutoTokenizer  # takes a second to import
+
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sonolora.ltx.model.layers import Attention, FeedForward, rms
+from sonolora.ltx.model.layers import Attention, FeedForward
+from sonolora.ltx.model.norms import rms
 from sonolora.ltx.model.rope import Rotation, rotation
 from sonolora.ltx.weights.checkpoint import Checkpoint, load_module
 from sonolora.ltx.weights.transformer_config import ConnectorConfig, TransformerConfig
@@ -70,14 +71,11 @@ class _Block(nn.Module):
     def __init__(self, config: ConnectorConfig) -> None:
         super().__init__()
         self.eps = config.eps
-        self.attn1 = Attention(
-            config.width, config.width, config.heads, config.head_dim, gated=config.gated, eps=config.eps
-        )
+        self.attn1 = Attention(config.width, None, config.heads, config.head_dim, gated=config.gated, eps=config.eps)
         self.ff = FeedForward(config.width)
 
     def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
-        normed = rms(x, self.eps)
-        x = x + self.attn1(normed, normed, rotation, rotation)
+        x = x + self.attn1(rms(x, self.eps), rotation=rotation)
         return x + self.ff(rms(x, self.eps))  # type: ignore[no-any-return]
 
 

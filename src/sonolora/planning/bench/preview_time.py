@@ -19,7 +19,7 @@ from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
 from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.bench.machine_limits import device_name
-from sonolora.planning.bench.synthetic import synthetic_model
+from sonolora.planning.bench.synthetic import fail, synthetic_model
 from sonolora.planning.needs import preview_guidance, training_step
 from sonolora.planning.run_settings import RunSettings
 from sonolora.planning.work_counts import make_example
@@ -63,7 +63,7 @@ def measure_preview(
     noise = torch.randn_like(example.latents_BTC)
     guidance = preview_guidance(shape.metadata, request)
     mark, elapsed = clock(device)
-    graphs = CudaGraphSteps() if settings.cuda_graph else None
+    graphs = CudaGraphSteps(fail) if settings.cuda_graph else None
     for count in (1 if graphs is None else _STEPS_UNTIL_REPLAY, steps):
         moments = [mark()]
         sampling = SamplingSettings(count, guidance, graphs=graphs)

@@ -29,6 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sonolora import __version__
 from sonolora.conditioning import collate
+from sonolora.core.determinism import deterministic
 from sonolora.core.devices import compute_dtype
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.modes.mode import Mode
@@ -116,6 +117,13 @@ def measure_step(
     each other and a device that is not there.
     """
     settings.check_mode(mode)
+    with deterministic(settings.deterministic):
+        return _measure(shape, mode, request, settings, rank, steps, plain)
+
+
+def _measure(
+    shape: BaseShape, mode: Mode, request: TrainRequest, settings: RunSettings, rank: int, steps: int, plain: bool
+) -> Measurement:
     device = settings.place()
     dtype, step = compute_dtype(device), replace(training_step(mode, request, settings), rank=rank)
     layers = shape.transformer_config.layers

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ class Database:
             with self.transaction() as transaction:
                 _migrate(transaction, path)
         self._noted = None if accept else read_identity(path)
+        self._file_checkpoints = self._noted.file_checkpoints if self._noted else 0
         if self._noted is None:
             self.note_identity()
 
@@ -97,7 +99,9 @@ class Database:
             with faults_in_words(self.path):
                 cursor = connection.cursor()
                 cursor.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT}")
-                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                ((is_busy, *_),) = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                if not is_busy:
+                    ((self._file_checkpoints,),) = cursor.execute("SELECT checkpoints FROM store").fetchall()
                 cursor.execute(f"PRAGMA busy_timeout = {round(1000 * faults.BUSY_SECONDS)}")
         finally:
             connection.close()
@@ -115,6 +119,8 @@ class Database:
                 identity = Identity.of(driver)
         finally:
             connection.close()
+        if identity is not None:
+            identity = replace(identity, file_checkpoints=self._file_checkpoints)
         if identity is not None and identity != self._noted:
             write_identity(self.path, identity)
             self._noted = identity

@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from contextlib import closing
-from dataclasses import asdict, astuple, dataclass
+from contextlib import closing, suppress
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -35,13 +35,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Identity:
-    """The database's id and counts that only grow."""
+    """The database's id and counts that only grow. `file_checkpoints`: those in the database file without its log."""
 
     store: str
     checkpoints: int
     requests: int
     events: int
     keys: int
+    file_checkpoints: int = 0
+
+    def __post_init__(self) -> None:
+        wrong = [name for name, value in asdict(self).items() if type(value) is not (str if name == "store" else int)]
+        if wrong:
+            raise TypeError(f"{wrong[0]} is not of its type")
 
     @classmethod
     def of(cls, connection: sqlite3.Connection) -> Identity | None:
@@ -66,7 +72,7 @@ def read_identity(database: Path) -> Identity | None:
         return Identity(**json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         logger.warning("%s cannot be read and is written anew: %s", path, error)
         return None
 
@@ -79,9 +85,9 @@ def write_identity(database: Path, identity: Identity) -> None:
         raise StoreError(error.path, f"it could not be written: {error.reason}") from error
 
 
-def open_read_only(database: Path) -> sqlite3.Connection:
+def open_read_only(database: Path, *, options: str = "") -> sqlite3.Connection:
     """A connection that changes nothing, also not when it is closed: it leaves the log as it is."""
-    return sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True, timeout=faults.BUSY_SECONDS)
+    return sqlite3.connect(f"file:{quote(str(database))}?mode=ro{options}", uri=True, timeout=faults.BUSY_SECONDS)
 
 
 def check_identity(database: Path) -> None:
@@ -95,7 +101,13 @@ def check_identity(database: Path) -> None:
         return
     with faults_in_words(database), closing(open_read_only(database)) as connection:
         identity = Identity.of(connection)
-    if identity is None or identity.store != expected.store:
+    # SQLite applies a log to any database file, and what comes out may be a mixture of two.
+    alone = _identity_without_log(database)
+    if identity is not None and alone is not None:
+        identity = replace(identity, file_checkpoints=alone.checkpoints)
+    elif identity is not None:
+        identity = replace(identity, file_checkpoints=expected.file_checkpoints)
+    if identity is None or any(found and found.store != expected.store for found in (identity, alone)):
         log = Path(f"{database.name}{WAL}")
         raise StoreError(
             database, f"it is not the database of this folder, or {log} is the log of another", _PUT_BACK, _ACCEPT
@@ -109,6 +121,16 @@ def check_identity(database: Path) -> None:
             _PUT_BACK,
             _ACCEPT,
         )
+
+
+def _identity_without_log(database: Path) -> Identity | None:
+    """Of the database file alone; None where it says nothing by itself, as in the middle of a checkpoint."""
+    with (
+        suppress(sqlite3.DatabaseError, TypeError),
+        closing(open_read_only(database, options="&immutable=1")) as connection,
+    ):
+        return Identity.of(connection)
+    return None
 
 
 def _belongings(database: Path, expected: Identity | None) -> str | None:

@@ -31,6 +31,7 @@ class Journal:
         self._written_progress: dict[str, Any] = {}
         self._last_metrics: tuple[int, dict[str, Any]] = (-1, {})
         self._last_step_line = 0.0
+        self._later = 0.0  # seconds that the run takes after the current phase
 
     async def run(self) -> None:
         """Write until `close`, and then what is left."""
@@ -56,7 +57,10 @@ class Journal:
             case {"event": "progress", "step": step, "total": total, "note": note}:
                 self._progress |= {"step": step, "steps": total, "note": note}
                 if speed := self._progress.get("steps_per_second"):
-                    self._progress["estimated_end"] = round(time.time() + (total - step) / speed, 1)
+                    seconds = (total - step) / speed + self._later
+                    self._progress["estimated_end"] = round(time.time() + seconds, 1)
+            case {"event": "remaining", "seconds": seconds}:
+                self._later = seconds
             case {"event": "message", "text": text}:
                 self.log(text)
             case {"event": "warning", "text": text}:

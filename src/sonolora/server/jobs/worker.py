@@ -127,6 +127,9 @@ class Events:
             self._last_progress = now
             self.send("progress", step=self._step, total=self._total, note=note)
 
+    def remaining(self, seconds: float) -> None:
+        self.send("remaining", seconds=round(seconds, 1))
+
     def message(self, text: str) -> None:
         self.send("message", text=text)
 

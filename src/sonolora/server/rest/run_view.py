@@ -21,7 +21,7 @@ _FIELDS_OUTPUTS = {
     "audio": "previews of the last step, one after the other",
     "debug_dataset": "the data as the model gets it",
 }
-REPORTS = ("report.html", "report.json", "metrics.jsonl", "evaluation.json", "evaluation.html")
+REPORTS = ("best.safetensors", "report.html", "report.json", "metrics.jsonl", "evaluation.json", "evaluation.html")
 
 
 def state_of(request: Request) -> str:

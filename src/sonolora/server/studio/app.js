@@ -59,7 +59,7 @@ async function load() {
   }
 }
 
-const THEMES = { "": "as the system", light: "light", dark: "dark" };
+const THEMES = { "": "system", light: "light", dark: "dark" };
 function Theme() {
   const [theme, setTheme] = useState(document.documentElement.dataset.theme ?? "");
   const next = { "": "light", light: "dark", dark: "" }[theme];
@@ -92,30 +92,32 @@ const LINKS = [
   ["keys", "Keys", "key"],
 ];
 
+function Foot() {
+  const leave = async () => {
+    await del("session").catch(failed);
+    session.value = null;
+  };
+  return html`${!online.value && html`<span class="badge bad" role="status">no connection</span>`}
+    <${Theme} />
+    <span>Base <b>${session.value.base}</b> · ${session.value.version}</span>
+    <span>Logged in as ${session.value.key.name}. <a href="#/" onClick=${(e) => { e.preventDefault(); leave(); }}>Log out</a></span>`;
+}
+
 function Page() {
   useEffect(() => void load(), []);
   const parts = place.value;
   if (session.value === null) return html`<${Login} used=${parts[1] === "used"} /><${Toasts} />`;
   if (!session.value || !modes.value) return html`<p class="starting">Loading…</p><${Toasts} />`;
   const here = { start: "datasets", compare: "runs" }[parts[0]] ?? parts[0] ?? "datasets";
-  const leave = async () => {
-    await del("session").catch(failed);
-    session.value = null;
-  };
   return html`<a class="skip" href="#main" onClick=${(e) => { e.preventDefault(); document.getElementById("main").focus(); }}>To the content</a>
   <div class="frame">
     <header class="side">
       <a class="brand" href="#/"><img src="studio/icon.svg" alt="" />Sonolora</a>
       <nav aria-label="Main">${LINKS.map(([to, label, icon]) => html`<a href=${`#/${to}`} aria-current=${here === to ? "page" : undefined}>
         <${Icon} name=${icon} />${label}</a>`)}</nav>
-      <div class="foot">
-        ${!online.value && html`<span class="badge bad">no connection</span>`}
-        <${Theme} />
-        <span>Base <b>${session.value.base}</b> · ${session.value.version}</span>
-        <span>Logged in as ${session.value.key.name}. <a href="#/" onClick=${(e) => { e.preventDefault(); leave(); }}>Log out</a></span>
-      </div>
+      <div class="foot"><${Foot} /></div>
     </header>
-    <main id="main" tabindex="-1"><${View} parts=${parts} /></main>
+    <main id="main" tabindex="-1"><${View} parts=${parts} /><footer class="foot narrow"><${Foot} /></footer></main>
   </div><${Toasts} />`;
 }
 

@@ -16,11 +16,14 @@ export function smoothed(values, weight = 0.9) {
   });
 }
 
-// Held-out figures by step from an evaluation, in either of the forms that it has: see docs/api.md.
-export function heldOut(evaluation) {
-  return (evaluation?.steps ?? [])
-    .filter((row) => typeof row.step === "number" && typeof row.loss === "number")
-    .map(({ step, loss, low, high }) => ({ step, loss, low: low ?? loss, high: high ?? loss }));
+// Held-out loss with the interval of its difference from the base, around the base's own loss.
+export function heldOut(rows) {
+  return rows.filter((row) => typeof row.held_out_loss === "number").map((row) => {
+    const [, low, high] = row.held_out_difference ?? [];
+    const base = row.base_held_out_loss;
+    const known = typeof base === "number" && typeof low === "number" && typeof high === "number";
+    return { step: row.step, loss: row.held_out_loss, base, low: known ? base + low : row.held_out_loss, high: known ? base + high : row.held_out_loss };
+  });
 }
 
 export function Curves({ rows, evaluation, steps }) {
@@ -28,9 +31,10 @@ export function Curves({ rows, evaluation, steps }) {
   const plot = useRef(null);
   const [levels, setLevels] = useState(false);
   const [log, setLog] = useState(false);
-  const held = heldOut(evaluation);
+  const held = heldOut(rows);
   const evaluated = rows.filter((row) => row.train_eval_loss !== undefined);
-  const sigmas = [...new Set(evaluated.flatMap((row) => Object.keys(row.train_eval_loss_by_sigma ?? {})))].sort((a, b) => a - b);
+  const bySigma = (row) => row.held_out_loss_by_sigma ?? row.train_eval_loss_by_sigma ?? {};
+  const sigmas = [...new Set(evaluated.flatMap((row) => Object.keys(bySigma(row))))].sort((a, b) => a - b);
   const shape = `${levels}${log}${held.length > 0}${sigmas}`;
 
   useEffect(() => {
@@ -52,21 +56,22 @@ export function Curves({ rows, evaluation, steps }) {
       data.push(values);
     };
     if (levels) {
-      sigmas.forEach((sigma, index) => add(column((row) => row.train_eval_loss_by_sigma?.[sigma]), {
+      sigmas.forEach((sigma, index) => add(column((row) => bySigma(row)[sigma]), {
         label: `σ ${sigma}`, stroke: `hsl(${175 + (150 * index) / Math.max(1, sigmas.length - 1)} 55% ${matchMedia("(prefers-color-scheme: dark)").matches ? 65 : 40}%)`, width: 2, points: { show: true, size: 5 } }));
     } else {
       add(loss, { label: "training", stroke: `${color("--soft")}66`, width: 1 });
       add(smoothed(loss), { label: "smoothed", stroke: color("--soft"), width: 1.25 });
       if (held.length) {
-        add(column((_, row) => row.high), { label: "upper", stroke: "transparent" });
-        add(column((_, row) => row.low), { label: "lower", stroke: "transparent" });
+        add(column((_, row) => row.high), { label: "at most", stroke: "transparent" });
+        add(column((_, row) => row.low), { label: "at least", stroke: "transparent" });
         bands.push({ series: [3, 4], fill: `${accent}33` });
+        add(column((_, row) => row.base), { label: "base", stroke: ink, width: 1, dash: [5, 5] });
         add(column((_, row) => row.loss), { label: "held out", stroke: accent, width: 3, points: { show: true, size: 7, fill: accent } });
       } else {
         add(column((row) => row.train_eval_loss), { label: "training clips, fixed noise", stroke: accent, width: 3, points: { show: true, size: 7, fill: accent } });
       }
     }
-    const best = evaluation?.best_step;
+    const best = evaluation?.best?.step ?? rows.filter((row) => typeof row.best_step === "number").at(-1)?.best_step;
     const mark = (u) => {
       if (typeof best !== "number") return;
       const x = u.valToPos(best, "x", true);

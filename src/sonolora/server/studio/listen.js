@@ -69,7 +69,7 @@ export function rowsOf(run, previews) {
   return [...byNumber.entries()].map(([number, list]) => {
     const { source, film, spans } = givenOf(run, number);
     const voices = list.map((one) => ({ key: `step-${one.step}`, url: one.sound, spectrogram: one.spectrogram, shape: one.shape, film, spans,
-      label: one.kind === "base" ? "base" : `step ${one.step}`, note: one.kind === "base" ? "before training" : run.evaluation?.best_step === one.step ? "best on held-out clips" : "" }));
+      label: one.kind === "base" ? "base" : `step ${one.step}`, note: one.kind === "base" ? "before training" : run.evaluation?.best?.step === one.step ? "best on held-out clips" : "" }));
     return { number, prompt: list[0].prompt, voices, source, spans };
   });
 }

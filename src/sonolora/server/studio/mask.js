@@ -24,10 +24,14 @@ export function merged(ranges) {
 
 export function MaskEditor({ id, clip, onClose, onSaved }) {
   const [shape, setShape] = useState(null);
-  const [ranges, setRanges] = useState(clip.mask);
-  const [drag, setDrag] = useState(null); // {from, to}, or {edge, index}
-  const [cursor, setCursor] = useState(0);
-  const [anchor, setAnchor] = useState(null);
+  const [, redraw] = useState(0);
+  // Not state: events come faster than the view is drawn, and each one builds on the one before.
+  const now = useRef({ ranges: clip.mask, drag: null, cursor: 0, anchor: null }).current;
+  const set = (changes) => {
+    Object.assign(now, changes);
+    redraw((count) => count + 1);
+  };
+  const { ranges, drag, cursor } = now;
   const saved = useRef(JSON.stringify(clip.mask));
   const area = useRef(null);
   const file = clip.sounds[0].file;
@@ -37,7 +41,7 @@ export function MaskEditor({ id, clip, onClose, onSaved }) {
   setGroup(group, [{ key: "clip", url: address(id, file, "play") }]);
 
   const save = async (next) => {
-    setRanges(next);
+    set({ ranges: next });
     if (JSON.stringify(next) === saved.current) return;
     saved.current = JSON.stringify(next);
     try {
@@ -55,17 +59,21 @@ export function MaskEditor({ id, clip, onClose, onSaved }) {
     area.current.setPointerCapture(event.pointerId);
     const here = at(event);
     const near = (6 / area.current.clientWidth) * shape.seconds;
-    for (const [index, range] of ranges.entries()) {
+    for (const [index, range] of now.ranges.entries()) {
       const edge = range.findIndex((end) => Math.abs(end - here) <= near);
-      if (edge >= 0) return setDrag({ from: range[1 - edge], to: here, rest: ranges.filter((_, other) => other !== index) });
+      if (edge >= 0) return set({ drag: { from: range[1 - edge], to: here, rest: now.ranges.filter((_, other) => other !== index) } });
     }
-    setDrag({ from: here, to: here, rest: ranges });
-    setCursor(here);
+    return set({ drag: { from: here, to: here, rest: now.ranges }, cursor: here });
   };
-  const move = (event) => drag && setDrag({ ...drag, to: at(event) });
-  const up = () => {
-    if (drag) save(merged([...drag.rest, [drag.from, drag.to]]));
-    setDrag(null);
+  const move = (event) => now.drag && set({ drag: { ...now.drag, to: at(event) } });
+  const finish = () => {
+    const done = now.drag;
+    set({ drag: null, anchor: null });
+    if (done) save(merged([...done.rest, [done.from, done.to]]));
+  };
+  const up = (event) => {
+    move(event);
+    finish();
   };
   const keys = (event) => {
     if (!shape) return;
@@ -73,42 +81,32 @@ export function MaskEditor({ id, clip, onClose, onSaved }) {
     const moves = { ArrowLeft: -step, ArrowRight: step, Home: -1e9, End: 1e9, PageUp: -1, PageDown: 1 };
     if (event.key in moves) {
       event.preventDefault();
-      const next = snap(cursor + moves[event.key], shape.seconds);
-      if (event.shiftKey) {
-        const from = anchor ?? cursor;
-        setAnchor(from);
-        setDrag({ from, to: next, rest: ranges });
-      }
-      setCursor(next);
-    } else if (event.key === "Enter" && drag) {
+      const next = snap(now.cursor + moves[event.key], shape.seconds);
+      const anchor = now.anchor ?? now.cursor;
+      set(event.shiftKey ? { cursor: next, anchor, drag: { from: anchor, to: next, rest: now.ranges } } : { cursor: next });
+    } else if (event.key === "Enter" && now.drag) {
       event.preventDefault();
-      up();
-      setAnchor(null);
-    } else if (event.key === "Escape" && drag) {
+      finish();
+    } else if (event.key === "Escape" && now.drag) {
       event.preventDefault();
       event.stopPropagation();
-      setDrag(null);
-      setAnchor(null);
+      set({ drag: null, anchor: null });
     } else if (event.key === "Delete" || event.key === "Backspace") {
       event.preventDefault();
-      save(ranges.filter(([start, end]) => !(start <= cursor && cursor <= end)));
+      save(now.ranges.filter(([start, end]) => !(start <= now.cursor && now.cursor <= end)));
     } else if (event.key === " ") {
       event.preventDefault();
       if (playing.value?.group === group) stop();
-      else seek(group, "clip", cursor);
+      else seek(group, "clip", now.cursor);
     }
   };
   // A mark that was begun with Shift is complete when Shift is let go.
-  const released = (event) => {
-    if (event.key !== "Shift" || anchor === null) return;
-    up();
-    setAnchor(null);
-  };
+  const released = (event) => event.key === "Shift" && now.anchor !== null && finish();
   const head = useRef(null);
-  useEffect(() => position.subscribe((now) => {
+  useEffect(() => position.subscribe((time) => {
     if (head.current && shape) {
       head.current.style.display = playing.value?.group === group ? "" : "none";
-      head.current.style.left = `${(100 * now) / shape.seconds}%`;
+      head.current.style.left = `${(100 * time) / shape.seconds}%`;
     }
   }), [shape]);
   const shown = drag ? merged([...drag.rest, [drag.from, drag.to]]) : ranges;
@@ -125,7 +123,7 @@ export function MaskEditor({ id, clip, onClose, onSaved }) {
       aria-label="Cursor in the clip" aria-valuemin="0" aria-valuemax=${shape?.seconds ?? 0} aria-valuenow=${tidy(cursor)}
       aria-valuetext=${`${seconds(cursor)}, ${shown.some(([start, end]) => start <= cursor && cursor < end) ? "marked" : "not marked"}`}
       onPointerDown=${down} onPointerMove=${move} onPointerUp=${up} onKeyDown=${keys} onKeyUp=${released}>
-      <img src=${address(id, file, "spectrogram")} alt="" draggable="false" />
+      <img src=${address(id, file, "spectrogram")} alt="" draggable=${false} />
       ${shape && shown.map(([start, end]) => html`<span class="span" style=${{ left: place(start), width: place(end - start) }} />`)}
       ${shape && html`<span class="playhead" style=${{ left: place(cursor), width: "1px", opacity: 0.8 }} />`}
       <span class="playhead" ref=${head} style=${{ display: "none" }} />

@@ -91,14 +91,32 @@ function Watch({ run, metrics, log }) {
     ${run.state === "finished" && html`<section class="panel figures">
       <${Figure} value=${duration(run.seconds)} label="in all" /><${Figure} value=${steps} label="steps" />
       ${evaluated.length > 1 && html`<${Figure} value=${`${(100 * (evaluated.at(-1).train_eval_loss / evaluated[0].train_eval_loss - 1)).toFixed(1)} %`} label="loss on training clips, against the base" />`}
-      ${held?.best_step !== undefined && html`<${Figure} value=${held.best_step} label="best step on held-out clips" />`}
-      <div class="row"><a class="button main" href=${`#/runs/${run.id}/listen`}>Listen</a><a class="button" href=${`#/runs/${run.id}/take`}>Take it</a></div></section>`}
+      ${held?.best && html`<${Figure} value=${held.best.step} label="best step on held-out clips" />`}
+      <div class="row" style=${{ flexWrap: "nowrap" }}><a class="button main" href=${`#/runs/${run.id}/listen`}>Listen</a><a class="button" href=${`#/runs/${run.id}/take`}>Take it</a></div></section>`}
+    ${held?.summary && html`<${Verdict} evaluation=${held} />`}
     <section class="panel stack tight"><h2>Loss</h2><${Curves} rows=${rows} evaluation=${held} steps=${steps} /></section>
     <section class="panel stack tight"><div class="row apart"><h2>Log</h2></div>
       <div class="log" ref=${box} tabindex="0" role="log" aria-label="Log of the run" onScroll=${(e) => (stick.current = e.currentTarget.scrollHeight - e.currentTarget.scrollTop - e.currentTarget.clientHeight < 30)}>
         ${log.length === 0 && html`<span class="soft">Nothing yet.</span>`}
         ${log.map((line) => html`<div key=${line.number} class=${line.level}><span class="soft num">${clock(line.time)}</span><span>${line.message}</span></div>`)}</div></section>
   </div>`;
+}
+
+const KINDS = { learning: "good", plateau: "", open: "", memorising: "warn", worse: "bad" };
+const signed = (value) => (value === null || value === undefined ? "–" : `${value > 0 ? "+" : value < 0 ? "−" : ""}${Math.abs(value).toFixed(4)}`);
+
+// What clips that the training never saw say of it.
+function Verdict({ evaluation }) {
+  const { clips = [], copies = [], effect } = evaluation;
+  return html`<section class="panel stack tight"><div class="row"><h2>On held-out clips</h2>
+      ${evaluation.status && html`<span class=${`badge ${KINDS[evaluation.status] ?? ""}`}>${evaluation.status}</span>`}
+      ${effect?.verdict && html`<span class=${`badge ${effect.verdict === "healthy" ? "good" : "warn"}`}>effect: ${effect.verdict}</span>`}</div>
+    <p>${evaluation.summary}</p>
+    ${evaluation.held_out?.note && html`<p class="small soft">${evaluation.held_out.note}</p>`}
+    ${clips.length > 0 && html`<details><summary>Clip by clip, hardest first</summary><div class="log" style=${{ maxHeight: "16rem" }} tabindex="0" role="region" aria-label="Clips"><table><thead><tr><th scope="col">Clip</th><th scope="col">Loss</th><th scope="col">Base</th><th scope="col">Difference</th><th scope="col">Remark</th></tr></thead>
+      <tbody>${clips.map((clip) => html`<tr key=${clip.name}><td>${clip.name} ${clip.held_out && html`<span class="badge accent">held out</span>`}</td><td class="num">${clip.loss?.toFixed(4)}</td><td class="num">${clip.base?.toFixed(4)}</td><td class="num">${signed(clip.difference)}</td><td class="small soft">${clip.remark}</td></tr>`)}</tbody></table></div></details>`}
+    ${copies.length > 0 && html`<details><summary>Are the previews copies?</summary>${copies.map((one) => html`<p class="small" key=${one.number}>“${one.prompt}” is most like ${one.training.clip} (likeness ${one.training.likeness.toFixed(2)})${one.held_out ? `; of the held-out clips most like ${one.held_out.clip} (${one.held_out.likeness.toFixed(2)})` : ""}.</p>`)}</details>`}
+  </section>`;
 }
 
 function sentence({ phase, step, steps }) {

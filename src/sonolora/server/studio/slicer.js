@@ -11,7 +11,7 @@ export function Slicer({ id, file, length, onClose, onDone }) {
   const [shape, setShape] = useState(null);
   const [spans, setSpans] = useState(null);
   const [busy, setBusy] = useState(false);
-  const [drag, setDrag] = useState(null);
+  const drag = useRef(null); // {index, edge}
   const area = useRef(null);
   const head = useRef(null);
   const group = "slicer";
@@ -44,18 +44,20 @@ export function Slicer({ id, file, length, onClose, onDone }) {
       const edge = span.findIndex((end) => Math.abs(end - here) <= near);
       if (edge >= 0) {
         area.current.setPointerCapture(event.pointerId);
-        return setDrag({ index, edge });
+        drag.current = { index, edge };
+        return;
       }
     }
     seek(group, "recording", here);
   };
   const move = (event) => {
-    if (!drag) return;
+    if (!drag.current) return;
+    const { index: dragged, edge } = drag.current;
     const here = Math.round(timeAt(event) * 1000) / 1000;
-    setSpans(spans.map((span, index) => {
-      if (index !== drag.index) return span;
+    setSpans((now) => now.map((span, index) => {
+      if (index !== dragged) return span;
       const next = [...span];
-      next[drag.edge] = here;
+      next[edge] = here;
       return next[1] - next[0] > 0.05 ? next : span;
     }));
   };
@@ -75,8 +77,8 @@ export function Slicer({ id, file, length, onClose, onDone }) {
       ${number("minimum", "At least, seconds", "Shorter ones are left out.")}
       ${options.by === "silence" && number("pause", "Pause, seconds", "So much silence ends a clip.")}
       ${options.by === "silence" && number("below_dbfs", "Silence is below, dBFS", "Lower for quiet recordings.")}</div>
-    <div class="sound tall" ref=${area} onPointerDown=${down} onPointerMove=${move} onPointerUp=${() => setDrag(null)} style=${{ touchAction: "none" }}>
-      <img src=${address(id, file, "spectrogram")} alt=${`Spectrogram of ${file} with the cuts`} draggable="false" />
+    <div class="sound tall" ref=${area} onPointerDown=${down} onPointerMove=${move} onPointerUp=${() => (drag.current = null)} style=${{ touchAction: "none" }}>
+      <img src=${address(id, file, "spectrogram")} alt=${`Spectrogram of ${file} with the cuts`} draggable=${false} />
       ${shape && spans?.map(([start, end]) => html`<span class="span" style=${{ left: `${(100 * start) / shape.seconds}%`, width: `${(100 * (end - start)) / shape.seconds}%` }} />`)}
       <span class="playhead" ref=${head} style=${{ display: "none" }} /></div>
     <div class="log" style=${{ maxHeight: "11rem" }}>${spans?.map(([start, end], index) => html`<p class="row" key=${`${start}`}><span class="num grow">${index + 1}. ${start.toFixed(2)}–${end.toFixed(2)} s <span class="soft">(${seconds(end - start)})</span></span>

@@ -15,7 +15,7 @@ export function Take({ run }) {
         ${run.reports.map((file) => html`<tr key=${file.name}><td><b>${file.name}</b><div class="small soft">${REPORTS[file.name] ?? ""}</div></td><td></td>
         <td style=${{ textAlign: "right" }}><a class="button small" href=${file.url} download=${file.name}><${Icon} name="down" size=${16} /> Download</a></td></tr>`)}</tbody></table></section>
     <section class="panel stack tight"><h2>Use it in ComfyUI</h2>
-      <p>Put <span class="mono">lora.safetensors</span> into <span class="mono">models/loras</span> and choose it in a LoraLoaderModelOnly node between the LTX-2.3 checkpoint and the sampler.
+      <p>Put <span class="mono">lora.safetensors</span> into <span class="mono">models/loras</span> and choose it in a LoraLoaderModelOnly node between the LTX-2.3 checkpoint and the sampler.${" "}
         ${run.fields.trigger_phrase ? html`Begin the prompt with “${run.fields.trigger_phrase}”, at strength 1.` : "Prompt it in the words of its captions, at strength 1."}</p>
       ${base && html`<p class="note warn">This LoRA is of the base tiny, which is for trying things out: it does not fit LTX-2.3.</p>`}</section>
     <section class="panel stack tight"><h2>Go on from it</h2><div class="row">${run.dataset && html`<a class="button" href=${`#/start/${run.dataset.id}/${run.id}`}>A new training with its fields</a>`}
@@ -27,6 +27,7 @@ export function Take({ run }) {
 }
 
 const REPORTS = {
+  "best.safetensors": "the LoRA of the step that held-out clips found best",
   "report.html": "what happened to every clip, with sounds and pictures", "report.json": "the same for programs", "metrics.jsonl": "loss by step",
   "evaluation.json": "held-out clips against the base", "evaluation.html": "held-out clips against the base, to listen to",
 };

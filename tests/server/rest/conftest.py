@@ -1,0 +1,3 @@
+from rest_fixtures import assistant_here, dataset
+
+__all__ = ["assistant_here", "dataset"]
