@@ -23,7 +23,7 @@ SAVED = {
 }  # fmt: skip
 
 
-ADDED = ("held_out", "own_previews", "evaluate_every", "keep", "stop_early", "patience")  # since
+ADDED = ("held_out", "own_previews", "evaluate_every", "keep", "stop_early", "patience", "log_to")  # since
 
 
 def test_settings_of_an_earlier_version_are_read():

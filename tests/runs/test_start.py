@@ -46,7 +46,7 @@ def test_the_folder_holds_everything_that_was_promised(finished):
     }, "nothing temporary stays"  # fmt: skip
     previews = sorted(path.name for path in (finished / "previews").iterdir())
     steps = [f"step-{step:06d}-{number}{kind}" for step in (0, 6, 12) for number in (1, 2) for kind in (".png", ".wav")]
-    assert previews == ["index.json", *steps]
+    assert previews == ["index.json", "sources.json", *steps]
 
 
 def test_the_index_of_previews_says_what_each_is(finished):

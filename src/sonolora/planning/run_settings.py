@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sonolora.ltx.memory.weight_policy import WeightPolicy
 
 KEEP = KEEP_LAST, KEEP_BEST = "last", "best"
+LOG_TO = "tensorboard", "wandb", "trackio"  # each needs the extra of its name
 V2A_VIDEO = JOINT, FROZEN_CACHED = "joint", "frozen-cached"
 RENAMED = {"stream_blocks": "block_offload"}  # settings of earlier versions, by the name that they have now
 _STEP_OPTIONS = (
@@ -91,11 +92,16 @@ class RunSettings:
     deterministic: bool = setting(
         False, "On a GPU: bit-identical results from equal seeds, also of resumed runs; some operations get slower"
     )
+    log_to: str = setting(
+        "", f"Programs that also get the metrics, separated by commas: {', '.join(LOG_TO)}", metavar="NAMES"
+    )
     cuda_graph: bool = setting(False, "Capture a step as a CUDA graph and replay it (experimental)")
     compile: bool = setting(False, "Compile the transformer blocks: slow first minute, faster steps (experimental)")
 
     def __post_init__(self) -> None:
         check_values(self)
+        if unknown := [name for name in self.log_to.split(",") if name and name not in LOG_TO]:
+            raise InputError.of("log_to", f"{unknown[0]!r} is not one of {', '.join(LOG_TO)}")
         if self.held_out is not None and self.held_out > 1 and self.held_out != int(self.held_out):
             raise InputError.of("held_out", f"must be a number of clips or a share below 1, not {self.held_out:g}")
         for name in ("cuda_graph", "compile"):

@@ -32,9 +32,11 @@ from sonolora.runs.example_placement import place_examples
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.lora_metadata import lora_config, lora_metadata
 from sonolora.runs.metrics_log import MetricsLog
+from sonolora.runs.metrics_sinks import MetricsSink, open_sinks
 from sonolora.runs.run import Run
 from sonolora.sampling.preview import joined
 from sonolora.training.state import load_state, save_state
+from sonolora.training.step_phases import flop_counter
 from sonolora.training.trainer import Trainer, TrainingConfig
 
 LOG_EVERY = 10
@@ -48,13 +50,21 @@ def train(run: Run, prepared: Prepared, networks: Networks, progress: Progress, 
     again when the run continues. Raises `SonoloraError` when training diverges; earlier states stay.
     """
     try:
-        return _train(run, prepared, networks, progress, cancel)
+        with open_sinks(run.settings.log_to, run.folder) as sinks:
+            return _train(run, prepared, networks, progress, cancel, sinks)
     except StopRequestedError:  # before the first step: there is nothing to save
         step = max((step for step, _ in run.artifacts.states()), default=0)
         raise InterruptedRunError(run.folder, step, run.request.number_of_steps) from None
 
 
-def _train(run: Run, prepared: Prepared, networks: Networks, progress: Progress, cancel: CancelToken) -> Path:
+def _train(
+    run: Run,
+    prepared: Prepared,
+    networks: Networks,
+    progress: Progress,
+    cancel: CancelToken,
+    sinks: Sequence[MetricsSink],
+) -> Path:
     began = time.monotonic()
     request, settings, artifacts = run.request, run.settings, run.artifacts
     identities = run.record.identities(prepared.digest)
@@ -81,7 +91,7 @@ def _train(run: Run, prepared: Prepared, networks: Networks, progress: Progress,
         if (kept := _load_newest_state(artifacts, trainer, identities, progress)) is not None:
             evaluation.load(kept)
             progress.message(f"continuing from step {trainer.step_count}")
-        log = MetricsLog(artifacts, trainer.step_count, progress)
+        log = MetricsLog(artifacts, trainer.step_count, progress, sinks)
         evaluator = Evaluator(
             run, prepared, networks.codec, model, adapters, log, progress, cancel, device, evaluation, graphs
         )
@@ -158,6 +168,7 @@ class _TrainingLoop:
     progress: Progress
     cancel: CancelToken
     save: Callable[[], None]
+    tflop: float | None = None  # of a step, counted at the first one
 
     def take_steps(self) -> None:
         trainer, config, settings = self.trainer, self.trainer.config, self.run.settings
@@ -167,7 +178,7 @@ class _TrainingLoop:
         self.cancel.check()
         since = trainer.step_count, time.monotonic()
         while trainer.step_count < config.steps and not self.evaluator.evaluation.is_over():
-            losses.append(trainer.step())
+            losses.append(self._step())
             step = trainer.step_count
             last = step == config.steps
             if step % LOG_EVERY == 0 or last:
@@ -179,6 +190,15 @@ class _TrainingLoop:
                 self._begin_phase()
                 since = since[0], time.monotonic()
             self.cancel.check()
+
+    def _step(self) -> Tensor:
+        """One step; the arithmetic of the first one is counted, where it is not compiled."""
+        if self.tflop is not None or self.run.settings.compile:
+            return self.trainer.step()
+        with flop_counter() as counter:
+            losses = self.trainer.step()
+        self.tflop = counter.get_total_flops() / 1e12
+        return losses
 
     def _begin_phase(self) -> None:
         self.progress.phase("training", self.trainer.config.steps)
@@ -201,11 +221,20 @@ class _TrainingLoop:
         loss, step = torch.cat(losses).mean().item(), self.trainer.step_count
         if not math.isfinite(loss):
             raise _diverged(self.run, step)
+        seconds = max(time.monotonic() - since_time, 1e-9)
+        waited, self.trainer.input_seconds = self.trainer.input_seconds, 0.0
+        device = self.evaluator.device
+        rates = {} if self.tflop is None else {"achieved_tflops": round(self.tflop * (step - since_step) / seconds, 4)}
+        if device.type == "cuda":
+            rates["peak_memory_gb"] = round(torch.cuda.max_memory_allocated(device) / 1e9, 3)
         self.log.add(
             step,
             loss=loss,
             learning_rate=self.trainer.config.learning_rate_at(step - 1),
-            steps_per_second=round((step - since_step) / max(time.monotonic() - since_time, 1e-9), 2),
+            steps_per_second=round((step - since_step) / seconds, 2),
+            gradient_norm=self.trainer.gradient_norm.item(),
+            data_wait_share=round(min(1.0, waited / seconds), 4),
+            **rates,
         )
         self.progress.remaining(self.evaluator.seconds_to_come(step))
         self.progress.advance(f"loss {loss:.3f}", to=step)
