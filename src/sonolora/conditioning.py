@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sonolora.core.frames import OVERLAP, frame_bounds, reference_offset
 from sonolora.ltx.memory.device_constants import on_device
 from sonolora.ltx.model.transformer import NO_BLOCKS, CachedVideoKV, Stream, Transformer, audio_token_midpoints
 
@@ -42,12 +43,22 @@ class Example:
     latents_BTC: Tensor  # clean target frames; in generation only kept frames are used
     context_BSD: Tensor  # text context of the audio stream
     keep_BT: Tensor | None = None  # frames that stay clean: timestep 0, no loss
-    reference_BRC: Tensor | None = None  # clean frames before the target, on the same time axis
+    reference_BRC: Tensor | None = None  # clean frames before the target
     video: Video | CachedVideoKV | None = None  # `CachedVideoKV`: a one-way video
+    reference_middles_BR: Tensor | None = None  # of its frames in seconds; None: from 0 s, as those of the target
 
     def to(self, device: torch.device) -> Example:
         """The same example with every tensor on `device`."""
         return map_tensors(lambda parts: parts[0].to(device, non_blocking=True), self)
+
+
+def with_reference_positions(example: Example, positions: str) -> Example:
+    """The example with its reference at these of `REFERENCE_POSITIONS`; as it is without one."""
+    if example.reference_BRC is None or positions == OVERLAP:
+        return example
+    batch, frames, _ = example.reference_BRC.shape
+    middles_R = (torch.tensor(frame_bounds(frames)) + reference_offset(frames, positions)).mean(dim=-1)
+    return replace(example, reference_middles_BR=middles_R.to(example.reference_BRC.device).expand(batch, -1))
 
 
 def collate(examples: Sequence[Example]) -> Example:
@@ -109,8 +120,8 @@ def velocity(
     """The model's velocity for the target's frames, (B, T, C), float32.
 
     Kept frames are taken from the example whatever `noisy_BTC` holds there. The reference comes before the target with
-    its own positions from 0 s, as in the published trainer (`reference_positions: overlap`). The sample's sigma is that
-    of the noisy frames; only the timesteps of clean tokens are 0.
+    its own positions: from 0 s as in the published trainer, or others (`with_reference_positions`). The sample's sigma
+    is that of the noisy frames; only the timesteps of clean tokens are 0.
     """
     batch, frames, _ = noisy_BTC.shape
     keep = example.keep_BT
@@ -119,7 +130,9 @@ def velocity(
     if example.reference_BRC is not None:
         length = example.reference_BRC.shape[1]
         tokens = torch.cat([example.reference_BRC, tokens], dim=1)
-        middles = torch.cat([on_device(audio_token_midpoints, length, device=tokens.device), middles])
+        own = example.reference_middles_BR
+        own = on_device(audio_token_midpoints, length, device=tokens.device).expand(batch, -1) if own is None else own
+        middles = torch.cat([own, middles.expand(batch, -1)], dim=1)[:, None]
         clean = torch.ones(batch, length, dtype=torch.bool, device=tokens.device)
         keep = torch.cat(
             [clean, torch.zeros_like(noisy_BTC[..., 0], dtype=torch.bool) if keep is None else keep], dim=1

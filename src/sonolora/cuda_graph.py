@@ -112,7 +112,8 @@ class CudaGraphSteps:
 
         def call(example: Example, noise_BTC: Tensor, sigma_B: Tensor) -> Tensor:
             shapes = tuple((tensor.shape, tensor.dtype) for tensor in distinct_tensors([example]))
-            kinds = tuple(type(value) for value in (example.keep_BT, example.reference_BRC, example.video))
+            parts = example.keep_BT, example.reference_BRC, example.reference_middles_BR, example.video
+            kinds = tuple(map(type, parts))
             full_key = key, kinds, shapes
             if full_key not in self._steps:
                 self._steps[full_key] = CudaGraphStep(self._pool, self._warn), compute

@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from sonolora.cli.main import app
+from sonolora.cli.mode_commands import idle_settings
 from sonolora.core.setting_field import described
 from sonolora.modes import MODES
 from sonolora.planning.generate_settings import GenerateSettings
@@ -29,7 +30,7 @@ def parameters(*path):
 def test_every_run_setting_is_an_option_with_its_default_and_help(command, mode):
     given = parameters(command, mode)
     for name, default, known in described(RunSettings):
-        if name == "v2a_video" and not MODES[mode].video:
+        if name in ("own_previews", *idle_settings(MODES[mode])):
             assert name not in given
             continue
         assert given[name].opts == [option(name)]
@@ -42,7 +43,7 @@ def test_every_run_setting_is_an_option_with_its_default_and_help(command, mode)
 def test_every_generate_setting_is_an_option(mode):
     given = parameters("generate", mode)
     for name, default, known in described(GenerateSettings):
-        if name != "v2a_video" or MODES[mode].video:
+        if name not in idle_settings(MODES[mode]):
             assert (given[name].default, given[name].help) == (default, f"{known.help}.")
 
 
@@ -59,7 +60,9 @@ def test_every_server_setting_is_an_option_that_overrides_the_file():
 @pytest.mark.parametrize("settings", [RunSettings, GenerateSettings, ServerSettings])
 def test_every_field_describes_itself(settings):
     undescribed = {field.name for field in dataclasses.fields(settings)} - {name for name, *_ in described(settings)}
-    assert undescribed <= {"folder", "prices", "lora"}, "give a new field its help text: setting(default, help)"
+    assert undescribed <= {"folder", "prices", "lora", "more_loras", "distill_lora"}, (
+        "give a new field its help text: setting(default, help)"
+    )
     for name, _, known in described(settings):
         assert known.help and known.help[0].isupper() and not known.help.endswith("."), name
     assert get_type_hints(settings)

@@ -92,3 +92,23 @@ def test_an_estimate_says_how_the_base_is_stored(clips, fp8_base, tmp_path):
     )
     assert plain.base_precision == held.base_precision == "float8 with scales"
     assert plain.needs.stages[2].resident["transformer"] > 1.5 * held.needs.stages[2].resident["transformer"]
+
+
+def test_loras_of_previews_are_counted(clips, tmp_path):
+    """Those of the streams that run; a second column of previews takes room and time of its own."""
+    table = find_base("tiny").checkpoint.tensors
+    tensors, shapes = {}, {}
+    for layer in ("audio_attn1", "attn1"):
+        key = f"transformer_blocks.0.{layer}.to_q"
+        shapes[layer] = out, width = table[f"model.diffusion_model.{key}.weight"].shape
+        tensors[f"diffusion_model.{key}.lora_A.weight"] = torch.ones(4, width)
+        tensors[f"diffusion_model.{key}.lora_B.weight"] = torch.ones(out, 4)
+    save_file(tensors, tmp_path / "distill.safetensors")
+    body = {"training_data_url": str(clips), "audio_duration_seconds": 0.5, "validation": [{"prompt": "x"}]}
+    request = parse(T2A.request, body)
+    settings = RunSettings(device="cpu", distill_lora=str(tmp_path / "distill.safetensors"))
+    plain, both = (
+        estimate(T2A, request, one, tmp_path / "out", Silent()) for one in (RunSettings(device="cpu"), settings)
+    )
+    assert both.needs.stages[-1].resident["LoRAs of the previews"] == 4 * 4 * sum(shapes["audio_attn1"])
+    assert both.disk["previews"] == 2 * plain.disk["previews"]

@@ -14,8 +14,8 @@ from sonolora.data.report import Report
 from sonolora.media.audio import Waveform, decode_audio
 from sonolora.media.video import probe_video
 from sonolora.runs.artifacts import REPORT_PAGE, RunArtifacts
-from sonolora.runs.report_html import ShownClip
 from sonolora.runs.report_page import put_clip, put_page
+from sonolora.runs.shown import ShownClip
 
 RATE = 16_000
 EVIL = "\"><img src=x onerror=alert(1)>&'<script>alert(2)<script>"
@@ -127,9 +127,11 @@ def report() -> Report:
 def test_the_table_says_everything_that_the_report_says(page: Path, report: Report) -> None:
     found = write(page, Clip("run", "", tone()), Clip("walk", "", tone()), report=report)
     heads = [text for _, text in found.all("button")]
-    assert heads == ["file", "status", "detail and warnings", "seconds", "lufs", "image"]
+    assert heads == ["file", "status", "detail and warnings", "length, s", "loudness, LUFS", "image"]
     rows = [attributes for attributes, _ in found.all("tr") if "data-status" in attributes]
-    assert [row["data-status"] for row in rows] == ["ignored", "fitted", "skipped", "used", "used"]
+    assert [row["data-status"] for row in rows] == ["ignored", "fitted", "skipped", "used", "used"], (
+        "of a caption, since it has a warning"
+    )
     cells = [(attributes["data-value"], text) for attributes, text in found.all("td")]
     assert cells[1 + 5 : 6 + 5] == [
         ("", "trimmed from 3.000 s to 2.000 s"),
@@ -155,7 +157,7 @@ def test_every_scene_of_a_film_bears_the_warnings_of_the_film(page: Path) -> Non
     report.fitted("film.mp4", "2 scenes")
     report.warn("film.mp4", "variable frame rate")
     found = write(page, Clip("film_scene1", "", tone()), Clip("film_scene2", "", tone()), report=report)
-    assert page.read_text(encoding="utf-8").count("<b>film.mp4</b>: variable frame rate") == 2
+    assert page.read_text(encoding="utf-8").count("<b>film.mp4</b>: variable frame rate") == 3, "on top, too"
     assert [attributes["href"] for attributes, _ in found.all("a")] == ["#clip-1"]
 
 
@@ -171,7 +173,7 @@ def test_nothing_that_people_wrote_becomes_markup(page: Path) -> None:
     assert not any(name.startswith("on") for _, attributes, _ in found.elements for name in attributes)
     assert EVIL in [text for _, text in found.all("h1")] + [text for _, text in found.all("title")]
     assert (EVIL in [text for _, text in found.all("h3")]) and (EVIL in [text for _, text in found.all("p")])
-    assert [text for attributes, text in found.all("li")] == [EVIL, f": {EVIL}"]
+    assert [text for attributes, text in found.all("li")] == [f": {EVIL}", f": {EVIL}", EVIL]
 
 
 def test_the_page_needs_nothing_from_elsewhere(page: Path, report: Report) -> None:
@@ -202,3 +204,18 @@ def test_the_time_axis_ends_with_the_length(page: Path, seconds: float) -> None:
     assert 4 <= len(ticks) <= 10
     assert ticks[0] == ("left:0.000%", "0 s")
     assert ticks[-1] == ("left:100%", f"{seconds:.4g} s")
+
+
+def test_a_caption_stands_in_the_row_of_its_clip(page: Path) -> None:
+    report = Report()
+    report.used("walk.wav")
+    report.used("walk.txt")
+    found = write(page, Clip("walk", "steps on gravel", tone()), report=report)
+    assert [attributes["data-value"] for attributes, _ in found.all("th") if "data-value" in attributes] == ["walk.wav"]
+    assert "steps on gravel" in [text for _, text in found.all("q")]
+
+
+def test_sounds_come_before_the_table_and_findings_before_both(page: Path, report: Report) -> None:
+    write(page, Clip("walk", "", tone()), report=report)
+    html = page.read_text(encoding="utf-8")
+    assert html.index("What to look at first") < html.index('id="clip-1"') < html.index('id="files"')

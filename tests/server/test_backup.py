@@ -17,6 +17,7 @@ from sonolora.core.errors import SonoloraError
 from sonolora.server import backup as module
 from sonolora.server.backup import backup, restore
 from sonolora.server.database.database import Database
+from sonolora.server.datasets.dataset import Datasets
 from sonolora.server.files.storage import Storage
 from sonolora.server.folder_lock import single_instance
 from sonolora.server.jobs.keys import Keys
@@ -231,3 +232,16 @@ def test_commands(server, tmp_path):
     assert run("keys", "list", "--folder", tmp_path / "new").split()[-1] == "laptop"
     with closing(Database(tmp_path / "new" / "server.db", thorough=True)) as database:
         assert len(Store(database).requests()) == 3
+
+
+def test_datasets_of_the_page_are_in_it_without_what_is_being_uploaded(server, tmp_path):
+    datasets = Datasets(server.folder / "datasets")
+    made = datasets.create("Rain", "t2a")
+    (tmp_path / "rain.wav").write_bytes(b"sound")
+    made = datasets.set_captions(datasets.put(made, "rain.wav", tmp_path / "rain.wav"), {"rain": "soft rain"})
+    (made.folder / "incoming" / "half").write_bytes(b"half a file")
+    backup(server.folder, tmp_path / "copy")
+    restore(tmp_path / "copy", tmp_path / "restored")
+    found = Datasets(tmp_path / "restored" / "datasets").find(made.id)
+    assert found.info == made.info and found.names() == ["rain.txt", "rain.wav"]
+    assert not list((found.folder / "incoming").iterdir())

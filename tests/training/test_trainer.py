@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import threading
 import weakref
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sonolora.conditioning import Example, Video, velocity
+from sonolora.core.checked_tensors import save_checked
 from sonolora.core.errors import CheckpointError, DamagedFileError
 from sonolora.core.randomness import normal
 from sonolora.cuda_graph import CudaGraphStep
@@ -20,6 +23,7 @@ from sonolora.ltx.memory import device_constants as constants
 from sonolora.ltx.model.transformer import load_transformer
 from sonolora.training.loss import flow_losses
 from sonolora.training.state import load_state, save_state
+from sonolora.training.state_writer import StateWriter
 from sonolora.training.trainer import Trainer, TrainingConfig
 from sonolora.training.validation import eval_losses
 
@@ -34,6 +38,10 @@ def make_examples(cases, count=3):
         Example(pattern + 0.1 * normal((1, 26, 32), "clip", index), cases["audio_context"][:1])
         for index in range(count)
     ]
+
+
+def save(path, trainer):
+    save_state(path, trainer.state(), trainer.step_count, trainer.layout, IDENTITY)
 
 
 @pytest.fixture
@@ -184,7 +192,7 @@ def test_resumed_training_equals_uninterrupted_training_to_the_bit(make_trainer,
     first, _ = make_trainer(batch_size=batch_size)
     for _ in range(5):
         first.step()
-    save_state(tmp_path / "state.safetensors", first, IDENTITY, {})
+    save(tmp_path / "state.safetensors", first)
     second, _ = make_trainer(batch_size=batch_size)
     load_state(tmp_path / "state.safetensors", second, [IDENTITY])
     assert second.step_count == 5
@@ -201,7 +209,7 @@ def state(make_trainer, tmp_path):
     """The file of a state after one step."""
     trainer, _ = make_trainer()
     trainer.step()
-    save_state(tmp_path / "state.safetensors", trainer, IDENTITY, {})
+    save(tmp_path / "state.safetensors", trainer)
     return tmp_path / "state.safetensors"
 
 
@@ -237,8 +245,77 @@ def test_a_damaged_state_is_an_error(make_trainer, state, damage):
 
 def test_every_example_is_used_once_an_epoch(make_trainer):
     trainer, _ = make_trainer()
+    drawn = [trainer._index(draw) for draw in range(12)]
     for epoch in range(4):
-        assert sorted(trainer._index(3 * epoch + position) for position in range(3)) == [0, 1, 2]
+        assert sorted(drawn[3 * epoch : 3 * epoch + 3]) == [0, 1, 2]
+    assert [trainer._index(draw) for draw in range(12)] == drawn, "also when it goes back"
+
+
+def test_inputs_that_are_copied_ahead_are_those_of_the_step(make_trainer, monkeypatch):
+    """With streams that do nothing; also when a step is not the one that was copied."""
+    for name in ("Stream", "stream", "Event", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    monkeypatch.setattr(torch.Tensor, "record_stream", MagicMock())
+    (plain, _), (ahead, _) = make_trainer(steps=6), make_trainer(steps=6)
+    ahead._prefetches = True
+    for _ in range(3):
+        assert torch.equal(plain.step(), ahead.step())
+    state = plain.state()
+    plain.load_state(state, 1)
+    ahead.load_state(state, 1)
+    for _ in range(2):
+        assert torch.equal(plain.step(), ahead.step())
+    waits = torch.cuda.current_stream().wait_event
+    assert waits.call_count == 3, "the first step and the one that was gone back to were not copied ahead"
+
+
+def test_a_state_of_matrices_by_name_is_continued(make_trainer, tmp_path):
+    """As earlier versions wrote it, and as a model with another layout wrote it."""
+    trainer, _ = make_trainer()
+    trainer.step()
+    state, matrices = trainer.state(), trainer._adapters.matrices
+    by_name = {
+        name + ("" if part == "adapters" else f".{part}"): one
+        for part, flat in state.items()
+        for name, one in matrices(flat).items()
+    }
+    save_checked(tmp_path / "old.safetensors", by_name, {**IDENTITY, "step": "1"})
+    reversed_names = list(reversed(trainer.layout))
+    turned = {
+        part: torch.cat([matrices(flat)[name].flatten() for name in reversed_names]) for part, flat in state.items()
+    }
+    layout = {name: trainer.layout[name] for name in reversed_names}
+    save_state(tmp_path / "turned.safetensors", turned, 1, layout, IDENTITY)
+    for file in ("old", "turned"):
+        other, _ = make_trainer(seed=2)
+        load_state(tmp_path / f"{file}.safetensors", other, [IDENTITY])
+        assert all(torch.equal(one, state[name]) for name, one in other.state().items())
+
+
+def test_states_are_written_beside_training(make_trainer):
+    """What is written is the state at the call, and an error of the thread is raised by the next call."""
+    trainer, _ = make_trainer()
+    release, written = threading.Event(), []
+
+    def write(step, tensors):
+        assert release.wait(10)
+        written.append((step, {name: one.clone() for name, one in tensors.items()}))
+        if step == 2:
+            raise OSError("full")
+
+    with StateWriter(trainer, write) as writer:
+        trainer.step()
+        expected = {name: one.clone() for name, one in trainer.state().items()}
+        writer.save()
+        assert writer.busy
+        trainer.step()
+        release.set()
+        writer.save()
+        with pytest.raises(OSError, match="full"):
+            writer.finish()
+        assert not writer.busy
+    assert [step for step, _ in written] == [1, 2]
+    assert all(torch.equal(one, expected[name]) for name, one in written[0][1].items())
 
 
 def test_learning_rate_falls_linearly_to_a_tenth():

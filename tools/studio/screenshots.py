@@ -26,6 +26,7 @@ FIELDS = {"audio_duration_seconds": 2.0, "number_of_steps": 400, "rank": 16, "le
 PROMPTS = ("a shrill plasma gun fires three shots", "a deep plasma gun fires two shots")
 WIDE, NARROW = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 COLOURS = 160
+FORM = '{"fields": {"audio_duration_seconds": 2, "number_of_steps": 400}, "settings": {}}'
 
 
 def start(folder: Path) -> tuple[subprocess.Popen[bytes], str, str]:
@@ -58,7 +59,7 @@ def fill(client: httpx.Client) -> None:
         ids[mode] = client.post("/api/datasets", json={"name": name, "mode": mode}).json()["id"]
         client.put(f"/api/datasets/{ids[mode]}/files/plasma.zip", content=content)
         client.patch(f"/api/datasets/{ids[mode]}", json={"trigger_phrase": TRIGGER})
-    for clip in range(1, 15):
+    for clip in range(1, 17):
         path = f"/api/datasets/{ids['audio-inpaint']}/masks/plasma{clip:02d}"
         client.put(path, json={"time_ranges": [[0.2, 0.64]]})
     for id in ids.values():
@@ -81,6 +82,13 @@ def fill(client: httpx.Client) -> None:
         client.post("/api/runs", json={**run, "name": name, "fields": {**run["fields"], "number_of_steps": 20000}})
 
 
+def draw(client: httpx.Client) -> None:
+    """Have the server measure and draw every sound, so that none is missing in a picture."""
+    for one in client.get("/api/datasets").json()["datasets"]:
+        for clip in client.get(f"/api/datasets/{one['id']}").json()["clips"]:
+            client.get(f"/api/datasets/{one['id']}/files/{clip['sounds'][0]['file']}/shape")
+
+
 def views(client: httpx.Client) -> dict[str, str]:
     """The addresses of the views by the name of their picture."""
     datasets = {one["mode"]: one["id"] for one in client.get("/api/datasets").json()["datasets"]}
@@ -101,10 +109,20 @@ def views(client: httpx.Client) -> dict[str, str]:
 
 
 def shoot(
-    browser: Browser, address: str, key: str, routes: dict[str, str], out: Path, name: str, **options: object
+    browser: Browser,
+    address: str,
+    key: str,
+    routes: dict[str, str],
+    datasets: list[str],
+    out: Path,
+    name: str,
+    **options: object,
 ) -> None:
     context = browser.new_context(**options)
     context.request.post(f"{address}/api/session", data={"key": key})
+    # The form that somebody has begun to fill in, for every dataset.
+    forms = "".join(f"localStorage.setItem('sonolora.form.{id}', '{FORM}');" for id in datasets)
+    context.add_init_script(forms)
     page = context.new_page()
     for view, route in routes.items():
         page.goto(f"{address}/#/{route}")
@@ -124,7 +142,8 @@ def settle(page: Page, view: str) -> None:
         page.get_by_test_id("ranges").wait_for()
     if view == "start":
         page.get_by_test_id("estimate").wait_for(timeout=180_000)
-    page.wait_for_timeout(2500)
+    page.wait_for_load_state("networkidle") if view in ("data", "mask", "home", "keys") else page.wait_for_timeout(4000)
+    page.wait_for_timeout(1500)
 
 
 def main() -> None:
@@ -144,12 +163,16 @@ def main() -> None:
             base_url=address, headers={"Authorization": f"Key {key}"}, timeout=600, trust_env=False
         ) as client:
             fill(client)
+            draw(client)
             routes = views(client)
+            datasets = [one["id"] for one in client.get("/api/datasets").json()["datasets"]]
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            for scheme in ("light", "dark"):
-                shoot(browser, address, key, routes, arguments.out, scheme, viewport=WIDE, color_scheme=scheme)
-            shoot(browser, address, key, routes, arguments.out, "narrow", viewport=NARROW, color_scheme="light")
+            forms = {"light": WIDE, "dark": WIDE, "narrow": NARROW}
+            for name, viewport in forms.items():
+                scheme = "dark" if name == "dark" else "light"
+                options = {"viewport": viewport, "color_scheme": scheme}
+                shoot(browser, address, key, routes, datasets, arguments.out, name, **options)
             browser.close()
     finally:
         process.terminate()

@@ -5,8 +5,10 @@ The exit code is 1 when something is missing or differs from what was published.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +22,7 @@ from sonolora.modes import MODES
 if TYPE_CHECKING:
     from sonolora.ltx.weights.checkpoint import Checkpoint
     from sonolora.ltx.weights.partial_checkpoint import Progress
+    from sonolora.ltx.weights.registry import Entry
 
 base_app = make_group("Manage base models.")
 
@@ -42,6 +45,13 @@ def add(
             metavar="DIR|FILE|ID", help="Gemma 3 12B: a folder, one file as for ComfyUI, or a Hugging Face id."
         ),
     ],
+    distilled: Annotated[
+        bool | None,
+        typer.Option(
+            "--distilled/--not-distilled",
+            help="Whether it is distilled, sampled in 8 steps without guidance; by default its header or name says so.",
+        ),
+    ] = None,
     mode: Annotated[
         str,
         typer.Option(
@@ -59,12 +69,28 @@ def add(
     from sonolora.ltx.weights.hub import HubCheckpoint, open_local
     from sonolora.ltx.weights.tensor_table import needed
 
-    entry = add_base(name, checkpoint, text_encoder)
+    entry = add_base(name, checkpoint, text_encoder, distilled)
+    _ask_whether_distilled(name, entry)
     opened = open_local(entry.checkpoint)
     if isinstance(opened, HubCheckpoint):
         with _bar(opened.source.file) as progress:
             opened.fetch(needed(opened.tensors, video=MODES[mode].video), progress)
     print(f"--base {name} is {entry.checkpoint}\nwith the text encoder {entry.text_encoder}")
+
+
+def _ask_whether_distilled(name: str, entry: Entry) -> None:
+    """Where neither the header nor a name says so; without a terminal it is taken for a dev checkpoint."""
+    from sonolora.ltx.weights.base import find_base
+    from sonolora.ltx.weights.distilled import says_distilled
+    from sonolora.ltx.weights.registry import register
+
+    if entry.distilled is not None or says_distilled(find_base(name).checkpoint) is not None:
+        return
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        distilled = typer.confirm("Is it a distilled checkpoint (sampled in 8 steps without guidance)?", err=True)
+        register(name, replace(entry, distilled=distilled))
+    else:
+        print("taken for a dev checkpoint, as neither its header nor its name says; --distilled if it is distilled")
 
 
 def list_bases() -> None:
@@ -93,6 +119,7 @@ def show(name: Name) -> None:
         print(f"checkpoint    {path}")
     print(f"model         version {checkpoint.metadata.get('model_version', 'unknown')}, {_amount(checkpoint)}")
     print(f"weights       {stored_precision(checkpoint.tensors)}")
+    print(f"sampled       {'distilled: 8 steps without guidance' if base.distilled else '30 steps with guidance'}")
     if isinstance(checkpoint, HubCheckpoint):
         partial = open_excerpt(checkpoint.path)
         present = partial.tensors.keys() if partial else set()

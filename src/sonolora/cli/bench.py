@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sonolora.planning.base_shape import BaseShape
 
 _MIN_FRAMES = 9  # of a video
-_UNUSED = ("seed", "sigma_density", "checkpoint_every", "preview_every", "keep_checkpoints")
+_UNUSED = ("seed", "sigma_density", "checkpoint_seconds", "checkpoint_every", "preview_every", "keep_checkpoints")
 _WHAT: Options = {
     "mode": (Annotated[str, typer.Option(metavar="MODE", help="A mode, or all.")], "t2a"),
     "rank": (Annotated[int, typer.Option(min=1, metavar="N", help="Rank of the LoRA.")], 32),

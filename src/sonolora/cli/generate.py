@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sonolora.cli.help_pages import ModeGroup, make_group
-from sonolora.cli.mode_commands import add_mode_command
+from sonolora.cli.mode_commands import add_mode_command, idle_settings
 from sonolora.cli.request_options import read_json_fields
 from sonolora.cli.setting_options import RUN_SECTION, Options, setting_options, settings_in
 from sonolora.cli.terminal import TerminalProgress
@@ -19,6 +19,7 @@ from sonolora.media.audio import AUDIO_EXTENSIONS
 from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
 from sonolora.planning.generate_settings import GenerateSettings
+from sonolora.planning.lora_option import parse_lora
 
 _OUT: Options = {
     "out": (
@@ -28,7 +29,23 @@ _OUT: Options = {
         ...,
     ),
     "lora": (
-        Annotated[str | None, typer.Option(metavar="FILE", help="The LoRA, a file or URL; without it the base alone.")],
+        Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="FILE[:X]",
+                help="The LoRA, a file or URL, and its strength, by default --scale; without it the base alone. Repeat "
+                "it for several: fields that are not given follow the first.",
+            ),
+        ],
+        None,
+    ),
+    "distill_lora": (
+        Annotated[
+            str | None,
+            typer.Option(
+                metavar="FILE[:X]", help="The publisher's distill LoRA: sample in its 8 steps without guidance."
+            ),
+        ],
         None,
     ),
 }
@@ -40,7 +57,7 @@ def _add(mode: Mode) -> None:
 
     options = {
         **_OUT,
-        **setting_options(GenerateSettings, without=() if mode.video else ("v2a_video",), section=RUN_SECTION),
+        **setting_options(GenerateSettings, without=idle_settings(mode), section=RUN_SECTION),
     }
     add_mode_command(generate_app, mode, "Generate audio.", options, run)
 
@@ -57,14 +74,23 @@ def _generate(mode: Mode, body: dict[str, Any], own: dict[str, Any]) -> None:
         )
     settings = settings_in(GenerateSettings, own)
     GenerateSettings(**settings)  # before anything is fetched
+    named = [parse_lora(text, "lora", settings["scale"]) for text in own["lora"] or ()]
     make_folder(out.parent)
     from sonolora.data.fetch import fetch
 
     with tempfile.TemporaryDirectory() as scratch, TerminalProgress() as progress:
-        lora = fetch(own["lora"], Path(scratch), field="lora") if own["lora"] else None
+        folder = Path(scratch)
+        loras = [
+            (fetch(file, folder / str(number), field="lora"), strength) for number, (file, strength) in enumerate(named)
+        ]
+        if own["distill_lora"]:
+            file, strength = parse_lora(own["distill_lora"], "distill_lora")
+            settings["distill_lora"] = fetch(file, folder / "distill", field="distill_lora"), strength
+        if loras:
+            settings |= {"lora": loras[0][0], "scale": loras[0][1], "more_loras": tuple(loras[1:])}
         from sonolora.runs.generate import generate
 
-        generate(mode, body, GenerateSettings(lora, **settings), out, progress)
+        generate(mode, body, GenerateSettings(**settings), out, progress)
     print(f"audio:       {out}")
     print(f"spectrogram: {out.with_suffix('.png')}")
 

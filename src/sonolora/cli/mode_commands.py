@@ -30,6 +30,11 @@ _REQUEST: Options = {
 }
 
 
+def idle_settings(mode: Mode) -> tuple[str, ...]:
+    """Settings that a mode has no use for."""
+    return (*(() if mode.video else ("v2a_video",)), *(() if mode.reference else ("reference_positions",)))
+
+
 def with_options(
     options: Options, model: type[Body], run: Callable[[dict[str, Any], dict[str, Any]], None]
 ) -> Callable[..., None]:

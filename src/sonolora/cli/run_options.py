@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sonolora.cli.mode_commands import idle_settings
 from sonolora.cli.setting_options import RUN_SECTION, Options, setting_options, settings_in
 from sonolora.modes.mode import Mode
 from sonolora.planning.run_settings import RunSettings
@@ -16,7 +17,7 @@ _OWN_PREVIEWS = 2
 
 def run_options(mode: Mode) -> Options:
     """Every setting of a run, with `--no-previews` in place of the number of previews."""
-    without = ("own_previews",) if mode.video else ("own_previews", "v2a_video")
+    without = ("own_previews", *idle_settings(mode))
     flag = typer.Option(
         "--no-previews",
         help="Render none of the previews that are made of the run's own clips where the request has none.",

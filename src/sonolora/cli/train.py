@@ -88,15 +88,20 @@ def _train(mode: Mode, request: TrainRequest, own: dict[str, Any]) -> None:
 
 
 def print_outputs(folder: Path) -> None:
-    """Say where the results of the run in a folder are."""
-    from sonolora.runs.artifacts import LORA, PREVIEW, PREVIEWS, REPORT, RunArtifacts
+    """Say what has come of the run in a folder, where its results are, and what to do with them."""
+    from sonolora.runs.artifacts import LORA, PREVIEW, PREVIEWS, REPORT_PAGE, RunArtifacts
+    from sonolora.runs.verdict import verdict
 
     artifacts = RunArtifacts(folder)
     print(f"LoRA:     {artifacts.path(LORA)}")
     if PREVIEW in artifacts:
         print(f"preview:  {artifacts.path(PREVIEW)}")
         print(f"previews: {artifacts.path(PREVIEWS)}")
-    print(f"report:   {artifacts.path(REPORT)}")
+    print(f"page:     {artifacts.path(REPORT_PAGE)}")
+    result = verdict(artifacts)
+    print(f"\n{result.text}")
+    for what, command in result.commands:
+        print(f"\n{what}:\n  {command}")
 
 
 class _TrainGroup(ModeGroup):

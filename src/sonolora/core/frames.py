@@ -18,6 +18,9 @@ FRAME_SECONDS = MEL_SECONDS * MELS_PER_FRAME
 
 Span = tuple[float, float]
 
+# Where the reference of a2a lies on the time axis: both from 0 s as the publisher trains, or before 0 s as in ComfyUI.
+REFERENCE_POSITIONS = OVERLAP, NEGATIVE = "overlap", "negative"
+
 # Far below one sample: keeps a rounded product from spilling into another frame.
 _MARGIN = 1e-6
 
@@ -36,6 +39,15 @@ def frame_bounds(frames: int) -> list[Span]:
     """The seconds that each of the first `frames` frames covers."""
     ends = [MEL_SECONDS + FRAME_SECONDS * frame for frame in range(frames)]
     return [(max(0.0, end - FRAME_SECONDS), end) for end in ends]
+
+
+def reference_offset(frames: int, positions: str) -> float:
+    """Seconds by which a reference of `frames` frames is moved.
+
+    `NEGATIVE`: its last frame ends one frame before 0 s, as the published dubbing pipeline and ComfyUI's node for
+    reference audio have it.
+    """
+    return 0.0 if positions == OVERLAP else -(frame_bounds(frames)[-1][1] + FRAME_SECONDS)
 
 
 def kept_frames(regenerate: Sequence[Span], frames: int) -> list[bool]:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from sonolora.conditioning import Example, Video
+from sonolora.conditioning import Example, Video, with_reference_positions
 from sonolora.core.checked_tensors import load_checked, save_checked
 from sonolora.core.errors import CheckpointError
 from sonolora.core.frames import Span
@@ -78,6 +78,16 @@ class Prepared:
                 split.note,
             ),
         )
+
+    def with_reference_positions(self, positions: str) -> Prepared:
+        """The same data with references at these positions. They are not saved, but follow from a run's settings."""
+
+        def placed(examples: tuple[Example, ...]) -> tuple[Example, ...]:
+            return tuple(with_reference_positions(example, positions) for example in examples)
+
+        previews = (replace(item, example=with_reference_positions(item.example, positions)) for item in self.previews)
+        held_out = replace(self.held_out, examples=placed(self.held_out.examples))
+        return replace(self, examples=placed(self.examples), previews=tuple(previews), held_out=held_out)
 
     def save(self, path: Path) -> None:
         """Write it all to one file, atomically. Tensors that are shared, as one context often is, are stored once."""

@@ -64,6 +64,7 @@ class BaseShape:
     tensors: Mapping[str, TensorInfo | PublishedTensor] = field(compare=False)
     text_config: Gemma3TextConfig = field(compare=False)
     context_tokens: int = field(compare=False)  # text tokens of a context
+    distilled: bool = field(default=False, compare=False)  # sampled by the schedule of distilled models
 
     @classmethod
     def of(cls, base: Base) -> BaseShape:
@@ -73,7 +74,16 @@ class BaseShape:
         context_tokens = load_tokenizer(base.checkpoint, base.text_encoder).max_tokens
         sections = {name: base.checkpoint.section(name) for name in ("transformer", "audio_vae", "vocoder", "vae")}
         checkpoint, text = base.checkpoint, read_text_config(base.text_encoder)
-        return cls(base.name, base.fingerprint, sections, checkpoint.metadata, checkpoint.tensors, text, context_tokens)
+        return cls(
+            base.name,
+            base.fingerprint,
+            sections,
+            checkpoint.metadata,
+            checkpoint.tensors,
+            text,
+            context_tokens,
+            base.distilled,
+        )
 
     @classmethod
     def published(cls) -> BaseShape:

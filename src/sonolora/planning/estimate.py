@@ -35,6 +35,8 @@ from sonolora.planning.needs import Needs, count_needs, preview_sampling, previe
 from sonolora.planning.prices import PUBLISHED_PRICES, billed_steps
 from sonolora.planning.run_settings import RunSettings
 from sonolora.planning.work_counts import preview_flops, step_flops
+from sonolora.sampling.guidance import OFF
+from sonolora.sampling.noise_schedule import DISTILLED_STEPS
 from sonolora.training.validation import MAX_CLIPS, SIGMAS
 
 _WAV_BYTES_PER_SECOND = 48000 * 2 * 2  # two channels of 16 bits
@@ -112,7 +114,7 @@ def estimate(
     if needs.peak > available and device.type == "cuda":
         error = does_not_fit(shape, mode, request, settings, device, needs, available)
     step = training_step(mode, request, settings)
-    evaluations = math.ceil(request.number_of_steps / settings.preview_every) + 1
+    evaluations = math.ceil(request.number_of_steps / settings.preview_steps) + 1
     pace = measure_pace(shape, step, device) if card is None else None
     training = validation = price = None
     if pace is not None:
@@ -171,11 +173,13 @@ def _evaluation_seconds(
     shape: BaseShape, mode: Mode, request: TrainRequest, settings: RunSettings, pace: Pace, clips: int, kind: str
 ) -> float:
     """Seconds of one evaluation, its losses and all previews, at the speed of the step's forward pass."""
-    sampling, step = preview_sampling(shape.metadata, request), training_step(mode, request, settings)
+    sampling, step = preview_sampling(shape, request), training_step(mode, request, settings)
     flops = preview_flops(shape, step.tokens, kind, None) * len(SIGMAS) * min(clips, MAX_CLIPS)
     for spec in mode.previews(request):
         tokens = preview_tokens(spec, one_way=step.tokens.one_way)
         flops += preview_flops(shape, tokens, kind, sampling.guidance) * sampling.steps
+        if settings.distill_lora is not None:
+            flops += preview_flops(shape, tokens, kind, OFF) * DISTILLED_STEPS
     forward = step_flops(shape, step, kind).forward
     return flops / forward * pace.forward
 
@@ -198,12 +202,13 @@ def _disk(
     # Kept frames are encoded separately, from the audio with silence in the regenerated spans.
     per_clip = (needs.tokens.audio * (2 if needs.tokens.kept else 1) + needs.tokens.reference) * config.audio.channels
     latents = 4 * len(captions) * (per_clip + needs.tokens.video * config.video.channels)
+    columns = 1 if settings.distill_lora is None else 2
     states = settings.keep_checkpoints + 1  # a new one is written before an old one is removed
     return {
         "cache": contexts + latents,
         "prepared data": contexts + latents,
         "checkpoints": states * 3 * needs.step.adapters,
-        "previews": round(evaluations * sum(one.seconds for one in spec) * _WAV_BYTES_PER_SECOND),
+        "previews": columns * round(evaluations * sum(one.seconds for one in spec) * _WAV_BYTES_PER_SECOND),
         "LoRA": needs.step.adapters // 2,
     }
 

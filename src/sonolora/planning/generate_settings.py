@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from sonolora.core.frames import REFERENCE_POSITIONS
 from sonolora.core.setting_field import check_values, same_setting, setting
 from sonolora.planning.run_settings import V2A_VIDEO, RunSettings
 
@@ -16,8 +17,12 @@ class GenerateSettings:
     """Checked when made; raises `InputError`. Without a LoRA the base alone generates."""
 
     lora: Path | None = None
-    scale: float = setting(1.0, "Strength of the LoRA", metavar="X")
-    steps: int = setting(30, "Sampling steps", minimum=1, maximum=200)
+    scale: float = setting(1.0, "Strength of LoRAs without one of their own", metavar="X")
+    more_loras: tuple[tuple[Path, float], ...] = ()  # used beside `lora`, whose metadata counts
+    distill_lora: tuple[Path, float] | None = None
+    steps: int | None = setting(
+        None, "Sampling steps; by default 30, for a distilled base or with --distill-lora 8", minimum=1, maximum=200
+    )
     sampler: str = setting(
         "euler", "Sampler; ab2, of second order, needs half the steps of euler, the published one", choices=SAMPLERS
     )
@@ -37,6 +42,11 @@ class GenerateSettings:
         None,
         "Attention from video to audio; by default as the LoRA was trained, or joint",
         choices=V2A_VIDEO,
+    )
+    reference_positions: str | None = setting(
+        None,
+        "Times of the reference in a2a; by default as the LoRA was trained, or overlap",
+        choices=REFERENCE_POSITIONS,
     )
     output_48k: bool = setting(
         False, "Inpainting and extension: write 48 kHz, stereo, 16 bits in place of the source's format"

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
 
 import torch
 
 from sonolora.core.devices import compute_dtype
 from sonolora.core.frames import frame_count
+from sonolora.ltx.lora.layer_kinds import AUDIO_KINDS, KINDS, layer_kind
+from sonolora.ltx.lora.lora_file import open_lora
 from sonolora.ltx.model.frozen_video import video_kv_bytes
+from sonolora.ltx.weights.base import Base
 from sonolora.media.video import frame_size
 from sonolora.modes.mode import Mode
 from sonolora.modes.preview_spec import PreviewSpec, VideoFormat
 from sonolora.modes.request import TrainRequest
 from sonolora.planning.base_shape import BaseShape
+from sonolora.planning.lora_option import parse_lora
 from sonolora.planning.run_settings import RunSettings
 from sonolora.planning.work_counts import (
     Step,
@@ -33,6 +37,7 @@ from sonolora.planning.work_counts import (
     video_caching_bytes,
 )
 from sonolora.sampling.guidance import Guidance
+from sonolora.sampling.noise_schedule import DISTILLED_STEPS
 from sonolora.sampling.sampler import SamplingSettings
 
 PREVIEW_STEPS = SamplingSettings().steps  # as published
@@ -90,14 +95,25 @@ def preview_tokens(spec: PreviewSpec, *, one_way: bool = False) -> Tokens:
     return Tokens(frames, frames if spec.reference else 0, spec.regenerate is not None, spec.video_format, one_way)
 
 
-def preview_guidance(metadata: Mapping[str, Any], request: TrainRequest) -> Guidance:
-    """How previews are guided: as the request says, else as the metadata of the base's checkpoint does."""
-    return Guidance.of_base(metadata, stg=request.requested_stg_scale)
+def preview_guidance(base: Base | BaseShape, request: TrainRequest) -> Guidance:
+    """How previews are guided: as the request says, else as suits the base."""
+    metadata = base.metadata if isinstance(base, BaseShape) else base.checkpoint.metadata
+    return Guidance.of_base(metadata, distilled=base.distilled, stg=request.requested_stg_scale)
 
 
-def preview_sampling(metadata: Mapping[str, Any], request: TrainRequest) -> SamplingSettings:
+def preview_sampling(base: Base | BaseShape, request: TrainRequest) -> SamplingSettings:
     """How previews are sampled."""
-    return SamplingSettings(PREVIEW_STEPS, preview_guidance(metadata, request))
+    steps = DISTILLED_STEPS if base.distilled else PREVIEW_STEPS
+    return SamplingSettings(steps, preview_guidance(base, request), distilled=base.distilled)
+
+
+def preview_lora_bytes(settings: RunSettings, *, video: bool) -> dict[str, int]:
+    """Device memory of the LoRAs that previews are rendered with, in float32; none without such LoRAs."""
+    texts = [*settings.preview_lora, *([settings.distill_lora] if settings.distill_lora else [])]
+    kinds = KINDS if video else AUDIO_KINDS
+    loras = [open_lora(Path(parse_lora(text)[0])) for text in texts]
+    layers = [one for lora in loras for name, one in lora.layers.items() if layer_kind(name) in kinds]
+    return {"LoRAs of the previews": 4 * sum(layer.parameters for layer in layers)} if layers else {}
 
 
 def training_step(mode: Mode, request: TrainRequest, settings: RunSettings) -> Step:
@@ -128,12 +144,14 @@ def count_needs(
         return video_kv_bytes(shape.transformer_config, tokens.video, dtype) if one_way else 0
 
     step = step_bytes(shape, what, kind)
-    guidance = preview_guidance(shape.metadata, request)
+    guidance = preview_guidance(shape, request)
     policy = replace(what.policy, gradient_checkpointing=False, offloaded=False)  # a preview has no backward pass
     evaluation = [preview_bytes(shape, tokens, kind, None, policy)]
     for preview in previews:
         evaluation += [preview_bytes(shape, preview, kind, guidance, policy), decoding_bytes(shape, preview.audio)]
 
+    exact = {"exact adapters": step.adapters}
+    beside = preview_lora_bytes(settings, video=tokens.joint)
     offloaded = shape.offloaded_bytes(dtype, video=tokens.joint, one_way=one_way, policy=what.policy)
     codec = {"audio codec and vocoder": shape.codec_bytes()}
     encoders = codec | ({"video encoder": shape.video_encoder_bytes(dtype)} if video else {})
@@ -168,7 +186,7 @@ def count_needs(
         Stage("encoding the texts", encoders, text_bytes(shape, kind, video=video)),
         *caching,
         Stage("training", training | inputs | captured_passes, step.peak - step.resident),
-        Stage("validation", training | inputs | captured_step | {"exact adapters": step.adapters}, max(evaluation)),
+        Stage("validation", training | inputs | captured_step | exact | beside, max(evaluation)),
     )
     context = shape.context_bytes(dtype, video=tokens.joint)
     examples = clips * (step.example - context) + (clips if captions is None else captions) * context

@@ -13,9 +13,11 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from sonolora.core.errors import InputError, SonoloraError
+from sonolora.core.frames import OVERLAP, REFERENCE_POSITIONS
 from sonolora.core.setting_field import check_values, setting
 from sonolora.ltx.memory.weight_forms import FULL, WEIGHTS
 from sonolora.modes.mode import Mode
+from sonolora.planning.lora_option import absolute_lora
 from sonolora.training.sigma_densities import SIGMA_DENSITIES
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 KEEP = KEEP_LAST, KEEP_BEST = "last", "best"
 LOG_TO = "tensorboard", "wandb", "trackio"  # each needs the extra of its name
+PREVIEW_STEPS = 500
 V2A_VIDEO = JOINT, FROZEN_CACHED = "joint", "frozen-cached"
 RENAMED = {"stream_blocks": "block_offload"}  # settings of earlier versions, by the name that they have now
 _STEP_OPTIONS = (
@@ -66,6 +69,19 @@ class RunSettings:
         "Attention from video to audio: joint, as published, or frozen-cached, which computes the video stream once",
         choices=V2A_VIDEO,
     )
+    reference_positions: str = setting(
+        OVERLAP,
+        "Times of the reference in a2a: overlap with the target, as the publisher trains, or negative, as in ComfyUI",
+        choices=REFERENCE_POSITIONS,
+    )
+    distill_lora: str | None = setting(
+        None,
+        "Render each preview a second time with this distill LoRA, in its 8 steps without guidance",
+        metavar="FILE[:X]",
+    )
+    preview_lora: tuple[str, ...] = setting(
+        (), "Another LoRA that previews are rendered with, at strength X; may be repeated", metavar="FILE[:X]"
+    )
     held_out: float | None = setting(
         None,
         "Clips, or a share such as 0.2, kept out of training to measure what is learnt; by default one in ten "
@@ -83,8 +99,13 @@ class RunSettings:
     )
     stop_early: bool = setting(False, "End the run when the loss of held-out clips no longer falls")
     patience: int = setting(3, "Evaluations without a lower held-out loss before --stop-early ends the run", minimum=1)
-    checkpoint_every: int = setting(250, "Steps between checkpoints", minimum=1)
-    preview_every: int = setting(500, "Steps between previews", minimum=1)
+    checkpoint_seconds: float = setting(30.0, "Seconds of training between checkpoints", minimum=0)
+    checkpoint_every: int | None = setting(None, "Steps between checkpoints, instead of seconds", minimum=1)
+    preview_every: int | None = setting(
+        None,
+        f"Steps between previews; by default {PREVIEW_STEPS}, or more where previews would take over 5 % of the time",
+        minimum=1,
+    )
     own_previews: int = setting(
         0, "Previews of the run's own clips where the request has none, held-out ones first", minimum=0, maximum=2
     )
@@ -102,11 +123,21 @@ class RunSettings:
         check_values(self)
         if unknown := [name for name in self.log_to.split(",") if name and name not in LOG_TO]:
             raise InputError.of("log_to", f"{unknown[0]!r} is not one of {', '.join(LOG_TO)}")
+        # Absolute, so that a run is resumed from any folder.
+        if self.distill_lora is not None:
+            object.__setattr__(self, "distill_lora", absolute_lora(self.distill_lora, "distill_lora"))
+        own = tuple(absolute_lora(text, "preview_lora") for text in self.preview_lora)
+        object.__setattr__(self, "preview_lora", own)
         if self.held_out is not None and self.held_out > 1 and self.held_out != int(self.held_out):
             raise InputError.of("held_out", f"must be a number of clips or a share below 1, not {self.held_out:g}")
         for name in ("cuda_graph", "compile"):
             if getattr(self, name) and self.block_offload:
                 raise SonoloraError(f"{option(name)} and --block-offload exclude each other: drop one of the two")
+
+    @property
+    def preview_steps(self) -> int:
+        """Steps between previews, at least."""
+        return self.preview_every or PREVIEW_STEPS
 
     @property
     def policy(self) -> WeightPolicy:
@@ -124,6 +155,10 @@ class RunSettings:
         """Raise `InputError` for a setting that the mode has no use for."""
         if self.v2a_video != JOINT and not mode.video:
             raise InputError.of("v2a_video", f"{self.v2a_video} is for v2a only; {mode.name} has no video")
+        if self.reference_positions != OVERLAP and not mode.reference:
+            raise InputError.of(
+                "reference_positions", f"{self.reference_positions} is for a2a only; {mode.name} has no reference"
+            )
 
     def given(self) -> tuple[str, ...]:
         """The options that change how a step is computed, where they are not at their default."""

@@ -30,6 +30,7 @@ DEBUG_ARCHIVE = "debug_dataset.zip"
 REPORT = "report.json"
 REPORT_PAGE = "report.html"
 REPORT_MEDIA = "report"  # the folder of the page's sounds, videos and pictures
+REPORT_MEDIA_INDEX = f"{REPORT_MEDIA}/clips.json"  # what the page shows of each clip
 METRICS = "metrics.jsonl"
 PREVIEWS = "previews"
 PREVIEW_SOURCES = "previews/sources.json"  # what each is made from and compared with
@@ -43,28 +44,39 @@ _STATE = re.compile(rf"{_STATES}/step-(\d+)\.safetensors")
 
 @dataclass(frozen=True)
 class Preview:
-    """An entry of the index. `number`: of the validation entry, from 1; `kind`: `base` before training, else `lora`."""
+    """An entry of the index. `number`: of the validation entry, from 1; `kind`: `base` before training, else `lora`.
+
+    `distilled`: with the distill LoRA, in its schedule.
+    """
 
     step: int
     number: int
     prompt: str
     seed: int
     kind: Literal["base", "lora"]
+    distilled: bool = False
+
+    @property
+    def _stem(self) -> str:
+        return f"{PREVIEWS}/step-{self.step:06d}-{self.number}{'-distilled' if self.distilled else ''}"
 
     @property
     def sound(self) -> str:
         """The artifact with the sound."""
-        return f"{PREVIEWS}/step-{self.step:06d}-{self.number}.wav"
+        return f"{self._stem}.wav"
 
     @property
     def picture(self) -> str:
         """The artifact with its waveform and spectrogram."""
-        return f"{PREVIEWS}/step-{self.step:06d}-{self.number}.png"
+        return f"{self._stem}.png"
 
     @property
     def film(self) -> str:
         """The artifact with the film and this sound, of previews that are made for one."""
-        return f"{PREVIEWS}/step-{self.step:06d}-{self.number}.mp4"
+        return f"{self._stem}.mp4"
+
+
+_FIELDS = Preview.__match_args__
 
 
 class RunDeletedError(SonoloraError):
@@ -174,7 +186,7 @@ class RunArtifacts:
         others = [one for one in self.previews() if one.sound != preview.sound]
         entries = [
             {**asdict(one), "sound": Path(one.sound).name, "picture": Path(one.picture).name}
-            for one in sorted([*others, preview], key=lambda one: (one.step, one.number))
+            for one in sorted([*others, preview], key=lambda one: (one.step, one.number, one.distilled))
         ]
         self.put_json(_PREVIEW_INDEX, entries)
 
@@ -182,7 +194,8 @@ class RunArtifacts:
         """All previews by step and number. A run of version 0.1 has no index."""
         try:
             entries = json.loads(self.path(_PREVIEW_INDEX).read_bytes())
-            return [Preview(**{name: entry[name] for name in Preview.__match_args__}) for entry in entries]
+            # Runs of earlier versions do not say whether one is distilled.
+            return [Preview(**{name: {"distilled": False, **entry}[name] for name in _FIELDS}) for entry in entries]
         except (FileNotFoundError, ValueError, TypeError, KeyError):  # of a damaged index nothing is kept
             return []
 
@@ -219,3 +232,8 @@ class RunArtifacts:
 def _write_text(path: Path, text: str) -> None:
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def video_of(number: int) -> str:
+    """The artifact with the video, and its sound, of clip number `number`; only where the clip has a picture."""
+    return f"{REPORT_MEDIA}/{number:04d}.mp4"

@@ -26,8 +26,7 @@ from sonolora.data.prepared import Prepared
 from sonolora.ltx.codec.audio_codec import AudioCodec
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
-from sonolora.runs.artifacts import REPORT, RunArtifacts
-from sonolora.runs.report_page import video_of
+from sonolora.runs.artifacts import REPORT, RunArtifacts, video_of
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ In: a run, its data and its model. Out: a line of metrics, preview files, and th
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -14,18 +15,20 @@ import torch
 from sonolora.core.cancellation import CancelToken
 from sonolora.core.progress import Progress
 from sonolora.cuda_graph import CudaGraphSteps
-from sonolora.data.prepared import Prepared
+from sonolora.data.prepared import Prepared, PreviewItem
 from sonolora.ltx.codec.audio_codec import AudioCodec
 from sonolora.ltx.lora.adapters import rounded_to_bf16
+from sonolora.ltx.lora.lora_stack import with_loras
 from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
-from sonolora.planning.needs import preview_sampling
 from sonolora.runs.artifacts import Preview
 from sonolora.runs.evaluation import Evaluation
 from sonolora.runs.metrics_log import MetricsLog
+from sonolora.runs.preview_columns import PreviewColumn
 from sonolora.runs.preview_picture import draw_preview, put_film
+from sonolora.runs.report_page import update_page
 from sonolora.runs.run import Run
 from sonolora.sampling.preview import render
 
@@ -43,6 +46,7 @@ class Evaluator:
     progress: Progress
     cancel: CancelToken
     device: torch.device
+    columns: Sequence[PreviewColumn]
     evaluation: Evaluation
     graphs: CudaGraphSteps | None = None  # of the previews, which keep them from one evaluation to the next
     seconds: list[float] = field(default_factory=list)  # that each evaluation took
@@ -51,37 +55,53 @@ class Evaluator:
         """Of the evaluations after a step, the last included; 0 until one was done."""
         if not self.seconds:
             return 0.0
-        every, steps = self.run.settings.preview_every, self.run.request.number_of_steps
-        between = (steps - 1) // every - step // every
+        settings, steps = self.run.settings, self.run.request.number_of_steps
+        between = 0
+        if settings.preview_every is not None:  # else those between take little time by themselves
+            between = (steps - 1) // settings.preview_every - step // settings.preview_every
         return (between + 1) * sum(self.seconds) / len(self.seconds)
 
     def evaluate(self, step: int, *, with_previews: bool = True) -> list[Waveform]:
         """Measure the losses, render the previews, write them. Raises `StopRequestedError` between sampling steps."""
-        run = self.run
         began = time.monotonic()
-        settings = replace(preview_sampling(run.base.checkpoint.metadata, run.request), graphs=self.graphs)
         previews = self.prepared.previews if with_previews else ()
         waveforms = []
         step_done = self.cancel.after(self.progress.advance)
-        self.progress.phase(f"validating at step {step}", len(previews) * settings.steps + 1)
+        self.progress.phase(
+            f"validating at step {step}", len(previews) * sum(one.sampling.steps for one in self.columns) + 1
+        )
         self.cancel.check()
         self.evaluation.measure(step)
         step_done()
         with rounded_to_bf16(self.adapters):
-            for number, item in enumerate(previews, start=1):
-                seed = run.settings.seed
-                waveform = render(self.model, self.codec, item, settings, seed, self.device, step_done)
-                preview = Preview(step, number, item.prompt, seed, "lora" if step else "base")
-                run.artifacts.put_preview(
-                    preview,
-                    partial(write_wav, waveform=waveform),
-                    partial(draw_preview, artifacts=run.artifacts, preview=preview, sound=waveform),
-                )
-                put_film(run.artifacts, preview, waveform)
-                waveforms.append(waveform)
+            for column in self.columns if with_previews else ():
+                with with_loras(self.model, self.adapters, column.loras):
+                    rendered = [
+                        self._render(step, number, item, column, step_done)
+                        for number, item in enumerate(previews, start=1)
+                    ]
+                waveforms += [] if column.distilled else rendered
         values = self.evaluation.metrics(step)
         self.log.add(step, **values)
-        self.seconds.append(time.monotonic() - began)
+        update_page(self.run.artifacts)
+        if with_previews:
+            self.seconds.append(time.monotonic() - began)
         summary = self.evaluation.summary()
         self.progress.message(f"step {step}: train_eval_loss {values['train_eval_loss']:.4f}; {summary}")
         return waveforms
+
+    def _render(
+        self, step: int, number: int, item: PreviewItem, column: PreviewColumn, step_done: Callable[[], None]
+    ) -> Waveform:
+        seed = self.run.settings.seed
+        # LoRAs beside the trained one are new modules each time, which a kept graph does not know.
+        sampling = replace(column.sampling, graphs=None if column.loras else self.graphs)
+        waveform = render(self.model, self.codec, item, sampling, seed, self.device, step_done)
+        preview = Preview(step, number, item.prompt, seed, "lora" if step else "base", column.distilled)
+        self.run.artifacts.put_preview(
+            preview,
+            partial(write_wav, waveform=waveform),
+            partial(draw_preview, artifacts=self.run.artifacts, preview=preview, sound=waveform),
+        )
+        put_film(self.run.artifacts, preview, waveform)
+        return waveform

@@ -59,18 +59,22 @@ class Evaluation:
         """Steps between evaluations: a part of those between previews, as short as the share of time allows."""
         request, settings = self._run.request, self._run.settings
         if not self._held_out:
-            return settings.preview_every
+            return settings.preview_steps
         passes = sum(_levels(len(part)) * len(part) for part in (self._training, self._held_out)) * len(SIGNS)
         affordable = _EVALUATIONS_SHARE * 3 * request.number_of_steps * settings.batch_size / passes - 1  # the base
-        between_previews = int(affordable * settings.preview_every / request.number_of_steps)
-        return settings.preview_every // max(1, min(between_previews, settings.preview_every))
+        between_previews = int(affordable * settings.preview_steps / request.number_of_steps)
+        return settings.preview_steps // max(1, min(between_previews, settings.preview_steps))
 
     @property
     def looks(self) -> int:
         """How many evaluations the run will have judged at its end."""
         steps = self._run.request.number_of_steps
-        every = {step for one in (self.every, self._run.settings.preview_every) for step in range(one, steps, one)}
+        every = {step for one in (self.every, self._run.settings.preview_steps) for step in range(one, steps, one)}
         return len(every) + 1
+
+    def is_due(self, step: int) -> bool:
+        """Whether this step is one at which every run with these settings is measured."""
+        return step % self.every == 0 or step % self._run.settings.preview_steps == 0
 
     def measure(self, step: int) -> None:
         """Losses at a step, with the base's before the first; not twice for one step."""

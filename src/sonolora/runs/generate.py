@@ -15,19 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from sonolora.analysis.spectrogram import draw_waveform_and_mel
+from sonolora.conditioning import with_reference_positions
 from sonolora.core.determinism import deterministic
 from sonolora.core.devices import resolve_device
 from sonolora.core.errors import InputError
+from sonolora.core.frames import OVERLAP
 from sonolora.core.progress import Progress
 from sonolora.data.cache_folder import default_cache_folder
 from sonolora.data.encode import Encoder
 from sonolora.data.encoding_cache import Cache
 from sonolora.data.fetch import ANYWHERE, Sources
-from sonolora.ltx.lora.adapters import apply_lora
 from sonolora.ltx.lora.lora_file import LoRAFile, open_lora
 from sonolora.ltx.lora.lora_fit import summarise
+from sonolora.ltx.lora.lora_stack import LoRAUse, apply_loras
 from sonolora.ltx.memory.weight_forms import FULL
-from sonolora.ltx.weights.base import find_base
+from sonolora.ltx.weights.base import Base, find_base
 from sonolora.ltx.weights.transformer_config import TransformerConfig
 from sonolora.media.audio import Waveform, resample, to_stereo
 from sonolora.media.source_format import probe_audio
@@ -50,11 +52,13 @@ from sonolora.runs.generation_clips import (
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.start_up import announce
 from sonolora.sampling.guidance import Guidance
+from sonolora.sampling.noise_schedule import DISTILLED_STEPS
 from sonolora.sampling.paste_kept import paste_passage
 from sonolora.sampling.preview import render_continued, render_windows
 from sonolora.sampling.sampler import SamplingSettings
 
 OUTPUT_SAMPLE_RATE = 48_000
+PUBLISHED_STEPS = SamplingSettings().steps
 LOSSY_EXTENSIONS = ".mp3", ".ogg", ".aac", ".m4a"
 
 
@@ -90,8 +94,14 @@ def _generate(
 ) -> None:
     base, device, dtype = networks.base, networks.device, networks.dtype
     lora = open_lora(settings.lora) if settings.lora else None
+    uses = [LoRAUse(lora, settings.scale)] if lora is not None else []
+    uses += [LoRAUse(open_lora(path), strength) for path, strength in settings.more_loras]
+    if settings.distill_lora is not None:
+        uses.append(LoRAUse(open_lora(settings.distill_lora[0]), settings.distill_lora[1]))
+    sampling = _sampling(base, settings, progress)
     metadata = lora.metadata if lora is not None and lora.metadata.get("mode") == mode.name else {}
     one_way = _one_way_video(mode, settings.v2a_video, metadata)
+    positions = _reference_positions(mode, settings.reference_positions, metadata)
     policy = RunSettings(weights=settings.weights, block_offload=settings.block_offload).policy
     spec = _spec(mode, body, metadata)
     config = TransformerConfig.from_header(base.checkpoint.section("transformer"))
@@ -105,22 +115,24 @@ def _generate(
         encoder = Encoder(base, codec, cache, device, dtype, mode.video, text_encoder)
         contexts = encoder.encode_texts([spec.prompt, spec.negative_prompt], progress.advance)
         windows = [(start, encoder.prepare_given(one, contexts, spec.negative_prompt)) for start, one in given.windows]
+        windows = [
+            (start, replace(item, example=with_reference_positions(item.example, positions))) for start, item in windows
+        ]
         if one_way:
             examples = [item.example for _, item in windows]
             cached = with_cached_videos(examples, base.checkpoint, device=device, dtype=dtype, place=device)
             windows = [(start, replace(item, example=one)) for (start, item), one in zip(windows, cached, strict=True)]
         with networks.transformer(video=mode.video and not one_way, one_way=one_way, policy=policy) as model:
+            if uses:
+                for use, unused in zip(uses, apply_loras(model, uses), strict=True):
+                    name = "this LoRA" if len(uses) == 1 else use.lora.path.name
+                    for line in summarise(unused):
+                        progress.warning(f"not used of {name}: {line}")
             if lora is not None:
-                applied = apply_lora(model, lora, settings.scale)
-                for line in summarise(applied.unused):
-                    progress.warning(f"not used of this LoRA: {line}")
                 for note in _notes(lora, mode, base.fingerprint, settings.weights, spec.prompt):
                     progress.message(f"note: {note}")
-            guidance = Guidance.of_base(base.checkpoint.metadata, stg=settings.stg_scale, cfg=settings.cfg_scale)
-            sampling = SamplingSettings(settings.steps, guidance, settings.sampler)
-
             plans = [continued_windows(spec, region.end - region.start, length) for region in given.regions]
-            progress.phase("generating", settings.steps * (sum(len(starts) for starts, _ in plans) or 1))
+            progress.phase("generating", sampling.steps * (sum(len(starts) for starts, _ in plans) or 1))
             if given.recording is None:
                 result = render_windows(
                     model, codec, windows, given.seconds, sampling, (settings.seed,), device, progress.advance
@@ -136,6 +148,26 @@ def _generate(
                     )
                     paste_passage(result, sound, part.first, part.paste)
         _write(out, result, given, settings, spec.prompt, progress)
+
+
+def _sampling(base: Base, settings: GenerateSettings, progress: Progress) -> SamplingSettings:
+    """As suits the base; with a distill LoRA as distilled models."""
+    distilled = base.distilled or settings.distill_lora is not None
+    if base.distilled and settings.distill_lora is not None:
+        raise InputError.of("distill_lora", f"the base {base.name} is distilled already: leave it out")
+    guidance = Guidance.of_base(
+        base.checkpoint.metadata, distilled=distilled, stg=settings.stg_scale, cfg=settings.cfg_scale
+    )
+    if not distilled:
+        return SamplingSettings(settings.steps or PUBLISHED_STEPS, guidance, settings.sampler)
+    if settings.steps in (None, DISTILLED_STEPS):
+        progress.message(f"a distilled model: {DISTILLED_STEPS} steps of its own schedule")
+        return SamplingSettings(DISTILLED_STEPS, guidance, settings.sampler, distilled=True)
+    progress.message(
+        f"note: distilled models are made for {DISTILLED_STEPS} steps; {settings.steps} follow the dev base's schedule"
+    )
+    assert settings.steps is not None
+    return SamplingSettings(settings.steps, guidance, settings.sampler)
 
 
 def _spec(mode: Mode, body: Mapping[str, Any], metadata: Mapping[str, Any]) -> GenerationSpec:
@@ -183,6 +215,18 @@ def _one_way_video(mode: Mode, requested: str | None, metadata: Mapping[str, Any
     if requested is not None and trained is not None and requested != trained:
         raise InputError.of("v2a_video", f"this LoRA was trained with {trained} and needs it; found {requested}")
     return settings.one_way_video
+
+
+def _reference_positions(mode: Mode, requested: str | None, metadata: Mapping[str, Any]) -> str:
+    """As the LoRA was trained, or without one as requested."""
+    trained = metadata.get("reference_positions") if metadata else None
+    settings = RunSettings(reference_positions=requested or (trained if mode.reference else None) or OVERLAP)
+    settings.check_mode(mode)
+    if requested is not None and trained is not None and requested != trained:
+        raise InputError.of(
+            "reference_positions", f"this LoRA was trained with {trained} and needs it; found {requested}"
+        )
+    return settings.reference_positions
 
 
 def _notes(lora: LoRAFile, mode: Mode, base_fingerprint: str, weights: str, prompt: str) -> list[str]:

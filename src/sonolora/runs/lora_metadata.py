@@ -37,6 +37,7 @@ def lora_metadata(run: Run, prepared: Prepared) -> dict[str, str]:
         "base_precision": precision,
         **({"v2a_video": settings.v2a_video} if run.mode.video else {}),
         **_mode_metadata(request),
+        "reference_positions": settings.reference_positions,
         "dataset_digest": prepared.digest,
         "held_out": json.dumps(prepared.held_out.names),
         "sonolora_version": __version__,
@@ -52,7 +53,7 @@ def _mode_metadata(request: TrainRequest) -> dict[str, str]:
         else ("number_of_frames", "frame_rate", "resolution", "aspect_ratio")
     )
     values = {name: str(getattr(request, name)) for name in of_interest if hasattr(request, name)}
-    return {**values, "reference_positions": "overlap", "kept_encoding": "regenerated spans silenced"}
+    return {**values, "kept_encoding": "regenerated spans silenced"}
 
 
 def lora_config(run: Run, metadata: Mapping[str, str]) -> dict[str, Any]:

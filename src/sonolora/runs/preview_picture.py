@@ -49,7 +49,8 @@ def put_film(artifacts: RunArtifacts, preview: Preview, sound: Waveform) -> None
 
 
 def _before(artifacts: RunArtifacts, preview: Preview) -> Waveform | None:
-    others = [one for one in artifacts.previews() if one.kind == "base" and one.number == preview.number]
+    like = preview.number, preview.distilled
+    others = [one for one in artifacts.previews() if one.kind == "base" and (one.number, one.distilled) == like]
     return _sound(artifacts, others[0].sound) if others else None
 
 

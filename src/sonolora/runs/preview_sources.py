@@ -25,8 +25,7 @@ from sonolora.media.audio import Waveform, resample
 from sonolora.media.fit_audio import cut_or_padded
 from sonolora.media.write_audio import write_wav
 from sonolora.media.write_video import write_video
-from sonolora.runs.artifacts import PREVIEW_SOURCES, PREVIEWS, REPORT_MEDIA, RunArtifacts
-from sonolora.runs.report_page import video_of
+from sonolora.runs.artifacts import PREVIEW_SOURCES, PREVIEWS, REPORT_MEDIA, RunArtifacts, video_of
 
 _SMALLER = 2  # films of previews are kept at half size
 

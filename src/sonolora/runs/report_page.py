@@ -6,23 +6,24 @@ network, and beside it a folder with the sounds, videos and spectrograms.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib.image
-
-from sonolora.analysis.spectrogram import DBFS, mel_dbfs
-from sonolora.core.atomic_files import atomic_write
+from sonolora.core.atomic_files import atomic_write, write_json
 from sonolora.data.clips import Clip
 from sonolora.data.report import Report
-from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
 from sonolora.media.write_video import write_video
 from sonolora.modes.mode import Mode
-from sonolora.runs.artifacts import REPORT, REPORT_MEDIA, REPORT_PAGE, RunArtifacts
-from sonolora.runs.report_html import ShownClip, ShownSound, render_page
+from sonolora.runs.artifacts import REPORT, REPORT_MEDIA, REPORT_MEDIA_INDEX, REPORT_PAGE, RunArtifacts
+from sonolora.runs.report_html import render_page
+from sonolora.runs.run_view import run_view
+from sonolora.runs.shown import ShownClip, ShownSound
+from sonolora.runs.spectrogram_file import write_spectrogram
 
 _SMALLER = 2  # videos are shown at half size
 
@@ -43,21 +44,32 @@ def put_clip(artifacts: RunArtifacts, number: int, clip: Clip) -> ShownClip:
     return ShownClip(clip.name, clip.caption, tuple(sounds), clip.regenerate)
 
 
-def video_of(number: int) -> str:
-    """The artifact with the video, and its sound, of clip number `number`; only where the clip has a picture."""
-    return f"{REPORT_MEDIA}/{number:04d}.mp4"
-
-
 def write_report(artifacts: RunArtifacts, report: Report, shown: Sequence[ShownClip], mode: Mode) -> None:
     """Put the report as JSON, and as a page with the clips that were put before."""
     data = report.as_json()
     artifacts.put_json(REPORT, data)
+    artifacts.put(REPORT_MEDIA_INDEX, partial(write_json, data=[asdict(clip) for clip in shown]))
     put_page(artifacts, data, shown, f"Data for {mode.name}")
 
 
 def put_page(artifacts: RunArtifacts, report: Mapping[str, Any], clips: Sequence[ShownClip], title: str) -> None:
     """Put the page. `report` is that of `Report.as_json`."""
     artifacts.put(REPORT_PAGE, partial(_write_html, html=render_page(report, clips, title)))
+
+
+def update_page(artifacts: RunArtifacts) -> None:
+    """Put the page again, with what the run has made since: previews, curves, the verdict.
+
+    Reads everything from the artifacts, so that it works at any moment, and after a run was resumed.
+    """
+    try:
+        report = json.loads(artifacts.path(REPORT).read_bytes())
+        shown = [ShownClip.parse(saved) for saved in json.loads(artifacts.path(REPORT_MEDIA_INDEX).read_bytes())]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):  # a run of an earlier version has no such list
+        return
+    if (view := run_view(artifacts)) is not None:
+        html = render_page(report, shown, f"{view.name}: {view.mode}", view)
+        artifacts.put(REPORT_PAGE, partial(_write_html, html=html))
 
 
 def _write_html(path: Path, html: str) -> None:
@@ -75,21 +87,5 @@ def _put_sound(artifacts: RunArtifacts, stem: str, what: str, clip: Clip) -> Sho
         small = clip.frames[:, ::_SMALLER, ::_SMALLER]
         artifacts.put(media, lambda path: write_video(path, small, clip.frame_rate, clip.audio))
     picture = f"{REPORT_MEDIA}/{stem}.png"
-    artifacts.put(picture, partial(_write_spectrogram, waveform=clip.audio))
+    artifacts.put(picture, partial(write_spectrogram, waveform=clip.audio))
     return ShownSound(what, media, picture, clip.audio.seconds, clip.audio.sample_rate / 2)
-
-
-def _write_spectrogram(path: Path, waveform: Waveform) -> None:
-    """A PNG without margins: its width is the whole sound, and nothing else."""
-    levels, _ = mel_dbfs(waveform)
-    with atomic_write(path) as temporary:
-        matplotlib.image.imsave(
-            temporary,
-            levels,
-            format="png",
-            origin="lower",
-            cmap="magma",
-            vmin=DBFS[0],
-            vmax=DBFS[1],
-            pil_kwargs={"compress_level": 1},  # noise does not get much smaller, whatever the level
-        )

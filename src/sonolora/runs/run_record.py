@@ -18,7 +18,8 @@ from sonolora import __version__
 
 IDENTITY_VERSION = "2"
 # Settings that change the result; the others may differ when a run is continued.
-_NUMERIC_SETTINGS = ("seed", "batch_size", "sigma_density", "v2a_video", "weights", "compile")
+_NUMERIC_SETTINGS = ("seed", "batch_size", "sigma_density", "v2a_video", "weights", "compile", "reference_positions")
+_VERSION_1_SETTINGS = _NUMERIC_SETTINGS[:5]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class RunRecord:
     @classmethod
     def new(cls, mode: str, request: dict[str, Any], settings: dict[str, Any], base_fingerprint: str) -> RunRecord:
         """The record of a run that starts now."""
-        return cls(__version__, mode, json.loads(json.dumps(request)), settings, base_fingerprint)
+        return cls(
+            __version__, mode, json.loads(json.dumps(request)), json.loads(json.dumps(settings)), base_fingerprint
+        )
 
     @classmethod
     def parse(cls, text: bytes) -> RunRecord:
@@ -73,7 +76,7 @@ class RunRecord:
             request[name] = value
             if name == "validation_aspect_ratio":
                 request["stg_scale"] = self.request.get("stg_scale", 1.0)
-        numeric = [self.settings.get(name) for name in _NUMERIC_SETTINGS[:-1]]
+        numeric = [self.settings.get(name) for name in _VERSION_1_SETTINGS]
         compiled = " compiled" if self.settings.get("compile") else ""
         return f"{self.mode} {to_json(request).decode()} {' '.join(map(str, numeric))}{compiled}"
 

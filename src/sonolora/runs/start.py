@@ -12,6 +12,7 @@ from sonolora.core.cancellation import CancelToken, InterruptedRunError, StopReq
 from sonolora.core.determinism import deterministic
 from sonolora.core.progress import Progress
 from sonolora.data.fetch import ANYWHERE, Sources
+from sonolora.ltx.weights.distilled import TRAINING_NOTE
 from sonolora.ltx.weights.stored_tensor import precision_note, stored_precision
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
@@ -20,6 +21,7 @@ from sonolora.planning.run_settings import RunSettings
 from sonolora.runs.artifacts import PREPARED, RECORD
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.prepare import prepare
+from sonolora.runs.preview_columns import preview_columns
 from sonolora.runs.run import Run
 from sonolora.runs.run_folder import exclusive_use, make_run_folder, remove_scratch
 from sonolora.runs.start_up import announce
@@ -66,6 +68,9 @@ def _start(
     precision = stored_precision(networks.base.checkpoint.tensors)
     if note := precision_note(precision):
         (progress.warning if precision.endswith("without scales") else progress.message)(note)
+    if networks.base.distilled:
+        progress.warning(TRAINING_NOTE)
+    preview_columns(networks.base, request, settings)  # files that are no LoRAs are refused now
     make_run_folder(folder)
     cancel = CancelToken(should_stop)
     with exclusive_use(folder):

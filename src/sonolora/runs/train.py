@@ -8,38 +8,38 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from sonolora.core.cancellation import CancelToken, InterruptedRunError, StopRequestedError
-from sonolora.core.errors import DamagedFileError, SonoloraError
+from sonolora.core.errors import DamagedFileError
 from sonolora.core.progress import Progress
 from sonolora.core.tensor_file import save_tensors
 from sonolora.cuda_graph import CudaGraphStep, CudaGraphSteps
 from sonolora.data.prepared import Prepared
 from sonolora.ltx.lora.adapters import add_adapters, lora_tensors
 from sonolora.media.write_audio import write_wav
-from sonolora.runs.artifacts import CONFIG, LORA, METRICS, PREVIEW, RunArtifacts, RunDeletedError
+from sonolora.runs.artifacts import CONFIG, LORA, PREVIEW, RunArtifacts, RunDeletedError
 from sonolora.runs.cached_video import cache_videos
 from sonolora.runs.evaluate import Evaluator
 from sonolora.runs.evaluation import Evaluation
 from sonolora.runs.example_placement import place_examples
+from sonolora.runs.finish import put_finish
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.lora_metadata import lora_config, lora_metadata
 from sonolora.runs.metrics_log import MetricsLog
 from sonolora.runs.metrics_sinks import MetricsSink, open_sinks
+from sonolora.runs.preview_columns import preview_columns
 from sonolora.runs.run import Run
+from sonolora.runs.training_loop import TrainingLoop
 from sonolora.sampling.preview import joined
 from sonolora.training.state import load_state, save_state
-from sonolora.training.step_phases import flop_counter
+from sonolora.training.state_writer import StateWriter
 from sonolora.training.trainer import Trainer, TrainingConfig
 
-LOG_EVERY = 10
 WORSE = 1.01  # times the loss before training; the evaluation itself varies by far less
 
 
@@ -81,44 +81,48 @@ def _train(
             prepared = cache_videos(run, prepared, networks, progress, cancel)
         else:
             prepared = place_examples(run, prepared, networks.device, progress)
+            prepared = prepared.with_reference_positions(settings.reference_positions)
         adapters = add_adapters(model, run.mode.lora_targets, request.rank, settings.seed)
         graph, graphs = None, None
         if settings.cuda_graph:
             graph, graphs = CudaGraphStep(warn=progress.warning), CudaGraphSteps(progress.warning)
         trainer = Trainer(model, adapters, prepared.examples, config, graph=graph)
         device = networks.device
+        columns = preview_columns(run.base, request, settings)
         evaluation = Evaluation(run, prepared, model, adapters, device)
         if (kept := _load_newest_state(artifacts, trainer, identities, progress)) is not None:
             evaluation.load(kept)
             progress.message(f"continuing from step {trainer.step_count}")
         log = MetricsLog(artifacts, trainer.step_count, progress, sinks)
         evaluator = Evaluator(
-            run, prepared, networks.codec, model, adapters, log, progress, cancel, device, evaluation, graphs
+            run, prepared, networks.codec, model, adapters, log, progress, cancel, device, columns, evaluation, graphs
         )
         if settings.stop_early and not prepared.held_out.examples:
             progress.warning(f"--stop-early has no effect: {prepared.held_out.note}")
 
-        def save() -> None:
-            if not trainer.is_finite():
-                raise _diverged(run, trainer.step_count)
-            write = partial(save_state, trainer=trainer, identity=identities[0], evaluation=evaluation.state())
-            artifacts.put_state(trainer.step_count, write, keep=settings.keep_checkpoints)
+        def write(step: int, tensors: Mapping[str, Tensor]) -> None:
+            write_file = partial(save_state, tensors=tensors, step=step, layout=trainer.layout, identity=identities[0])
+            artifacts.put_state(step, write_file, keep=settings.keep_checkpoints)
 
-        try:
-            _TrainingLoop(run, trainer, evaluator, log, progress, cancel, save).take_steps()
-            last = trainer.step_count
-            evaluation.measure(last)
-            metadata = lora_metadata(run, prepared) | {"steps": str(last)}
-            if (best := evaluation.best_tensors()) is not None:
-                metadata["steps"] = str(evaluation.best_step())
-            artifacts.put(LORA, partial(save_tensors, tensors=best or lora_tensors(adapters), metadata=metadata))
-            artifacts.put_json(CONFIG, lora_config(run, metadata))
-            evaluation.finish(last)
-            if previews := evaluator.evaluate(last):
-                artifacts.put(PREVIEW, partial(write_wav, waveform=joined(previews)))
-        except StopRequestedError:
-            save()
-            raise InterruptedRunError(run.folder, trainer.step_count, config.steps) from None
+        with StateWriter(trainer, write, evaluation.state) as writer:
+            loop = TrainingLoop(run, trainer, evaluator, log, progress, cancel, writer)
+            try:
+                loop.take_steps()
+                last = trainer.step_count
+                evaluation.measure(last)
+                metadata = lora_metadata(run, prepared) | {"steps": str(last)}
+                if (best := evaluation.best_tensors()) is not None:
+                    metadata["steps"] = str(evaluation.best_step())
+                artifacts.put(LORA, partial(save_tensors, tensors=best or lora_tensors(adapters), metadata=metadata))
+                artifacts.put_json(CONFIG, lora_config(run, metadata))
+                evaluation.finish(last)
+                if previews := evaluator.evaluate(last):
+                    artifacts.put(PREVIEW, partial(write_wav, waveform=joined(previews)))
+            except StopRequestedError:
+                loop.save()
+                writer.finish()
+                raise InterruptedRunError(run.folder, trainer.step_count, config.steps) from None
+    put_finish(run, time.monotonic() - began)
     progress.message(f"trained and written in {time.monotonic() - began:.0f} s")
     _warn_if_worse(run, last, progress)
     if LORA not in artifacts:
@@ -155,93 +159,3 @@ def _load_newest_state(
             artifacts.set_aside(name)
             progress.warning(f"{error}. It is set aside, and training continues from the state before step {step}")
     return None
-
-
-@dataclass
-class _TrainingLoop:
-    """All steps that remain, with the states, metrics and evaluations that are due between them."""
-
-    run: Run
-    trainer: Trainer
-    evaluator: Evaluator
-    log: MetricsLog
-    progress: Progress
-    cancel: CancelToken
-    save: Callable[[], None]
-    tflop: float | None = None  # of a step, counted at the first one
-
-    def take_steps(self) -> None:
-        trainer, config, settings = self.trainer, self.trainer.config, self.run.settings
-        losses: list[Tensor] = []
-        self._evaluate_if_due()
-        self._begin_phase()
-        self.cancel.check()
-        since = trainer.step_count, time.monotonic()
-        while trainer.step_count < config.steps and not self.evaluator.evaluation.is_over():
-            losses.append(self._step())
-            step = trainer.step_count
-            last = step == config.steps
-            if step % LOG_EVERY == 0 or last:
-                self._log(losses, *since)
-                losses, since = [], (step, time.monotonic())
-            if step % settings.checkpoint_every == 0 or last:
-                self.save()
-            if self._evaluate_if_due():
-                self._begin_phase()
-                since = since[0], time.monotonic()
-            self.cancel.check()
-
-    def _step(self) -> Tensor:
-        """One step; the arithmetic of the first one is counted, where it is not compiled."""
-        if self.tflop is not None or self.run.settings.compile:
-            return self.trainer.step()
-        with flop_counter() as counter:
-            losses = self.trainer.step()
-        self.tflop = counter.get_total_flops() / 1e12
-        return losses
-
-    def _begin_phase(self) -> None:
-        self.progress.phase("training", self.trainer.config.steps)
-        self.progress.advance(to=self.trainer.step_count)
-
-    def _evaluate_if_due(self) -> bool:
-        """Not at the last step: then the LoRA is written first."""
-        step, evaluation = self.trainer.step_count, self.evaluator.evaluation
-        with_previews = step % self.run.settings.preview_every == 0
-        due = (with_previews or step % evaluation.every == 0) and step < self.trainer.config.steps
-        if due and step in self.log.evaluated:  # in the state it need not be: that was saved before
-            evaluation.measure(step)
-            return False
-        if due:
-            self.evaluator.evaluate(step, with_previews=with_previews)
-        return due
-
-    def _log(self, losses: list[Tensor], since_step: int, since_time: float) -> None:
-        # The only place where the host waits for the device.
-        loss, step = torch.cat(losses).mean().item(), self.trainer.step_count
-        if not math.isfinite(loss):
-            raise _diverged(self.run, step)
-        seconds = max(time.monotonic() - since_time, 1e-9)
-        waited, self.trainer.input_seconds = self.trainer.input_seconds, 0.0
-        device = self.evaluator.device
-        rates = {} if self.tflop is None else {"achieved_tflops": round(self.tflop * (step - since_step) / seconds, 4)}
-        if device.type == "cuda":
-            rates["peak_memory_gb"] = round(torch.cuda.max_memory_allocated(device) / 1e9, 3)
-        self.log.add(
-            step,
-            loss=loss,
-            learning_rate=self.trainer.config.learning_rate_at(step - 1),
-            steps_per_second=round((step - since_step) / seconds, 2),
-            gradient_norm=self.trainer.gradient_norm.item(),
-            data_wait_share=round(min(1.0, waited / seconds), 4),
-            **rates,
-        )
-        self.progress.remaining(self.evaluator.seconds_to_come(step))
-        self.progress.advance(f"loss {loss:.3f}", to=step)
-
-
-def _diverged(run: Run, step: int) -> SonoloraError:
-    return SonoloraError(
-        f"training diverged: by step {step} its numbers are no longer finite. Start again with a learning_rate below "
-        f"{run.request.learning_rate:g}; {run.artifacts.path(METRICS)} shows how the loss grew"
-    )

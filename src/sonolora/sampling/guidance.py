@@ -33,17 +33,22 @@ class Guidance:
     rescale: float = 0.7
 
     @classmethod
-    def of_base(cls, metadata: Mapping[str, Any], **overrides: float | None) -> Guidance:
+    def of_base(cls, metadata: Mapping[str, Any], *, distilled: bool = False, **overrides: float | None) -> Guidance:
         """The published scales, overridden by `guidance` in the checkpoint's metadata, then by `overrides`.
 
-        An override of None has no effect. Raises `CheckpointError` when `guidance` is not a JSON object of scales.
+        A distilled model is sampled without guidance. An override of None has no effect. Raises `CheckpointError` when
+        `guidance` is not a JSON object of scales.
         """
         own = metadata.get("guidance", {})
         try:
             guidance = cls(**{name: float(value) for name, value in own.items()})
         except (AttributeError, TypeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint's metadata has guidance {own!r}: {error}") from error
+        guidance = OFF if distilled else guidance
         return replace(guidance, **{name: value for name, value in overrides.items() if value is not None})
+
+
+OFF = Guidance(cfg=1.0, stg=0.0, modality=1.0)
 
 
 def stg_blocks(layers: int) -> frozenset[int]:

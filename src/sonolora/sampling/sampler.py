@@ -18,7 +18,7 @@ from sonolora.cuda_graph import CudaGraphSteps
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.sampling.denoiser import Denoise, GuidedDenoiser
 from sonolora.sampling.guidance import Guidance
-from sonolora.sampling.noise_schedule import sampling_sigmas
+from sonolora.sampling.noise_schedule import DISTILLED_SIGMAS, DISTILLED_STEPS, sampling_sigmas
 from sonolora.sampling.windows import WindowedDenoiser
 
 
@@ -26,10 +26,20 @@ from sonolora.sampling.windows import WindowedDenoiser
 class SamplingSettings:
     """How to sample; the defaults are the published values."""
 
-    steps: int = 30
+    steps: int = 30  # of the published schedule
     guidance: Guidance = field(default_factory=Guidance)
     sampler: str = "euler"  # one of SAMPLERS
     graphs: CudaGraphSteps | None = None  # forward passes read static inputs, on a GPU as CUDA graphs
+    distilled: bool = False  # in the schedule of distilled models, whose steps are given
+
+    def __post_init__(self) -> None:
+        if self.distilled and self.steps != DISTILLED_STEPS:
+            raise ValueError(f"the schedule of distilled models has {DISTILLED_STEPS} steps, not {self.steps}")
+
+    @property
+    def sigmas(self) -> list[float]:
+        """Noise levels, falling to 0."""
+        return list(DISTILLED_SIGMAS) if self.distilled else sampling_sigmas(self.steps).tolist()
 
 
 @torch.inference_mode()
@@ -61,7 +71,7 @@ def sample_windows(
     ]
     starts, window = [start for start, _ in windows], windows[0][1].latents_BTC.shape[1]
     denoise = denoisers[0] if len(windows) == 1 else WindowedDenoiser(denoisers, starts, window, noise_BTC.shape[1])
-    return SAMPLERS[settings.sampler](denoise, noise_BTC, sampling_sigmas(settings.steps).tolist(), on_step)
+    return SAMPLERS[settings.sampler](denoise, noise_BTC, settings.sigmas, on_step)
 
 
 @torch.inference_mode()

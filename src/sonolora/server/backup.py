@@ -2,10 +2,10 @@
 
     backup(server's folder, copy)    restore(copy, server's folder)
 
-In the copy: the database as of one moment, each file that it knows, compared with its checksum, what signs webhooks and
-uploads, the certificates of our own authority, `server.toml`, and `backup.json`, which says what it is. Not in it: run
-folders (a request that was running starts anew) and uploads that were not complete. Both ways nothing is there before
-all of it is: the copy and the restored folder get their names last.
+In the copy: the database as of one moment, each file that it knows, compared with its checksum, the datasets that are
+edited on the page, what signs webhooks and uploads, the certificates of our own authority, `server.toml`, and
+`backup.json`, which says what it is. Not in it: run folders (a request that was running starts anew) and uploads that
+were not complete. Both ways nothing is there before all of it is: copy and restored folder get their names last.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from sonolora.server.folder_lock import single_instance
 DATABASE, MANIFEST, CONTENT = "server.db", "backup.json", Path("files", "content")
 # Beside the database and the files. All of it can be missing.
 _KEPT = (Path("server.toml"), Path("webhook_key.pem"), Path("files", "secret"), Path("tls"))
+_DATASETS = Path("datasets")
 _ATTEMPTS = 3  # to find in place a file that changes while it is copied
 _MAX_SHOWN = 5
 _FILES = "SELECT id, name, size, sha256, mtime_ns FROM files WHERE complete"
@@ -78,6 +79,7 @@ def backup(folder: Path, copy: Path, report: Callable[[str], None] = lambda _: N
     with _made_as_a_whole(copy) as part:
         for name in _KEPT:
             _copy_kept(folder / name, part / name)
+        _copy_datasets(folder / _DATASETS, part / _DATASETS)
         copied = dict[str, _Content]()
         for attempt in range(_ATTEMPTS):  # files come and go meanwhile
             _copy_database(database, part / DATABASE)
@@ -140,7 +142,7 @@ def restore(copy: Path, folder: Path, report: Callable[[str], None] = lambda _: 
             ]
             if unexpected := sorted(set(damaged) - set(manifest.get("missing", ()))):
                 raise SonoloraError(f"the copy is not complete: missing or damaged are {_shown(unexpected)}")
-            for kept in _KEPT:
+            for kept in (*_KEPT, _DATASETS):
                 if not (folder / kept).exists():
                     _copy_kept(copy / kept, part / kept)
             with writing(folder):
@@ -221,6 +223,21 @@ def _copy_kept(source: Path, target: Path) -> None:
             shutil.copytree(source, target)
         elif source.exists():
             shutil.copy2(source, target)
+
+
+def _copy_datasets(source: Path, target: Path) -> None:
+    """Without what is being uploaded. A file that is removed meanwhile is not in the copy."""
+
+    def copy(name: str, to: str) -> None:
+        with suppress(FileNotFoundError):
+            shutil.copy2(name, to)
+
+    if source.is_dir():
+        with writing(target.parent):
+            for dataset in sorted(source.iterdir()):
+                incoming = shutil.ignore_patterns("incoming", ".*.part*")
+                shutil.copytree(dataset, target / dataset.name, ignore=incoming, copy_function=copy)
+                (target / dataset.name / "incoming").mkdir(exist_ok=True)
 
 
 def _check_space(folder: Path, needed: int) -> None:

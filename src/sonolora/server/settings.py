@@ -68,7 +68,8 @@ class ServerSettings:
     max_upload_bytes: int = setting(20 << 30, "Largest upload", minimum=1)
     prices: Mapping[str, float] = field(default_factory=lambda: PUBLISHED_PRICES)  # dollars per step, by mode
     held_out: float | None = same_setting(RunSettings, "held_out")
-    checkpoint_every: int = same_setting(RunSettings, "checkpoint_every")
+    checkpoint_seconds: float = same_setting(RunSettings, "checkpoint_seconds")
+    checkpoint_every: int | None = same_setting(RunSettings, "checkpoint_every")
     weights: str = same_setting(RunSettings, "weights")
     gradient_checkpointing: bool = same_setting(RunSettings, "gradient_checkpointing")
     block_offload: bool = same_setting(RunSettings, "block_offload")

@@ -16,17 +16,17 @@ from sonolora.core.checked_tensors import load_checked, save_checked
 from sonolora.core.errors import CheckpointError
 from sonolora.training.trainer import MOMENTS, VALUES, Trainer
 
-_EVALUATION = "evaluation."  # begins the names of what is kept beside the trainer's state
+KEPT = "kept."  # begins the names of tensors that are kept beside the trainer's state
 VERSION = "identity_version"  # of an identity; those of version 0.1 have none
+Layout = Mapping[str, tuple[int, ...]]
 _LAYOUT = "layout"  # names and shapes of the matrices in each tensor, JSON
 
 
-def save_state(path: Path, trainer: Trainer, identity: Mapping[str, str], evaluation: Mapping[str, Tensor]) -> None:
-    """Write the trainer's state, atomically. `identity` says which run it belongs to; `evaluation` is kept beside it,
-    for `load_state` to return. Raises `OutputError`."""
-    tensors = {**trainer.state(), **{f"{_EVALUATION}{name}": tensor for name, tensor in evaluation.items()}}
-    metadata = {**identity, "step": str(trainer.step_count), _LAYOUT: json.dumps(list(trainer.layout.items()))}
-    save_checked(path, tensors, metadata)
+def save_state(
+    path: Path, tensors: Mapping[str, Tensor], step: int, layout: Layout, identity: Mapping[str, str]
+) -> None:
+    """Write a trainer's state of a step, atomically; `identity` says which run it belongs to. Raises `OutputError`."""
+    save_checked(path, tensors, {**identity, "step": str(step), _LAYOUT: json.dumps(list(layout.items()))})
 
 
 def load_state(path: Path, trainer: Trainer, identities: Sequence[Mapping[str, str]]) -> dict[str, Tensor]:
@@ -44,13 +44,13 @@ def load_state(path: Path, trainer: Trainer, identities: Sequence[Mapping[str, s
     for key, value in identity.items():
         if metadata.get(key) != value:
             raise CheckpointError(f"{path} is of another run: its {key} is {metadata.get(key)}, this run's is {value}")
-    kept = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_EVALUATION)}
+    kept = {name: tensors.pop(name) for name in list(tensors) if name.startswith(KEPT)}
     trainer.load_state(_arranged(tensors, metadata, trainer.layout, path), int(metadata["step"]))
-    return {name.removeprefix(_EVALUATION): tensor for name, tensor in kept.items()}
+    return {name.removeprefix(KEPT): tensor for name, tensor in kept.items()}
 
 
 def _arranged(
-    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], layout: Mapping[str, tuple[int, ...]], path: Path
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], layout: Layout, path: Path
 ) -> dict[str, Tensor]:
     """The state as `layout` says. Raises `CheckpointError` when it is of other adapters."""
     by_name = _matrices(tensors, metadata)

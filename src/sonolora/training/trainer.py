@@ -10,13 +10,13 @@ T target frames, C latent channels, B batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sonolora.conditioning import Example, collate
+from sonolora.conditioning import Example, collate, distinct_tensors
 from sonolora.core.devices import has_own_memory
 from sonolora.core.randomness import generator, normal
 from sonolora.cuda_graph import CudaGraphStep
@@ -25,6 +25,7 @@ from sonolora.ltx.model.transformer import Transformer
 from sonolora.training.loss import flow_losses
 from sonolora.training.noise import DENSITIES, draw_sigma
 
+Inputs = tuple[Example, Tensor, Tensor]
 VALUES, MOMENTS = "adapters", ("exp_avg", "exp_avg_sq")
 _FINAL_LEARNING_RATE = 0.1  # of the first
 
@@ -74,6 +75,12 @@ class Trainer:
         self._examples = examples
         self._adapters = adapters
         self._device = adapters.flat.device
+        self._orders: dict[int, list[int]] = {}  # of examples, by epoch
+        in_host_memory = any(one.device.type == "cpu" for one in distinct_tensors(examples))
+        self._prefetches = self._device.type == "cuda" and in_host_memory
+        self._next: tuple[int, Inputs, torch.cuda.Event] | None = None  # copied ahead, with its step
+        self._host_state: Tensor | None = None  # what states are copied to
+        self._copies: torch.cuda.Stream | None = None
         # It gets its function with each call: in a reference cycle a run's memory would outlive the run.
         self._graph = graph
         self.gradient_norm = torch.zeros((), device=self._device)  # of the newest step, before it was clipped
@@ -94,13 +101,37 @@ class Trainer:
             learning_rate = self.config.learning_rate_at(self.step_count)
             group["lr"] = group["lr"].fill_(learning_rate) if isinstance(group["lr"], Tensor) else learning_rate
         began = time.perf_counter()
-        inputs = self._inputs(self.step_count)
+        inputs = self._take_inputs()
         self.input_seconds += time.perf_counter() - began
         losses = self._compute(*inputs) if self._graph is None else self._graph(self._compute, *inputs)
         self.step_count += 1
+        if self._prefetches and self.step_count < self.config.steps:
+            self._prefetch()
         return losses
 
-    def _inputs(self, step: int) -> tuple[Example, Tensor, Tensor]:
+    def _prefetch(self) -> None:
+        """Copy the inputs of the next step while this one computes."""
+        self._copies = self._copies or torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(self._copies):
+            inputs = self._inputs(self.step_count)
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record(self._copies)
+        self._next = self.step_count, inputs, copied
+
+    def _take_inputs(self) -> Inputs:
+        """Those of this step, copied ahead if they were."""
+        ahead, self._next = self._next, None
+        if ahead is None or ahead[0] != self.step_count:
+            return self._inputs(self.step_count)
+        _, inputs, copied = ahead
+        current = torch.cuda.current_stream(self._device)
+        current.wait_event(copied)
+        example, *others = inputs
+        for tensor in (*distinct_tensors([example]), *others):
+            tensor.record_stream(current)  # its memory belongs to the stream that copied it
+        return inputs
+
+    def _inputs(self, step: int) -> Inputs:
         """Example, noise and sigma of a step, on the device: a pure function of the seed and the step."""
         config = self.config
         slots = range(config.batch_size)
@@ -131,21 +162,52 @@ class Trainer:
     def _index(self, draw: int) -> int:
         """The example of a draw: each once an epoch, in an order of the epoch's own."""
         epoch, position = divmod(draw, len(self._examples))
-        order = torch.randperm(len(self._examples), generator=generator(self.config.seed, "order", epoch))
-        return int(order[position])
+        if epoch not in self._orders:
+            order = torch.randperm(len(self._examples), generator=generator(self.config.seed, "order", epoch))
+            # A batch may reach into the next epochs; earlier ones do not come back.
+            self._orders = {kept: one for kept, one in self._orders.items() if kept == epoch - 1}
+            self._orders[epoch] = order.tolist()
+        return self._orders[epoch][position]
 
     def is_finite(self) -> bool:
-        """Whether all adapters are finite; waits for the device."""
-        return bool(self._adapters.flat.isfinite().all())
+        """Whether all adapters are finite; waits for the device, for one number."""
+        return bool(torch.linalg.vector_norm(self._adapters.flat.detach()).isfinite())
 
     def state(self) -> dict[str, Tensor]:
-        """Adapters and Adam's moments, each in one tensor as `layout` has them, copied to the CPU."""
+        """Adapters and Adam's moments, each in one tensor as `layout` has them, in host memory."""
+        return self.begin_state()()
+
+    def begin_state(self) -> Callable[[], dict[str, Tensor]]:
+        """Begin to copy the state; the result waits for it, and may be called in another thread.
+
+        The next call uses the same host memory. On a GPU the copy runs beside the host, and before the next step.
+        """
         flat = self._adapters.flat.detach()
         moments = self._optimizer.state.get(self._adapters.flat, {})
-        return {VALUES: flat.cpu().clone()} | {
-            moment: moments[moment].cpu().clone() if moments else torch.zeros_like(flat, device="cpu")
-            for moment in MOMENTS
-        }
+        parts = [flat, *(moments.get(name, torch.zeros_like(flat)) for name in MOMENTS)]
+        card = has_own_memory(self._device)
+        if self._host_state is None:
+            self._host_state = torch.empty(len(parts), len(flat), pin_memory=card)
+        host = self._host_state
+        if not card:
+            torch.stack(parts, out=host)
+            return lambda: dict(zip((VALUES, *MOMENTS), host, strict=True))
+        if self._copies is None:
+            self._copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        current = torch.cuda.current_stream(self._device)
+        self._copies.wait_stream(current)
+        with torch.cuda.stream(self._copies):
+            for row, part in zip(host, parts, strict=True):
+                row.copy_(part, non_blocking=True)
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record(self._copies)
+        current.wait_event(copied)  # a step changes the values in place
+
+        def state() -> dict[str, Tensor]:
+            copied.synchronize()
+            return dict(zip((VALUES, *MOMENTS), host, strict=True))
+
+        return state
 
     @property
     def layout(self) -> dict[str, tuple[int, ...]]:

@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from sonolora.core.errors import CheckpointError
 from sonolora.core.randomness import normal
-from sonolora.ltx.lora.adapters import add_adapters, apply_lora, remove_adapters, rounded_to_bf16, save_lora
+from sonolora.ltx.lora.adapters import add_adapters, remove_adapters, rounded_to_bf16, save_lora
 from sonolora.ltx.lora.lora_file import open_lora
+from sonolora.ltx.lora.lora_stack import apply_lora
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
 from sonolora.ltx.memory.quantised import QuantisedLinear, quantise
 from sonolora.ltx.memory.weight_policy import WeightPolicy

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from sonolora.core.errors import CheckpointError, InputError
 from sonolora.core.randomness import normal
 from sonolora.ltx.lora import merge as module
-from sonolora.ltx.lora.adapters import add_adapters, apply_lora, save_lora
+from sonolora.ltx.lora.adapters import add_adapters, save_lora
 from sonolora.ltx.lora.lora_file import open_lora
+from sonolora.ltx.lora.lora_stack import apply_lora
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
 from sonolora.ltx.lora.merge import merge
 from sonolora.ltx.model.transformer import PREFIX, Stream, load_transformer

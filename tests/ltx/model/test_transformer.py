@@ -11,8 +11,9 @@ from torch import Tensor
 from diffusers_twin import diffusers_transformer
 from sonolora.core.errors import CheckpointError
 from sonolora.core.randomness import normal
-from sonolora.ltx.lora.adapters import add_adapters, apply_lora, rounded_to_bf16, save_lora
+from sonolora.ltx.lora.adapters import add_adapters, rounded_to_bf16, save_lora
 from sonolora.ltx.lora.lora_file import open_lora
+from sonolora.ltx.lora.lora_stack import apply_lora
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
 from sonolora.ltx.model.transformer import Stream, Transformer, load_transformer
 from sonolora.ltx.weights.checkpoint import Checkpoint

@@ -76,6 +76,17 @@ def test_a_clip_of_the_dataset_stands_for_an_address(live, run):
     assert live.storage.local(address).read_bytes() == TONES["a.wav"]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("assistant_here")
+def test_an_estimate_has_what_the_page_shows(client, dataset):
+    id = dataset(TONES)["id"]
+    answer = client.post("/api/estimate", json={"mode": "t2a", "dataset": id, "fields": FIELDS}, timeout=300)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    shown = ("training_seconds", "preview_seconds", "hosted_price", "available", "peak")
+    assert all(found[name] > 0 for name in shown) and found["fits"]
+
+
 def test_pause_resume_cancel_and_retry(client, live, run):
     id = run()["id"]
     assert client.post(f"/api/runs/{id}/pause").json()["state"] == "paused"

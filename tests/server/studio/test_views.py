@@ -133,8 +133,8 @@ def test_the_form_shows_what_has_an_effect_and_is_kept(live, opened, client, dat
 
 
 ESTIMATE = {
-    "training_seconds": 100.0, "preview_seconds": 10.0, "hosted_price": 0.33, "available": 8e9, "fits": True,
-    "error": None, "needs": {"peak": 2.5e8},
+    "training_seconds": 100.0, "preview_seconds": 10.0, "hosted_price": 0.33, "available": 8e9, "peak": 2.5e8,
+    "fits": True, "error": None,
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """LoRA adapters on the transformer's linear layers, and the LoRA file that Sonolora writes.
 
-In: a transformer and target layers, or an adapter file. Out: adapters by module name; the file. The file has no alpha:
+In: a transformer and target layers, or updates. Out: adapters by module name; the file. The file has no alpha:
 the publisher's code fuses B A unscaled, so alpha equals rank.
 Keys are `diffusion_model.<module>.lora_A.weight` and `.lora_B.weight`, as ComfyUI and diffusers read them.
 """
@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from sonolora.core.errors import CheckpointError
 from sonolora.core.randomness import generator
 from sonolora.core.tensor_file import save_tensors
-from sonolora.ltx.lora.lora_file import LoRAFile
-from sonolora.ltx.lora.lora_fit import require_any, unused_layers
 from sonolora.ltx.lora.lora_names import FILE_PREFIX
+from sonolora.ltx.lora.weight_update import SummedUpdates
 from sonolora.ltx.model.joint_linear import JointLinear
 from sonolora.ltx.model.layers import Attention
 from sonolora.ltx.model.lora_layer import Adapters, LoRALinear, UpdatedLinear
@@ -31,11 +30,12 @@ FILE_DTYPE = torch.bfloat16
 
 
 @dataclass(frozen=True)
-class AppliedLoRA:
-    """A LoRA on a model: its layers, and by layer why others are not used."""
+class LowRankUpdate:
+    """scale * B A of one layer."""
 
-    layers: Mapping[str, LoRALinear | UpdatedLinear]
-    unused: Mapping[str, str]
+    down: Tensor  # A (rank, in)
+    up: Tensor  # B (out, rank)
+    scale: float = 1.0
 
 
 def add_adapters(model: Transformer, targets: Iterable[str], rank: int, seed: int) -> Adapters:
@@ -139,35 +139,34 @@ def save_lora(path: Path, adapters: Adapters, metadata: Mapping[str, str]) -> No
     save_tensors(path, lora_tensors(adapters), metadata)
 
 
-def apply_lora(model: Transformer, lora: LoRAFile, strength: float) -> AppliedLoRA:
-    """Add a LoRA to a model without adapters. Layers that the model does not have, or has in another shape, are unused.
-
-    Raises `CheckpointError` naming the reasons when no layer can be used, and when a layer holds NaN.
-    """
-    unused = unused_layers(lora, _linear_layers(model))
-    require_any(lora, unused)
-    layers: dict[str, LoRALinear | UpdatedLinear] = {}
-    pairs = {}
+def put_updates(model: Transformer, updates: Mapping[str, LowRankUpdate | SummedUpdates]) -> None:
+    """Add updates, which are not trained, to layers of a model without adapters."""
     device = model.get_parameter("audio_patchify_proj.weight").device
-    for name, update in lora.layers.items():
-        if name in unused:
-            continue
-        if update.is_plain_lora:
-            pairs[name] = lora.read_pair(name)
-            rank = len(pairs[name][0])
-            layers[name] = LoRALinear(_linear(model, name), rank, strength * update.scale)
+    layers: dict[str, LoRALinear | UpdatedLinear] = {}
+    for name, update in updates.items():
+        if isinstance(update, LowRankUpdate):
+            layers[name] = LoRALinear(_linear(model, name), len(update.down), update.scale)
         else:
-            layers[name] = UpdatedLinear(_linear(model, name), lora.read(name).to(device), strength)
+            layers[name] = UpdatedLinear(_linear(model, name), update.to(device))
     adapters = _adapt(model, layers)
     matrices = adapters.matrices(adapters.flat.requires_grad_(False))
-    for name, (down, up) in pairs.items():
-        matrices[f"{name}.lora_A"].copy_(down)
-        matrices[f"{name}.lora_B"].copy_(up)
-    return AppliedLoRA(layers, {**unused, **lora.skipped})
+    for name, update in updates.items():
+        if isinstance(update, LowRankUpdate):
+            matrices[f"{name}.lora_A"].copy_(update.down)
+            matrices[f"{name}.lora_B"].copy_(update.up)
 
 
-def _linear_layers(model: Transformer) -> dict[str, tuple[int, ...]]:
-    """Shapes (out, in) by name."""
+def put_back(model: Transformer, adapters: Adapters) -> None:
+    """Put adapters that `remove_adapters` has removed where they were."""
+    for name, adapter in adapters.items():
+        _replace(model, name, adapter)
+    _products(model, adapters)
+    model.adapters = adapters
+    model.register_parameter("adapter_values", adapters.flat)
+
+
+def linear_shapes(model: Transformer) -> dict[str, tuple[int, ...]]:
+    """Shapes (out, in) of the linear layers by name."""
     return {
         name: (layer.out_features, layer.in_features)
         for name, layer in model.named_modules()

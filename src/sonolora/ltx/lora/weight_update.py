@@ -14,7 +14,7 @@ with PEFT.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,20 @@ class WeightUpdate(nn.Module):
         # A row of zeros stays zero instead of becoming NaN.
         change: Tensor = magnitude / norm.clamp_min(torch.finfo(torch.float32).tiny) * updated - weight_OI
         return change
+
+
+class SummedUpdates(nn.Module):
+    """Updates of one layer, each times its strength; all are functions of the same weight."""
+
+    def __init__(self, updates: Sequence[tuple[WeightUpdate, float]]) -> None:
+        super().__init__()
+        self.updates = nn.ModuleList(update for update, _ in updates)
+        self.strengths = [strength for _, strength in updates]
+
+    def forward(self, weight_OI: Tensor) -> Tensor:
+        """Their sum (O, I), float32."""
+        terms = [strength * update(weight_OI) for update, strength in zip(self.updates, self.strengths, strict=True)]
+        return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
 
 
 def update_shape(kind: str, shapes: Shapes) -> tuple[int, int]:

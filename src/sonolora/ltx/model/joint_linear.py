@@ -106,9 +106,14 @@ class _Product(torch.autograd.Function):
         down_TR = F.linear(x_TI, a.flatten(0, 1))
         if update.scale != 1:
             down_TR *= update.scale
-        _by_layer(out.flatten(0, -2), update.layers, update.outputs).baddbmm_(
-            _by_layer(down_TR, update.layers, update.rank), b.mT
-        )
+        added_GTD = _by_layer(out.flatten(0, -2), update.layers, update.outputs)
+        factors_of = _by_layer(down_TR, update.layers, update.rank), b.mT
+        if torch.compiler.is_compiling():  # which has no products in place of columns
+            added_GTD = torch.baddbmm(added_GTD, *factors_of)
+            added = added_GTD.transpose(0, 1).reshape(*out.shape[:-1], -1)
+            out = torch.cat([added, out[..., added.shape[-1] :]], dim=-1)
+        else:
+            added_GTD.baddbmm_(*factors_of)
         weights = frozen if context.needs_input_grad[0] else ()
         context.save_for_backward(*weights, x_TI, factors, down_TR)
         return out
@@ -124,17 +129,22 @@ class _Product(torch.autograd.Function):
         a, b = update.matrices(factors)
         gradient_TO = gradient.flatten(0, -2)
         of_layers_GTD = _by_layer(gradient_TO, update.layers, update.outputs)
-        of_down_TR = torch.bmm(of_layers_GTD, b).transpose(0, 1).flatten(1)
+        of_down_GTR = torch.bmm(of_layers_GTD, b)
         if update.scale != 1:
-            of_down_TR *= update.scale
+            of_down_GTR *= update.scale
         of_x = of_factors = None
         if needs_factors:
-            of_factors = torch.empty_like(factors)
-            of_a, of_b = update.matrices(of_factors)  # with `beta=0` the products overwrite them
-            of_a.flatten(0, 1).addmm_(of_down_TR.t(), x_TI, beta=0)
-            of_b.baddbmm_(of_layers_GTD.mT, _by_layer(down_TR, update.layers, update.rank), beta=0)
+            for_a = of_down_GTR.mT, x_TI.expand(update.layers, -1, -1)
+            for_b = of_layers_GTD.mT, _by_layer(down_TR, update.layers, update.rank)
+            if torch.compiler.is_compiling():
+                of_factors = torch.cat([torch.bmm(*for_a).flatten(), torch.bmm(*for_b).flatten()])
+            else:
+                of_factors = torch.empty_like(factors)
+                for part, of_part in zip(update.matrices(of_factors), (for_a, for_b), strict=True):
+                    part.baddbmm_(*of_part, beta=0)  # overwrites it
         if needs_x:
             of_x = gradient_TO @ _weight(frozen, gradient.dtype)
+            of_down_TR = of_down_GTR.transpose(0, 1).flatten(1)
             of_x = of_x.addmm_(of_down_TR, a.flatten(0, 1)).view(*gradient.shape[:-1], -1)
         return of_x, of_factors, *nothing
 

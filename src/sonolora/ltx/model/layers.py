@@ -135,9 +135,9 @@ class Attention(nn.Module):
         """Queries and keys that lie side by side, each normed and rotated, (B, H, T, K)."""
         weights_GD = self.norm_weights[norms] if self.norm_weights else self._norm_weights(norms)
         x_BTGD = torch.unflatten(x_BTD, -1, (len(norms), -1))
-        by_head = heads_norm(x_BTGD, weights_GD, rotation, self.heads, self.eps)
-        by_head = by_head.permute(2, 0, 3, 1, 4)
-        return by_head.unbind() if len(norms) > 1 else (by_head.squeeze(0),)
+        normed_BTGD = heads_norm(x_BTGD, weights_GD, rotation, self.heads, self.eps)
+        parts = normed_BTGD.unbind(2) if len(norms) > 1 else (normed_BTGD.squeeze(2),)
+        return tuple(map(self._by_head, parts))
 
     def _norm_weights(self, norms: tuple[str, ...]) -> Tensor:
         return torch.stack([getattr(self, name).weight for name in norms]).float()

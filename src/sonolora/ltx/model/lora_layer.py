@@ -33,14 +33,14 @@ class LoRALinear(nn.Module):
 
 
 class UpdatedLinear(nn.Module):
-    """A frozen linear layer with W + strength * update(W) as its weight, which is computed at every call.
+    """A frozen linear layer with W + update(W) as its weight, which is computed at every call.
 
     For adapters that are not of low rank: no second full-size weight is kept, and the base may be quantised.
     """
 
-    def __init__(self, base: nn.Linear, update: nn.Module, strength: float) -> None:
+    def __init__(self, base: nn.Linear, update: nn.Module) -> None:
         super().__init__()
-        self.base, self.update, self.strength = base, update, strength
+        self.base, self.update = base, update
 
     @property
     def weight(self) -> Tensor:
@@ -49,7 +49,7 @@ class UpdatedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         update: Tensor = self.update(self.base.weight)
-        added: Tensor = self.base(x) + F.linear(x, (self.strength * update).to(x.dtype))
+        added: Tensor = self.base(x) + F.linear(x, update.to(x.dtype))
         return added
 
 

@@ -1,11 +1,9 @@
 """Root-mean-square norms with what follows them: modulation of the stream, or the rotation of queries and keys.
 
 In: a stream, or queries and keys. Out: the same normed, and modulated or rotated. Each is one function with a backward
-pass written by hand, in a third of autograd's operations; `plain_*` is the same in ordinary ones, for torch.compile to
-fuse and for networks in training.
+pass written by hand, in a third of autograd's operations. torch.compile and networks in training get ordinary ones.
 
-B batch, T tokens, D width, G tensors that are normed alike, such as queries and keys, H heads, K channels of a head,
-F = K / 2 frequencies.
+B batch, T tokens, D width, G tensors that are normed alike, such as queries and keys.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sonolora.ltx.model.rope import Rotation
+from sonolora.ltx.model.rope import Rotation, rotate
 
 _FUSED = "cuda", "meta"  # devices with kernels of torch for the norm and its gradient; meta stands for a GPU
 
@@ -41,23 +39,13 @@ def modulated_norm(x_BTD: Tensor, scale: Tensor, shift: Tensor, eps: float) -> T
 
 
 def heads_norm(x_BTGD: Tensor, weight_GD: Tensor, rotation: Rotation | None, heads: int, eps: float) -> Tensor:
-    """Each of G tensors normed over all heads with a weight of its own, and rotated; (B, T, G, H, K).
-
-    The rotation is that of the first half of a head's channels against the second half, in float32.
-    """
+    """Each of G tensors normed over all heads with a weight of its own, and rotated in float32; (B, T, G, D)."""
+    if rotation is not None:
+        rotation = rotation[0][:, :, None], rotation[1][:, :, None]
     if torch.compiler.is_compiling() or _need_gradient(weight_GD):
-        return plain_heads_norm(x_BTGD, weight_GD, rotation, heads, eps)
+        normed = rms(x_BTGD, eps) * weight_GD
+        return (normed if rotation is None else rotate(normed, rotation, heads)).to(x_BTGD.dtype)
     return _HeadsNorm.apply(x_BTGD, weight_GD, rotation, heads, eps)  # type: ignore[no-any-return,no-untyped-call]
-
-
-def plain_heads_norm(x_BTGD: Tensor, weight_GD: Tensor, rotation: Rotation | None, heads: int, eps: float) -> Tensor:
-    """`heads_norm` in ordinary operations."""
-    normed = torch.unflatten(rms(x_BTGD, eps) * weight_GD, -1, (heads, -1))
-    if rotation is None:
-        return normed.to(x_BTGD.dtype)
-    cos, sin = (part[:, :, None] for part in rotation)
-    first, second = normed.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x_BTGD.dtype)
 
 
 def _need_gradient(*tensors: Tensor) -> bool:
@@ -79,35 +67,21 @@ class _ModulatedNorm(torch.autograd.Function):
 
 class _HeadsNorm(torch.autograd.Function):
     @staticmethod
-    def forward(
-        context: Any, x_BTGD: Tensor, weight_GD: Tensor, rotation: Rotation | None, heads: int, eps: float
-    ) -> Tensor:
-        normed, inverse = _rms_forward(x_BTGD, eps)
-        context.save_for_backward(x_BTGD, weight_GD, inverse, *(rotation or ()))
+    def forward(context: Any, x: Tensor, weight: Tensor, rotation: Rotation | None, heads: int, eps: float) -> Tensor:
+        normed, inverse = _rms_forward(x, eps)
+        context.heads = heads
+        context.save_for_backward(x, weight, inverse, *(rotation or ()))
         if rotation is None:
-            return torch.unflatten(torch.mul(normed, weight_GD, out=normed), -1, (heads, -1))
-        out = torch.unflatten(normed, -1, (heads, -1))
-        return _rotate(torch.unflatten(normed * weight_GD, -1, (heads, -1)), rotation, 1, out=out)
+            return torch.mul(normed, weight, out=normed)
+        return rotate(normed * weight, rotation, heads, out=normed)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, inverse, *rotation = context.saved_tensors
         if rotation:
-            gradient = _rotate(gradient, rotation, -1, out=gradient.new_empty(gradient.shape, dtype=torch.float32))
-        of_normed = x.new_empty(gradient.shape)
-        weight_GHK = torch.unflatten(weight, -1, gradient.shape[-2:])
-        torch.mul(gradient, weight_GHK, out=of_normed)
-        return _rms_backward(of_normed.flatten(-2), x, inverse), None, None, None, None
-
-
-def _rotate(x_BTGHK: Tensor, rotation: Any, direction: int, *, out: Tensor) -> Tensor:
-    """Rotate forward (1) or back (-1)."""
-    cos, sin = (part[:, :, None] for part in rotation)
-    first, second = x_BTGHK.chunk(2, dim=-1)
-    turned = torch.unflatten(x_BTGHK, -1, (2, -1)) * cos[..., None, :]
-    for half, other, sign in ((0, second, -direction), (1, first, direction)):
-        torch.addcmul(turned[..., half, :], other, sin, value=sign, out=torch.unflatten(out, -1, (2, -1))[..., half, :])
-    return out
+            gradient = rotate(gradient, rotation, context.heads, -1)
+        of_normed = torch.mul(gradient, weight, out=x.new_empty(x.shape))
+        return _rms_backward(of_normed, x, inverse), None, None, None, None
 
 
 def _rms_forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:

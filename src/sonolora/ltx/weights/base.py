@@ -15,6 +15,7 @@ from typing import Any
 
 from sonolora.core.errors import CheckpointError, SonoloraError
 from sonolora.ltx.weights.checkpoint import Checkpoint
+from sonolora.ltx.weights.distilled import says_distilled
 from sonolora.ltx.weights.hub import TEXT_ENCODER, HubId, fetch_text_encoder, open_from_hub, open_local
 from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG, LTX23_TEXT_STATES
 from sonolora.ltx.weights.parts import open_parts
@@ -44,6 +45,7 @@ class Base:
     checkpoint: Checkpoint
     text_encoder: Path  # a folder, or one file
     fingerprint: str  # 16 hex digits of checkpoint, tokenizer and text encoder
+    distilled: bool = False  # sampled in 8 steps without guidance
 
 
 def find_base(name_or_path: str) -> Base:
@@ -70,11 +72,12 @@ def find_base(name_or_path: str) -> Base:
     return _from_entry(name_or_path, add_base(name_or_path, [name_or_path], TEXT_ENCODER))
 
 
-def add_base(name: str, checkpoints: Sequence[str], text_encoder: str) -> Entry:
+def add_base(name: str, checkpoints: Sequence[str], text_encoder: str, distilled: bool | None = None) -> Entry:
     """Register a base under a name, after comparing its headers with the published LTX-2.3.
 
     `checkpoints` are the files of one checkpoint, a folder with these files only, or one Hugging Face id, of which just
-    the header is read now. A text encoder on the hub is downloaded. Raises `CheckpointError` naming the differences
+    the header is read now. A text encoder on the hub is downloaded. `distilled`: whether it is, if that is known; by
+    default its header or its name says so. Raises `CheckpointError` naming the differences
     from the published model, and `SonoloraError` for a name that is taken.
     """
     if name in BUILT_IN_NAMES or Path(name).expanduser().exists():
@@ -93,7 +96,7 @@ def add_base(name: str, checkpoints: Sequence[str], text_encoder: str) -> Entry:
     if faults := verify_text_encoder(folder, states=states, channels=channels):
         raise CheckpointError("; ".join(faults[:_MAX_SHOWN]))
     parts = (path.absolute() for path in files_of(opened.tensors, opened.path) if path != opened.path)
-    entry = Entry(opened.path.absolute(), folder.absolute(), tuple(parts))
+    entry = Entry(opened.path.absolute(), folder.absolute(), tuple(parts), distilled)
     register(name, entry)
     return entry
 
@@ -124,7 +127,8 @@ def _from_entry(name: str, entry: Entry) -> Base:
     _require_readable(checkpoint)
     if not entry.text_encoder.is_file() and not (entry.text_encoder / "config.json").is_file():
         raise CheckpointError(f"the base '{name}': the text encoder is no longer at {entry.text_encoder}; add it again")
-    return Base(name, checkpoint, entry.text_encoder, _fingerprint(checkpoint, entry.text_encoder))
+    distilled = says_distilled(checkpoint) if entry.distilled is None else entry.distilled
+    return Base(name, checkpoint, entry.text_encoder, _fingerprint(checkpoint, entry.text_encoder), bool(distilled))
 
 
 def _from_folder(name: str, folder: Path) -> Base:
@@ -152,7 +156,8 @@ def _from_folder(name: str, folder: Path) -> Base:
     if not (text_encoder / "config.json").is_file():
         raise CheckpointError(f"{folder}: {_LAYOUT}; there is no text_encoder/config.json")
     _require_readable(checkpoint)
-    return Base(name, checkpoint, text_encoder, _fingerprint(checkpoint, text_encoder))
+    fingerprint = _fingerprint(checkpoint, text_encoder)
+    return Base(name, checkpoint, text_encoder, fingerprint, bool(says_distilled(checkpoint)))
 
 
 def _require_readable(checkpoint: Checkpoint) -> None:

@@ -28,6 +28,7 @@ class Entry:
     checkpoint: Path
     text_encoder: Path  # a folder or a file
     parts: tuple[Path, ...] = ()  # the other files of a checkpoint in several files
+    distilled: bool | None = None  # None: the header or the name says so, or nothing does
 
 
 def registry_file() -> Path:
@@ -76,6 +77,7 @@ def _locked_entries() -> Iterator[dict[str, Entry]]:
                 "checkpoint": str(entry.checkpoint),
                 "text_encoder": str(entry.text_encoder),
                 **({"parts": list(map(str, entry.parts))} if entry.parts else {}),
+                **({"distilled": entry.distilled} if entry.distilled is not None else {}),
             }
             for name, entry in entries.items()
         }
@@ -83,4 +85,9 @@ def _locked_entries() -> Iterator[dict[str, Entry]]:
 
 
 def _parse(entry: Mapping[str, Any]) -> Entry:
-    return Entry(Path(entry["checkpoint"]), Path(entry["text_encoder"]), tuple(map(Path, entry.get("parts", ()))))
+    return Entry(
+        Path(entry["checkpoint"]),
+        Path(entry["text_encoder"]),
+        tuple(map(Path, entry.get("parts", ()))),
+        entry.get("distilled"),
+    )

@@ -61,7 +61,7 @@ def measure_preview(
         for tensor in (*module.parameters(), *module.buffers()):
             tensor.data.normal_(std=0.02)
     noise = torch.randn_like(example.latents_BTC)
-    guidance = preview_guidance(shape.metadata, request)
+    guidance = preview_guidance(shape, request)
     mark, elapsed = clock(device)
     graphs = CudaGraphSteps(fail) if settings.cuda_graph else None
     for count in (1 if graphs is None else _STEPS_UNTIL_REPLAY, steps):

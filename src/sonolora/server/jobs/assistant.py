@@ -97,7 +97,8 @@ def _estimate(task: Mapping[str, Any], progress: _Progress) -> dict[str, Any]:
     mode = find_mode(task["mode"])
     request = parse(mode.request, {**task["body"], "training_data_url": task["data"]})
     settings = RunSettings(base=task["base"], **task["settings"])
-    return estimate(mode, request, settings, Path(task["data"]), progress).as_json()
+    found = estimate(mode, request, settings, Path(task["data"]), progress)
+    return {**found.as_json(), "peak": found.needs.peak}
 
 
 _TASKS = {"check": _check, "estimate": _estimate}

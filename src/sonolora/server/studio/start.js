@@ -149,7 +149,7 @@ function Estimate({ body, wrong, mode, empty }) {
   const tooLarge = !result.fits;
   return html`<div class="grow figures" aria-busy=${busy} style=${{ opacity: busy ? 0.55 : 1 }} data-testid="estimate">
     <div class="figure"><b>${result.training_seconds === null ? "–" : duration(result.training_seconds + result.preview_seconds)}</b><span class="small soft">${many(steps, "step")}, here</span></div>
-    <div class="figure"><b>${bytes(result.needs.peak)}</b><span class=${`small ${tooLarge ? "fault" : "soft"}`}>memory, of ${bytes(result.available)} free</span></div>
+    <div class="figure"><b>${bytes(result.peak)}</b><span class=${`small ${tooLarge ? "fault" : "soft"}`}>memory, of ${bytes(result.available)} free</span></div>
     <div class="figure"><b>${dollars(result.hosted_price)}</b><span class="small soft">hosted at fal</span></div>
     ${tooLarge && html`<p class="fault" role="alert">${result.error}</p>`}</div>`;
 }

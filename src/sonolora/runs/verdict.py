@@ -1,0 +1,209 @@
+"""What a run has come to, in one paragraph, and two commands: to use it, and to try next.
+
+In: the artifacts of a run. Out: a `Verdict`. It claims no more than was measured: the held-out difference to the base
+with its interval where there is one, else the loss on training clips, and says so. Light to import.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sonolora.runs.artifacts import LORA, RunArtifacts
+from sonolora.runs.run_record import RunRecord
+
+EVALUATION = "evaluation.json"
+FINISH = "finish.json"  # figures that are measured once, at the end: see `Finish`
+_SMALL, _LARGE = 0.005, 0.02  # differences of the loss, relative to the base's: nothing to hear, clearly to hear
+_DEFAULTS = {"training_data_url": "DATA", "rank": 32, "number_of_steps": 2000, "learning_rate": 2e-4}
+_LESS, _MORE = 0.5, 2  # times the learning rate, or the steps
+_MAX_STEPS = 20_000
+_SHOWN_FIELDS = ("rank", "number_of_steps", "learning_rate", "audio_duration_seconds", "number_of_frames")
+
+
+@dataclass(frozen=True)
+class Finish:
+    """`seconds`: of training and previews; `moved`: how much nearer the previews are to the data than the base's, as a
+    share of the base's distance, None where nothing can be compared."""
+
+    seconds: float
+    moved: float | None
+
+    @classmethod
+    def of(cls, artifacts: RunArtifacts) -> Finish | None:
+        """None for a run that is not finished."""
+        values = _json(artifacts, FINISH)
+        return None if values is None else cls(values["seconds"], values.get("moved"))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`commands`: what to call them, and what to paste."""
+
+    text: str
+    commands: tuple[tuple[str, str], ...]
+
+
+def evaluation_of(artifacts: RunArtifacts) -> dict[str, Any] | None:
+    """What held-out clips say, if anything was held out and measured."""
+    return _json(artifacts, EVALUATION)
+
+
+def verdict(artifacts: RunArtifacts) -> Verdict:
+    """Of a run that has begun to train. Raises as `RunArtifacts.record` does."""
+    record = artifacts.record()
+    step, steps = _steps(artifacts, record)
+    evaluation = evaluation_of(artifacts)
+    parts = [_better(artifacts, evaluation), _heard(Finish.of(artifacts)), _state(artifacts, evaluation)]
+    if step < steps:
+        parts.insert(0, f"Step {step:,} of {steps:,}.")
+    text = " ".join(part for part in parts if part)
+    return Verdict(text, tuple(_commands(artifacts, record, evaluation, step < steps)))
+
+
+def _steps(artifacts: RunArtifacts, record: RunRecord) -> tuple[int, int]:
+    lines = artifacts.metrics()
+    return (lines[-1]["step"] if lines else 0), int(record.request["number_of_steps"])
+
+
+def _better(artifacts: RunArtifacts, evaluation: Mapping[str, Any] | None) -> str:
+    newest = evaluation["evaluations"][-1] if evaluation and evaluation["evaluations"] else None
+    if newest and newest.get("held_out") and newest["step"]:
+        held_out, clips = newest["held_out"], len(evaluation["held_out"]["clips"]) if evaluation else 0
+        difference, base = held_out["difference"], held_out["base"]
+        share = 100 * difference["mean"] / base
+        low, high = difference.get("low"), difference.get("high")
+        sure = ""
+        if low is not None and high is not None:
+            sure = f" (95 % interval {100 * low / base:+.1f} to {100 * high / base:+.1f} %)"
+        if high is not None and high < 0:
+            what = f"The LoRA is better than the base on {_clips(clips)} it was not trained on"
+        elif low is not None and low > 0:
+            what = f"The LoRA is worse than the base on {_clips(clips)} it was not trained on"
+        else:
+            what = f"On {_clips(clips)} it was not trained on, no difference to the base is certain yet"
+        return f"{what}: loss {held_out['loss']:.3f} against {base:.3f}, {share:+.1f} %{sure}."
+    losses = train_losses(artifacts)
+    if len(losses) < 2:
+        return "Not enough has been measured yet to compare it with the base."
+    first, last = losses[0][1], losses[-1][1]
+    change = last / first - 1
+    word = "lower than" if change < -_SMALL else "higher than" if change > _SMALL else "about"
+    return (
+        f"The loss is {word} the base's: {last:.3f} against {first:.3f}, {100 * change:+.1f} %. "
+        "On training clips this does not tell learning from memorising."
+    )
+
+
+def _heard(finish: Finish | None) -> str:
+    if finish is None or finish.moved is None:
+        return ""
+    share = round(100 * finish.moved)
+    if share >= 0:
+        return f"Its previews are {share} % nearer to your clips than the base's, by timbre and rhythm."
+    return f"Its previews are {-share} % farther from your clips than the base's, by timbre and rhythm."
+
+
+def _state(artifacts: RunArtifacts, evaluation: Mapping[str, Any] | None) -> str:
+    if evaluation and evaluation.get("summary"):
+        summary = str(evaluation["summary"])
+        effect = (evaluation.get("effect") or {}).get("verdict")
+        words = {
+            "none": "Its effect on what the network predicts is nil.",
+            "weak": "Its effect is weak: a higher strength, learning rate or more steps may bring out more.",
+            "trained too far": "It changes the base by so much that it may have gone too far: try a lower strength.",
+        }
+        return " ".join([summary, *([words[effect]] if effect in words else [])])
+    return {
+        "learning": "It was still learning at the end.",
+        "plateau": "It had stopped learning before the end.",
+    }.get(status_of(artifacts, evaluation), "")
+
+
+def status_of(artifacts: RunArtifacts, evaluation: Mapping[str, Any] | None) -> str:
+    """As the evaluation has it; without one, by the losses on training clips."""
+    if evaluation and evaluation.get("status"):
+        return str(evaluation["status"])
+    losses = [loss for _, loss in train_losses(artifacts)]
+    if len(losses) < 2:
+        return ""
+    if losses[-1] > (1 + _SMALL) * losses[0]:
+        return "worse"
+    return "learning" if len(losses) < 3 or losses[-1] < (1 - _LARGE) * losses[-2] else "plateau"
+
+
+def train_losses(artifacts: RunArtifacts) -> list[tuple[int, float]]:
+    """Steps, and the losses on training clips with fixed noise."""
+    return [(line["step"], line["train_eval_loss"]) for line in artifacts.metrics() if "train_eval_loss" in line]
+
+
+def _commands(
+    artifacts: RunArtifacts, record: RunRecord, evaluation: Mapping[str, Any] | None, unfinished: bool
+) -> Sequence[tuple[str, str]]:
+    folder = str(artifacts.folder)
+    if unfinished:
+        return [("continue", _line("train", "--resume", folder))]
+    request, settings = record.request, record.settings
+    base = [] if settings.get("base", "tiny") == "tiny" else ["--base", str(settings["base"])]
+    lora = artifacts.path(LORA)
+    best = (evaluation or {}).get("best") or {}
+    if best.get("file") and best["file"] in artifacts:
+        lora = artifacts.path(best["file"])
+    previews = artifacts.previews()
+    prompt = previews[-1].prompt if previews else f"{request.get('trigger_phrase', '')} a prompt of yours".strip()
+    given = {"t2a": [], "v2a": ["--input", "FILM.mp4"]}.get(record.mode, ["--input", "SOUND.wav"])
+    if record.mode == "audio-inpaint":
+        given += ["--time-ranges", "[[0.8, 1.4]]"]
+    use = _line("generate", record.mode, "--lora", str(lora), *base, "--prompt", prompt, *given, "--out", "new.wav")
+    return [("use it", use), _next(artifacts, record, evaluation, base)]
+
+
+def _next(
+    artifacts: RunArtifacts, record: RunRecord, evaluation: Mapping[str, Any] | None, base: list[str]
+) -> tuple[str, str]:
+    request = {**_DEFAULTS, **record.request}
+    effect = ((evaluation or {}).get("effect") or {}).get("verdict")
+    status = status_of(artifacts, evaluation)
+    steps, rate = int(request["number_of_steps"]), float(request["learning_rate"])
+    if status == "worse":
+        why, request["learning_rate"] = "try a lower learning rate", _LESS**2 * rate
+    elif status == "memorising":
+        why, request["number_of_steps"] = "try fewer steps, or add clips", max(100, round(_LESS * steps))
+    elif effect == "trained too far":
+        why, request["learning_rate"] = "try half the learning rate", _LESS * rate
+    elif effect in ("none", "weak"):
+        why, request["learning_rate"] = "try twice the learning rate", min(1.0, _MORE * rate)
+    elif status in ("learning", "open"):
+        why, request["number_of_steps"] = "try twice the steps", min(_MAX_STEPS, _MORE * steps)
+    else:
+        why, request["rank"] = "try a higher rank", min(128, 2 * int(request["rank"]))
+    fields = [
+        part
+        for name in _SHOWN_FIELDS
+        if name in request
+        and (name != "number_of_frames") == (record.mode != "v2a" or name != "audio_duration_seconds")
+        for part in (f"--{name.replace('_', '-')}", f"{request[name]:g}")
+    ]
+    trigger = ["--trigger-phrase", request["trigger_phrase"]] if request.get("trigger_phrase") else []
+    out = f"{artifacts.folder}-2"
+    data = str(request["training_data_url"])
+    return why, _line("train", record.mode, data, *base, *fields, *trigger, "--out", out)
+
+
+def _line(*words: str) -> str:
+    return shlex.join(["sonolora", *words])
+
+
+def _clips(count: int) -> str:
+    return "the one clip" if count == 1 else f"{count} clips"
+
+
+def _json(artifacts: RunArtifacts, name: str) -> dict[str, Any] | None:
+    try:
+        values = json.loads(artifacts.path(name).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
