@@ -147,7 +147,7 @@ def test_the_best_state_is_kept_and_patience_ends_the_run(short_body, settings, 
     best, kept = (load_file(out / name) for name in (BEST, "lora.safetensors"))
     assert all(torch.equal(best[name], kept[name]) for name in best)
     metadata = Checkpoint.open(out / BEST).metadata
-    assert metadata["best_step"] == metadata["steps"] == 4
+    assert metadata["best_step"] == metadata["steps"] == "4"
 
 
 @pytest.mark.usefixtures("falling_then_rising")
