@@ -19,6 +19,7 @@ from sonolora.cli.bench import bench_app
 from sonolora.cli.cache import cache_app
 from sonolora.cli.check import check_app
 from sonolora.cli.completion import completion, enable_completion
+from sonolora.cli.convert import convert
 from sonolora.cli.demo import demo
 from sonolora.cli.env import env
 from sonolora.cli.estimate import estimate_app
@@ -66,7 +67,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(requests_app, name="requests")
 app.add_typer(bench_app, name="bench")
 add_command(app, "serve", serve, help=SERVE_HELP)
-for _command in (inspect, merge, ledger, backup, restore, demo, env, selftest, completion):
+for _command in (inspect, convert, merge, ledger, backup, restore, demo, env, selftest, completion):
     add_command(app, _command.__name__, _command)
 
 

@@ -42,6 +42,12 @@ _FROM_DIFFUSERS = {
 }
 
 
+def diffusers_name(layer: str) -> str:
+    """The name that diffusers gives a layer of the transformer."""
+    first, dot, rest = layer.partition(".")
+    return {published: name for name, published in _FROM_DIFFUSERS.items()}.get(first, first) + dot + rest
+
+
 def published_name(layer: str) -> tuple[str, str] | None:
     """The published name of a layer, and the prefix that precedes it in the file; None for no layer of LTX-2.3."""
     for prefix, suffix in _splits(layer):
