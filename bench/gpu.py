@@ -61,9 +61,9 @@ class Series:
     runs: list[str] = field(default_factory=list)  # what the real runs showed
     failed: list[str] = field(default_factory=list)
 
-    def run(self, *command: str, longest: float = LONGEST) -> tuple[str | None, str]:
+    def run(self, *command: str) -> tuple[str | None, str]:
         """Why a command did not come to its end, if so; and what it printed."""
-        left = min(longest, self.deadline - time.monotonic())
+        left = min(self.options.longest, self.deadline - time.monotonic())
         if left <= 1:
             return "not run: the time was up", ""
         print("$ python", *command, flush=True)
@@ -96,9 +96,9 @@ class Series:
                 (self.steps if kind == "step" else self.previews).extend(found if isinstance(found, list) else [found])
         self.write()
 
-    def text(self, *command: str, longest: float = LONGEST) -> None:
+    def text(self, *command: str) -> None:
         """A command whose output is kept as it is."""
-        fault, output = self.run(*command, longest=longest)
+        fault, output = self.run(*command)
         shown = " ".join(Path(word).name if word.startswith("/") else word for word in command)
         if output:
             self.texts.append((shown, output.replace(str(ROOT) + "/", "")))
@@ -269,6 +269,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the page")
     parser.add_argument("--quick", action="store_true", help="few steps of small shapes")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="when to end, whatever is left")
+    parser.add_argument("--longest", type=float, default=LONGEST, help="seconds after which one line is given up")
     parser.add_argument("--steps", type=int, default=20, help="steps that are measured")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     parser.add_argument("--name", help="of the page; by default the device's")

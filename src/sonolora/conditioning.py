@@ -139,5 +139,7 @@ def velocity(
         )
     audio = Stream(tokens, middles.expand(batch, 1, -1), sigma_B, example.context_BSD, keep)
     video = example.video.stream if isinstance(example.video, Video) else example.video
-    velocity_BTC, _ = model(audio, video, values_only_blocks=values_only_blocks, values_only_B=values_only_B)
+    velocity_BTC, _ = model(
+        audio, video, values_only_blocks=values_only_blocks, values_only_B=values_only_B, video_velocity=False
+    )
     return velocity_BTC[:, -frames:].float()  # type: ignore[no-any-return]

@@ -22,7 +22,7 @@ class ExactModel:
         self.config = like.config
         self.clean = clean
 
-    def __call__(self, audio, video, *, values_only_blocks, values_only_B):  # noqa: ARG002
+    def __call__(self, audio, video, *, values_only_blocks, values_only_B, video_velocity):  # noqa: ARG002
         clean = self.clean.repeat(len(audio.latents_BTC) // len(self.clean), 1, 1)
         return (audio.latents_BTC - clean) / audio.sigma_B[:, None, None], None
 

@@ -176,8 +176,9 @@ def test_a_copy_that_is_damaged_is_refused(server, tmp_path, fault):
             (copy / "backup.json").unlink()
         case "bad manifest":
             (copy / "backup.json").write_text("[]")
-    with pytest.raises(SonoloraError, match=r"missing or damaged|is damaged|is no backup"):
+    with pytest.raises(SonoloraError, match=r"missing or damaged|is damaged|is no backup") as error:
         restore(copy, new)
+    assert ".restoring-" not in str(error.value)
     assert [path.name for path in new.glob("*")] in ([], ["server.lock"])
 
 

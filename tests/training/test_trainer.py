@@ -269,6 +269,24 @@ def test_inputs_that_are_copied_ahead_are_those_of_the_step(make_trainer, monkey
     assert waits.call_count == 3, "the first step and the one that was gone back to were not copied ahead"
 
 
+def test_on_a_card_a_state_is_copied_by_a_stream_of_its_own(make_trainer, monkeypatch):
+    """After the steps before it and before the next one, and whoever asks for it waits for the copy."""
+    trainer, _ = make_trainer()
+    trainer.step()
+    expected, cuda = trainer.state(), MagicMock()
+    for name in ("Stream", "stream", "Event", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    trainer._device, trainer._host_state = torch.device("cuda"), None
+    copied = trainer.begin_state()
+    calls = [name.rpartition(".")[2] for name, *_ in cuda.mock_calls]
+    order = ["wait_stream", "__enter__", "record", "__exit__", "wait_event"]
+    assert [name for name in calls if name in order] == order
+    cuda.Event().synchronize.assert_not_called()
+    assert all(torch.equal(one, expected[name]) for name, one in copied().items())
+    cuda.Event().synchronize.assert_called_once()
+
+
 def test_a_state_of_matrices_by_name_is_continued(make_trainer, tmp_path):
     """As earlier versions wrote it, and as a model with another layout wrote it."""
     trainer, _ = make_trainer()

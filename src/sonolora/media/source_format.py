@@ -41,11 +41,6 @@ class SourceFormat:
     bit_rate: int
     seconds: float
 
-    @property
-    def lossless(self) -> bool:
-        """Whether a decoder gives back the samples that were encoded."""
-        return self.bits is not None
-
 
 def probe_audio(path: Path) -> SourceFormat:
     """Read the header of an audio file, and count its packets where the header does not tell the length.

@@ -25,7 +25,7 @@ from sonolora import __version__
 from sonolora.core.atomic_files import make_folder, write_json, writing
 from sonolora.core.errors import SonoloraError
 from sonolora.server.database.database import Database
-from sonolora.server.database.faults import faults_in_words
+from sonolora.server.database.faults import StoreError, faults_in_words
 from sonolora.server.database.identity import identity_file, open_read_only
 from sonolora.server.files.incoming import BLOCK_BYTES, HashingWriter, sync
 from sonolora.server.folder_lock import single_instance
@@ -129,8 +129,11 @@ def restore(copy: Path, folder: Path, report: Callable[[str], None] = lambda _: 
         with tempfile.TemporaryDirectory(prefix=".restoring-", dir=folder) as name:
             part = Path(name)
             _copy_database(copy / DATABASE, part / DATABASE)
-            Database(part / DATABASE, thorough=True).close()  # also migrates it
-            requests, contents = _read(part / DATABASE)
+            try:
+                Database(part / DATABASE, thorough=True).close()  # also migrates it
+                requests, contents = _read(part / DATABASE)
+            except StoreError as error:
+                raise SonoloraError(f"{copy / DATABASE}: {error.reason}. Take another copy") from error
             report(f"{requests} requests, {len(contents)} files")
             _check_space(folder, sum(content.size for content in contents))
             for subfolder in (CONTENT.parent, CONTENT):

@@ -179,12 +179,14 @@ class Trainer:
         flat = self._adapters.flat.detach()
         moments = self._optimizer.state.get(self._adapters.flat, {})
         parts = [flat, *(moments.get(name, torch.zeros_like(flat)) for name in MOMENTS)]
-        card = has_own_memory(self._device)
+        card = self._device.type == "cuda"
         if self._host_state is None:
-            self._host_state = torch.empty(len(parts), len(flat), pin_memory=card)
+            host_state = torch.empty(len(parts), len(flat))
+            self._host_state = host_state.pin_memory() if card else host_state
         host = self._host_state
         if not card:
-            torch.stack(parts, out=host)
+            for row, part in zip(host, parts, strict=True):
+                row.copy_(part)
             return lambda: dict(zip((VALUES, *MOMENTS), host, strict=True))
         if self._copies is None:
             self._copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]

@@ -109,7 +109,7 @@ def test_layer_equals_peft():
     peft = pytest.importorskip("peft")
     linear = torch.nn.Linear(12, 20)
     ours, down, up = LoRALinear(linear, 4), normal((4, 12), "A"), normal((20, 4), "B")
-    ours.factors = torch.cat([down.flatten(), up.flatten()])
+    ours.factors = down.flatten(), up.flatten()
     model = torch.nn.ModuleDict({"layer": torch.nn.Linear(12, 20)})
     model["layer"].load_state_dict(linear.state_dict())
     config = peft.LoraConfig(r=4, lora_alpha=4, target_modules=["layer"])
@@ -132,10 +132,10 @@ def test_joint_layers_are_each_as_autograd_has_them(form, scale):
     joint = JointLinear(layers)
     assert all(map(torch.equal, (layer.weight for layer in layers), weights)), "the layers are what they were"
     joint.adopt([LowRank(1, 20, 4, 64, scale)] * 2 + [None] * len(layers[2:]))
-    joint.factors = normal((joint.update.size,), "factors").requires_grad_()
+    joint.factors = tuple(normal((size,), size).requires_grad_() for size in joint.update.sizes)
     x, theirs = (normal((2, 3, 64), "x").requires_grad_() for _ in range(2))
     out = joint(x)
-    of_ours = torch.autograd.grad((out * normal(tuple(out.shape), "weights")).sum(), [x, joint.factors])
+    of_ours = torch.autograd.grad((out * normal(tuple(out.shape), "weights")).sum(), [x, *joint.factors])
 
     a, b = joint.update.matrices(joint.factors)
     expected = torch.cat(
@@ -146,7 +146,7 @@ def test_joint_layers_are_each_as_autograd_has_them(form, scale):
         ],
         dim=-1,
     )
-    of_theirs = torch.autograd.grad((expected * normal(tuple(out.shape), "weights")).sum(), [theirs, joint.factors])
+    of_theirs = torch.autograd.grad((expected * normal(tuple(out.shape), "weights")).sum(), [theirs, *joint.factors])
     for ours, other in zip((out, *of_ours), (expected, *of_theirs), strict=True):
         torch.testing.assert_close(ours, other, atol=1e-5, rtol=1e-5)
 

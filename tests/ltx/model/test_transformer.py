@@ -18,6 +18,7 @@ from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
 from sonolora.ltx.model.transformer import Stream, Transformer, load_transformer
 from sonolora.ltx.weights.checkpoint import Checkpoint
 from sonolora.ltx.weights.transformer_config import TransformerConfig
+from sonolora.training.step_phases import flop_counter
 
 CPU = torch.device("cpu")
 PUBLISHED = {  # sizes of the published model; everything else as in the golden one
@@ -171,3 +172,20 @@ def test_a_missing_size_is_named(checkpoint):
     header = {key: value for key, value in checkpoint.section("transformer").items() if key != "num_layers"}
     with pytest.raises(CheckpointError, match="num_layers"):
         TransformerConfig.from_header(header)
+
+
+def test_a_video_velocity_that_is_not_asked_for_is_not_computed(ours, cases):
+    """The audio's is bit-identical without it; the last block then leaves the video where the audio has read it."""
+    sigma_B = torch.tensor([0.35, 0.8])
+    audio = Stream(cases["audio_latents"], cases["audio_positions_seconds"].mean(-1), sigma_B, cases["audio_context"])
+    video = Stream(cases["video_latents"], cases["video_positions"].mean(-1), 0 * sigma_B, cases["video_context"])
+    flops, velocities = [], []
+    for wanted in (True, False):
+        with flop_counter() as counter, torch.no_grad():
+            velocities.append(ours(audio, video, video_velocity=wanted))
+        flops.append(counter.get_total_flops())
+    assert torch.equal(velocities[0][0], velocities[1][0])
+    assert velocities[1][1] is None
+    batch, tokens, _ = video.latents_BTC.shape
+    feed_forward = 2 * batch * tokens * 8 * ours.config.video.width**2
+    assert flops[0] - flops[1] > feed_forward

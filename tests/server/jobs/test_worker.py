@@ -233,7 +233,8 @@ def test_its_events(undisturbed):
     assert steps[-1] == STEPS
     sent = [{"step": event["step"], **event["values"]} for event in events if event["event"] == "metrics"]
     assert sent == RunArtifacts(folder).metrics()
-    assert "training on 2 clips of 0.5 s" in [event["text"] for event in events if event["event"] == "message"]
+    messages = [event["text"] for event in events if event["event"] == "message"]
+    assert any(text.startswith("training on 2 clips of 0.5 s; no clips are held out") for text in messages)
 
 
 def test_killed_or_stopped_in_every_phase_and_resumed_gives_the_same_files(undisturbed, body, worker, tmp_path):
@@ -290,9 +291,22 @@ def test_a_stop_is_quick_and_saved_and_the_worker_stays(body, worker, tmp_path):
     assert one.event() == {"event": "ready"}
     one.job(tmp_path / "run", body, id="second")
     assert one.event() == {"event": "begun", "resumed": True}
+    one.until("message")  # the device
     assert one.until("message")[-1]["text"].endswith(f"from step {stopped['step']}")
     one.send({"stop": "second"})
     one.until("ready")
+
+
+def test_a_run_whose_folder_is_deleted_starts_again(undisturbed, body, worker, tmp_path):
+    one, folder = worker(), tmp_path / "run"
+    one.job(folder, body)
+    one.until("progress", step=5, total=STEPS)
+    folder.rename(tmp_path / "elsewhere")  # as deleted, but at once
+    events = one.until("done")
+    warnings = [event["text"] for event in events if event["event"] == "warning"]
+    assert sum("the run starts again" in text for text in warnings) == 1
+    assert [event["resumed"] for event in events if event["event"] == "begun"] == [False]
+    same_as(undisturbed, folder)
 
 
 class _Drips(BaseHTTPRequestHandler):

@@ -122,8 +122,12 @@ class Block(nn.Module):
         video_kv: KeysValues | None = None,
         *,
         values_only: bool | Tensor,
+        keep_video: bool = True,
     ) -> tuple[Tensor, Tensor | None]:
-        """Update audio (B, T, A) and video tokens (B, N, D); `video_kv` replaces the tokens of a one-way video."""
+        """Update audio (B, T, A) and video tokens (B, N, D); `video_kv` replaces the tokens of a one-way video.
+
+        Without `keep_video` the video is updated as far as the audio reads it, and not returned.
+        """
         if video is None or video_inputs is None:
             audio = self._attention("audio_", audio, audio_inputs, values_only=values_only)
             if video_kv is not None:
@@ -133,9 +137,11 @@ class Block(nn.Module):
         audio = self._attention("audio_", audio, audio_inputs, values_only=values_only)
         # Each stream reads the other as it was before this exchange.
         video_kv = self._video_kv(video, video_inputs)
-        video = self._audio_to_video(video, audio, video_inputs, audio_inputs)
+        if keep_video:
+            video = self._audio_to_video(video, audio, video_inputs, audio_inputs)
         audio = self._video_to_audio(audio, audio_inputs, video_kv)
-        return self._feed_forward("audio_", audio, audio_inputs), self._feed_forward("", video, video_inputs)
+        audio = self._feed_forward("audio_", audio, audio_inputs)
+        return audio, self._feed_forward("", video, video_inputs) if keep_video else None
 
     def forward_one_way(self, video: Tensor, inputs: BlockInputs) -> tuple[Tensor, KeysValues]:
         """Update the tokens (B, N, D) of a one-way video; also returns its keys and values for the audio."""

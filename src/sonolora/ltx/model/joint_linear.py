@@ -17,9 +17,12 @@ from torch import Tensor, nn
 
 from sonolora.ltx.memory.quantised import QuantisedLinear, dequantise
 
+Factors = tuple[Tensor, Tensor]
+"""A and B of several layers, each flat."""
+
 
 class LowRank(NamedTuple):
-    """Updates B A of the first of several layers, and how their factors lie in a flat tensor: every A, then every B."""
+    """Updates B A of the first of several layers, and how their factors lie in flat tensors."""
 
     layers: int
     outputs: int  # of each layer
@@ -28,13 +31,13 @@ class LowRank(NamedTuple):
     scale: float
 
     @property
-    def size(self) -> int:
-        """Number of values in the factors."""
-        return self.layers * self.rank * (self.inputs + self.outputs)
+    def sizes(self) -> tuple[int, int]:
+        """Number of values in A and in B."""
+        return self.layers * self.rank * self.inputs, self.layers * self.outputs * self.rank
 
-    def matrices(self, factors: Tensor) -> tuple[Tensor, Tensor]:
+    def matrices(self, factors: Factors) -> Factors:
         """A (G, R, I) and B (G, D, R), as views."""
-        a, b = torch.split(factors, [self.layers * self.rank * self.inputs, self.layers * self.outputs * self.rank])
+        a, b = factors
         return a.view(self.layers, self.rank, self.inputs), b.view(self.layers, self.outputs, self.rank)
 
 
@@ -50,7 +53,7 @@ class JointLinear:
         self.bias = _join([layer.bias for layer in layers])
         self.usable = True
         self.update: LowRank | None = None
-        self.factors: Tensor | None = None
+        self.factors: Factors | None = None
 
     def adopt(self, updates: Sequence[LowRank | None], *, usable: bool = True) -> None:
         """Compute these updates, one for each adapted layer, if they are of the first layers and of one shape."""
@@ -82,71 +85,71 @@ def product(
     frozen: Sequence[Tensor],
     bias: Tensor | None,
     update: LowRank | None = None,
-    factors: Tensor | None = None,
+    factors: Factors | None = None,
 ) -> Tensor:
     """W x + b with the update of the factors, which are in the dtype of x; `frozen` as `frozen_tensors` gives it.
 
     Only x and the factors have gradients.
     """
-    return _Product.apply(x, factors, bias, update, *frozen)  # type: ignore[no-any-return,no-untyped-call]
+    a, b = factors or (None, None)
+    return _Product.apply(x, a, b, bias, update, *frozen)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(
-        context: Any, x: Tensor, factors: Tensor | None, bias: Tensor | None, update: LowRank | None, *frozen: Tensor
+        context: Any,
+        x: Tensor,
+        a: Tensor | None,
+        b: Tensor | None,
+        bias: Tensor | None,
+        update: LowRank | None,
+        *frozen: Tensor,
     ) -> Tensor:
         context.update = update
         out = F.linear(x, _weight(frozen, x.dtype), bias)
-        if update is None or factors is None:
+        if update is None or a is None or b is None:
             context.save_for_backward(*frozen)
             return out
         x_TI = x.flatten(0, -2)
-        a, b = update.matrices(factors)
-        down_TR = F.linear(x_TI, a.flatten(0, 1))
+        a_GRI, b_GDR = update.matrices((a, b))
+        down_TR = F.linear(x_TI, a_GRI.flatten(0, 1))
         if update.scale != 1:
             down_TR *= update.scale
-        added_GTD = _by_layer(out.flatten(0, -2), update.layers, update.outputs)
-        factors_of = _by_layer(down_TR, update.layers, update.rank), b.mT
-        if torch.compiler.is_compiling():  # which has no products in place of columns
-            added_GTD = torch.baddbmm(added_GTD, *factors_of)
-            added = added_GTD.transpose(0, 1).reshape(*out.shape[:-1], -1)
-            out = torch.cat([added, out[..., added.shape[-1] :]], dim=-1)
-        else:
-            added_GTD.baddbmm_(*factors_of)
         weights = frozen if context.needs_input_grad[0] else ()
-        context.save_for_backward(*weights, x_TI, factors, down_TR)
-        return out
+        context.save_for_backward(*weights, x_TI, a, b, down_TR)
+        added_GTD = _by_layer(out.flatten(0, -2), update.layers, update.outputs)
+        factors_of = _by_layer(down_TR, update.layers, update.rank), b_GDR.mT
+        if not torch.compiler.is_compiling():
+            added_GTD.baddbmm_(*factors_of)
+            return out
+        # torch.compile has no products in place of columns.
+        added = torch.baddbmm(added_GTD, *factors_of).transpose(0, 1).reshape(*out.shape[:-1], -1)
+        return torch.cat([added, out[..., added.shape[-1] :]], dim=-1)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         update = context.update
-        needs_x, needs_factors, *others = context.needs_input_grad
+        needs_x, needs_a, _, *others = context.needs_input_grad
         nothing = [None] * len(others)
         if update is None:
-            return gradient @ _weight(context.saved_tensors, gradient.dtype), None, *nothing
-        *frozen, x_TI, factors, down_TR = context.saved_tensors
-        a, b = update.matrices(factors)
+            return gradient @ _weight(context.saved_tensors, gradient.dtype), None, None, *nothing
+        *frozen, x_TI, a, b, down_TR = context.saved_tensors
+        a_GRI, b_GDR = update.matrices((a, b))
         gradient_TO = gradient.flatten(0, -2)
         of_layers_GTD = _by_layer(gradient_TO, update.layers, update.outputs)
-        of_down_GTR = torch.bmm(of_layers_GTD, b)
+        of_down_GTR = torch.bmm(of_layers_GTD, b_GDR)
         if update.scale != 1:
             of_down_GTR *= update.scale
-        of_x = of_factors = None
-        if needs_factors:
-            for_a = of_down_GTR.mT, x_TI.expand(update.layers, -1, -1)
-            for_b = of_layers_GTD.mT, _by_layer(down_TR, update.layers, update.rank)
-            if torch.compiler.is_compiling():
-                of_factors = torch.cat([torch.bmm(*for_a).flatten(), torch.bmm(*for_b).flatten()])
-            else:
-                of_factors = torch.empty_like(factors)
-                for part, of_part in zip(update.matrices(of_factors), (for_a, for_b), strict=True):
-                    part.baddbmm_(*of_part, beta=0)  # overwrites it
+        of_x = of_a = of_b = None
+        if needs_a:
+            of_a = torch.bmm(of_down_GTR.mT, x_TI.expand(update.layers, -1, -1)).flatten()
+            of_b = torch.bmm(of_layers_GTD.mT, _by_layer(down_TR, update.layers, update.rank)).flatten()
         if needs_x:
-            of_x = gradient_TO @ _weight(frozen, gradient.dtype)
             of_down_TR = of_down_GTR.transpose(0, 1).flatten(1)
-            of_x = of_x.addmm_(of_down_TR, a.flatten(0, 1)).view(*gradient.shape[:-1], -1)
-        return of_x, of_factors, *nothing
+            of_x = gradient_TO @ _weight(frozen, gradient.dtype)
+            of_x = of_x.addmm_(of_down_TR, a_GRI.flatten(0, 1)).view(*gradient.shape[:-1], -1)
+        return of_x, of_a, of_b, *nothing
 
 
 def _weight(frozen: Sequence[Tensor], dtype: torch.dtype) -> Tensor:

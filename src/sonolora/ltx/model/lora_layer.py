@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sonolora.ltx.model.joint_linear import JointLinear, LowRank, frozen_tensors, product
+from sonolora.ltx.model.joint_linear import Factors, JointLinear, LowRank, frozen_tensors, product
 
 
 class LoRALinear(nn.Module):
@@ -21,7 +21,7 @@ class LoRALinear(nn.Module):
         super().__init__()
         self.base = base
         self.update = LowRank(1, base.out_features, rank, base.in_features, scale)
-        self.factors: Tensor | None = None
+        self.factors: Factors | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -70,16 +70,19 @@ class Adapters(Mapping[str, LoRALinear]):
     ) -> None:
         self._layers = dict(layers)
         self._products = products
-        self._sizes = [target.update.size for _, target in products if target.update is not None]
+        self._sizes = [size for _, target in products if target.update is not None for size in target.update.sizes]
         self._dtype = dtype
         self.flat = nn.Parameter(torch.zeros(sum(self._sizes), device=device))
 
     def cast(self) -> None:
         """Hand the values, in the dtype of the pass, to the products."""
-        for (_, target), factors in zip(
-            self._products, torch.split(self.flat.to(self._dtype), self._sizes), strict=True
-        ):
+        for (_, target), factors in self._slices(self.flat.to(self._dtype)):
             target.factors = factors
+
+    def _slices(self, values: Tensor) -> Iterator[tuple[tuple[Sequence[str], JointLinear | LoRALinear], Factors]]:
+        """Every product with its slices of A and of B."""
+        parts = torch.split(values, self._sizes)
+        return zip(self._products, zip(parts[::2], parts[1::2], strict=True), strict=True)
 
     def matrices(self, values: Tensor) -> dict[str, Tensor]:
         """A and B of each layer, `<name>.lora_A` and `<name>.lora_B`, as views of a tensor that lies as `flat` does.
@@ -87,9 +90,9 @@ class Adapters(Mapping[str, LoRALinear]):
         In the order in which they lie there.
         """
         result: dict[str, Tensor] = {}
-        for (names, target), part in zip(self._products, torch.split(values, self._sizes), strict=True):
+        for (names, target), factors in self._slices(values):
             assert target.update is not None
-            for letter, stacked in zip("AB", target.update.matrices(part), strict=True):
+            for letter, stacked in zip("AB", target.update.matrices(factors), strict=True):
                 result |= {f"{name}.lora_{letter}": one for name, one in zip(names, stacked, strict=True)}
         return result
 

@@ -13,6 +13,7 @@ the publisher's code.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import cast
 
@@ -117,8 +118,11 @@ class Transformer(nn.Module):
         *,
         values_only_blocks: frozenset[int] = NO_BLOCKS,
         values_only_B: Tensor | None = None,
+        video_velocity: bool = True,
     ) -> tuple[Tensor, Tensor | None]:
         """Velocities of the audio tokens (B, T, C) and of the video tokens (B, N, C), if there is a video stream.
+
+        Without `video_velocity` the second is None, and what only it needs of the last block is not computed.
 
         In `values_only_blocks` the audio self-attention passes values through (the perturbed prediction of
         spatio-temporal guidance), in all samples or in those where `values_only_B` is true. Raises `ValueError` for a
@@ -148,12 +152,11 @@ class Transformer(nn.Module):
             if isinstance(video, CachedVideoKV):
                 video_kv = video.keys_BLHNK[:, index], video.values_BLHNK[:, index]
             inputs = x_audio, x_video, audio_inputs_of[index], video_inputs_of[index], video_kv
+            run = partial(block, values_only=values_only, keep_video=video_velocity or block is not blocks[-1])
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x_audio, x_video = gradient_checkpoint(
-                    block, *inputs, values_only=values_only, use_reentrant=False, preserve_rng_state=False
-                )
+                x_audio, x_video = gradient_checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
-                x_audio, x_video = block(*inputs, values_only=values_only)
+                x_audio, x_video = run(*inputs)
         audio_velocity = self._project_out("audio_", x_audio, audio_inputs.of_tokens(audio_embedded))
         if x_video is None or video_inputs is None or video_embedded is None:
             return audio_velocity, None

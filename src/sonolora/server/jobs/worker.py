@@ -31,7 +31,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -48,7 +48,7 @@ from sonolora.modes import find_mode
 from sonolora.modes.request import parse
 from sonolora.planning.generate_settings import GenerateSettings
 from sonolora.planning.run_settings import RunSettings
-from sonolora.runs.artifacts import RECORD, RunArtifacts
+from sonolora.runs.artifacts import RECORD, RunArtifacts, RunDeletedError
 from sonolora.runs.generate import generate
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.resume import resume
@@ -247,6 +247,16 @@ def _run(networks: Networks, job: Mapping[str, Any], commands: CommandReader, ev
     def stop() -> bool:
         return commands.stops(job["id"])
 
+    try:
+        _start_or_resume(networks, job, folder, events, stop)
+    except RunDeletedError:
+        events.warning("the folder of this run was deleted while it was in use: the run starts again")
+        _start_or_resume(networks, job, folder, events, stop)
+
+
+def _start_or_resume(
+    networks: Networks, job: Mapping[str, Any], folder: Path, events: Events, stop: Callable[[], bool]
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive_use(folder, wait=True):  # a killed server may have left its worker running
         resumed = RECORD in RunArtifacts(folder)
