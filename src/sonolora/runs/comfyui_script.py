@@ -4,7 +4,7 @@
 
 Imports ComfyUI, torch and safetensors, and nothing of Sonolora, which need not be installed there. In: a base's file
 with the transformer, a LoRA. Out: `result.json` (version, keys that were not loaded) and `outputs.safetensors`: for
-each width I of a layer's input random inputs `input.<width>` (4, I); for each patched layer `output.<layer>` (4, O), the
+each input width I random inputs `input.<width>` (4, I); for each patched layer `output.<layer>` (4, O), the
 input times the change of the weight.
 """
 
