@@ -69,10 +69,11 @@ def part(size: tuple[int, ...], video: int, audio: int, text: int, wide: int, na
         if 4 * wide in widths:
             return "video: feed-forward"
         if narrow in widths and wide in widths:
-            return "video: projections to and from the audio"
-        return "video: projections of self-attention and of queries to the text" if wide in widths else "other"
+            return "video: projections of queries to the audio and back"
+        # Keys and values for the audio are one product of the same size as the others.
+        return "video: projections of self-attention, to the text, keys and values for the audio"
     if tokens == text:
-        return "video: keys and values of the text" if wide in widths else "audio: keys and values of the text"
+        return f"{'video' if inputs == wide else 'audio'}: keys and values of the text"
     return "audio: all projections, adapters included" if tokens == audio else "other"
 
 
@@ -80,7 +81,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", default="v2a")
-    parser.add_argument("--resolution", default="high", choices=("low", "medium", "high"))
+    parser.add_argument("--resolution", default="medium", choices=("low", "medium", "high"))
     parser.add_argument("--number-of-frames", type=int, default=89)
     options = parser.parse_args()
     mode, shape = find_mode(options.mode), BaseShape.published()

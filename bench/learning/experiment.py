@@ -107,7 +107,7 @@ def prepare(mode: Mode, encoder: Encoder, plan: Plan) -> Data:
             clips: Iterable[Clip] = [_film_clip(one, encoder) for one in made]
             given = [ConditioningInput(_film_clip(one, encoder), one.seconds) for one in asked]
         else:
-            clips = _read_clips(mode, made, encoder, folder / "data")
+            clips = read_clips(mode, made, encoder, folder / "data")
             given = [_read_given(mode, one, encoder, folder / f"{index}.wav") for index, one in enumerate(asked)]
         prepared, _ = encoder.prepare(clips, [(one, NEGATIVE_PROMPT) for one in given], _silent)
     if len(prepared.examples) != count:
@@ -116,7 +116,8 @@ def prepare(mode: Mode, encoder: Encoder, plan: Plan) -> Data:
     return Data(training, held_out, unrelated, *examples, prepared.previews, prepared.digest)
 
 
-def _read_clips(mode: Mode, made: Sequence[Made], encoder: Encoder, folder: Path) -> Iterable[Clip]:
+def read_clips(mode: Mode, made: Sequence[Made], encoder: Encoder, folder: Path) -> Iterable[Clip]:
+    """Write samples into a new folder and read them as a run does."""
     request = parse(mode.request, write_dataset(mode.name, folder, made))
     tokenizer = load_tokenizer(encoder.base.checkpoint, encoder.base.text_encoder)
     return load_clips(mode, request, discover(folder), encoder.codec.sample_rate, tokenizer, Report(), _silent)

@@ -42,11 +42,11 @@ def test_the_folder_holds_everything_that_was_promised(finished):
     names = {path.name for path in finished.iterdir()}
     assert names == {
         "lora.safetensors", "config.json", "preview.wav", "previews", "metrics.jsonl", "report.json", "report.html",
-        "report", "checkpoints", "debug_dataset.zip", "run.json", "prepared.safetensors",
+        "report", "checkpoints", "evaluation.json", "debug_dataset.zip", "run.json", "prepared.safetensors",
     }, "nothing temporary stays"  # fmt: skip
     previews = sorted(path.name for path in (finished / "previews").iterdir())
     steps = [f"step-{step:06d}-{number}{kind}" for step in (0, 6, 12) for number in (1, 2) for kind in (".png", ".wav")]
-    assert previews == ["index.json", *steps]
+    assert previews == ["index.json", "sources.json", *steps]
 
 
 def test_the_index_of_previews_says_what_each_is(finished):

@@ -20,7 +20,7 @@ class Simulated:
         self.now = 0.0
         self.spent = {"step": 0.0, "evaluation": 0.0, "state": 0.0}
         self.states, self.evaluations, seconds = [], [], []
-        trainer = SimpleNamespace(step_count=0, is_finite=lambda: True)
+        trainer = SimpleNamespace(step_count=0, is_finite=lambda: True, gradient_norm=torch.ones(()), input_seconds=0.0)
         trainer.config = SimpleNamespace(steps=steps, learning_rate_at=lambda step: 1e-4)  # noqa: ARG005
         self.trainer = trainer
 
@@ -29,7 +29,9 @@ class Simulated:
             trainer.step_count += 1
             return torch.ones(1)
 
-        def evaluate(step):
+        def evaluate(step, with_previews=True):
+            if not with_previews:
+                return
             self.evaluations.append(step)
             seconds.append(evaluation)
             self.pass_time("evaluation", evaluation)
@@ -39,10 +41,19 @@ class Simulated:
             self.pass_time("state", STATE)
 
         trainer.step = step
+        run_settings = RunSettings(device="cpu", **settings)
         self.loop = TrainingLoop(
-            SimpleNamespace(settings=RunSettings(device="cpu", **settings)),
+            SimpleNamespace(settings=run_settings),
             trainer,
-            SimpleNamespace(evaluate=evaluate, seconds=seconds, seconds_to_come=lambda step: 0.0),  # noqa: ARG005
+            SimpleNamespace(
+                evaluate=evaluate,
+                seconds=seconds,
+                seconds_to_come=lambda step: 0.0,  # noqa: ARG005
+                device=torch.device("cpu"),
+                evaluation=SimpleNamespace(
+                    is_due=lambda step: step % run_settings.preview_steps == 0, is_over=lambda: False
+                ),
+            ),
             SimpleNamespace(evaluated=set(), add=lambda *_, **__: None),
             SimpleNamespace(phase=lambda *_: None, advance=lambda *_, **__: None, remaining=lambda *_: None),
             SimpleNamespace(check=lambda: None),

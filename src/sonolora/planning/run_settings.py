@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from sonolora.ltx.memory.weight_policy import WeightPolicy
 
+KEEP = KEEP_LAST, KEEP_BEST = "last", "best"
+LOG_TO = "tensorboard", "wandb", "trackio"  # each needs the extra of its name
 PREVIEW_STEPS = 500
 V2A_VIDEO = JOINT, FROZEN_CACHED = "joint", "frozen-cached"
 RENAMED = {"stream_blocks": "block_offload"}  # settings of earlier versions, by the name that they have now
@@ -87,6 +89,16 @@ class RunSettings:
         minimum=0,
         metavar="N|SHARE",
     )
+    evaluate_every: int | None = setting(
+        None,
+        "Steps between evaluations on held-out clips; by default as many as take little time",
+        minimum=1,
+    )
+    keep: str = setting(
+        KEEP_LAST, "What lora.safetensors holds: the last step, or the one with the lowest held-out loss", choices=KEEP
+    )
+    stop_early: bool = setting(False, "End the run when the loss of held-out clips no longer falls")
+    patience: int = setting(3, "Evaluations without a lower held-out loss before --stop-early ends the run", minimum=1)
     checkpoint_seconds: float = setting(30.0, "Seconds of training between checkpoints", minimum=0)
     checkpoint_every: int | None = setting(None, "Steps between checkpoints, instead of seconds", minimum=1)
     preview_every: int | None = setting(
@@ -101,11 +113,16 @@ class RunSettings:
     deterministic: bool = setting(
         False, "On a GPU: bit-identical results from equal seeds, also of resumed runs; some operations get slower"
     )
+    log_to: str = setting(
+        "", f"Programs that also get the metrics, separated by commas: {', '.join(LOG_TO)}", metavar="NAMES"
+    )
     cuda_graph: bool = setting(False, "Capture a step as a CUDA graph and replay it (experimental)")
     compile: bool = setting(False, "Compile the transformer blocks: slow first minute, faster steps (experimental)")
 
     def __post_init__(self) -> None:
         check_values(self)
+        if unknown := [name for name in self.log_to.split(",") if name and name not in LOG_TO]:
+            raise InputError.of("log_to", f"{unknown[0]!r} is not one of {', '.join(LOG_TO)}")
         # Absolute, so that a run is resumed from any folder.
         if self.distill_lora is not None:
             object.__setattr__(self, "distill_lora", absolute_lora(self.distill_lora, "distill_lora"))

@@ -22,6 +22,8 @@ from sonolora.runs.run_record import RunRecord
 from sonolora.training.metrics import metrics_line, parse_metrics, until_step
 
 LORA = "lora.safetensors"
+BEST = "best.safetensors"  # the state of the lowest held-out loss, once it is better than the base beyond chance
+EVALUATION = "evaluation.json"
 CONFIG = "config.json"
 PREVIEW = "preview.wav"  # all previews of the last step, one after the other
 DEBUG_ARCHIVE = "debug_dataset.zip"
@@ -163,7 +165,17 @@ class RunArtifacts:
         request = self.record().request
         outputs = [LORA, *([PREVIEW] if request.get("validation") or PREVIEW_SOURCES in self else [])]
         evaluated = {line["step"] for line in self.metrics() if "train_eval_loss" in line}
-        return request.get("number_of_steps") in evaluated and all(name in self for name in outputs)
+        evaluation = self.evaluation() or {}
+        last = evaluation.get("step") if evaluation.get("stopped_early") else request.get("number_of_steps")
+        return last in evaluated and all(name in self for name in outputs)
+
+    def evaluation(self) -> dict[str, Any] | None:
+        """What held-out and training clips say, as docs/evaluation.md describes it; None without it or if damaged."""
+        try:
+            evaluation = json.loads(self.path(EVALUATION).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        return evaluation if isinstance(evaluation, dict) else None
 
     def put_preview(
         self, preview: Preview, write_sound: Callable[[Path], object], write_picture: Callable[[Path], object]

@@ -24,13 +24,13 @@ from sonolora.ltx.model.transformer import Transformer
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
 from sonolora.runs.artifacts import Preview
+from sonolora.runs.evaluation import Evaluation
 from sonolora.runs.metrics_log import MetricsLog
 from sonolora.runs.preview_columns import PreviewColumn
 from sonolora.runs.preview_picture import draw_preview, put_film
 from sonolora.runs.report_page import update_page
 from sonolora.runs.run import Run
 from sonolora.sampling.preview import render
-from sonolora.training.validation import SIGMAS, eval_losses
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Evaluator:
     cancel: CancelToken
     device: torch.device
     columns: Sequence[PreviewColumn]
+    evaluation: Evaluation
     graphs: CudaGraphSteps | None = None  # of the previews, which keep them from one evaluation to the next
     seconds: list[float] = field(default_factory=list)  # that each evaluation took
 
@@ -60,32 +61,33 @@ class Evaluator:
             between = (steps - 1) // settings.preview_every - step // settings.preview_every
         return (between + 1) * sum(self.seconds) / len(self.seconds)
 
-    def evaluate(self, step: int) -> list[Waveform]:
-        """Measure the loss, render the previews and write them. Raises `StopRequestedError` between sampling steps."""
+    def evaluate(self, step: int, *, with_previews: bool = True) -> list[Waveform]:
+        """Measure the losses, render the previews, write them. Raises `StopRequestedError` between sampling steps."""
         began = time.monotonic()
-        previews = self.prepared.previews
+        previews = self.prepared.previews if with_previews else ()
         waveforms = []
         step_done = self.cancel.after(self.progress.advance)
         self.progress.phase(
             f"validating at step {step}", len(previews) * sum(one.sampling.steps for one in self.columns) + 1
         )
         self.cancel.check()
+        self.evaluation.measure(step)
+        step_done()
         with rounded_to_bf16(self.adapters):
-            losses = eval_losses(self.model, self.prepared.examples, self.device)
-            step_done()
-            for column in self.columns:
+            for column in self.columns if with_previews else ():
                 with with_loras(self.model, self.adapters, column.loras):
                     rendered = [
                         self._render(step, number, item, column, step_done)
                         for number, item in enumerate(previews, start=1)
                     ]
                 waveforms += [] if column.distilled else rendered
-        mean = losses.mean().item()
-        by_sigma = {str(sigma): round(loss, 5) for sigma, loss in zip(SIGMAS, losses.mean(0).tolist(), strict=True)}
-        self.log.add(step, train_eval_loss=mean, train_eval_loss_by_sigma=by_sigma)
+        values = self.evaluation.metrics(step)
+        self.log.add(step, **values)
         update_page(self.run.artifacts)
-        self.seconds.append(time.monotonic() - began)
-        self.progress.message(f"step {step}: train_eval_loss {mean:.4f}")
+        if with_previews:
+            self.seconds.append(time.monotonic() - began)
+        summary = self.evaluation.summary()
+        self.progress.message(f"step {step}: train_eval_loss {values['train_eval_loss']:.4f}; {summary}")
         return waveforms
 
     def _render(

@@ -1,18 +1,22 @@
-"""The metrics of a run on their way to its log and to whoever follows it."""
+"""The metrics of a run on their way to its log, to whoever follows it, and to other programs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sonolora.core.progress import Progress
 from sonolora.runs.artifacts import RunArtifacts
+from sonolora.runs.metrics_sinks import MetricsSink, flat
 
 
 class MetricsLog:
     """Opened at the step that training continues from. `evaluated`: the steps whose evaluation is in the log."""
 
-    def __init__(self, artifacts: RunArtifacts, step: int, progress: Progress) -> None:
-        self._artifacts, self._progress = artifacts, progress
+    def __init__(
+        self, artifacts: RunArtifacts, step: int, progress: Progress, sinks: Sequence[MetricsSink] = ()
+    ) -> None:
+        self._artifacts, self._progress, self._sinks = artifacts, progress, sinks
         artifacts.begin_metrics(step)
         self.evaluated = {line["step"] for line in artifacts.metrics() if "train_eval_loss" in line}
 
@@ -20,3 +24,5 @@ class MetricsLog:
         """Log what was measured at a step."""
         self._artifacts.add_metrics(step, values)
         self._progress.metrics(step, values)
+        for sink in self._sinks:
+            sink.log(step, flat(values))

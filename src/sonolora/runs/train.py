@@ -17,18 +17,21 @@ from torch import Tensor
 from sonolora.core.cancellation import CancelToken, InterruptedRunError, StopRequestedError
 from sonolora.core.errors import DamagedFileError
 from sonolora.core.progress import Progress
+from sonolora.core.tensor_file import save_tensors
 from sonolora.cuda_graph import CudaGraphStep, CudaGraphSteps
 from sonolora.data.prepared import Prepared
-from sonolora.ltx.lora.adapters import add_adapters, save_lora
+from sonolora.ltx.lora.adapters import add_adapters, lora_tensors
 from sonolora.media.write_audio import write_wav
 from sonolora.runs.artifacts import CONFIG, LORA, PREVIEW, RunArtifacts, RunDeletedError
 from sonolora.runs.cached_video import cache_videos
 from sonolora.runs.evaluate import Evaluator
+from sonolora.runs.evaluation import Evaluation
 from sonolora.runs.example_placement import place_examples
 from sonolora.runs.finish import put_finish
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.lora_metadata import lora_config, lora_metadata
 from sonolora.runs.metrics_log import MetricsLog
+from sonolora.runs.metrics_sinks import MetricsSink, open_sinks
 from sonolora.runs.preview_columns import preview_columns
 from sonolora.runs.run import Run
 from sonolora.runs.training_loop import TrainingLoop
@@ -47,13 +50,21 @@ def train(run: Run, prepared: Prepared, networks: Networks, progress: Progress, 
     again when the run continues. Raises `SonoloraError` when training diverges; earlier states stay.
     """
     try:
-        return _train(run, prepared, networks, progress, cancel)
+        with open_sinks(run.settings.log_to, run.folder) as sinks:
+            return _train(run, prepared, networks, progress, cancel, sinks)
     except StopRequestedError:  # before the first step: there is nothing to save
         step = max((step for step, _ in run.artifacts.states()), default=0)
         raise InterruptedRunError(run.folder, step, run.request.number_of_steps) from None
 
 
-def _train(run: Run, prepared: Prepared, networks: Networks, progress: Progress, cancel: CancelToken) -> Path:
+def _train(
+    run: Run,
+    prepared: Prepared,
+    networks: Networks,
+    progress: Progress,
+    cancel: CancelToken,
+    sinks: Sequence[MetricsSink],
+) -> Path:
     began = time.monotonic()
     request, settings, artifacts = run.request, run.settings, run.artifacts
     identities = run.record.identities(prepared.digest)
@@ -76,27 +87,36 @@ def _train(run: Run, prepared: Prepared, networks: Networks, progress: Progress,
         if settings.cuda_graph:
             graph, graphs = CudaGraphStep(warn=progress.warning), CudaGraphSteps(progress.warning)
         trainer = Trainer(model, adapters, prepared.examples, config, graph=graph)
-        if _load_newest_state(artifacts, trainer, identities, progress):
-            progress.message(f"continuing from step {trainer.step_count}")
-        log = MetricsLog(artifacts, trainer.step_count, progress)
         device = networks.device
         columns = preview_columns(run.base, request, settings)
+        evaluation = Evaluation(run, prepared, model, adapters, device)
+        if (kept := _load_newest_state(artifacts, trainer, identities, progress)) is not None:
+            evaluation.load(kept)
+            progress.message(f"continuing from step {trainer.step_count}")
+        log = MetricsLog(artifacts, trainer.step_count, progress, sinks)
         evaluator = Evaluator(
-            run, prepared, networks.codec, model, adapters, log, progress, cancel, device, columns, graphs
+            run, prepared, networks.codec, model, adapters, log, progress, cancel, device, columns, evaluation, graphs
         )
+        if settings.stop_early and not prepared.held_out.examples:
+            progress.warning(f"--stop-early has no effect: {prepared.held_out.note}")
 
         def write(step: int, tensors: Mapping[str, Tensor]) -> None:
             write_file = partial(save_state, tensors=tensors, step=step, layout=trainer.layout, identity=identities[0])
             artifacts.put_state(step, write_file, keep=settings.keep_checkpoints)
 
-        with StateWriter(trainer, write) as writer:
+        with StateWriter(trainer, write, evaluation.state) as writer:
             loop = TrainingLoop(run, trainer, evaluator, log, progress, cancel, writer)
             try:
                 loop.take_steps()
-                metadata = lora_metadata(run, prepared)
-                artifacts.put(LORA, partial(save_lora, adapters=adapters, metadata=metadata))
+                last = trainer.step_count
+                evaluation.measure(last)
+                metadata = lora_metadata(run, prepared) | {"steps": str(last)}
+                if (best := evaluation.best_tensors()) is not None:
+                    metadata["steps"] = str(evaluation.best_step())
+                artifacts.put(LORA, partial(save_tensors, tensors=best or lora_tensors(adapters), metadata=metadata))
                 artifacts.put_json(CONFIG, lora_config(run, metadata))
-                if previews := evaluator.evaluate(config.steps):
+                evaluation.finish(last)
+                if previews := evaluator.evaluate(last):
                     artifacts.put(PREVIEW, partial(write_wav, waveform=joined(previews)))
             except StopRequestedError:
                 loop.save()
@@ -104,16 +124,15 @@ def _train(run: Run, prepared: Prepared, networks: Networks, progress: Progress,
                 raise InterruptedRunError(run.folder, trainer.step_count, config.steps) from None
     put_finish(run, time.monotonic() - began)
     progress.message(f"trained and written in {time.monotonic() - began:.0f} s")
-    _warn_if_worse(run, progress)
+    _warn_if_worse(run, last, progress)
     if LORA not in artifacts:
         raise RunDeletedError
     return artifacts.path(LORA)
 
 
-def _warn_if_worse(run: Run, progress: Progress) -> None:
+def _warn_if_worse(run: Run, steps: int, progress: Progress) -> None:
     """Than the base was, on clips of the training data."""
     losses = {line["step"]: line["train_eval_loss"] for line in run.artifacts.metrics() if "train_eval_loss" in line}
-    steps = run.request.number_of_steps
     if losses.get(steps, 0.0) > WORSE * losses.get(0, math.inf):
         progress.warning(
             f"training made it worse: train_eval_loss rose from {losses[0]:.4g} at step 0 to {losses[steps]:.4g} at "
@@ -123,12 +142,15 @@ def _warn_if_worse(run: Run, progress: Progress) -> None:
 
 def _load_newest_state(
     artifacts: RunArtifacts, trainer: Trainer, identities: Sequence[Mapping[str, str]], progress: Progress
-) -> bool:
-    """Whether there is one. A damaged one is set aside for the one before it; if there is none, its error is raised."""
+) -> dict[str, Tensor] | None:
+    """What was kept beside it; None where there is no state.
+
+    A damaged one is set aside for the one before it; if there is none, its error is raised.
+    """
     states = artifacts.states()
     for older, (step, name) in reversed(list(enumerate(states))):
         try:
-            load_state(artifacts.path(name), trainer, identities)
+            return load_state(artifacts.path(name), trainer, identities)
         except DamagedFileError as error:
             if not older:
                 raise DamagedFileError(
@@ -136,6 +158,4 @@ def _load_newest_state(
                 ) from error
             artifacts.set_aside(name)
             progress.warning(f"{error}. It is set aside, and training continues from the state before step {step}")
-        else:
-            return True
-    return False
+    return None

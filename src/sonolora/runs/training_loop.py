@@ -21,6 +21,7 @@ from sonolora.runs.evaluate import Evaluator
 from sonolora.runs.metrics_log import MetricsLog
 from sonolora.runs.run import Run
 from sonolora.training.state_writer import StateWriter
+from sonolora.training.step_phases import flop_counter
 from sonolora.training.trainer import Trainer
 
 LOG_EVERY = 10
@@ -39,6 +40,7 @@ class TrainingLoop:
     cancel: CancelToken
     writer: StateWriter
     clock: Callable[[], float] = time.monotonic
+    tflop: float | None = None  # of a step, counted at the first one
 
     def take_steps(self) -> None:
         """Take all steps that remain. Raises `StopRequestedError` between two, and `SonoloraError` on divergence."""
@@ -50,8 +52,8 @@ class TrainingLoop:
         self._begin_phase()
         self.cancel.check()
         since = trainer.step_count, self.clock()
-        while trainer.step_count < steps:
-            losses.append(trainer.step())
+        while trainer.step_count < steps and not self.evaluator.evaluation.is_over():
+            losses.append(self._step())
             step = trainer.step_count
             if step % LOG_EVERY == 0 or step == steps:
                 self._log(losses, *since)
@@ -82,23 +84,33 @@ class TrainingLoop:
 
     def _evaluate_if_due(self) -> bool:
         """Not at the last step: then the LoRA is written first."""
-        step, settings = self.trainer.step_count, self.run.settings
-        due = (
-            step % settings.preview_steps == 0
-            and step < self.trainer.config.steps
-            and step not in self.log.evaluated
-            and (step == 0 or settings.preview_every is not None or self._there_is_time())
+        step, settings, evaluation = self.trainer.step_count, self.run.settings, self.evaluator.evaluation
+        if step == self.trainer.config.steps or not evaluation.is_due(step):
+            return False
+        if step in self.log.evaluated:  # but perhaps not in the state, which is saved before
+            evaluation.measure(step)
+            return False
+        with_previews = step % settings.preview_steps == 0 and (
+            step == 0 or settings.preview_every is not None or self._there_is_time()
         )
-        if due:
-            began = self.clock()
-            self.evaluator.evaluate(step)
-            took = self.clock() - began
-            self._saved += took
-            if step > 0:
-                self._evaluating += took
-            else:
-                self._began += took
-        return due
+        began = self.clock()
+        self.evaluator.evaluate(step, with_previews=with_previews)
+        took = self.clock() - began
+        self._saved += took
+        if step == 0:
+            self._began += took
+        elif with_previews:
+            self._evaluating += took
+        return True
+
+    def _step(self) -> Tensor:
+        """One step; the arithmetic of the first one is counted, where it is not compiled."""
+        if self.tflop is not None or self.run.settings.compile:
+            return self.trainer.step()
+        with flop_counter() as counter:
+            losses = self.trainer.step()
+        self.tflop = counter.get_total_flops() / 1e12
+        return losses
 
     def _there_is_time(self) -> bool:
         """Whether an evaluation as long as the last one is within the share of the time that all may take."""
@@ -111,11 +123,20 @@ class TrainingLoop:
         loss, step = torch.cat(losses).mean().item(), self.trainer.step_count
         if not math.isfinite(loss):
             raise self._diverged()
+        seconds = max(self.clock() - since_time, 1e-9)
+        waited, self.trainer.input_seconds = self.trainer.input_seconds, 0.0
+        device = self.evaluator.device
+        rates = {} if self.tflop is None else {"achieved_tflops": round(self.tflop * (step - since_step) / seconds, 4)}
+        if device.type == "cuda":
+            rates["peak_memory_gb"] = round(torch.cuda.max_memory_allocated(device) / 1e9, 3)
         self.log.add(
             step,
             loss=loss,
             learning_rate=self.trainer.config.learning_rate_at(step - 1),
-            steps_per_second=round((step - since_step) / max(self.clock() - since_time, 1e-9), 2),
+            steps_per_second=round((step - since_step) / seconds, 2),
+            gradient_norm=self.trainer.gradient_norm.item(),
+            data_wait_share=round(min(1.0, waited / seconds), 4),
+            **rates,
         )
         self.progress.remaining(self.evaluator.seconds_to_come(step))
         self.progress.advance(f"loss {loss:.3f}", to=step)

@@ -1,8 +1,10 @@
 """The lines of `metrics.jsonl`: one JSON object each, appended during training.
 
 A line has `step` and some of: `loss` (mean since the previous such line, or since training continued),
-`learning_rate`, `steps_per_second`, `train_eval_loss` (of training clips with fixed noise and noise levels) and
-`train_eval_loss_by_sigma`.
+`learning_rate`, `steps_per_second`, `gradient_norm` (of the newest step, before it is clipped), `data_wait_share` (of
+the time, spent on a step's inputs), `achieved_tflops` (of matrix products and attention, counted), `peak_memory_gb` (on
+CUDA); and at evaluations `train_eval_loss` (of training clips with fixed noise and noise levels),
+`train_eval_loss_by_sigma` and what docs/evaluation.md lists.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from sonolora.core.checked_tensors import load_checked, save_checked
 from sonolora.core.errors import CheckpointError
 from sonolora.training.trainer import MOMENTS, VALUES, Trainer
 
+KEPT = "kept."  # begins the names of tensors that are kept beside the trainer's state
 VERSION = "identity_version"  # of an identity; those of version 0.1 have none
 Layout = Mapping[str, tuple[int, ...]]
 _LAYOUT = "layout"  # names and shapes of the matrices in each tensor, JSON
@@ -28,8 +29,9 @@ def save_state(
     save_checked(path, tensors, {**identity, "step": str(step), _LAYOUT: json.dumps(list(layout.items()))})
 
 
-def load_state(path: Path, trainer: Trainer, identities: Sequence[Mapping[str, str]]) -> None:
-    """Continue from a state. `identities`: what the run's states say of themselves, in each version's form.
+def load_state(path: Path, trainer: Trainer, identities: Sequence[Mapping[str, str]]) -> dict[str, Tensor]:
+    """Continue from a state; returns what was kept beside it. `identities`: what the run's states say of themselves,
+    in each version's form.
 
     Raises `DamagedFileError` when the state is damaged, and `CheckpointError` when it belongs to other data, settings
     or another base.
@@ -42,7 +44,9 @@ def load_state(path: Path, trainer: Trainer, identities: Sequence[Mapping[str, s
     for key, value in identity.items():
         if metadata.get(key) != value:
             raise CheckpointError(f"{path} is of another run: its {key} is {metadata.get(key)}, this run's is {value}")
+    kept = {name: tensors.pop(name) for name in list(tensors) if name.startswith(KEPT)}
     trainer.load_state(_arranged(tensors, metadata, trainer.layout, path), int(metadata["step"]))
+    return {name.removeprefix(KEPT): tensor for name, tensor in kept.items()}
 
 
 def _arranged(

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sonolora.training.state import KEPT
 from sonolora.training.trainer import Trainer
 
 Write = Callable[[int, Mapping[str, Tensor]], object]
@@ -21,9 +22,11 @@ Write = Callable[[int, Mapping[str, Tensor]], object]
 class StateWriter:
     """Writes one state at a time; a context manager, on whose exit all is written."""
 
-    def __init__(self, trainer: Trainer, write: Write) -> None:
+    def __init__(self, trainer: Trainer, write: Write, kept: Callable[[], Mapping[str, Tensor]] = dict) -> None:
+        """`kept`: tensors that are written beside the trainer's state; they must not change afterwards."""
         self._trainer = trainer
         self._write = write
+        self._kept = kept
         self._thread = ThreadPoolExecutor(1, "state")
         self._pending: Future[None] | None = None
 
@@ -39,10 +42,11 @@ class StateWriter:
         """
         self.finish()
         copied = self._trainer.begin_state()
-        self._pending = self._thread.submit(self._written, self._trainer.step_count, copied)
+        kept = {f"{KEPT}{name}": tensor for name, tensor in self._kept().items()}
+        self._pending = self._thread.submit(self._written, self._trainer.step_count, copied, kept)
 
-    def _written(self, step: int, copied: Callable[[], Mapping[str, Tensor]]) -> None:
-        self._write(step, copied())
+    def _written(self, step: int, copied: Callable[[], Mapping[str, Tensor]], kept: Mapping[str, Tensor]) -> None:
+        self._write(step, {**copied(), **kept})
 
     def finish(self) -> None:
         """Wait for the state that is being written. Raises what writing it raised."""

@@ -9,6 +9,7 @@ T target frames, C latent channels, B batch.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -82,6 +83,8 @@ class Trainer:
         self._copies: torch.cuda.Stream | None = None
         # It gets its function with each call: in a reference cycle a run's memory would outlive the run.
         self._graph = graph
+        self.gradient_norm = torch.zeros((), device=self._device)  # of the newest step, before it was clipped
+        self.input_seconds = 0.0  # that the host has spent on preparing the inputs of steps
         # On a GPU the learning rate is a tensor, so that a captured update sees it change. Meta has no fused update.
         card = has_own_memory(self._device)
         self._optimizer = torch.optim.AdamW(
@@ -97,7 +100,9 @@ class Trainer:
         for group in self._optimizer.param_groups:
             learning_rate = self.config.learning_rate_at(self.step_count)
             group["lr"] = group["lr"].fill_(learning_rate) if isinstance(group["lr"], Tensor) else learning_rate
+        began = time.perf_counter()
         inputs = self._take_inputs()
+        self.input_seconds += time.perf_counter() - began
         losses = self._compute(*inputs) if self._graph is None else self._graph(self._compute, *inputs)
         self.step_count += 1
         if self._prefetches and self.step_count < self.config.steps:
@@ -149,7 +154,8 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)  # before the forward pass, which needs their memory
         losses = flow_losses(self._model, example, noise_BTC, sigma_B)
         losses.mean().backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._adapters.flat, self.config.max_grad_norm)
+        # In place, so that the replay of a captured step writes to it.
+        self.gradient_norm.copy_(torch.nn.utils.clip_grad_norm_(self._adapters.flat, self.config.max_grad_norm))
         self._optimizer.step()
         return losses.detach()
 

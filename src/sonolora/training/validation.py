@@ -41,26 +41,25 @@ def grid_losses(
     examples: Sequence[Example],
     device: torch.device,
     *,
+    alternate: bool = False,
     sigmas: Sequence[float] = SIGMAS,
-    advance: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Losses (clips, sigmas), means over a noise and its negative; `advance` is called after each clip."""
+    """Losses (clips, sigmas), means over a noise and its negative.
+
+    With `alternate` every clip is measured at every other level alone, in turns, and is NaN at the rest: clips differ
+    more than levels, so that more clips say more than more levels.
+    """
     rows = []
     for index, example in enumerate(examples):
         example = example.to(device)
         noise = grid_noise(example, index).to(device)
-        rows.append(
-            torch.stack(
-                [
-                    torch.cat(
-                        [flow_losses(model, example, sign * noise, _level(sigma, device)) for sign in SIGNS]
-                    ).mean()
-                    for sigma in sigmas
-                ]
-            )
-        )
-        advance()
-    return torch.stack(rows).cpu()
+        row = torch.full((len(sigmas),), torch.nan)
+        for at, sigma in enumerate(sigmas):
+            if not alternate or at % 2 == index % 2:
+                level = torch.tensor([sigma], device=device)
+                row[at] = torch.cat([flow_losses(model, example, sign * noise, level) for sign in SIGNS]).mean()
+        rows.append(row)
+    return torch.stack(rows) if rows else torch.empty(0, len(sigmas))
 
 
 def eval_losses(
@@ -68,10 +67,6 @@ def eval_losses(
 ) -> Tensor:
     """`grid_losses` of at most `max_clips` clips, evenly spread over `examples`."""
     return grid_losses(model, [examples[index] for index in spread(len(examples), max_clips)], device)
-
-
-def _level(sigma: float, device: torch.device) -> Tensor:
-    return torch.tensor([sigma], device=device)
 
 
 def only_adapters(adapters: Adapters, active: Callable[[str], bool]) -> AbstractContextManager[None]:

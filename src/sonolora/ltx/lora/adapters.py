@@ -128,10 +128,15 @@ def with_values(adapters: Adapters, values: Tensor) -> Iterator[None]:
         current.copy_(exact)
 
 
-def save_lora(path: Path, adapters: Adapters, metadata: Mapping[str, str]) -> None:
-    """Write the LoRA file, bfloat16, atomically."""
+def lora_tensors(adapters: Adapters) -> dict[str, Tensor]:
+    """The tensors of the LoRA file, by key: bfloat16, on the CPU."""
     matrices = adapters.matrices(adapters.flat.detach().to("cpu", FILE_DTYPE))
-    save_tensors(path, {f"{FILE_PREFIX}{name}.weight": matrix for name, matrix in matrices.items()}, metadata)
+    return {f"{FILE_PREFIX}{name}.weight": matrix for name, matrix in matrices.items()}
+
+
+def save_lora(path: Path, adapters: Adapters, metadata: Mapping[str, str]) -> None:
+    """Write the LoRA file, atomically."""
+    save_tensors(path, lora_tensors(adapters), metadata)
 
 
 def put_updates(model: Transformer, updates: Mapping[str, LowRankUpdate | SummedUpdates]) -> None:

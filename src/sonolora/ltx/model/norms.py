@@ -8,7 +8,11 @@ B batch, T tokens, D width, G tensors that are normed alike, such as queries and
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import importlib
+import os
+from types import ModuleType
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +20,7 @@ from torch import Tensor
 
 from sonolora.ltx.model.rope import Rotation, rotate
 
+TRITON_NORMS = "SONOLORA_TRITON_NORMS"  # environment variable; any value turns the kernels on
 _FUSED = "cuda", "meta"  # devices with kernels of torch for the norm and its gradient; meta stands for a GPU
 
 
@@ -48,6 +53,17 @@ def heads_norm(x_BTGD: Tensor, weight_GD: Tensor, rotation: Rotation | None, hea
     return _HeadsNorm.apply(x_BTGD, weight_GD, rotation, heads, eps)  # type: ignore[no-any-return,no-untyped-call]
 
 
+@functools.cache
+def _kernels() -> ModuleType | None:
+    """`norm_kernels`, where Triton is installed and asked for: no GPU has run them yet."""
+    if not os.environ.get(TRITON_NORMS):
+        return None
+    try:
+        return importlib.import_module("sonolora.ltx.model.norm_kernels")
+    except ImportError:
+        return None
+
+
 def _need_gradient(*tensors: Tensor) -> bool:
     return any(tensor.requires_grad for tensor in tensors)
 
@@ -55,6 +71,11 @@ def _need_gradient(*tensors: Tensor) -> bool:
 class _ModulatedNorm(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+        context.kernels = kernels = _kernels() if x.is_cuda else None
+        if kernels is not None:
+            out, inverse = kernels.forward(x, scale, shift, eps)
+            context.save_for_backward(x, scale, inverse)
+            return cast(Tensor, out)
         normed, inverse = _rms_forward(x, eps)
         context.save_for_backward(x, scale, inverse)
         return torch.addcmul(shift, normed, scale, out=normed)
@@ -62,6 +83,8 @@ class _ModulatedNorm(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, inverse = context.saved_tensors
+        if context.kernels is not None:
+            return context.kernels.backward(gradient, x, scale, inverse), None, None, None
         return _rms_backward(torch.mul(gradient, scale, out=torch.empty_like(x)), x, inverse), None, None, None
 
 
