@@ -138,9 +138,9 @@ def _step_bytes(shape: BaseShape, step: Step, device_type: str) -> StepBytes:
             before, forward, backward, update = read_phases(trainer, model, lambda: (live.now, live.take_peak()), 1)
         adapters = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
         resident, moments = update[0], 2 * adapters
-        # This was the first step; in later ones the moments exist before. The update's own workspace is at most one
-        # matrix on meta and the CPU, and nothing in CUDA's fused kernel.
-        peak = max(forward[1] + moments, backward[1] + moments, update[1])
+        # This was the first step; in later ones the moments exist before. The fused update has no workspace; that of
+        # the meta device, which has none, is as large as the adapters.
+        peak = max(forward[1] + moments, backward[1] + moments, resident)
         return example, adapters, resident, forward[0] - before[0], peak
 
     return StepBytes(

@@ -31,6 +31,7 @@ class ActiveJob:
     worker: WorkerProcess
     journal: Journal
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    sent: asyncio.Event = field(default_factory=asyncio.Event)  # the worker has it, and will say when it is ready again
     yielding: asyncio.Event = field(default_factory=asyncio.Event)  # to be stopped, and continued later
     began: float = field(default_factory=time.monotonic)
 

@@ -110,10 +110,10 @@ class Workers:
             if self._has_space() and (request := await self._retrying(self._store.claim)):
                 self._at[device] = request.id
                 try:
-                    await self._carry_out(request, worker)
+                    sent = await self._carry_out(request, worker)
                 finally:
                     del self._at[device]
-                return await worker.is_ready()
+                return not sent or await worker.is_ready()
             await wait(woken, _POLL_SECONDS)
         return False
 
@@ -153,8 +153,8 @@ class Workers:
         if queue and queue[0].kind == Kind.GENERATE and not queue[0].paused:
             max(jobs, key=lambda job: job.began).yielding.set()
 
-    async def _carry_out(self, request: Request, worker: WorkerProcess) -> None:
-        """Let the worker run it, and record what becomes of it."""
+    async def _carry_out(self, request: Request, worker: WorkerProcess) -> bool:
+        """Let the worker run it, and record what becomes of it. False when the worker was not given it."""
         body = await self._retrying(self._store.body, request.id) or {}
         journal = Journal(self._store, self._retrying, request.id, self._changed)
         job = ActiveJob(request, body, self._settings.run_folder(request.id), worker, journal)
@@ -188,11 +188,14 @@ class Workers:
             yielding.cancel()
             writing.cancel()
         self._changed(request.id)
+        return job.sent.is_set()
 
     async def _ending(self, job: ActiveJob) -> tuple[dict[str, Any] | None, str]:
         """The event that says how the run ended; None when the worker has died, with how it died."""
         try:
-            await job.worker.send(await self._retrying(job.command, self._settings, self._storage))
+            command = await self._retrying(job.command, self._settings, self._storage)
+            job.sent.set()
+            await job.worker.send(command)
             ending = await job.follow(lambda kind: self._retrying(self._store.add_event, job.request.id, kind))
             if ending is None:
                 return None, await job.worker.end()

@@ -33,7 +33,7 @@ export function QueueView() {
       <${Meter} title="Memory" value=${machine.memory_used} of=${machine.memory} text=${`${bytes(machine.memory_used)} of ${bytes(machine.memory)}`} />
       <${Meter} title="Disk" value=${machine.disk - machine.disk_free} of=${machine.disk} text=${`${bytes(machine.disk_free)} free`} /></div></section>
     <section class="panel stack tight"><h2>Running</h2>${data.running.length === 0 && html`<p class="soft">Nothing runs.</p>`}
-      ${data.running.map((one) => html`<div key=${one.id} class="stack tight" style=${{ padding: "0.4rem 0" }}><div class="row"><${Name} one=${one} /><span class="soft small grow">${one.progress.phase ?? "starting"} on ${one.device ?? "a device"} · ${one.key}</span>
+      ${data.running.map((one) => html`<div key=${one.id} class="stack tight" style=${{ padding: "0.4rem 0" }}><div class="row"><${Name} one=${one} /><span class="soft small grow wide">${one.progress.phase ?? "starting"} on ${one.device ?? "a device"} · ${one.key}</span>
         <button class="small" onClick=${() => act(one.id, "pause")}>Pause</button></div><${Progress} step=${one.progress.step} steps=${one.progress.steps} label=${`Progress of ${one.name}`} /></div>`)}</section>
     <section class="panel stack tight"><div class="row apart"><h2>Waiting</h2><span class="small soft">Drag to change the order, or use the arrow keys on a grip.</span></div>
       ${data.waiting.length === 0 && html`<p class="soft">Nothing waits.</p>`}

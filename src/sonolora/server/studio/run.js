@@ -92,7 +92,7 @@ function Watch({ run, metrics, log }) {
       <${Figure} value=${duration(run.seconds)} label="in all" /><${Figure} value=${steps} label="steps" />
       ${evaluated.length > 1 && html`<${Figure} value=${`${(100 * (evaluated.at(-1).train_eval_loss / evaluated[0].train_eval_loss - 1)).toFixed(1)} %`} label="loss on training clips, against the base" />`}
       ${held?.best && html`<${Figure} value=${held.best.step} label="best step on held-out clips" />`}
-      <div class="row" style=${{ flexWrap: "nowrap" }}><a class="button main" href=${`#/runs/${run.id}/listen`}>Listen</a><a class="button" href=${`#/runs/${run.id}/take`}>Take it</a></div></section>`}
+      <div class="row"><a class="button main" href=${`#/runs/${run.id}/listen`}>Listen</a><a class="button" href=${`#/runs/${run.id}/take`}>Take it</a></div></section>`}
     ${held?.summary && html`<${Verdict} evaluation=${held} />`}
     <section class="panel stack tight"><h2>Loss</h2><${Curves} rows=${rows} evaluation=${held} steps=${steps} /></section>
     <section class="panel stack tight"><div class="row apart"><h2>Log</h2></div>

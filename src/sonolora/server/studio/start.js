@@ -69,7 +69,7 @@ export function StartView({ dataset, from }) {
     <details class="panel"><summary>How it is carried out on this machine</summary><div class="fields">${settings.map((field) => html`
       <${Field} key=${field.name} id=${`setting-${field.name}`} field=${field} value=${form.settings[field.name]} onChange=${(value) => setSetting(field.name, value)} />`)}</div></details>
     ${faults.length > 0 && html`<div class="note bad" role="alert">${faults.map((text) => html`<div>${text}</div>`)}</div>`}
-    <div class="panel row apart" style=${{ position: "sticky", bottom: "0.75rem", boxShadow: "var(--shadow)" }}>
+    <div class="panel row apart starter">
       <${Estimate} body=${body} wrong=${wrong} mode=${mode} empty=${data.clips.length === 0} />
       <button class="main" disabled=${busy || wrong.length > 0 || data.clips.length === 0} onClick=${start}>${busy ? "Starting…" : "Start training"}</button></div>
   </div>`;
