@@ -31,6 +31,7 @@ from sonolora.cli.serve import SERVE_HELP, serve
 from sonolora.cli.server import keys_app, ledger, requests_app
 from sonolora.cli.streams import OutputFailedError, ReaderLeftError, guarded_streams
 from sonolora.cli.train import train_app
+from sonolora.cli.verify_comfyui import verify_comfyui
 from sonolora.core.cancellation import InterruptedRunError
 from sonolora.core.cuda_environment import configure_cuda
 from sonolora.core.errors import OUT_OF_MEMORY, InputError, SonoloraError
@@ -67,6 +68,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(requests_app, name="requests")
 app.add_typer(bench_app, name="bench")
 add_command(app, "serve", serve, help=SERVE_HELP)
+add_command(app, "verify-comfyui", verify_comfyui)
 for _command in (inspect, convert, merge, ledger, backup, restore, demo, env, selftest, completion):
     add_command(app, _command.__name__, _command)
 

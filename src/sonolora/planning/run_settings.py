@@ -94,6 +94,9 @@ class RunSettings:
         "Steps between evaluations on held-out clips; by default as many as take little time",
         minimum=1,
     )
+    from_lora: str | None = setting(
+        None, "Go on from this LoRA, of the same or a lower rank, instead of from the base", metavar="FILE"
+    )
     keep: str = setting(
         KEEP_LAST, "What lora.safetensors holds: the last step, or the one with the lowest held-out loss", choices=KEEP
     )

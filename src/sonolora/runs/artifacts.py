@@ -23,6 +23,7 @@ from sonolora.training.metrics import metrics_line, parse_metrics, until_step
 
 LORA = "lora.safetensors"
 BEST = "best.safetensors"  # the state of the lowest held-out loss, once it is better than the base beyond chance
+FROM_LORA = "from_lora.safetensors"  # the LoRA that training began with
 EVALUATION = "evaluation.json"
 CONFIG = "config.json"
 PREVIEW = "preview.wav"  # all previews of the last step, one after the other

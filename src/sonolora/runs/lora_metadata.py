@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from sonolora import __version__
@@ -39,6 +40,7 @@ def lora_metadata(run: Run, prepared: Prepared) -> dict[str, str]:
         **_mode_metadata(request),
         "reference_positions": settings.reference_positions,
         "dataset_digest": prepared.digest,
+        **({"from_lora": Path(settings.from_lora).name} if settings.from_lora else {}),
         "held_out": json.dumps(prepared.held_out.names),
         "sonolora_version": __version__,
         "license": run.base.checkpoint.metadata.get("license", WEIGHTS_LICENSE),

@@ -5,20 +5,25 @@ In: a mode, a request, settings and an output folder. Out, in the folder: what `
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from sonolora.core.atomic_files import atomic_write
 from sonolora.core.cancellation import CancelToken, InterruptedRunError, StopRequestedError, never
 from sonolora.core.determinism import deterministic
+from sonolora.core.errors import InputError
 from sonolora.core.progress import Progress
 from sonolora.data.fetch import ANYWHERE, Sources
+from sonolora.ltx.lora.lora_file import open_lora
 from sonolora.ltx.weights.distilled import TRAINING_NOTE
 from sonolora.ltx.weights.stored_tensor import precision_note, stored_precision
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
 from sonolora.planning.memory_fit import check_fit
 from sonolora.planning.run_settings import RunSettings
-from sonolora.runs.artifacts import PREPARED, RECORD
+from sonolora.runs.artifacts import FROM_LORA, PREPARED, RECORD
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.prepare import prepare
 from sonolora.runs.preview_columns import preview_columns
@@ -47,6 +52,8 @@ def start(
     true, other `SonoloraError`s with the reason.
     """
     settings.check_mode(mode)
+    if settings.from_lora is not None:
+        _check_rank(Path(settings.from_lora), request.rank)
     networks = networks or Networks.of(settings)
     with deterministic(settings.deterministic):
         return _start(mode, request, settings, folder, progress, should_stop, sources, networks)
@@ -76,6 +83,8 @@ def _start(
     with exclusive_use(folder):
         remove_scratch(folder)
         run = Run.new(mode, request, settings, networks.base, folder)
+        if settings.from_lora is not None:
+            run.artifacts.put(FROM_LORA, partial(_copy, Path(settings.from_lora)))
         try:
             prepared = prepare(run, networks, sources, progress, cancel)
         except StopRequestedError:
@@ -83,3 +92,17 @@ def _start(
         run.artifacts.put(PREPARED, prepared.save)
         run.artifacts.put_json(RECORD, run.record.as_json())
         return train(run, prepared, networks, progress, cancel)
+
+
+def _check_rank(path: Path, rank: int) -> None:
+    """Raise `InputError` for a LoRA that a run of this rank cannot go on from."""
+    if not path.is_file():
+        raise InputError.of("from_lora", f"there is no file {path}")
+    ranks = [update.rank for update in open_lora(path).layers.values() if update.rank is not None]
+    if ranks and max(ranks) > rank:
+        raise InputError.of("from_lora", f"{path.name} has rank {max(ranks)}: give --rank {max(ranks)} or more")
+
+
+def _copy(source: Path, path: Path) -> None:
+    with atomic_write(path) as temporary:
+        shutil.copyfile(source, temporary)

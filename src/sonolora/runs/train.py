@@ -20,9 +20,10 @@ from sonolora.core.progress import Progress
 from sonolora.core.tensor_file import save_tensors
 from sonolora.cuda_graph import CudaGraphStep, CudaGraphSteps
 from sonolora.data.prepared import Prepared
-from sonolora.ltx.lora.adapters import add_adapters, lora_tensors
+from sonolora.ltx.lora.adapters import add_adapters, begin_with, lora_tensors
+from sonolora.ltx.lora.lora_file import open_lora
 from sonolora.media.write_audio import write_wav
-from sonolora.runs.artifacts import CONFIG, LORA, PREVIEW, RunArtifacts, RunDeletedError
+from sonolora.runs.artifacts import CONFIG, FROM_LORA, LORA, PREVIEW, RunArtifacts, RunDeletedError
 from sonolora.runs.cached_video import cache_videos
 from sonolora.runs.evaluate import Evaluator
 from sonolora.runs.evaluation import Evaluation
@@ -93,6 +94,8 @@ def _train(
         if (kept := _load_newest_state(artifacts, trainer, identities, progress)) is not None:
             evaluation.load(kept)
             progress.message(f"continuing from step {trainer.step_count}")
+        elif FROM_LORA in artifacts:
+            begin_with(adapters, open_lora(artifacts.path(FROM_LORA)))
         log = MetricsLog(artifacts, trainer.step_count, progress, sinks)
         evaluator = Evaluator(
             run, prepared, networks.codec, model, adapters, log, progress, cancel, device, columns, evaluation, graphs

@@ -34,6 +34,7 @@ def test_captions_of_a_table_become_files(dataset):
         ("broken.zip", b"no archive", "not a .zip archive"),
         ("twice.zip", packed({"a/x.wav": b"1", "b/X.wav": b"2"}), "unique"),
     ],
+    ids=["other kind", "no archive", "one name twice"],  # those of the content would have its time in them
 )
 def test_what_cannot_be_used_is_refused_and_leaves_nothing(client, dataset, name, content, reason):
     id = dataset(TONES)["id"]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sonolora.core.errors import CheckpointError
 from sonolora.core.randomness import generator
 from sonolora.core.tensor_file import save_tensors
+from sonolora.ltx.lora.lora_file import LoRAFile
 from sonolora.ltx.lora.lora_names import FILE_PREFIX
 from sonolora.ltx.lora.weight_update import SummedUpdates
 from sonolora.ltx.model.joint_linear import JointLinear
@@ -137,6 +138,30 @@ def lora_tensors(adapters: Adapters) -> dict[str, Tensor]:
 def save_lora(path: Path, adapters: Adapters, metadata: Mapping[str, str]) -> None:
     """Write the LoRA file, atomically."""
     save_tensors(path, lora_tensors(adapters), metadata)
+
+
+def begin_with(adapters: Adapters, lora: LoRAFile) -> None:
+    """Give new adapters the values of a LoRA of the same or a lower rank; what it lacks stays as it was made.
+
+    Raises `CheckpointError` for layers that the adapters do not have, another kind of update, or a higher rank.
+    """
+    matrices = adapters.matrices(adapters.flat.detach())
+    for name, update in lora.layers.items():
+        if name not in adapters or not update.is_plain_lora:
+            raise CheckpointError(f"training cannot go on from this LoRA: {name} is not what this run trains")
+        down, up = lora.read_pair(name)
+        to_down, to_up = matrices[f"{name}.lora_A"], matrices[f"{name}.lora_B"]
+        rank = len(down)
+        if rank > len(to_down) or down.shape[1] != to_down.shape[1] or len(up) != len(to_up):
+            raise CheckpointError(
+                f"training cannot go on from this LoRA: {name} has rank {rank} and shape {len(up)} x {down.shape[1]}, "
+                f"where the run has rank {len(to_down)} and shape {len(to_up)} x {to_down.shape[1]}"
+            )
+        to_down[:rank].copy_(down)
+        to_up[:, :rank].copy_(update.scale * up)
+    if lora.skipped or not lora.layers:
+        name = next(iter(lora.skipped), "it has no layers")
+        raise CheckpointError(f"training cannot go on from this LoRA: {name} cannot be read")
 
 
 def put_updates(model: Transformer, updates: Mapping[str, LowRankUpdate | SummedUpdates]) -> None:

@@ -1,0 +1,5 @@
+"""Options of the process."""
+
+from types import SimpleNamespace
+
+args = SimpleNamespace(cpu=False)
