@@ -26,7 +26,7 @@ def test_version(sonolora):
         (("train", "t2a", "x.zip", "--out", "{out}", "--rank", "9"), "^rank: .*found 9"),
         (("train", "t2a", "x.zip", "--out", "{out}", "--number-of-steps", "many"), 'number_of_steps: .*found "many"'),
         (("train", "t2a", "--out", "{out}"), "training_data_url: missing"),
-        (("train", "t2a", "x.zip", "--out", "{out}", "--validation", "[{"), "validation: .*neither JSON nor"),
+        (("train", "t2a", "x.zip", "--out", "{out}", "--validation", "[{"), "validation: .*neither JSON such as"),
         (("train", "t2a", "x.zip", "--out", "{out}", "--request", "no.json"), "request: no.json cannot be read"),
         (("train", "t2a", "x.zip", "--out", "{out}", "--batch-size", "0"), "batch_size: must be at least 1, not 0"),
         (("train", "t2a", "x.zip", "--out", "{out}", "--sigma-density", "x"), "'x' is not one of published, clamped"),

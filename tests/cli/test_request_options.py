@@ -34,7 +34,7 @@ def test_validation_is_json_text_or_a_file(tmp_path):
 
 @pytest.mark.parametrize("text", ["[{", "nowhere.json", "\0", "x" * 5000])
 def test_what_is_neither_json_nor_a_file(text):
-    with pytest.raises(InputError, match=r"validation: .* is neither JSON nor a readable file"):
+    with pytest.raises(InputError, match=r"validation: .* is neither JSON such as .* nor a readable file"):
         request_body({"validation": text}, "x", [], None)
 
 

@@ -77,7 +77,7 @@ def test_clips_of_one_recording_are_never_on_both_sides(count):
 def test_of_a_single_recording_nothing_can_be_held_out():
     split = split_clips([clip(number, source="one") for number in range(12)], None)
     assert not split.held_out and len(split.trained) == 12
-    assert "are of one recording" in split.note
+    assert "nearly all of the 12 clips are from one recording, or sound like it" in split.note
 
 
 def test_a_sentence_says_what_is_lost_without_them():

@@ -122,7 +122,7 @@ def test_equal_names_of_other_files_do_no_harm(mode, names):
         ("t2a", "a.rtf", "not read as the caption of a.wav: save its text, as plain text, as a.txt"),
         ("t2a", "a.json", "not read as the caption of a.wav: save its text, as plain text, as a.txt"),
         ("t2a", "b.wav.txt", "not read: the caption of b.wav is b.txt"),
-        ("t2a", "c.txt", "a caption without a clip: no clip that is used is named c"),
+        ("t2a", "c.txt", "a caption without a clip: no clip that is used has its name"),
         ("t2a", "a.png", "not used by this mode, which takes .wav"),
         ("a2a", "x_start.txt", "not read as the caption of x_end.wav: rename it to x.txt"),
         ("a2a", "x_end.wav.txt", "not read as the caption of x_end.wav: rename it to x.txt"),

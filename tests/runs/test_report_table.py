@@ -7,6 +7,7 @@ from rich.console import Console
 
 from sonolora.data.report import Report
 from sonolora.modes import MODES
+from sonolora.modes.pairing import pair_clips
 from sonolora.modes.request import TrainRequest, parse
 from sonolora.runs.report_table import show_files, show_summary
 
@@ -57,7 +58,17 @@ def test_nothing_is_proposed_where_no_length_fits(capsys) -> None:
     report.skipped("click.wav", "too short", too_short=True)
     report.measured("click.wav", seconds=0.2)
     show_summary(report.as_json(), 0, request())
-    assert "--seconds" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "--seconds" not in out
+    assert out.startswith("0 clips of 5 s, 0 s in all; 1 too short; nothing to train on\n")
+
+
+def test_captions_without_clips_are_one_line(capsys) -> None:
+    report = Report()
+    for name in ("a.txt", "b.txt"):
+        report.skipped(name, pair_clips([name]).skipped[name])
+    show_summary(report.as_json(), 0, request())
+    assert "skipped: a.txt, b.txt: a caption without a clip" in capsys.readouterr().out
 
 
 def test_files_are_listed_on_request_alone(report: Report, capsys) -> None:

@@ -20,7 +20,7 @@ from sonolora.modes.request import Body, TrainRequest
 
 DATA_FIELD = "training_data_url"
 VALIDATION_FIELD = "validation"
-JSON_FIELDS = (VALIDATION_FIELD, "time_ranges")
+JSON_FIELDS = {VALIDATION_FIELD: '[{"prompt": "rain"}]', "time_ranges": "[[1.0, 2.0]]"}  # each with an example
 _SECTION = "Request fields"
 # One name for one thing in all modes and commands; the field's own name is accepted, too.
 _ALIASES = {
@@ -223,7 +223,6 @@ def _json_text_or_file(name: str, text: str) -> Any:
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) or "\0" in text:  # no name of a file
             reason = getattr(error, "strerror", None) or "not a file name"
-            raise InputError.of(
-                name, f"{text!r} is neither JSON nor a readable file ({reason})", "json_invalid"
-            ) from error
+            message = f"{text!r} is neither JSON such as {JSON_FIELDS[name]} nor a readable file ({reason})"
+            raise InputError.of(name, message, "json_invalid") from error
         raise InputError.of(name, f"{path} is not JSON: {error}", "json_invalid") from error

@@ -108,7 +108,7 @@ def load_clips(
             if companion is not None and is_used:
                 report.used(companion)
             elif companion is not None:
-                report.skipped(companion, f"its clip {sample.target} is skipped")
+                report.skipped(companion, "its clip is skipped")
         advance(sample.target)
     for file, warning in (
         *set_warnings(loader.targets, peak_normalized=isinstance(request, AudioRequest) and request.audio_normalize),

@@ -68,8 +68,8 @@ def split_clips(clips: Sequence[Clip], setting: float | None) -> Split:
         groups.setdefault(recording, []).append(index)
     held_out = _choose(list(groups.values()), [_source(clip, at) for at, clip in enumerate(clips)], count)
     if not held_out:
-        note = f"no clips are held out: all but a few of the {len(clips)} clips are of one recording. {_WITHOUT}"
-        return Split((), recordings, note)
+        why = f"nearly all of the {len(clips)} clips are from one recording, or sound like it"
+        return Split((), recordings, f"no clips are held out: {why}. {_WITHOUT}")
     names = first_few([clips[index].name for index in held_out], _MAX_SHOWN)
     short = f" ({count} were wanted; clips of one recording stay together)" if len(held_out) != count else ""
     return Split(held_out, recordings, f"held out of training: {len(held_out)} of {len(clips)} clips{short}: {names}")

@@ -130,7 +130,7 @@ def _pairing(names: Sequence[str], samples: Sequence[SampleFiles], taken: Sequen
 
 def _reason(name: str, taken: Sequence[str]) -> str:
     if extension(name) == CAPTION_EXTENSION:
-        return f"a caption without a clip: no clip that is used is named {stem(name)}"
+        return "a caption without a clip: no clip that is used has its name"
     return f"not used by this mode, which takes {', '.join(taken)} and {CAPTION_EXTENSION}"
 
 

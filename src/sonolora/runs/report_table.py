@@ -57,7 +57,10 @@ def summary_line(report: Mapping[str, Any], clips: int, request: TrainRequest) -
     parts += [f"{short} too short"] if short else []
     parts += [f"{_count(others, 'other file')} skipped"] if others else []
     fix = sum(bool(entry["warnings"]) for entry in report["files"])
-    parts.append(f"{fix} to look at first" if fix else "nothing to fix")
+    if clips:
+        parts.append(f"{fix} to look at first" if fix else "nothing to fix")
+    else:
+        parts.append("nothing to train on")
     return "; ".join(parts)
 
 
