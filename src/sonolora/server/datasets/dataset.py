@@ -136,7 +136,7 @@ class Datasets:
         if metadata_reason(name) or not may_be_data(name):
             raise InputError.of("name", f"{name} is no sound, video, caption or mask, so no mode can use it")
         with self._changing(dataset) as now:
-            self._move_in(now, name, content)
+            _move_in(now, name, content, {name_key(other): other for other in now.names()})
             self._take_captions_of_tables(now)
             return self._save(now)
 
@@ -216,17 +216,11 @@ class Datasets:
                     )
                 keys[key] = name
             with self._changing(dataset) as now:
+                here = {name_key(name): name for name in now.names()}
                 for name in wanted:
-                    self._move_in(now, safe_name(name), files.path(name))
+                    _move_in(now, safe_name(name), files.path(name), here)
                 self._take_captions_of_tables(now)
                 return self._save(now)
-
-    def _move_in(self, dataset: Dataset, name: str, content: Path) -> None:
-        for other in dataset.names():
-            if name_key(other) == name_key(name) and other != name:
-                (dataset.files / other).unlink()
-        content.chmod(0o600)
-        shutil.move(content, dataset.files / name)
 
     def _take_captions_of_tables(self, dataset: Dataset) -> None:
         """Captions of a `metadata.csv` become files beside the clips that have none; an unreadable table stays."""
@@ -246,6 +240,15 @@ class Datasets:
                     captioned.add(name_key(stem))
             if clips:
                 (dataset.files / table).unlink()
+
+
+def _move_in(dataset: Dataset, name: str, content: Path, here: dict[str, str]) -> None:
+    """`here`: the names in the dataset by key. One of another letter case or Unicode form is replaced, too."""
+    other = here.get(name_key(name), name)
+    if other != name:
+        (dataset.files / other).unlink()
+    content.chmod(0o600)
+    shutil.move(content, dataset.files / name)
 
 
 def pair_stem(name: str) -> str:

@@ -64,6 +64,7 @@ const WANTED = {
   "audio-extend-prefix": "Sounds whose continuation is to be invented. Each with a .txt caption of the same name.",
 };
 
+const PAGE = 60;
 const STATUS = { used: ["good", "used"], fitted: ["good", "fitted"], skipped: ["bad", "skipped"], ignored: ["", "ignored"] };
 
 export const formOf = (id) => kept(`form.${id}`, { fields: {}, settings: {} });
@@ -80,6 +81,8 @@ export function DatasetView({ id }) {
   const [slicing, setSlicing] = useState(null);
   const [replacing, setReplacing] = useState(false);
   const [form, setForm] = useState(formOf(id));
+  const [count, setCount] = useState(PAGE); // of clips that are drawn; more are as one scrolls
+  const more = useRef(null);
   const running = useRef(null);
 
   const load = () => get(`datasets/${id}`).then(setData, (error) => (error.status === 404 ? setGone(true) : failed(error)));
@@ -109,6 +112,13 @@ export function DatasetView({ id }) {
     if (data && data.clips.length && !data.check?.current && !checking) checkSoon();
     return checkSoon.cancel;
   }, [data?.revision, data?.mode]);
+
+  useEffect(() => {
+    if (!more.current) return undefined;
+    const watcher = new IntersectionObserver(([entry]) => entry.isIntersecting && setCount((now) => now + PAGE), { rootMargin: "1500px" });
+    watcher.observe(more.current);
+    return () => watcher.disconnect();
+  }, [count, filter, search, order, data?.clips.length]);
 
   if (gone) return html`<p class="note bad">There is no such dataset any more. <a href="#/">All datasets</a></p>`;
   if (!data) return html`<p class="soft">Loading…</p>`;
@@ -182,8 +192,9 @@ export function DatasetView({ id }) {
         <option value="name">name</option><option value="length">length</option><option value="problems">problems first</option><option value="caption">caption</option></select></label>
       <button class="small" onClick=${() => setReplacing(true)}>Find and replace</button>
     </div>
-    <div class="clips" data-testid="clips">${shown.map((clip) => html`<${Clip} key=${clip.name} id=${id} clip=${clip} mode=${mode} video=${data.video}
+    <div class="clips" data-testid="clips">${shown.slice(0, count).map((clip) => html`<${Clip} key=${clip.name} id=${id} clip=${clip} mode=${mode} video=${data.video}
       onCaption=${caption} onRemove=${remove} onMask=${() => setEditing(clip.name)} onSlice=${setSlicing} />`)}</div>
+    ${shown.length > count && html`<div ref=${more} class="row" style=${{ justifyContent: "center", padding: "1rem" }}><button onClick=${() => setCount(count + PAGE)}>Show more of ${many(shown.length, "clip")}</button></div>`}
     ${shown.length === 0 && html`<p class="soft">${data.clips.length ? "Nothing matches." : "No sounds yet: drop some above."}</p>`}
     ${data.others.length > 0 && html`<details class="panel" style=${{ marginTop: "1rem" }}><summary>${many(data.others.length, "other file")}</summary>
       <ul>${data.others.map((one) => html`<li><span class="mono">${one.file}</span> <span class="soft small">${one.detail || "of no clip in this mode"}</span>
