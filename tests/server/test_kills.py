@@ -60,7 +60,7 @@ class Server:
             self.process = subprocess.Popen(
                 [*command, "--device", "cpu"], stdout=out, stderr=errors, env={**mine, "OMP_NUM_THREADS": "1"}
             )
-        wait_until(lambda: "\n# curl\n" in self.said() or self.process.poll() is not None)
+        wait_until(lambda: re.search(r"^keys?: .*\n", self.said(), re.MULTILINE) or self.process.poll() is not None)
         assert self.process.poll() is None, (self.folder / "log.txt").read_text()
         self.address = re.search(r"serves at (\S+)", self.said())[1]
 
