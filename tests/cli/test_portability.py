@@ -46,7 +46,7 @@ _IMPORT = """
 import importlib, pkgutil
 import sonolora
 for module in pkgutil.walk_packages(sonolora.__path__, "sonolora."):
-    if not module.name.endswith(("__main__", "server.serve")):  # the latter needs a system that has all this
+    if not module.name.endswith(("__main__", "server.serve", "norm_kernels")):  # a system with all this; Triton
         importlib.import_module(module.name)
 """
 _TRAIN = """

@@ -257,7 +257,8 @@ def test_a_fault_is_warned_of_and_nothing_else(fault, tmp_path):
     error, _, warnings = examine("t2a", make(builder, tmp_path / "data"), tmp_path / "out")
     assert error is None
     assert [name for name, text in warnings if words in text] == [file], warnings
-    others = [text for _, text in warnings if words not in text]
+    # Where the clips are longer than the training's, what trimming loses is said, too.
+    others = [text for _, text in warnings if words not in text and "to trimming" not in text]
     if fault not in ("empty caption", "one side", "inverted", "silent"):
         assert others == []
 

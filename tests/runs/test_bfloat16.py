@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from sonolora.media.audio import decode_audio
 from sonolora.modes import MODES
 from sonolora.planning import needs, work_counts
-from sonolora.runs import generate as generate_module
-from sonolora.runs import loaded_networks
+from sonolora.runs import loaded_networks, start_up
 from sonolora.runs.artifacts import RunArtifacts
 from sonolora.runs.generate import GenerateSettings, generate
 
@@ -22,7 +21,7 @@ from sonolora.runs.generate import GenerateSettings, generate
 @pytest.fixture(autouse=True)
 def _bfloat16(monkeypatch):
     """What a CUDA device computes in, on this CPU."""
-    for module in (work_counts, needs, loaded_networks, generate_module):
+    for module in (work_counts, needs, loaded_networks, start_up):
         monkeypatch.setattr(module, "compute_dtype", lambda device: torch.bfloat16)  # noqa: ARG005
 
 

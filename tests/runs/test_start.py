@@ -43,6 +43,7 @@ def test_the_folder_holds_everything_that_was_promised(finished):
     assert names == {
         "lora.safetensors", "config.json", "preview.wav", "previews", "metrics.jsonl", "report.json", "report.html",
         "report", "checkpoints", "evaluation.json", "debug_dataset.zip", "run.json", "prepared.safetensors",
+        "finish.json",
     }, "nothing temporary stays"  # fmt: skip
     previews = sorted(path.name for path in (finished / "previews").iterdir())
     steps = [f"step-{step:06d}-{number}{kind}" for step in (0, 6, 12) for number in (1, 2) for kind in (".png", ".wav")]
@@ -59,6 +60,7 @@ def test_the_index_of_previews_says_what_each_is(finished):
             "prompt": prompts[number - 1],
             "seed": 42,
             "kind": "lora" if step else "base",
+            "distilled": False,
             "sound": f"step-{step:06d}-{number}.wav",
             "picture": f"step-{step:06d}-{number}.png",
         }

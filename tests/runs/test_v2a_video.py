@@ -194,7 +194,7 @@ def test_what_is_counted_is_what_is_taken(base, shape, takes_what_was_counted):
 
 
 def test_caching_takes_what_was_counted(base, shape, monkeypatch):
-    monkeypatch.setattr(checkpoint, "_CHUNK_BYTES", 1 << 16)  # what is read is not on the device of the video
+    monkeypatch.setattr(checkpoint, "_CHUNK_BYTES", 1 << 14)  # what is read is not on the device of the video
     video = make_example(shape, replace(TOKENS, one_way=False), CPU, F32).video
     assert isinstance(video, Video)
     with Allocations("cpu") as live:

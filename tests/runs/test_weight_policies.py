@@ -31,6 +31,7 @@ from sonolora.planning.work_counts import Step, Tokens, step_bytes
 from sonolora.server.settings import load_settings
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+_SMALLER = "It would fit with --gradient-checkpointing, or --weights int8, or --block-offload,"
 HOLDINGS = [WeightPolicy("int8"), WeightPolicy(gradient_checkpointing=True), WeightPolicy("nf4", offloaded=True)]
 
 
@@ -103,9 +104,17 @@ def told(monkeypatch, room, host=1000, settings=None, **changed):
 @pytest.mark.parametrize(
     ("room", "kind", "words"),
     [
-        (90, InputError, "It would fit with --gradient-checkpointing, or --weights int8, or rank = 16"),
-        (85, InputError, "It would fit with --gradient-checkpointing, or --weights int8, or rank = 8"),
-        (75, SonoloraError, "It would fit with --gradient-checkpointing, or --weights nf4"),
+        (
+            90,
+            InputError,
+            "It would fit with --gradient-checkpointing, or --weights int8, or --block-offload, or rank = 16",
+        ),
+        (
+            85,
+            InputError,
+            "It would fit with --gradient-checkpointing, or --weights int8, or --block-offload, or rank = 8",
+        ),
+        (75, SonoloraError, "It would fit with --gradient-checkpointing, or --weights nf4, or --block-offload"),
         (40, SonoloraError, "It would fit with --block-offload"),
         (32, SonoloraError, "It would fit with --weights int8 --block-offload"),
         (31, SonoloraError, "It would fit with --weights nf4 --block-offload"),
@@ -123,12 +132,12 @@ def test_options_are_named_before_fields_and_the_least_harm_first(monkeypatch, r
 
 def test_smaller_batches_are_named(monkeypatch):
     error = told(monkeypatch, 165, settings=RunSettings(batch_size=4))
-    assert str(error).endswith("with --gradient-checkpointing, or --batch-size 2")
+    assert str(error).endswith("with --gradient-checkpointing, or --batch-size 2, or --block-offload")
 
 
 def test_no_option_is_named_that_is_given(monkeypatch):
     given = RunSettings(weights="int8", gradient_checkpointing=True)
-    assert str(told(monkeypatch, 48, settings=given)).endswith("with --block-offload, or --weights nf4, or rank = 16")
+    assert str(told(monkeypatch, 48, settings=given)).endswith("with --weights nf4, or --block-offload, or rank = 16")
 
 
 def test_blocks_do_not_wait_where_there_is_no_room_for_them(monkeypatch):

@@ -90,7 +90,7 @@ class House:
         (fault,) = result.json()["detail"]
         assert fault["loc"] == ["body", "training_data_url"]
         left = [path.name for path in (self.served.folder / "runs" / id).iterdir()]
-        assert set(left) <= {"report.json", "report.html"}
+        assert set(left) <= {"report.json", "report.html", "report"}
         return fault
 
     @property

@@ -342,11 +342,11 @@ class TestCommands:
         store.add_logs(first, [(0.0, "INFO", "hello")])
         store.add_event(first, "started")
         listed = run("requests", "list").splitlines()
-        assert [line.split()[0] for line in listed] == [second, first]
+        assert [line.split()[0] for line in listed] == [second[:8], first[:8]]
         assert listed[1].endswith("running, training 7/100 (no server is running; start it with `sonolora serve`)")
         with single_instance(tmp_path):
             assert run("requests", "list").splitlines()[1].endswith("running, training 7/100")
-        assert run("requests", "list", "--state", "queued").split()[0] == second
+        assert run("requests", "list", "--state", "queued").split()[0] == second[:8]
         assert json.loads(run("requests", "show", first))["folder"] is None
         folder = tmp_path / "runs" / first
         folder.mkdir(parents=True)

@@ -22,6 +22,7 @@ from sonolora.core.frames import encoded_seconds
 from sonolora.ltx.codec.video_encoder import FRAMES_PER_LATENT, PIXELS_PER_LATENT
 from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy
+from sonolora.ltx.model.layers import Attention
 from sonolora.ltx.model.transformer import CachedVideoKV, Transformer
 from sonolora.ltx.text.text_encoder import Tokenizer
 from sonolora.modes.preview_spec import VideoFormat
@@ -277,7 +278,10 @@ def video_caching_bytes(shape: BaseShape, tokens: Tokens, device_type: str) -> t
     assert isinstance(video, Video)
     with device_kernels(device_type), torch.no_grad(), Allocations(META.type) as live:
         model.transformer_blocks[0].forward_one_way(*model.embed_one_way(video.stream))  # type: ignore[operator]
-    return sum(parameter.nbytes for parameter in model.parameters()), live.peak
+    # The next block's weights are joined beside this, one product at a time.
+    products = [joint for one in model.modules() if isinstance(one, Attention) for _, joint in one.joint.values()]
+    joining = max(sum(tensor.nbytes for tensor in joint.frozen) for joint in products)
+    return sum(parameter.nbytes for parameter in model.parameters()), live.peak + joining
 
 
 @lru_cache

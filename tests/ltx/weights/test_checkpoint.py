@@ -56,8 +56,10 @@ def test_audio_alone_reads_only_its_tensors(checkpoint, tmp_path):
 
 
 def test_float32_tables_stay_float32(checkpoint):
+    """And the norms of queries and keys are computed in it."""
     for name, tensor in load_audio(checkpoint, torch.bfloat16).state_dict().items():
-        assert tensor.dtype == (torch.float32 if "scale_shift_table" in name else torch.bfloat16), name
+        in_float32 = any(part in name for part in ("scale_shift_table", "q_norm", "k_norm"))
+        assert tensor.dtype == (torch.float32 if in_float32 else torch.bfloat16), name
 
 
 def test_loaded_modules_are_frozen_copies(checkpoint):
