@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from functools import partial
 from pathlib import Path
@@ -50,7 +51,8 @@ def run(tmp_path: Path) -> RunArtifacts:
 
 
 def evaluated(mean: float, low: float, high: float, **more) -> dict:
-    held_out = {"loss": 0.4 + mean, "base": 0.4, "difference": {"mean": mean, "low": low, "high": high}}
+    change = {name: math.log1p(value / 0.4) for name, value in (("mean", mean), ("low", low), ("high", high))}
+    held_out = {"loss": 0.4 + mean, "base": 0.4, "change": change}
     return {"held_out": {"clips": ["a", "b"]}, "evaluations": [{"step": 200, "held_out": held_out}], **more}
 
 
@@ -82,6 +84,10 @@ def test_better_is_said_only_where_the_interval_says_so(run: RunArtifacts) -> No
         "better than the base on 2 clips it was not trained on: loss 0.360 against 0.400, -10.0 %" in verdict(run).text
     )
     run.put_json(EVALUATION, evaluated(-0.04, -0.09, 0.01))
+    assert "no difference to the base is certain yet" in verdict(run).text
+    looked_often = evaluated(-0.04, -0.06, -0.02, status="open")
+    looked_often["evaluations"][-1]["status"] = "open"
+    run.put_json(EVALUATION, looked_often)
     assert "no difference to the base is certain yet" in verdict(run).text
     run.put_json(EVALUATION, evaluated(0.04, 0.02, 0.06))
     assert "worse than the base" in verdict(run).text

@@ -7,6 +7,7 @@ with its interval where there is one, else the loss on training clips, and says 
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from sonolora.runs.run_record import RunRecord
 
 EVALUATION = "evaluation.json"
 FINISH = "finish.json"  # figures that are measured once, at the end: see `Finish`
-_SMALL, _LARGE = 0.005, 0.02  # differences of the loss, relative to the base's: nothing to hear, clearly to hear
+_SMALL, _LARGE = 0.005, 0.02  # differences of the loss, relative to the base's: inaudible, clearly audible
 _DEFAULTS = {"training_data_url": "DATA", "rank": 32, "number_of_steps": 2000, "learning_rate": 2e-4}
 _LESS, _MORE = 0.5, 2  # times the learning rate, or the steps
 _MAX_STEPS = 20_000
@@ -57,7 +58,7 @@ def verdict(artifacts: RunArtifacts) -> Verdict:
     record = artifacts.record()
     step, steps = _steps(artifacts, record)
     evaluation = evaluation_of(artifacts)
-    parts = [_better(artifacts, evaluation), _heard(Finish.of(artifacts)), _state(artifacts, evaluation)]
+    parts = [_better(artifacts, evaluation), _previews(Finish.of(artifacts)), _state(artifacts, evaluation)]
     if step < steps:
         parts.insert(0, f"Step {step:,} of {steps:,}.")
     text = " ".join(part for part in parts if part)
@@ -73,15 +74,15 @@ def _better(artifacts: RunArtifacts, evaluation: Mapping[str, Any] | None) -> st
     newest = evaluation["evaluations"][-1] if evaluation and evaluation["evaluations"] else None
     if newest and newest.get("held_out") and newest["step"]:
         held_out, clips = newest["held_out"], len(evaluation["held_out"]["clips"]) if evaluation else 0
-        difference, base = held_out["difference"], held_out["base"]
-        share = 100 * difference["mean"] / base
-        low, high = difference.get("low"), difference.get("high")
-        sure = ""
-        if low is not None and high is not None:
-            sure = f" (95 % interval {100 * low / base:+.1f} to {100 * high / base:+.1f} %)"
-        if high is not None and high < 0:
+        base, change = held_out["base"], held_out["change"]
+        share, low, high = (
+            None if change.get(end) is None else 100 * math.expm1(change[end]) for end in ("mean", "low", "high")
+        )
+        sure = "" if low is None or high is None else f" (95 % interval {low:+.1f} to {high:+.1f} %)"
+        certain = newest.get("status") != "open"  # which allows for having looked several times
+        if certain and high is not None and high < 0:
             what = f"The LoRA is better than the base on {_clips(clips)} it was not trained on"
-        elif low is not None and low > 0:
+        elif certain and low is not None and low > 0:
             what = f"The LoRA is worse than the base on {_clips(clips)} it was not trained on"
         else:
             what = f"On {_clips(clips)} it was not trained on, no difference to the base is certain yet"
@@ -98,7 +99,7 @@ def _better(artifacts: RunArtifacts, evaluation: Mapping[str, Any] | None) -> st
     )
 
 
-def _heard(finish: Finish | None) -> str:
+def _previews(finish: Finish | None) -> str:
     if finish is None or finish.moved is None:
         return ""
     share = round(100 * finish.moved)
@@ -108,19 +109,21 @@ def _heard(finish: Finish | None) -> str:
 
 
 def _state(artifacts: RunArtifacts, evaluation: Mapping[str, Any] | None) -> str:
-    if evaluation and evaluation.get("summary"):
-        summary = str(evaluation["summary"])
-        effect = (evaluation.get("effect") or {}).get("verdict")
-        words = {
+    effect = ((evaluation or {}).get("effect") or {}).get("verdict", "")
+    sentences = [
+        {
+            "learning": "It was still learning at the end.",
+            "plateau": "It had stopped learning before the end.",
+            "memorising": "It is memorising: the loss falls on training clips alone.",
+            "open": "Hold out more clips, or train longer, to tell.",
+        }.get(status_of(artifacts, evaluation), ""),
+        {
             "none": "Its effect on what the network predicts is nil.",
             "weak": "Its effect is weak: a higher strength, learning rate or more steps may bring out more.",
             "trained too far": "It changes the base by so much that it may have gone too far: try a lower strength.",
-        }
-        return " ".join([summary, *([words[effect]] if effect in words else [])])
-    return {
-        "learning": "It was still learning at the end.",
-        "plateau": "It had stopped learning before the end.",
-    }.get(status_of(artifacts, evaluation), "")
+        }.get(effect, ""),
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def status_of(artifacts: RunArtifacts, evaluation: Mapping[str, Any] | None) -> str:
