@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sonolora.analysis.spectrogram_file import write_spectrogram
 from sonolora.core.atomic_files import atomic_write, write_json
 from sonolora.data.clips import Clip
 from sonolora.data.report import Report
@@ -23,7 +24,6 @@ from sonolora.runs.artifacts import REPORT, REPORT_MEDIA, REPORT_MEDIA_INDEX, RE
 from sonolora.runs.report_html import render_page
 from sonolora.runs.run_view import run_view
 from sonolora.runs.shown import ShownClip, ShownSound
-from sonolora.runs.spectrogram_file import write_spectrogram
 
 _SMALLER = 2  # videos are shown at half size
 

@@ -14,6 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from sonolora.analysis.levels import amplified, gain_words, matching_gain_db
+from sonolora.analysis.spectrogram_file import write_spectrogram
 from sonolora.core.errors import MediaError, SonoloraError
 from sonolora.core.frames import Span
 from sonolora.media.audio import Waveform, decode_audio, resample
@@ -23,7 +24,6 @@ from sonolora.runs.curves import Series, draw_curves, smoothed
 from sonolora.runs.preview_sources import PreviewSource, sources_of
 from sonolora.runs.run_record import RunRecord
 from sonolora.runs.shown import ShownSound
-from sonolora.runs.spectrogram_file import write_spectrogram
 from sonolora.runs.verdict import Finish, Verdict, evaluation_of, train_losses, verdict
 
 _SETTINGS = ("rank", "number_of_steps", "learning_rate", "trigger_phrase", "audio_duration_seconds", "number_of_frames")
