@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
 import pytest
+from local_site import Request, Site, serving
 
 from sonolora.core.atomic_files import OutputError
 from sonolora.core.download import (
@@ -28,18 +27,7 @@ QUICK = RetryPolicy(retries=3, backoff_seconds=0.001)
 CONTENT = bytes(range(256)) * 400
 
 
-class Request(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.server.ranges.append(self.headers.get("Range"))  # type: ignore[attr-defined]
-        self.server.answer(self)  # type: ignore[attr-defined]
-
-    def reply(self, status: int, body: bytes = b"", cut: int | None = None, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in ({"Content_Length": str(len(body))} | headers).items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body[:cut])
-
+class Ranges(Request):
     def part(self, cut: int | None = None, content: bytes = CONTENT, etag: str = '"1"') -> None:
         """Serve a range as RFC 9110 has it, at most `cut` bytes of it."""
         asked = self.headers.get("Range")
@@ -50,32 +38,12 @@ class Request(BaseHTTPRequestHandler):
         where = f"bytes {start}-{end}/{len(content)}"
         return self.reply(206, content[start : end + 1], cut, Content_Range=where, ETag=etag)
 
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-class Site:
-    """The server: set `answer`; `ranges` are the Range headers so far."""
-
-    def __init__(self, server: ThreadingHTTPServer) -> None:
-        self._server = server
-        self.url = f"http://127.0.0.1:{server.server_port}/x?sig=SECRET"
-        self.ranges: list[str | None] = []
-        server.ranges = self.ranges  # type: ignore[attr-defined]
-
-    def answers(self, answer: Callable[[Request], None]) -> None:
-        self._server.answer = answer  # type: ignore[attr-defined]
-
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Request) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield Site(server)
-        server.shutdown()
-        thread.join()
+    with serving(Ranges) as site:
+        yield site
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ import logging
 import random
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from local_site import Request, Site, serving
 
 from sonolora.core.errors import InputError
 from sonolora.data.archive import unpack
@@ -22,49 +23,11 @@ QUICK = FetchLimits(backoff_seconds=0.01, connect_seconds=2, read_seconds=2)
 CONTENT = random.Random(0).randbytes(300_000)
 
 
-class Request(BaseHTTPRequestHandler):
-    """Hands each request to `server.answer` and keeps its headers."""
-
-    def do_GET(self) -> None:
-        self.server.seen.append((self.path, dict(self.headers)))  # type: ignore[attr-defined]
-        self.server.answer(self)  # type: ignore[attr-defined]
-
-    def reply(self, status: int, body: bytes = b"", cut: int | None = None, **headers: str) -> None:
-        """`cut`: hang up after so many bytes of the body."""
-        self.send_response(status)
-        for name, value in ({"Content_Length": str(len(body))} | headers).items():
-            if value:
-                self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body[:cut])
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-class Site:
-    """The server: set `answer`, read `seen`."""
-
-    def __init__(self, server: ThreadingHTTPServer) -> None:
-        self._server = server
-        self.host = f"127.0.0.1:{server.server_port}"
-        self.url = f"http://{self.host}/data/clips.zip?sig=SECRET"
-        self.seen: list[tuple[str, dict[str, str]]] = []
-        server.seen = self.seen  # type: ignore[attr-defined]
-
-    def answers(self, answer: Callable[[Request], None]) -> None:
-        self._server.answer = answer  # type: ignore[attr-defined]
-
-
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Request) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield Site(server)
-        server.shutdown()
-        thread.join()
+    with serving() as site:
+        yield site
 
 
 def failing(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from run_support import Silent
+from run_support import Recorded, Silent
 
 from sonolora.core.errors import InputError
 from sonolora.core.frames import frame_count
@@ -34,19 +34,6 @@ from sonolora.sampling.sampler import SamplingSettings
 CPU = torch.device("cpu")
 TRAINED = 0.5
 CODEC_RATE = 16_000
-
-
-class Told(Silent):
-    """Keeps messages and warnings."""
-
-    def __init__(self):
-        self.messages, self.warnings = [], []
-
-    def message(self, text):
-        self.messages.append(text)
-
-    def warning(self, text):
-        self.warnings.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +108,7 @@ def outside(spans, count, rate):
 def test_inpainting_gives_back_the_file_with_new_spans(name, rate, channels, subtype, lora, run, tmp_path):
     spans = [[0.1, 0.2], [1.5, 1.6], [2.95, 3.0]]
     source = write_sound(tmp_path / name, 3.0, rate, channels, subtype)
-    out, told = tmp_path / f"out-{name}", Told()
+    out, told = tmp_path / f"out-{name}", Recorded()
     run("audio-inpaint", {"audio": source, "time_ranges": spans}, out, told, lora=lora("audio-inpaint"))
     before, after = soundfile.info(source), soundfile.info(out)
     assert (after.samplerate, after.channels, after.subtype) == (rate, channels, subtype)
@@ -166,7 +153,7 @@ def test_v2a_is_as_long_as_the_video(lora, run, tmp_path):
 
 
 def test_a2a_is_as_long_as_its_reference(lora, run, tmp_path):
-    reference, told = write_sound(tmp_path / "reference.wav", 1.7, 44_100), Told()
+    reference, told = write_sound(tmp_path / "reference.wav", 1.7, 44_100), Recorded()
     out = run("a2a", {"reference": reference}, tmp_path / "out.wav", told, lora=lora("a2a"))
     assert soundfile.info(out).frames == round(1.7 * 48_000)
     out = run("a2a", {"reference": reference, "seconds": 0.4}, tmp_path / "short.wav", lora=lora("a2a"))
@@ -185,7 +172,7 @@ class TestLengths:
         return load
 
     def test_what_is_longer_than_the_base_knows_is_split_and_nothing_is_lost(self, load, tmp_path):
-        told = Told()
+        told = Recorded()
         given = load("a2a", {"reference": write_sound(tmp_path / "r.wav", 30.0)}, told)
         assert given.seconds == 30.0
         last, _ = given.windows[-1]
@@ -201,10 +188,10 @@ class TestLengths:
         assert window[1].clip.reference.seconds == 6.0
 
     def test_a_range_beyond_the_end_is_told(self, load, tmp_path):
-        told, source = Told(), write_sound(tmp_path / "s.wav", 0.7)
+        told, source = Recorded(), write_sound(tmp_path / "s.wav", 0.7)
         load("audio-inpaint", {"audio": source, "time_ranges": [[0.2, 9.0]]}, told)
         assert told.warnings == ["audio lasts 0.70 s: time_ranges beyond its end are cut or ignored"]
-        told = Told()
+        told = Recorded()
         load("audio-inpaint", {"audio": source, "time_ranges": [[0.2, 0.71]]}, told)
         assert told.warnings == []
         with pytest.raises(InputError, match=r"time_ranges: audio lasts 0\.70 s, and no range lies inside it"):
@@ -255,7 +242,7 @@ class TestLengths:
 
     @pytest.mark.parametrize("side", ["prefix", "suffix"])
     def test_a_long_extension_continues_itself(self, load, tmp_path, side):
-        mode, told = f"audio-extend-{side}", Told()
+        mode, told = f"audio-extend-{side}", Recorded()
         body = {"audio": write_sound(tmp_path / "s.wav", 1.0), "conditioning_seconds": 0.2, "extend_seconds": 1.0}
         (region,) = load(mode, body, told).regions
         assert region.end - region.start == pytest.approx(1.2)
@@ -272,7 +259,7 @@ class TestLengths:
             ("t2a", {"seconds": seconds}),
             ("a2a", {"reference": write_sound(tmp_path / "r.wav", seconds)}),
         ):
-            told = Told()
+            told = Recorded()
             load(mode, body, told)
             assert [
                 ("4.2 times the length of the LoRA's training clips (0.5 s)" in text) for text in told.warnings

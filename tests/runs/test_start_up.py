@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from run_support import Silent
+from run_support import Recorded
 
 from sonolora.runs import start_up
 from sonolora.runs.start_up import announce, attention_backend
@@ -12,19 +12,8 @@ from sonolora.runs.start_up import announce, attention_backend
 CUDA = torch.device("cuda", 0)
 
 
-class Lines(Silent):
-    def __init__(self):
-        self.messages, self.warnings = [], []
-
-    def message(self, text):
-        self.messages.append(text)
-
-    def warning(self, text):
-        self.warnings.append(text)
-
-
 def test_a_cpu():
-    lines = Lines()
+    lines = Recorded()
     announce(torch.device("cpu"), lines, deterministic=False)
     (line,) = lines.messages
     assert line.startswith("device cpu (")
@@ -53,7 +42,7 @@ def card(monkeypatch):
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_a_card(card, deterministic):
     card((9, 0))
-    lines = Lines()
+    lines = Recorded()
     announce(CUDA, lines, deterministic=deterministic)
     assert lines.messages[0] == (
         "device cuda:0 (a card), bfloat16 (compute capability 9.0), attention for torch.bfloat16, "
@@ -65,7 +54,7 @@ def test_a_card(card, deterministic):
 
 def test_a_card_before_ampere(card):
     card((7, 5))
-    lines = Lines()
+    lines = Recorded()
     announce(CUDA, lines, deterministic=False)
     assert "float32 (compute capability 7.5), attention for torch.float32" in lines.messages[0]
     assert len(lines.warnings) == 1

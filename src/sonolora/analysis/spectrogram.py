@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,7 +23,8 @@ _TEXT, _SMALL, _MAX_TICKS = 17, 15, 5  # points
 _COLUMNS = 850  # along time: about one for each pixel
 _BANDS = 128
 _WINDOW_SECONDS = 0.04
-DBFS = (-90.0, -10.0)  # the colour scale: fixed, so that plots can be compared
+# Low bands at the bottom; one fixed colour scale, in dBFS, so that plots can be compared.
+MEL_IMAGE: Mapping[str, Any] = {"origin": "lower", "cmap": "magma", "vmin": -90.0, "vmax": -10.0}
 _TICKS_HZ = (100, 300, 500, 1000, 2000, 4000, 7000, 8000, 12_000, 16_000, 24_000, 32_000)
 
 
@@ -57,11 +59,8 @@ def _show_mel(axes: Axes, waveform: Waveform) -> AxesImage:
     top = hertz_to_mel(waveform.sample_rate / 2)
     image = axes.imshow(
         levels,
-        origin="lower",
         aspect="auto",
-        cmap="magma",
-        vmin=DBFS[0],
-        vmax=DBFS[1],
+        **MEL_IMAGE,
         extent=(-hop_seconds / 2, (levels.shape[1] - 0.5) * hop_seconds, 0.0, top),
     )
     axes.set_yticks(*mel_ticks(waveform.sample_rate, _MAX_TICKS))

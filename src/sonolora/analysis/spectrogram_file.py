@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib.image
 
-from sonolora.analysis.spectrogram import DBFS, mel_dbfs
+from sonolora.analysis.spectrogram import MEL_IMAGE, mel_dbfs
 from sonolora.core.atomic_files import atomic_write
 from sonolora.media.audio import Waveform
 
@@ -19,9 +19,6 @@ def write_spectrogram(path: Path, waveform: Waveform) -> None:
             temporary,
             levels,
             format="png",
-            origin="lower",
-            cmap="magma",
-            vmin=DBFS[0],
-            vmax=DBFS[1],
+            **MEL_IMAGE,
             pil_kwargs={"compress_level": 1},  # noise does not get much smaller, whatever the level
         )

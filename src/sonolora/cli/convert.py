@@ -50,12 +50,12 @@ def convert(
     ranks = ", ".join(map(str, result.ranks))
     print(f"converted: {out}: {result.layers} layers for {to}, rank {ranks}, {dtype}")
     print(f"error:     {result.error:.2g} of the change, at most {result.worst[1]:.2g} ({result.worst[0]})")
-    if result.left_out:
-        print(f"left out:  {len(result.left_out)} layers, such as {result.left_out[0]}")
+    if result.skipped:
+        print(f"skipped:   {len(result.skipped)} layers, such as {result.skipped[0]}")
     for line in summarise(source.skipped):
         print(f"not read:  {line}")
     if only is not None:
-        kept = {name: update for name, update in source.layers.items() if name not in result.left_out}
+        kept = {name: update for name, update in source.layers.items() if name not in result.skipped}
         last = max(_last_block(source.layers), LTX23_CONFIG["transformer"]["num_layers"] - 1)
         unchanged = pictures_unchanged(kept, last)
         print(

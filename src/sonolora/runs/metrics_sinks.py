@@ -90,7 +90,7 @@ def open_sinks(names: str, folder: Path) -> Iterator[list[MetricsSink]]:
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, float | str]:
-    """Numbers and words by name; those of a mapping or a list get its name in front, what is None is left out."""
+    """Flatten to numbers and strings; keys of nested values are joined by `/`, and None is skipped."""
     result: dict[str, float | str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):

@@ -21,7 +21,7 @@ from sonolora.media.audio import Waveform
 
 CONTEXT_SECONDS = 1.0  # of kept sound that is compared on either side of a span
 MAX_GAIN_DB = 12.0
-MIN_GAIN_DB = 0.5  # smaller ones cannot be heard: then nothing is touched
+MIN_GAIN_DB = 0.5  # smaller corrections are inaudible and not applied
 _WINDOW_SECONDS = 0.02
 _EDGES_HERTZ = (0, 250, 500, 1000, 2000, 4000, 1e9)
 _FAINT_DB = 50.0  # a band that is this far below the loudest says nothing about the codec

@@ -40,7 +40,7 @@ class Conversion:
     """What was written. Errors are ||new - old|| / ||old|| of the updates, Frobenius norms."""
 
     layers: int
-    left_out: tuple[str, ...]  # of another kind than asked for
+    skipped: tuple[str, ...]  # of another kind than asked for
     error: float
     worst: tuple[str, float]  # the layer with the largest error
     ranks: tuple[int, ...]
@@ -73,8 +73,8 @@ def convert(
     save_tensors(out, tensors, _metadata(lora, form, rank, only_audio=only_audio))
     total = _ratio(*map(sum, zip(*errors.values(), strict=True)))
     worst = max(errors, key=lambda name: _ratio(*errors[name]))
-    left_out = tuple(name for name in lora.layers if name not in errors)
-    return Conversion(len(layers), left_out, total, (worst, _ratio(*errors[worst])), tuple(sorted(ranks)))
+    skipped = tuple(name for name in lora.layers if name not in errors)
+    return Conversion(len(layers), skipped, total, (worst, _ratio(*errors[worst])), tuple(sorted(ranks)))
 
 
 def pictures_unchanged(layers: Mapping[str, object], last_block: int) -> bool:

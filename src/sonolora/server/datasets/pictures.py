@@ -82,7 +82,7 @@ class Pictures:
         import matplotlib.image  # takes a second, which the server's start should not
 
         from sonolora.analysis.measure import loudness
-        from sonolora.analysis.spectrogram import DBFS, mel_dbfs
+        from sonolora.analysis.spectrogram import MEL_IMAGE, mel_dbfs
         from sonolora.media.audio import peak, resample
 
         with _one_at_a_time:
@@ -103,9 +103,7 @@ class Pictures:
             )
             levels, _ = mel_dbfs(resample(sound, _SAMPLE_RATE))  # the same frequencies in all pictures
             with atomic_write(self._file(path, "png")) as temporary:
-                matplotlib.image.imsave(
-                    temporary, _narrowed(levels), format="png", origin="lower", cmap="magma", vmin=DBFS[0], vmax=DBFS[1]
-                )
+                matplotlib.image.imsave(temporary, _narrowed(levels), format="png", **MEL_IMAGE)
             write_json(self._file(path, "json"), asdict(shape))
 
     def _file(self, path: Path, kind: str) -> Path:

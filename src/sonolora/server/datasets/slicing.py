@@ -35,7 +35,7 @@ def by_silence(
 ) -> list[Span]:
     """Spans between pauses: stretches of at least `pause` seconds that stay below a level.
 
-    Spans shorter than `minimum` are left out; those longer than `maximum` are cut into equal parts.
+    Spans shorter than `minimum` are skipped; those longer than `maximum` are cut into equal parts.
     """
     loud = _levels(sound) > below_dbfs
     edges = np.flatnonzero(np.diff(np.concatenate(([False], loud, [False])).astype(np.int8)))

@@ -78,7 +78,7 @@ class Slicing(Body):
     file: str
     by: Literal["silence", "length"] = "silence"
     length: float = Field(5.0, gt=0.1, le=300, description="Seconds of a clip, or at most so many.")
-    minimum: float = Field(1.0, ge=0, le=300, description="Shorter ones are left out.")
+    minimum: float = Field(1.0, ge=0, le=300, description="Shorter ones are skipped.")
     pause: float = Field(0.3, ge=0.02, le=10, description="Seconds of silence that end a clip.")
     below_dbfs: float = Field(-45.0, ge=-100, le=0, description="What counts as silence.")
 

@@ -29,12 +29,12 @@ export async function filesOf(event) {
   return [...files].map((file) => ({ file, path: file.webkitRelativePath || file.name }));
 }
 
-// Uploads three at a time. Returns what was left out and what failed, in words.
+// Uploads three at a time. Returns messages about skipped files and failures.
 export async function send(dataset, found, onProgress) {
   const wanted = found.filter(({ path }) => USED.test(path) && !HIDDEN.test(path));
   const faults = [];
   const left = found.length - wanted.length;
-  if (left) faults.push(`${many(left, "file")} left out: no sound, video, caption or mask.`);
+  if (left) faults.push(`${many(left, "file")} skipped: no sound, video, caption or mask.`);
   const names = new Map();
   for (const one of wanted) {
     const key = one.file.name.toLowerCase();

@@ -58,7 +58,7 @@ export async function play(name, key, from = resting.get(name) ?? 0) {
   const wanted = key ?? chosen.value[name] ?? group.voices[0]?.key;
   audio();
   try {
-    // What is heard first must be there; a voice that cannot be loaded is left out.
+    // The first voice must load; others that cannot be loaded are skipped.
     const loaded = await Promise.all(
       group.voices.map((voice) => bufferOf(voice.url).catch((error) => (voice.key === wanted ? Promise.reject(error) : null))),
     );

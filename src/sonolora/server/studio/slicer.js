@@ -74,7 +74,7 @@ export function Slicer({ id, file, length, onClose, onDone }) {
     <div class="segmented" role="group" aria-label="Cut"><button aria-pressed=${options.by === "silence" ? "true" : "false"} onClick=${() => set("by", "silence")}>At silence</button>
       <button aria-pressed=${options.by === "length" ? "true" : "false"} onClick=${() => set("by", "length")}>At a fixed length</button></div>
     <div class="fields">${number("length", options.by === "length" ? "Seconds of a clip" : "At most, seconds", "The length that is trained is a good choice.")}
-      ${number("minimum", "At least, seconds", "Shorter ones are left out.")}
+      ${number("minimum", "At least, seconds", "Shorter ones are skipped.")}
       ${options.by === "silence" && number("pause", "Pause, seconds", "So much silence ends a clip.")}
       ${options.by === "silence" && number("below_dbfs", "Silence is below, dBFS", "Lower for quiet recordings.")}</div>
     <div class="sound tall" ref=${area} onPointerDown=${down} onPointerMove=${move} onPointerUp=${() => (drag.current = null)} style=${{ touchAction: "none" }}>
