@@ -99,7 +99,7 @@ def test_only_audio_leaves_the_rest_out(write, tmp_path):
     )
     lora = write({**pair(own), **pair(cross), **pair(other)})
     result = convert(lora, tmp_path / "audio.safetensors", "comfyui", only_audio=True, dtype=F32)
-    assert result.left_out == (other,)
+    assert result.skipped == (other,)
     assert open_lora(tmp_path / "audio.safetensors").layers.keys() == {own, cross}
     with pytest.raises(InputError, match="has no audio layers for comfyui"):
         convert(write(pair(other)), tmp_path / "none.safetensors", "comfyui", only_audio=True, dtype=F32)
