@@ -32,7 +32,7 @@ from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.weights.base import find_base
 from sonolora.modes import MODES
-from sonolora.runs.evaluation_record import percent
+from sonolora.runs.evaluation.evaluation_record import percent
 from sonolora.training.differences import difference
 from sonolora.training.effect import measure_effect
 from sonolora.training.evaluation import History, changes, judge

@@ -13,7 +13,7 @@ from sonolora.ltx.model.transformer import Stream, audio_token_midpoints
 from sonolora.modes.a2a import A2A
 from sonolora.modes.t2a import T2A
 from sonolora.planning.run_settings import RunSettings
-from sonolora.runs.generate import _reference_positions
+from sonolora.runs.generation.generate import _reference_positions
 
 FRAMES, REFERENCE = 6, 5
 

@@ -15,7 +15,7 @@ from sonolora.modes import MODES
 from sonolora.planning import needs, work_counts
 from sonolora.runs import loaded_networks, start_up
 from sonolora.runs.artifacts import RunArtifacts
-from sonolora.runs.generate import GenerateSettings, generate
+from sonolora.runs.generation.generate import GenerateSettings, generate
 
 
 @pytest.fixture(autouse=True)

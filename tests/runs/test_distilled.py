@@ -19,7 +19,7 @@ from sonolora.planning.generate_settings import GenerateSettings
 from sonolora.planning.lora_option import parse_lora
 from sonolora.planning.run_settings import RunSettings
 from sonolora.runs.artifacts import RunArtifacts
-from sonolora.runs.generate import generate
+from sonolora.runs.generation.generate import generate
 from sonolora.sampling import sampler as sampler_module
 from sonolora.sampling.guidance import OFF
 from sonolora.sampling.noise_schedule import DISTILLED_SIGMAS

@@ -25,8 +25,8 @@ from sonolora.modes import MODES
 from sonolora.modes.negative_prompts import resolve_negative_prompt
 from sonolora.modes.preview_spec import PreviewSpec
 from sonolora.modes.request import NEGATIVE_PROMPT, parse
-from sonolora.runs.generate import GenerateSettings, generate
-from sonolora.runs.generation_clips import ClipLength, continued_windows, load_generation_input, region_input
+from sonolora.runs.generation.generate import GenerateSettings, generate
+from sonolora.runs.generation.generation_clips import ClipLength, continued_windows, load_generation_input, region_input
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.preview import render
 from sonolora.sampling.sampler import SamplingSettings

@@ -15,9 +15,9 @@ from sonolora.core.errors import InputError
 from sonolora.data.prepared import Prepared
 from sonolora.ltx.weights.checkpoint import Checkpoint
 from sonolora.planning.run_settings import RunSettings
-from sonolora.runs import evaluation as evaluation_module
 from sonolora.runs import train as train_module
 from sonolora.runs.artifacts import BEST, PREPARED, REPORT, RunArtifacts
+from sonolora.runs.evaluation import evaluation as evaluation_module
 from sonolora.runs.resume import resume
 from sonolora.training.validation import grid_losses
 

@@ -13,7 +13,7 @@ from sonolora.core.randomness import normal
 from sonolora.ltx.lora.lora_fit import linear_layers
 from sonolora.ltx.model.transformer import PREFIX
 from sonolora.ltx.weights.base import find_base
-from sonolora.runs.inspect_lora import inspect_lora
+from sonolora.runs.lora_files.inspect_lora import inspect_lora
 
 AUDIO = "transformer_blocks.0.audio_attn1.to_q"
 FEED_FORWARD = "transformer_blocks.1.audio_ff.net.2"

@@ -10,9 +10,9 @@ from run_support import begin
 
 from sonolora.core.errors import InputError, SonoloraError
 from sonolora.planning.run_settings import LOG_TO, RunSettings
-from sonolora.runs import metrics_sinks
 from sonolora.runs.artifacts import RunArtifacts
-from sonolora.runs.metrics_sinks import SINKS, flat, open_sinks
+from sonolora.runs.evaluation import metrics_sinks
+from sonolora.runs.evaluation.metrics_sinks import SINKS, flat, open_sinks
 
 
 def test_values_are_numbers_and_words_by_name():

@@ -21,7 +21,7 @@ from sonolora.media.write_audio import write_audio, write_wav
 from sonolora.media.write_video import write_video
 from sonolora.modes import MODES
 from sonolora.modes.request import parse
-from sonolora.runs.generate import GenerateSettings, generate
+from sonolora.runs.generation.generate import GenerateSettings, generate
 
 pytestmark = pytest.mark.xdist_group("modes")  # each mode is trained once
 RATE = 48000

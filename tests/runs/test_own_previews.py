@@ -13,7 +13,7 @@ from sonolora.data.clips import Clip
 from sonolora.data.held_out import Split
 from sonolora.data.prepared import Prepared
 from sonolora.media.audio import Waveform
-from sonolora.runs.preview_sources import own_previews
+from sonolora.runs.report.preview_sources import own_previews
 
 RATE, OUT_RATE, FRAMES = 16_000, 48_000, 50
 

@@ -13,7 +13,7 @@ from sonolora.modes import MODES
 from sonolora.planning.generate_settings import GenerateSettings
 from sonolora.planning.run_settings import RunSettings
 from sonolora.runs.artifacts import RunArtifacts
-from sonolora.runs.generate import generate
+from sonolora.runs.generation.generate import generate
 
 
 def test_a_run_with_negative_times(dataset, shallow_base, tmp_path):

@@ -14,8 +14,8 @@ from sonolora.data.report import Report
 from sonolora.media.audio import Waveform, decode_audio
 from sonolora.media.video import probe_video
 from sonolora.runs.artifacts import REPORT_PAGE, RunArtifacts
-from sonolora.runs.report_page import put_clip, put_page
-from sonolora.runs.shown import ShownClip
+from sonolora.runs.report.report_page import put_clip, put_page
+from sonolora.runs.report.shown import ShownClip
 
 RATE = 16_000
 EVIL = "\"><img src=x onerror=alert(1)>&'<script>alert(2)<script>"

@@ -9,7 +9,7 @@ from sonolora.data.report import Report
 from sonolora.modes import MODES
 from sonolora.modes.pairing import pair_clips
 from sonolora.modes.request import TrainRequest, parse
-from sonolora.runs.report_table import show_files, show_summary
+from sonolora.runs.report.report_table import show_files, show_summary
 
 LONG = "[bold]a very long name[/bold] " * 12 + ".wav"
 

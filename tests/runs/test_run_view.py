@@ -17,10 +17,10 @@ from sonolora.media.audio import Waveform, decode_audio
 from sonolora.media.write_audio import write_wav
 from sonolora.modes import MODES
 from sonolora.runs.artifacts import RECORD, REPORT_PAGE, Preview, RunArtifacts
-from sonolora.runs.curves import Series, draw_curves
-from sonolora.runs.preview_sources import PreviewSource, put_sources
-from sonolora.runs.report_page import put_clip, update_page, write_report
-from sonolora.runs.verdict import EVALUATION, FINISH, verdict
+from sonolora.runs.report.curves import Series, draw_curves
+from sonolora.runs.report.preview_sources import PreviewSource, put_sources
+from sonolora.runs.report.report_page import put_clip, update_page, write_report
+from sonolora.runs.report.verdict import EVALUATION, FINISH, verdict
 
 REQUEST = {"training_data_url": "my clips.zip", "rank": 16, "number_of_steps": 200, "learning_rate": 1e-3}
 

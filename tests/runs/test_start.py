@@ -25,7 +25,7 @@ from sonolora.modes.t2a import T2A
 from sonolora.planning.run_settings import RunSettings
 from sonolora.runs import train as train_module
 from sonolora.runs.artifacts import DEBUG_ARCHIVE, RunArtifacts, RunDeletedError
-from sonolora.runs.generate import GenerateSettings, generate
+from sonolora.runs.generation.generate import GenerateSettings, generate
 from sonolora.runs.resume import resume
 from sonolora.training.trainer import Trainer
 

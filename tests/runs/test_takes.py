@@ -11,8 +11,8 @@ from sonolora.media.audio import Waveform, decode_audio
 from sonolora.media.write_audio import write_audio
 from sonolora.modes import MODES
 from sonolora.planning.generate_settings import GenerateSettings
-from sonolora.runs import takes
-from sonolora.runs.takes import generate_takes
+from sonolora.runs.generation import takes
+from sonolora.runs.generation.takes import generate_takes
 
 
 @pytest.fixture

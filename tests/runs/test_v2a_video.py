@@ -35,7 +35,7 @@ from sonolora.planning.needs import Stage, count_needs
 from sonolora.planning.run_settings import RunSettings
 from sonolora.planning.work_counts import Step, Tokens, make_example, step_flops, video_caching_bytes
 from sonolora.runs import example_placement
-from sonolora.runs.generate import GenerateSettings, generate
+from sonolora.runs.generation.generate import GenerateSettings, generate
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.resume import resume
 

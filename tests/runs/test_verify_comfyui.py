@@ -16,7 +16,7 @@ from sonolora.ltx.lora.lora_file import open_lora
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
 from sonolora.ltx.model.transformer import load_transformer
 from sonolora.ltx.weights.base import find_base
-from sonolora.runs.verify_comfyui import verify_comfyui
+from sonolora.runs.lora_files.verify_comfyui import verify_comfyui
 
 STAND_IN = Path(__file__).parents[1] / "support" / "comfyui_standin"
 

@@ -19,7 +19,7 @@ from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
 from sonolora.media.write_video import write_video
 from sonolora.modes import MODES
-from sonolora.runs.generate import GenerateSettings, generate
+from sonolora.runs.generation.generate import GenerateSettings, generate
 from sonolora.server.api.schemas import TrainingOutput
 from sonolora.server.net.urls import ENDPOINTS
 

@@ -31,7 +31,7 @@ def _check(mode: Mode, request: TrainRequest, own: dict[str, Any]) -> None:
     from sonolora.ltx.weights.base import find_base
     from sonolora.runs.artifacts import REPORT_PAGE, RunArtifacts
     from sonolora.runs.check_data import check
-    from sonolora.runs.report_table import show_summary
+    from sonolora.runs.report.report_table import show_summary
 
     with TerminalProgress() as progress:
         checked = check(mode, request, find_base(own["base"]), own["out"], progress)

@@ -112,7 +112,7 @@ def _generate(mode: Mode, body: dict[str, Any], own: dict[str, Any]) -> None:
             settings["distill_lora"] = fetch(file, folder / "distill", field="distill_lora"), strength
         if loras:
             settings |= {"lora": loras[0][0], "scale": loras[0][1], "more_loras": tuple(loras[1:])}
-        from sonolora.runs.takes import generate_takes
+        from sonolora.runs.generation.takes import generate_takes
 
         made = GenerateSettings(**settings)
         written = generate_takes(mode, body, made, out, progress, takes=own["takes"], compare=own["compare"])

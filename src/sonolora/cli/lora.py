@@ -17,7 +17,7 @@ from sonolora.planning.run_settings import RunSettings
 
 if TYPE_CHECKING:
     from sonolora.ltx.weights.base import Base
-    from sonolora.runs.inspect_lora import Inspection
+    from sonolora.runs.lora_files.inspect_lora import Inspection
 
 _SHOWN = 3
 
@@ -36,7 +36,7 @@ def inspect(
     if not file.is_file():  # before anything heavy is imported
         raise SonoloraError(f"{file}: there is no such file")
     from sonolora.ltx.weights.base import find_base
-    from sonolora.runs.inspect_lora import inspect_lora
+    from sonolora.runs.lora_files.inspect_lora import inspect_lora
 
     result = inspect_lora(file, find_base(base))
     print(json.dumps(result.as_json(), indent=2, ensure_ascii=False, allow_nan=False) if as_json else _card(result))

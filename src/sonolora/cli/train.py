@@ -90,7 +90,7 @@ def _train(mode: Mode, request: TrainRequest, own: dict[str, Any]) -> None:
 def print_outputs(folder: Path) -> None:
     """Say what has come of the run in a folder, where its results are, and what to do with them."""
     from sonolora.runs.artifacts import LORA, PREVIEW, PREVIEWS, REPORT_PAGE, RunArtifacts
-    from sonolora.runs.verdict import verdict
+    from sonolora.runs.report.verdict import verdict
 
     artifacts = RunArtifacts(folder)
     print(f"LoRA:     {artifacts.path(LORA)}")

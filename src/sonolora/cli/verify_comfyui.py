@@ -28,7 +28,7 @@ def verify_comfyui(
     base's transformer must fit into host memory.
     """
     from sonolora.ltx.weights.base import find_base
-    from sonolora.runs.verify_comfyui import verify_comfyui as check
+    from sonolora.runs.lora_files.verify_comfyui import verify_comfyui as check
 
     result = check(comfyui, lora, find_base(base), strength, python)
     print(f"ComfyUI     {result.version}")

@@ -23,8 +23,8 @@ from sonolora.ltx.weights.base import Base
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
 from sonolora.runs.artifacts import RunArtifacts
-from sonolora.runs.report_page import clips_for_page, write_report
-from sonolora.runs.shown import ShownClip
+from sonolora.runs.report.report_page import clips_for_page, write_report
+from sonolora.runs.report.shown import ShownClip
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,11 @@ from sonolora.modes.request import TrainRequest
 from sonolora.runs.artifacts import DEBUG_ARCHIVE, REPORT
 from sonolora.runs.debug_archive import write_debug_archive
 from sonolora.runs.loaded_networks import Networks
-from sonolora.runs.preview_sources import own_previews, put_request_sources, put_sources
-from sonolora.runs.report_page import clips_for_page, write_report
+from sonolora.runs.report.preview_sources import own_previews, put_request_sources, put_sources
+from sonolora.runs.report.report_page import clips_for_page, write_report
+from sonolora.runs.report.shown import ShownClip
 from sonolora.runs.run import Run
 from sonolora.runs.run_folder import scratch
-from sonolora.runs.shown import ShownClip
 
 _MAX_LINES = 20  # about single files; the report has all
 

@@ -25,15 +25,15 @@ from sonolora.ltx.lora.lora_file import open_lora
 from sonolora.media.write_audio import write_wav
 from sonolora.runs.artifacts import CONFIG, FROM_LORA, LORA, PREVIEW, RunArtifacts, RunDeletedError
 from sonolora.runs.cached_video import cache_videos
-from sonolora.runs.evaluate import Evaluator
-from sonolora.runs.evaluation import Evaluation
+from sonolora.runs.evaluation.evaluate import Evaluator
+from sonolora.runs.evaluation.evaluation import Evaluation
+from sonolora.runs.evaluation.metrics_log import MetricsLog
+from sonolora.runs.evaluation.metrics_sinks import MetricsSink, open_sinks
 from sonolora.runs.example_placement import place_examples
-from sonolora.runs.finish import put_finish
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.lora_metadata import lora_config, lora_metadata
-from sonolora.runs.metrics_log import MetricsLog
-from sonolora.runs.metrics_sinks import MetricsSink, open_sinks
 from sonolora.runs.preview_columns import preview_columns
+from sonolora.runs.report.finish import put_finish
 from sonolora.runs.run import Run
 from sonolora.runs.training_loop import TrainingLoop
 from sonolora.sampling.preview import joined

@@ -17,8 +17,8 @@ from sonolora.core.cancellation import CancelToken
 from sonolora.core.errors import SonoloraError
 from sonolora.core.progress import Progress
 from sonolora.runs.artifacts import METRICS
-from sonolora.runs.evaluate import Evaluator
-from sonolora.runs.metrics_log import MetricsLog
+from sonolora.runs.evaluation.evaluate import Evaluator
+from sonolora.runs.evaluation.metrics_log import MetricsLog
 from sonolora.runs.run import Run
 from sonolora.training.state_writer import StateWriter
 from sonolora.training.step_phases import flop_counter

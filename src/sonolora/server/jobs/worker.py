@@ -49,7 +49,7 @@ from sonolora.modes.request import parse
 from sonolora.planning.generate_settings import GenerateSettings
 from sonolora.planning.run_settings import RunSettings
 from sonolora.runs.artifacts import RECORD, RunArtifacts, RunDeletedError
-from sonolora.runs.generate import generate
+from sonolora.runs.generation.generate import generate
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.resume import resume
 from sonolora.runs.run_folder import exclusive_use

@@ -24,11 +24,11 @@ from sonolora.ltx.model.transformer import Transformer
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_wav
 from sonolora.runs.artifacts import Preview
-from sonolora.runs.evaluation import Evaluation
-from sonolora.runs.metrics_log import MetricsLog
+from sonolora.runs.evaluation.evaluation import Evaluation
+from sonolora.runs.evaluation.metrics_log import MetricsLog
 from sonolora.runs.preview_columns import PreviewColumn
-from sonolora.runs.preview_picture import draw_preview, put_film
-from sonolora.runs.report_page import update_page
+from sonolora.runs.report.preview_picture import draw_preview, put_film
+from sonolora.runs.report.report_page import update_page
 from sonolora.runs.run import Run
 from sonolora.sampling.preview import render
 

@@ -21,9 +21,9 @@ from sonolora.media.write_audio import write_wav
 from sonolora.media.write_video import write_video
 from sonolora.modes.mode import Mode
 from sonolora.runs.artifacts import REPORT, REPORT_MEDIA, REPORT_MEDIA_INDEX, REPORT_PAGE, RunArtifacts
-from sonolora.runs.report_html import render_page
-from sonolora.runs.run_view import run_view
-from sonolora.runs.shown import ShownClip, ShownSound
+from sonolora.runs.report.report_html import render_page
+from sonolora.runs.report.run_view import run_view
+from sonolora.runs.report.shown import ShownClip, ShownSound
 
 _SMALLER = 2  # videos are shown at half size
 

@@ -9,9 +9,9 @@ from sonolora.analysis.likeness import descriptions, energy_distance
 from sonolora.core.errors import MediaError
 from sonolora.media.audio import Waveform, decode_audio
 from sonolora.runs.artifacts import REPORT_MEDIA, RunArtifacts
-from sonolora.runs.report_page import update_page
+from sonolora.runs.report.report_page import update_page
+from sonolora.runs.report.verdict import FINISH
 from sonolora.runs.run import Run
-from sonolora.runs.verdict import FINISH
 
 _MOST_CLIPS = 32  # to compare with
 

@@ -19,7 +19,7 @@ from sonolora.media.audio import decode_audio
 from sonolora.media.write_audio import write_audio
 from sonolora.modes.mode import Mode
 from sonolora.planning.generate_settings import GenerateSettings
-from sonolora.runs.generate import generate
+from sonolora.runs.generation.generate import generate
 from sonolora.runs.loaded_networks import Networks
 from sonolora.sampling.preview import joined
 

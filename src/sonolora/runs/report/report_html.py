@@ -15,8 +15,8 @@ from jinja2 import Environment, StrictUndefined
 
 from sonolora.data.findings import findings
 from sonolora.data.report import Status
-from sonolora.runs.run_view import RunView
-from sonolora.runs.shown import ShownClip
+from sonolora.runs.report.run_view import RunView
+from sonolora.runs.report.shown import ShownClip
 
 _TEMPLATE = Path(__file__).with_name("report_page.html")
 _TICK_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10)

@@ -20,11 +20,11 @@ from sonolora.core.frames import Span
 from sonolora.media.audio import Waveform, decode_audio, resample
 from sonolora.media.write_audio import write_wav
 from sonolora.runs.artifacts import LORA, REPORT_MEDIA, Preview, RunArtifacts
-from sonolora.runs.curves import Series, draw_curves, smoothed
-from sonolora.runs.preview_sources import PreviewSource, sources_of
+from sonolora.runs.report.curves import Series, draw_curves, smoothed
+from sonolora.runs.report.preview_sources import PreviewSource, sources_of
+from sonolora.runs.report.shown import ShownSound
+from sonolora.runs.report.verdict import Finish, Verdict, evaluation_of, train_losses, verdict
 from sonolora.runs.run_record import RunRecord
-from sonolora.runs.shown import ShownSound
-from sonolora.runs.verdict import Finish, Verdict, evaluation_of, train_losses, verdict
 
 _SETTINGS = ("rank", "number_of_steps", "learning_rate", "trigger_phrase", "audio_duration_seconds", "number_of_frames")
 

@@ -21,7 +21,7 @@ from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.planning.run_settings import KEEP_BEST
 from sonolora.runs.artifacts import BEST, EVALUATION
-from sonolora.runs.evaluation_record import evaluation_record, metrics_values, record, summary
+from sonolora.runs.evaluation.evaluation_record import evaluation_record, metrics_values, record, summary
 from sonolora.runs.lora_metadata import lora_metadata
 from sonolora.runs.run import Run
 from sonolora.training.effect import Effect, measure_effect

@@ -43,7 +43,7 @@ from sonolora.modes.request import parse
 from sonolora.planning.generate_settings import GenerateSettings
 from sonolora.planning.run_settings import JOINT, RunSettings
 from sonolora.runs.cached_video import with_cached_videos
-from sonolora.runs.generation_clips import (
+from sonolora.runs.generation.generation_clips import (
     ClipLength,
     GenerationInput,
     continued_windows,

@@ -7,7 +7,7 @@ from typing import Any
 
 from sonolora.core.progress import Progress
 from sonolora.runs.artifacts import RunArtifacts
-from sonolora.runs.metrics_sinks import MetricsSink, flat
+from sonolora.runs.evaluation.metrics_sinks import MetricsSink, flat
 
 
 class MetricsLog:

@@ -15,7 +15,7 @@ from sonolora.media.audio import Waveform, decode_audio
 from sonolora.media.film_sound import write_film
 from sonolora.media.video import decode_frames, probe_video
 from sonolora.runs.artifacts import Preview, RunArtifacts
-from sonolora.runs.preview_sources import PreviewSource, sources_of
+from sonolora.runs.report.preview_sources import PreviewSource, sources_of
 
 _FILM_FRAMES = 121
 _FILM_SIZE = 192  # pixels of the longer side

@@ -1,0 +1,1 @@
+"""`sonolora generate`: sounds from a base and LoRAs."""

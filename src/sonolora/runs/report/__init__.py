@@ -1,0 +1,1 @@
+"""The page of a run and the report on its data: what they show, and the HTML."""
