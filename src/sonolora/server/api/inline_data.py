@@ -28,9 +28,10 @@ _LONG = 4 << 10  # characters of a string from which on a data: URI is stored
 _REJECTED_SECONDS = 3600.0  # how long the content of a rejected request stays
 KEPT_SECONDS = 365 * 86400.0  # and that of an accepted one, which may wait in the queue
 
-# As many complete parts of JSON as there are, up to a string that is long or does not end here.
-_SHORT_PARTS = re.compile(rb'(?:[^"]++|"(?:[^"\\]|\\.){0,%d}+")*+' % _LONG, re.DOTALL)
-_CHARACTERS = re.compile(rb'(?:[^"\\]++|\\u[0-9A-Fa-f]{4}|\\[^u])*+', re.DOTALL)
+# As many complete parts of JSON as there are, up to a string that is long or does not end here. Neither expression can
+# fail, so neither backtracks far. Possessive quantifiers would say so, but match too much before Python 3.11.5.
+_SHORT_PARTS = re.compile(rb'(?:[^"]+|"(?:[^"\\]|\\.){0,%d}")*' % _LONG, re.DOTALL)
+_CHARACTERS = re.compile(rb'(?:[^"\\]+|\\u[0-9A-Fa-f]{4}|\\[^u])*', re.DOTALL)
 _LONGEST_ESCAPE = 6
 _INCOMPLETE_PERCENT = re.compile(rb"%[0-9A-Fa-f]?\Z")
 
