@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from sonolora.server.database.database import Database
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.files.storage import Storage
 from sonolora.server.health import Health
 from sonolora.server.jobs import retrying, workers
@@ -122,7 +122,7 @@ class Served:
     def __init__(self, settings):
         settings.folder.mkdir(exist_ok=True)
         self.settings = settings
-        self.database = Database(settings.database)
+        self.database = SqliteDatabase(settings.database_address)
         self.store = Store(self.database)
         self.storage = Storage(settings.folder / "files", self.database, 1 << 30)
         self.health = Health()
