@@ -65,7 +65,11 @@ class ActiveJob:
                 "format": options.get("format", "wav"),
                 "settings": {**weights, **options.get("settings", {})},
             }
-        return {**job, "settings": {**settings.run_settings(request.mode), **options.get("settings", {})}}
+        return {
+            **job,
+            "copies": settings.files and {"address": settings.files, "attempt": request.starts},
+            "settings": {**settings.run_settings(request.mode), **options.get("settings", {})},
+        }
 
     async def start(self, command: dict[str, Any]) -> None:
         """Place the run. Raises `WorkerDiedError`."""
