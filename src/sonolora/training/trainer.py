@@ -50,7 +50,11 @@ class TrainingConfig:
 
     def learning_rate_at(self, step: int) -> float:
         """Linear, from the full learning rate to a tenth of it."""
-        return self.learning_rate * (1 - (1 - _FINAL_LEARNING_RATE) * step / self.steps)
+        return self.learning_rate * self.decay_at(step)
+
+    def decay_at(self, step: int) -> float:
+        """The share of the full learning rate that a step has."""
+        return 1 - (1 - _FINAL_LEARNING_RATE) * step / self.steps
 
 
 class Trainer:
@@ -58,6 +62,9 @@ class Trainer:
 
     The examples have one shape and are on the adapters' device or in pinned host memory. With `graph` a step's inputs
     keep their addresses, and on a GPU the step is captured once and replayed (not yet run on a GPU).
+
+    Adapters of several members, with a learning rate each, are trained at the same examples, noise levels and noise.
+    A batch is then one example.
     """
 
     def __init__(
@@ -67,6 +74,7 @@ class Trainer:
         examples: Sequence[Example],
         config: TrainingConfig,
         *,
+        learning_rates: Sequence[float] = (),
         graph: CudaGraphStep | None = None,
     ) -> None:
         self.config = config
@@ -74,6 +82,7 @@ class Trainer:
         self._model = model
         self._examples = examples
         self._adapters = adapters
+        self._learning_rates = learning_rates or [config.learning_rate]
         self._device = adapters.flat.device
         self._orders: dict[int, list[int]] = {}  # of examples, by epoch
         in_host_memory = any(one.device.type == "cpu" for one in distinct_tensors(examples))
@@ -83,22 +92,25 @@ class Trainer:
         self._copies: torch.cuda.Stream | None = None
         # It gets its function with each call: in a reference cycle a run's memory would outlive the run.
         self._graph = graph
-        self.gradient_norm = torch.zeros((), device=self._device)  # of the newest step, before it was clipped
+        # Of each member at the newest step, before it was clipped.
+        self.gradient_norm = torch.zeros(len(adapters.rows), device=self._device)
         self.input_seconds = 0.0  # that the host has spent on preparing the inputs of steps
         # On a GPU the learning rate is a tensor, so that a captured update sees it change. Meta has no fused update.
         card = has_own_memory(self._device)
         self._optimizer = torch.optim.AdamW(
-            [adapters.flat],
-            lr=torch.tensor(config.learning_rate, device=self._device) if card else config.learning_rate,
+            [
+                {"params": [row], "lr": torch.tensor(rate, device=self._device) if card else rate}
+                for row, rate in zip(adapters.rows, self._learning_rates, strict=True)
+            ],
             weight_decay=config.weight_decay,
             fused=self._device.type != "meta",
             capturable=card and graph is not None,
         )
 
     def step(self) -> Tensor:
-        """One optimisation step; returns its losses (B,), on the device, without waiting for them."""
-        for group in self._optimizer.param_groups:
-            learning_rate = self.config.learning_rate_at(self.step_count)
+        """One optimisation step; returns its losses (B,), or that of each member, on the device, without waiting."""
+        for group, rate in zip(self._optimizer.param_groups, self._learning_rates, strict=True):
+            learning_rate = rate * self.config.decay_at(self.step_count)
             group["lr"] = group["lr"].fill_(learning_rate) if isinstance(group["lr"], Tensor) else learning_rate
         began = time.perf_counter()
         inputs = self._take_inputs()
@@ -151,11 +163,15 @@ class Trainer:
 
     def _compute(self, example: Example, noise_BTC: Tensor, sigma_B: Tensor) -> Tensor:
         """Everything that a step does on the device."""
-        self._optimizer.zero_grad(set_to_none=True)  # before the forward pass, which needs their memory
+        # Before the forward pass, which needs the memory of the gradients.
+        self._optimizer.zero_grad(set_to_none=True)
+        self._adapters.flat.grad = None
         losses = flow_losses(self._model, example, noise_BTC, sigma_B)
-        losses.mean().backward()  # type: ignore[no-untyped-call]
-        # In place, so that the replay of a captured step writes to it.
-        self.gradient_norm.copy_(torch.nn.utils.clip_grad_norm_(self._adapters.flat, self.config.max_grad_norm))
+        (losses.sum() / self.config.batch_size).backward()  # type: ignore[no-untyped-call]
+        self._adapters.share_gradient()
+        for row, norm in zip(self._adapters.rows, self.gradient_norm, strict=True):
+            # In place, so that the replay of a captured step writes to it.
+            norm.copy_(torch.nn.utils.clip_grad_norm_(row, self.config.max_grad_norm))
         self._optimizer.step()
         return losses.detach()
 
@@ -182,25 +198,27 @@ class Trainer:
 
         The next call uses the same host memory. On a GPU the copy runs beside the host, and before the next step.
         """
-        flat = self._adapters.flat.detach()
-        moments = self._optimizer.state.get(self._adapters.flat, {})
-        parts = [flat, *(moments.get(name, torch.zeros_like(flat)) for name in MOMENTS)]
+        rows = self._adapters.rows
+        moments = [self._optimizer.state.get(row, {}) for row in rows]
+        parts = [row.detach() for row in rows]
+        parts += [of.get(name, torch.zeros_like(parts[0])) for name in MOMENTS for of in moments]
         card = self._device.type == "cuda"
         if self._host_state is None:
-            host_state = torch.empty(len(parts), len(flat))
+            host_state = torch.empty(1 + len(MOMENTS), len(rows) * len(rows[0]))
             self._host_state = host_state.pin_memory() if card else host_state
         host = self._host_state
+        targets = host.view(len(parts), -1)
         if not card:
-            for row, part in zip(host, parts, strict=True):
-                row.copy_(part)
+            for target, part in zip(targets, parts, strict=True):
+                target.copy_(part)
             return lambda: dict(zip((VALUES, *MOMENTS), host, strict=True))
         if self._copies is None:
             self._copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         current = torch.cuda.current_stream(self._device)
         self._copies.wait_stream(current)
         with torch.cuda.stream(self._copies):
-            for row, part in zip(host, parts, strict=True):
-                row.copy_(part, non_blocking=True)
+            for target, part in zip(targets, parts, strict=True):
+                target.copy_(part, non_blocking=True)
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record(self._copies)
         current.wait_event(copied)  # a step changes the values in place
@@ -214,16 +232,23 @@ class Trainer:
     @property
     def layout(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the matrices in each tensor of a state, in their order."""
-        return {name: tuple(one.shape) for name, one in self._adapters.matrices(self._adapters.flat.detach()).items()}
+        rows = self._adapters.rows
+        return {
+            f"{member}.{name}" if len(rows) > 1 else name: tuple(matrix.shape)
+            for member, row in enumerate(rows)
+            for name, matrix in self._adapters.matrices(row.detach()).items()
+        }
 
     def load_state(self, state: Mapping[str, Tensor], step_count: int) -> None:
         """Continue from `state`, before any step is taken; its tensors lie as `layout` says."""
-        flat = self._adapters.flat
-        with torch.no_grad():
-            flat.copy_(state[VALUES])
-        # Copies: what is read from a file is mapped into memory, and Windows deletes no mapped file.
-        self._optimizer.state[flat] = {
-            "step": torch.tensor(float(step_count), device=self._device),
-            **{moment: state[moment].to(flat, copy=True) for moment in MOMENTS},
-        }
+        rows = self._adapters.rows
+        parts = {name: state[name].view(len(rows), -1) for name in (VALUES, *MOMENTS)}
+        for member, row in enumerate(rows):
+            with torch.no_grad():
+                row.copy_(parts[VALUES][member])
+            # Copies: what is read from a file is mapped into memory, and Windows deletes no mapped file.
+            self._optimizer.state[row] = {
+                "step": torch.tensor(float(step_count), device=self._device),
+                **{moment: parts[moment][member].to(row, copy=True) for moment in MOMENTS},
+            }
         self.step_count = step_count
