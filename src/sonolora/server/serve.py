@@ -18,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from sonolora.server.folder_lock import single_instance
 from sonolora.server.health import Health
 from sonolora.server.jobs.deliveries import Deliveries
 from sonolora.server.jobs.keys import Keys
+from sonolora.server.jobs.local_placer import LocalPlacer
 from sonolora.server.jobs.notifier import Notifier
 from sonolora.server.jobs.records import Request, State
 from sonolora.server.jobs.retrying import Retrying
@@ -141,7 +143,8 @@ async def _serve(settings: ServerSettings, database: Database, with_examples: bo
             port = await stack.enter_async_context(tunnel(settings.host, settings.proxy_port, to))
             settings = replace(settings, proxy_port=port)
 
-        workers = Workers(settings, store, storage, retrying, notifier.notify)
+        placer = partial(LocalPlacer, settings.base, settings.devices)
+        workers = Workers(settings, store, storage, retrying, notifier.notify, placer)
         services = Services(
             settings,
             store,
@@ -152,7 +155,7 @@ async def _serve(settings: ServerSettings, database: Database, with_examples: bo
             wake=workers.wake,
             jwks=jwks(signing_key),
             active=lambda: workers.active,
-            ready=lambda: workers.ready,
+            slots=lambda: workers.slots,
         )
         rest = make_rest(services)
         stack.push_async_callback(rest.assistant.stop)

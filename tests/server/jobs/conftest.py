@@ -6,14 +6,16 @@ import asyncio
 import sys
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
 from sonolora.server.database.database import Database
 from sonolora.server.files.storage import Storage
 from sonolora.server.health import Health
-from sonolora.server.jobs import retrying, workers
+from sonolora.server.jobs import local_placer, retrying
 from sonolora.server.jobs import worker_process as process
+from sonolora.server.jobs.local_placer import LocalPlacer
 from sonolora.server.jobs.records import NewRequest, State
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
@@ -109,7 +111,7 @@ for line in iter(sys.stdin.readline, ""):
 def served(tmp_path, monkeypatch):
     (tmp_path / "player.py").write_text(PLAYER)
     monkeypatch.setattr(process, "_COMMAND", (sys.executable, str(tmp_path / "player.py")))
-    monkeypatch.setattr(workers, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(local_placer, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr(retrying, "FIRST_PAUSE", 0.02)
     made = Served(ServerSettings(tmp_path / "server", attempts=2))
     yield made
@@ -142,7 +144,10 @@ class Served:
 
     @asynccontextmanager
     async def running(self):
-        self.workers = Workers(self.settings, self.store, self.storage, Retrying(self.health), self.changed.append)
+        local = partial(LocalPlacer, self.settings.base, self.settings.devices)
+        self.workers = Workers(
+            self.settings, self.store, self.storage, Retrying(self.health), self.changed.append, local
+        )
         task = asyncio.create_task(self.workers.run())
         try:
             yield task

@@ -12,6 +12,7 @@ import threading
 import time
 import wave
 import zipfile
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from sonolora.runs.artifacts import RunArtifacts
 from sonolora.server.database.database import Database
 from sonolora.server.files.storage import Storage
 from sonolora.server.health import Health
+from sonolora.server.jobs.local_placer import LocalPlacer
 from sonolora.server.jobs.records import NewRequest, State
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
@@ -462,12 +464,13 @@ def test_from_an_upload_to_the_same_lora_though_the_worker_is_killed(body, clips
         asked = {**body, "training_data_url": f"https://here.example{(await upload()).address}", "number_of_steps": 100}
         new = NewRequest(endpoint="t2a", mode="t2a", body=asked, key_id="k")
         first, second = (store.add_request(new).id for _ in range(2))
-        serving = Workers(settings, store, storage, Retrying(Health()), lambda id: None)  # noqa: ARG005
+        local = partial(LocalPlacer, settings.base, settings.devices)
+        serving = Workers(settings, store, storage, Retrying(Health()), lambda id: None, local)  # noqa: ARG005
         task = asyncio.create_task(serving.run())
         await until(lambda: store.request(first).state == State.DONE)
         await until(lambda: store.request(second).progress.get("steps") == 100)
         await until(lambda: store.request(second).progress.get("step", 0) >= 20)
-        os.kill(serving._active[second].worker.pid, signal.SIGKILL)
+        os.kill(serving._active[second].handle.process.pid, signal.SIGKILL)
         await until(lambda: store.request(second).state == State.DONE)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -7,7 +7,7 @@ In: the parts of the server. Out: an ASGI app. Every response but files and stre
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from sonolora.server.files.incoming import UploadError
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.notifier import Notifier
+from sonolora.server.jobs.placer import Slot
 from sonolora.server.jobs.records import Key
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
@@ -60,8 +61,8 @@ class Services:
     retrying: Retrying
     wake: Callable[[], None]
     jwks: dict[str, Any]
-    active: Callable[[], dict[str, str]] = dict  # requests that run, with their devices
-    ready: Callable[[], set[str]] = set  # devices whose worker has loaded its base
+    active: Callable[[], dict[str, str]] = dict  # requests that run, with their slots
+    slots: Callable[[], Sequence[Slot]] = tuple
 
 
 def make_rest(services: Services) -> Rest:
@@ -75,7 +76,7 @@ def make_rest(services: Services) -> Rest:
         services.retrying,
         services.wake,
         services.active,
-        services.ready,
+        services.slots,
     )
 
 
