@@ -20,12 +20,12 @@ from contextlib import AsyncExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from sonolora.core.atomic_files import writing
 from sonolora.core.errors import SonoloraError
 from sonolora.server import clock
 from sonolora.server.api.app import Services, build_app, make_rest
+from sonolora.server.api.serializers import result_body
 from sonolora.server.banner import banner
 from sonolora.server.database.database import MAX_LOG_BYTES, Database
 from sonolora.server.database.deadlines import shift_deadlines
@@ -36,13 +36,13 @@ from sonolora.server.jobs.deliveries import Deliveries
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.local_placer import LocalPlacer
 from sonolora.server.jobs.notifier import Notifier
-from sonolora.server.jobs.records import Request, State
+from sonolora.server.jobs.records import State
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.jobs.workers import Workers
 from sonolora.server.net.listen import HttpServer, certificate_for, listen, loopback_of
 from sonolora.server.net.tunnel import tunnel
-from sonolora.server.net.urls import absolute_urls, own_address
+from sonolora.server.net.urls import own_address
 from sonolora.server.settings import EMBEDDED_BASE, ServerSettings
 from sonolora.server.webhooks import Deliverer, jwks, load_signing_key
 
@@ -170,7 +170,7 @@ async def _serve(settings: ServerSettings, database: Database, with_examples: bo
             signing_key,
             user_id="sonolora",
             allow_private=settings.allow_private_webhooks,
-            payload_of=lambda request: _payload(request, own_address(settings)),
+            payload_of=lambda request: result_body(request, own_address(settings), storage),
         )
         # A new key is shown only now, so nothing may fail between making and showing it.
         first_key = _first_key(keys, settings)
@@ -272,8 +272,3 @@ def _remove_old_runs(folder: Path, store: Store, before: float) -> None:
         request = store.request(run.name)
         if request and request.state == State.DONE and (request.finished or before) < before:
             shutil.rmtree(run, ignore_errors=True)
-
-
-def _payload(request: Request, base: str) -> Any:
-    """The body of a webhook: the result as its client would get it, with addresses that lead here."""
-    return None if request.result is None else absolute_urls(request.result.body, base)

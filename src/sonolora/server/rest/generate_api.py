@@ -15,14 +15,13 @@ from sonolora.modes import find_mode
 from sonolora.modes.request import Body, parse
 from sonolora.planning.generate_settings import GenerateSettings
 from sonolora.server.jobs.active_job import GIVEN
-from sonolora.server.jobs.records import Key, Kind, NewRequest
+from sonolora.server.jobs.records import INTERACTIVE, Key, Kind, NewRequest
 from sonolora.server.net.urls import data_url_fault
 from sonolora.server.rest.modes_api import GENERATE_SETTINGS
 from sonolora.server.rest.operations import Operation
 from sonolora.server.rest.runs_api import CLIP, RunsApi
 
 MAX_SAMPLES = 200
-INTERACTIVE = -1  # the priority of what somebody waits for
 
 
 class NewGeneration(Body):
@@ -83,7 +82,7 @@ def operations(runs: RunsApi) -> list[Operation]:
             options={
                 "name": body.name.strip()[:120] or body.prompts[0][:60],
                 "samples": samples,
-                "lora": lora,
+                "loras": [] if lora is None else [{"path": lora}],
                 "lora_run": body.run,
                 "base": base,
                 "settings": dict(body.settings),

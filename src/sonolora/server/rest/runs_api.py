@@ -33,7 +33,7 @@ from sonolora.server.jobs.assistant_process import Assistant
 from sonolora.server.jobs.notifier import Notifier
 from sonolora.server.jobs.records import Key, Kind, NewRequest, State
 from sonolora.server.jobs.store import QueueFullError, Store
-from sonolora.server.net.urls import ENDPOINTS, data_url_fault
+from sonolora.server.net.urls import data_url_fault
 from sonolora.server.rest import run_events, run_view
 from sonolora.server.rest.modes_api import RUN_SETTINGS, bases
 from sonolora.server.rest.operations import Operation
@@ -214,7 +214,7 @@ class RunsApi:
         address = await anyio.to_thread.run_sync(self._snapshot, dataset, id)
         fields["training_data_url"] = address
         new = NewRequest(
-            endpoint=next(name for name, wire in ENDPOINTS.items() if wire == body.mode),
+            endpoint=body.mode,
             mode=body.mode,
             body=fields,
             key_id=key.id,
