@@ -8,8 +8,8 @@ from contextlib import closing
 
 import pytest
 
-from sonolora.server.database.database import Database
 from sonolora.server.database.faults import StoreError
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.health import Health
 from sonolora.server.jobs import retrying
 from sonolora.server.jobs.journal import Journal
@@ -20,7 +20,7 @@ from sonolora.server.jobs.store import Store
 
 @pytest.fixture
 def database(tmp_path):
-    with closing(Database(tmp_path / "server.db")) as database:
+    with closing(SqliteDatabase(tmp_path / "server.db")) as database:
         yield database
 
 

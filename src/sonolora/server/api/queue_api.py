@@ -77,19 +77,24 @@ class QueueApi:
     async def submit(self, request: Request, app: str) -> Response:
         """Put a request into the queue."""
         queued = await self._enqueue(request, app)
-        body = self._status(queued, request)
+        body = await self.store.reading(self._status, queued, request)
         return JsonResponse({**body, "gateway_request_id": queued.id}, headers={"x-fal-request-id": queued.id})
 
     async def status(self, request: Request) -> Response:
-        """202 until it is done. Each waiting client polls this ten times a second: no threads, no waiting."""
-        queued = self._find(request)
-        lines = self.store.logs(queued.id) if _wants_logs(request) else None
-        code = 200 if queued.state == State.DONE else 202
-        return JsonResponse(self._status(queued, request, lines), code, {"x-fal-request-id": queued.id})
+        """202 until it is done. Each waiting client polls this ten times a second, so it is one look at the store."""
+
+        def look() -> tuple[records.Request, dict[str, object]]:
+            queued = self._find(request)
+            lines = self.store.logs(queued.id) if _wants_logs(request) else None
+            return queued, self._status(queued, request, lines)
+
+        queued, body = await self.store.reading(look)
+        return JsonResponse(body, 200 if queued.state == State.DONE else 202, {"x-fal-request-id": queued.id})
 
     async def status_stream(self, request: Request) -> Response:
         """The status as events, until it is done."""
-        queued, logs, base = self._find(request), _wants_logs(request), base_url(request, self.settings)
+        queued = await self.store.reading(self._find, request)
+        logs, base = _wants_logs(request), base_url(request, self.settings)
 
         async def frames() -> AsyncIterator[str]:
             async for update in follow(self.store, self.notifier, queued.id, logs=logs):
@@ -103,11 +108,11 @@ class QueueApi:
 
     async def result(self, request: Request) -> Response:
         """The status, headers and body with which it ended."""
-        return await self._result(self._find(request), request)
+        return await self._result(await self.store.reading(self._find, request), request)
 
     async def cancel(self, request: Request) -> Response:
         """Request its end, which follows within seconds. The body is ignored: a client sends an empty one as JSON."""
-        queued = self._find(request)
+        queued = await self.store.reading(self._find, request)
         headers = {"x-fal-request-id": queued.id}
         if await asyncio.to_thread(self.store.request_cancel, queued.id) == State.DONE:
             return JsonResponse({"status": "ALREADY_COMPLETED"}, 400, {**error_headers(400), **headers})
@@ -157,19 +162,18 @@ class QueueApi:
 
     def _cancel_unless_done(self, id: str) -> None:
         """Its client has gone. A request whose server stops is not cancelled: it continues later."""
-        request = self.store.request(id)
-        if request and request.state != State.DONE and not self.notifier.closed:
+        if not self.notifier.closed:
             # Not awaited: this may be the end of a task that is cancelled itself.
             cancelling = asyncio.create_task(self._cancel(id))
             _background.add(cancelling)
             cancelling.add_done_callback(_background.discard)
 
     async def _cancel(self, id: str) -> None:
-        await self.retrying(self.store.request_cancel, id)
+        await self.retrying(self.store.request_cancel, id)  # changes nothing when it is done
         self.wake()
 
     async def _enqueue(self, request: Request, app: str) -> records.Request:
-        key = self.authorise(request)
+        key = await self.store.reading(self.authorise, request)
         path = request.path_params["endpoint"]
         endpoint = ENDPOINTS.get(f"{app}/{path}")
         if endpoint is None:

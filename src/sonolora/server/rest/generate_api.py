@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio.to_thread
 from pydantic import Field
 from starlette.requests import Request
 
@@ -52,7 +53,7 @@ def operations(runs: RunsApi) -> list[Operation]:
             raise InputError.of("settings", f"unknown: {', '.join(unknown)}; there are {', '.join(GENERATE_SETTINGS)}")
         for scale in body.scales:
             GenerateSettings(scale=scale, **body.settings)
-        lora, base = _lora(runs, body.run)
+        lora, base = await runs.store.reading(_lora, runs, body.run)
         fields = dict(body.fields)
         for name in GIVEN:
             if name not in fields:
@@ -62,7 +63,7 @@ def operations(runs: RunsApi) -> list[Operation]:
                 dataset = runs.datasets.find(body.dataset)
                 if dataset is None:
                     raise InputError.of("dataset", "there is no such dataset")
-                fields[name] = runs.adopt_clip(dataset, value)
+                fields[name] = await anyio.to_thread.run_sync(runs.adopt_clip, dataset, value)
             elif fault := data_url_fault(value):
                 raise InputError.of(f"fields.{name}", fault)
         parse(mode.generation, {**fields, "prompt": body.prompts[0]})
