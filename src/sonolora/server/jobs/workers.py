@@ -26,6 +26,7 @@ from sonolora.server import clock
 from sonolora.server.database.faults import StoreError
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.active_job import ActiveJob
+from sonolora.server.jobs.attempt_folders import drop_older_attempts
 from sonolora.server.jobs.journal import Journal
 from sonolora.server.jobs.notifier import wait
 from sonolora.server.jobs.placer import Placer, Slot, WorkerDiedError
@@ -250,7 +251,9 @@ class Workers:
         return None
 
     async def _finish(self, request: Request, result: Result) -> None:
-        await asyncio.to_thread(remove_scratch, self._settings.run_folder(request.id))  # left by a killed worker
+        folder = self._settings.run_folder(request.id)
+        await asyncio.to_thread(remove_scratch, folder)  # left by a killed worker
+        await asyncio.to_thread(drop_older_attempts, folder)
         if result.status >= 400:
             line = (time.time(), "ERROR", result.error or "")
             await self._retrying(self._store.add_logs, request.id, [line])
