@@ -160,3 +160,17 @@ def test_the_best_state_survives_a_stop(short_body, settings, silent, tmp_path):
     artifacts.remove(BEST)
     resume(tmp_path / "out", silent)
     assert artifacts.path(BEST).read_bytes() == before
+
+
+def test_a_run_that_keeps_the_base_resumes_exactly_and_says_so(short_body, settings, silent, tmp_path):
+    chosen = replace(settings, preserve=0.5, preview_every=1000)
+    whole = begin("t2a", short_body, chosen, tmp_path / "whole")
+    stops = StopsAt(step=5)
+    with pytest.raises(InterruptedRunError):
+        begin("t2a", short_body, chosen, tmp_path / "out", stops, stops)
+    assert resume(tmp_path / "out", silent).read_bytes() == whole.read_bytes()
+    assert Checkpoint.open(whole).metadata["preserve"] == "0.5"
+    lines = [line for line in RunArtifacts(tmp_path / "whole").metrics() if "preservation_loss" in line]
+    assert lines and all(line["preservation_loss"] < line["loss"] for line in lines)
+    with pytest.raises(InputError, match="preserve: must be below 1"):
+        RunSettings(preserve=1)

@@ -14,6 +14,7 @@ import torch
 
 from sonolora.core.devices import compute_dtype
 from sonolora.core.frames import frame_count
+from sonolora.data.foreign_captions import FOREIGN_CAPTIONS
 from sonolora.ltx.lora.layer_kinds import AUDIO_KINDS, KINDS, layer_kind
 from sonolora.ltx.lora.lora_file import open_lora
 from sonolora.ltx.model.frozen_video import video_kv_bytes
@@ -162,6 +163,9 @@ def count_needs(
         "adapters, gradients and moments": step.resident - step.example,
         "examples of a step": step.example * what.batch_size,
     }
+    if settings.preserve:
+        training["foreign captions"] = len(FOREIGN_CAPTIONS) * shape.context_bytes(dtype, video=tokens.joint)
+        training["adapters set aside"] = step.adapters
     caching: list[Stage] = []
     if one_way:
         counts = [video_caching_bytes(shape, one, kind) for one in (tokens, *previews)]

@@ -97,6 +97,12 @@ class RunSettings:
     from_lora: str | None = setting(
         None, "Go on from this LoRA, of the same or a lower rank, instead of from the base", metavar="FILE"
     )
+    preserve: float = setting(
+        0.0,
+        "Share of the steps, below 1, that keep the base as it is for prompts that are not of the data",
+        minimum=0,
+        metavar="SHARE",
+    )
     keep: str = setting(
         KEEP_LAST, "What lora.safetensors holds: the last step, or the one with the lowest held-out loss", choices=KEEP
     )
@@ -133,6 +139,8 @@ class RunSettings:
         object.__setattr__(self, "preview_lora", own)
         if self.held_out is not None and self.held_out > 1 and self.held_out != int(self.held_out):
             raise InputError.of("held_out", f"must be a number of clips or a share below 1, not {self.held_out:g}")
+        if self.preserve >= 1:
+            raise InputError.of("preserve", f"must be below 1, or nothing is learnt, not {self.preserve:g}")
         for name in ("cuda_graph", "compile"):
             if getattr(self, name) and self.block_offload:
                 raise SonoloraError(f"{option(name)} and --block-offload exclude each other: drop one of the two")

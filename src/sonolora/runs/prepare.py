@@ -20,6 +20,7 @@ from sonolora.data.dataset import fetch_preview_inputs, open_dataset
 from sonolora.data.encode import Encoder
 from sonolora.data.encoding_cache import Cache
 from sonolora.data.fetch import Sources
+from sonolora.data.foreign_captions import FOREIGN_CAPTIONS
 from sonolora.data.held_out import Split, split_clips
 from sonolora.data.prepared import Prepared
 from sonolora.data.report import Report
@@ -125,9 +126,13 @@ def _read_and_encode(
         texts = partial(step_done, to=len(files.names))  # they come after the clips
         negative = resolve_negative_prompt(run.request.validation_negative_prompt)
         own = bool(run.settings.own_previews) and not inputs
+        foreign = FOREIGN_CAPTIONS if run.settings.preserve else ()
         prepared, clips = encoder.prepare(
-            clips_for_page(run.artifacts, loaded, shown), inputs, texts, [negative] if own else []
+            clips_for_page(run.artifacts, loaded, shown), inputs, texts, [*([negative] if own else []), *foreign]
         )
+        if foreign:
+            contexts = encoder.encode_texts(foreign, lambda note: None)  # noqa: ARG005 - they are in the cache
+            prepared = replace(prepared, foreign=tuple(contexts.values()))
         split = split_clips(clips, run.settings.held_out)
         if own:
             prepared = _add_own_previews(run, prepared, clips, split, encoder, negative)

@@ -18,7 +18,16 @@ from sonolora import __version__
 
 IDENTITY_VERSION = "2"
 # Settings that change the result; the others may differ when a run is continued.
-_NUMERIC_SETTINGS = ("seed", "batch_size", "sigma_density", "v2a_video", "weights", "compile", "reference_positions")
+_NUMERIC_SETTINGS = (
+    "seed",
+    "batch_size",
+    "sigma_density",
+    "v2a_video",
+    "weights",
+    "compile",
+    "reference_positions",
+    "preserve",
+)
 _VERSION_1_SETTINGS = _NUMERIC_SETTINGS[:5]
 
 

@@ -75,6 +75,7 @@ def _train(
         seed=settings.seed,
         batch_size=settings.batch_size,
         sigma_density=run.sigma_density,
+        preserve=settings.preserve,
     )
     one_way = settings.one_way_video
     with networks.transformer(video=run.mode.video and not one_way, one_way=one_way, policy=settings.policy) as model:
@@ -87,8 +88,9 @@ def _train(
         graph, graphs = None, None
         if settings.cuda_graph:
             graph, graphs = CudaGraphStep(warn=progress.warning), CudaGraphSteps(progress.warning)
-        trainer = Trainer(model, adapters, prepared.examples, config, graph=graph)
         device = networks.device
+        foreign = [text.to(device) for text in prepared.foreign]
+        trainer = Trainer(model, adapters, prepared.examples, config, graph=graph, foreign=foreign)
         columns = preview_columns(run.base, request, settings)
         evaluation = Evaluation(run, prepared, model, adapters, device)
         if (kept := _load_newest_state(artifacts, trainer, identities, progress)) is not None:

@@ -73,6 +73,11 @@ class ServerSettings:
         "Where every device trains, a sound to generate waits, or a training saves its state and continues afterwards",
         choices=(WAIT, INTERRUPT),
     )
+    database: str | None = setting(
+        None,
+        "PostgreSQL database of the queue, as postgresql+psycopg://user@host/name; by default a file in the folder",
+        metavar="URL",
+    )
     queue_limit: int = setting(1000, "Queued requests per key", minimum=1)
     attempts: int = setting(3, "Attempts at a request whose worker crashes", minimum=1)
     max_body_bytes: int = setting(64 << 20, "Largest JSON body, data: URIs included", minimum=1)
@@ -109,6 +114,10 @@ class ServerSettings:
             raise SonoloraError("proxy_port needs the server's own certificate: drop certificate and private_key")
         if self.public_url is not None and not self.public_url.startswith(("http://", "https://")):
             raise SonoloraError(f"public_url must start with http:// or https://, not {self.public_url!r}")
+        if self.database is not None and not self.database.startswith("postgresql+psycopg://"):
+            raise SonoloraError(
+                "database must be postgresql+psycopg://user@host/name; without it the queue is in a file of the folder"
+            )
         if unknown := set(self.prices) - set(MODES):
             raise SonoloraError(f"prices are by mode ({', '.join(MODES)}), not by {', '.join(sorted(unknown))}")
 
@@ -128,9 +137,9 @@ class ServerSettings:
         return {name: getattr(self, name) for name in shared if name != "v2a_video" or MODES[mode].video}
 
     @property
-    def database(self) -> Path:
-        """The job store's file."""
-        return self.folder / "server.db"
+    def database_address(self) -> Path | str:
+        """The job store's file, or the URL of its database."""
+        return self.database or self.folder / "server.db"
 
     def run_folder(self, id: str) -> Path:
         """The run folder of a request: report, metrics, previews and checkpoints."""

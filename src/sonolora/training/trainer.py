@@ -12,18 +12,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from sonolora.conditioning import Example, collate, distinct_tensors
+from sonolora.conditioning import Example, collate, distinct_tensors, with_text
 from sonolora.core.devices import has_own_memory
 from sonolora.core.randomness import generator, normal
 from sonolora.cuda_graph import CudaGraphStep
 from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer
+from sonolora.training import preservation
 from sonolora.training.loss import flow_losses
 from sonolora.training.noise import DENSITIES, draw_sigma
+from sonolora.training.preservation import foreign_index, is_preserving, preservation_losses
+
+if TYPE_CHECKING:
+    from sonolora.ltx.text.text_encoder import TextContext
 
 Inputs = tuple[Example, Tensor, Tensor]
 VALUES, MOMENTS = "adapters", ("exp_avg", "exp_avg_sq")
@@ -41,12 +47,15 @@ class TrainingConfig:
     sigma_density: str = "published"
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    preserve: float = 0.0  # share of the steps that keep the base as it is with foreign captions
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError(f"steps and batch size must be at least 1, not {self.steps} and {self.batch_size}")
         if self.sigma_density not in DENSITIES:
             raise ValueError(f"sigma density {self.sigma_density!r} is not one of {', '.join(DENSITIES)}")
+        if not 0 <= self.preserve < 1:
+            raise ValueError(f"the share of steps that preserve the base must be below 1, not {self.preserve}")
 
     def learning_rate_at(self, step: int) -> float:
         """Linear, from the full learning rate to a tenth of it."""
@@ -68,7 +77,11 @@ class Trainer:
         config: TrainingConfig,
         *,
         graph: CudaGraphStep | None = None,
+        foreign: Sequence[TextContext] = (),
     ) -> None:
+        """`foreign`: contexts of captions that are not of the data, for `config.preserve`."""
+        if config.preserve and not foreign:
+            raise ValueError("to preserve the base needs foreign captions")
         self.config = config
         self.step_count = 0
         self._model = model
@@ -83,6 +96,8 @@ class Trainer:
         self._copies: torch.cuda.Stream | None = None
         # It gets its function with each call: in a reference cycle a run's memory would outlive the run.
         self._graph = graph
+        self._preserving_graph = None if graph is None else graph.another()
+        self._foreign = foreign
         self.gradient_norm = torch.zeros((), device=self._device)  # of the newest step, before it was clipped
         self.input_seconds = 0.0  # that the host has spent on preparing the inputs of steps
         # On a GPU the learning rate is a tensor, so that a captured update sees it change. Meta has no fused update.
@@ -103,11 +118,17 @@ class Trainer:
         began = time.perf_counter()
         inputs = self._take_inputs()
         self.input_seconds += time.perf_counter() - began
-        losses = self._compute(*inputs) if self._graph is None else self._graph(self._compute, *inputs)
+        preserves = self.preserves(self.step_count)
+        compute, graph = (self._preserve, self._preserving_graph) if preserves else (self._compute, self._graph)
+        losses = compute(*inputs) if graph is None else graph(compute, *inputs)
         self.step_count += 1
         if self._prefetches and self.step_count < self.config.steps:
             self._prefetch()
         return losses
+
+    def preserves(self, step: int) -> bool:
+        """Whether a step keeps the base as it is, instead of learning from the data; its losses are other ones."""
+        return is_preserving(self.config.preserve, self.config.seed, step)
 
     def _prefetch(self) -> None:
         """Copy the inputs of the next step while this one computes."""
@@ -136,6 +157,9 @@ class Trainer:
         config = self.config
         slots = range(config.batch_size)
         batch = [self._examples[self._index(step * config.batch_size + slot)] for slot in slots]
+        if self.preserves(step):
+            texts = [self._foreign[foreign_index(len(self._foreign), config.seed, step, slot)] for slot in slots]
+            batch = [with_text(one, text.audio, text.video) for one, text in zip(batch, texts, strict=True)]
         example = collate([one.to(self._device) for one in batch])
         frames, channels = example.latents_BTC.shape[1:]
         noise = torch.cat([normal((1, frames, channels), config.seed, "noise", step, slot) for slot in slots])
@@ -153,7 +177,16 @@ class Trainer:
         """Everything that a step does on the device."""
         self._optimizer.zero_grad(set_to_none=True)  # before the forward pass, which needs their memory
         losses = flow_losses(self._model, example, noise_BTC, sigma_B)
-        losses.mean().backward()  # type: ignore[no-untyped-call]
+        return self._update(losses, losses.mean())
+
+    def _preserve(self, example: Example, noise_BTC: Tensor, sigma_B: Tensor) -> Tensor:
+        """The same for a step that keeps the base."""
+        self._optimizer.zero_grad(set_to_none=True)
+        losses = preservation_losses(self._model, self._adapters, example, noise_BTC, sigma_B)
+        return self._update(losses, preservation.WEIGHT * losses.mean())
+
+    def _update(self, losses: Tensor, loss: Tensor) -> Tensor:
+        loss.backward()  # type: ignore[no-untyped-call]
         # In place, so that the replay of a captured step writes to it.
         self.gradient_norm.copy_(torch.nn.utils.clip_grad_norm_(self._adapters.flat, self.config.max_grad_norm))
         self._optimizer.step()

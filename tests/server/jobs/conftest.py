@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from sonolora.server.database.database import Database
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.files.storage import Storage
 from sonolora.server.health import Health
 from sonolora.server.jobs import local_placer, retrying
@@ -124,7 +124,7 @@ class Served:
     def __init__(self, settings):
         settings.folder.mkdir(exist_ok=True)
         self.settings = settings
-        self.database = Database(settings.database)
+        self.database = SqliteDatabase(settings.database_address)
         self.store = Store(self.database)
         self.storage = Storage(settings.folder / "files", self.database, 1 << 30)
         self.health = Health()

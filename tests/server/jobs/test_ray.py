@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from sonolora.core.errors import SonoloraError
-from sonolora.server.database.database import Database
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.files.storage import Storage
 from sonolora.server.health import Health
 from sonolora.server.jobs.ray_placer import check_ray
@@ -68,7 +68,7 @@ class Server:
     def __init__(self, folder, address):
         folder.mkdir()
         self.settings = ServerSettings(folder, placer="ray", ray_address=address, checkpoint_every=10, attempts=3)
-        self.database = Database(self.settings.database)
+        self.database = SqliteDatabase(self.settings.database_address)
         self.store = Store(self.database)
         self.storage = Storage(folder / "files", self.database, 1 << 20)
         placer = partial(RemotePlacer, ("--base", "tiny", "ray", address))

@@ -22,7 +22,7 @@ from shallow_base import write_shallow_base
 
 from sonolora.ltx.weights.base import BUILT_IN
 from sonolora.runs.artifacts import RunArtifacts
-from sonolora.server.database.database import Database
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.files.storage import Storage
 from sonolora.server.health import Health
 from sonolora.server.jobs.attempt_folders import begin_attempt, drop_older_attempts
@@ -471,7 +471,7 @@ def test_from_an_upload_to_the_same_lora_though_the_worker_is_killed(body, clips
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     settings = ServerSettings(tmp_path / "server", devices=("cpu",), checkpoint_every=10)
     settings.folder.mkdir()
-    database = Database(settings.database)
+    database = SqliteDatabase(settings.database_address)
     store = Store(database)
     storage = Storage(settings.folder / "files", database, 1 << 20)
 

@@ -50,6 +50,7 @@ from sonolora.runs.generation.generation_clips import (
     load_generation_input,
     region_input,
 )
+from sonolora.runs.generation.values_used import values_used
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.start_up import announce
 from sonolora.sampling.guidance import Guidance
@@ -110,6 +111,17 @@ def _generate(
     codec = networks.codec
     with tempfile.TemporaryDirectory() as scratch:
         given = load_generation_input(spec, length, codec.sample_rate, Path(scratch), progress, sources)
+        used = values_used(
+            mode,
+            body,
+            settings,
+            sampling,
+            lora=metadata,
+            recommended=base.checkpoint.metadata.get("guidance", {}),
+            seconds=given.seconds,
+            trained_seconds=length.trained,
+        )
+        progress.message(used)
         progress.phase("encoding the input", None)
         cache = Cache(default_cache_folder(), warn=progress.warning)
         text_encoder = partial(networks.text_encoder, video=mode.video)

@@ -105,7 +105,7 @@ class _StorageApi:
 
     async def token(self, request: Request) -> Response:
         """A token that a client sends to the CDN instead of its key."""
-        key, expires = self.authorise(request), int(time.time()) + TOKEN_SECONDS
+        key, expires = await self.keys.reading(self.authorise, request), int(time.time()) + TOKEN_SECONDS
         return JsonResponse(
             {
                 "token": f"{key.id}.{expires}.{self._signature('token', key.id, expires)}",
@@ -126,12 +126,13 @@ class _StorageApi:
         return JsonResponse({"upload_url": f"{url}/multipart/{file.id}?{self._signed_query(file)}", "file_url": url})
 
     async def begin_multipart(self, request: Request) -> Response:
-        file = self._announced(request, self._uploader(request))
+        file = self._announced(request, await self.keys.reading(self._uploader, request))
         await run_in_threadpool(self.storage.begin, file)
         return JsonResponse({"access_url": self.base_url(request) + file.address, "uploadId": file.id})
 
     async def upload(self, request: Request) -> Response:
-        return await self._received(request, self._announced(request, self._uploader(request)))
+        key = await self.keys.reading(self._uploader, request)
+        return await self._received(request, self._announced(request, key))
 
     async def put(self, request: Request) -> Response:
         return await self._received(request, await self._begun(request))
@@ -174,7 +175,7 @@ class _StorageApi:
 
     async def _initiated(self, request: Request) -> StoredFile:
         """A file that is announced in JSON."""
-        key = self.authorise(request)
+        key = await self.keys.reading(self.authorise, request)
         announced = parse(_Initiate, await read_object(request, _MAX_ANNOUNCEMENT, self.memory))
         file = self._new(request, announced.file_name, announced.content_type, key.id)
         await run_in_threadpool(self.storage.begin, file)
@@ -205,11 +206,11 @@ class _StorageApi:
             if not self._is_signed(query["signature"], "upload", id, query.get("expires", "")):
                 raise RejectedError(error_response(403, "the signature is wrong or has expired; start another upload"))
         else:
-            owner = self._uploader(request)
+            owner = await self.keys.reading(self._uploader, request)
         file = await run_in_threadpool(self.storage.begun, id)
         if file is None or owner not in (None, file.key_id) or request.path_params.get("upload", id) != id:
             raise RejectedError(error_response(404, "there is no such upload (any more)"))
-        if not self.keys.is_valid(file.key_id or ""):
+        if not await self.keys.reading(self.keys.is_valid, file.key_id or ""):
             raise RejectedError(error_response(403, "the key that started this upload has been revoked"))
         return file
 

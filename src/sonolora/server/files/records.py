@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Row, delete, insert, select
+from sqlalchemy import Row, delete, select
 
 from sonolora.server import clock
 from sonolora.server.database.database import Database
@@ -69,9 +69,9 @@ class FileRecords:
 
     def save(self, file: StoredFile) -> None:
         """In place of an earlier row of that id."""
-        with self._database.transaction() as transaction:
-            transaction.execute(delete(files).where(files.c.id == file.id))
-            transaction.execute(insert(files), {column.name: getattr(file, column.name) for column in files.c})
+        self._database.write(
+            self._database.upsert(files), {column.name: getattr(file, column.name) for column in files.c}
+        )
 
     def delete(self, id: str) -> None:
         self._database.write(delete(files).where(files.c.id == id))

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sonolora.core.errors import InputError
 from sonolora.server.files.names import file_id
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.journal import Journal
 from sonolora.server.jobs.placer import ENDINGS, STOP_SECONDS, Placer, Run, WorkerDiedError
 from sonolora.server.jobs.records import Kind, Request
-from sonolora.server.net.urls import is_own_url
+from sonolora.server.net.urls import holds_address, is_own_url
 from sonolora.server.settings import ServerSettings
 
 GIVEN = ("audio", "reference", "video")  # fields of a request to generate that hold an address
@@ -43,7 +42,7 @@ class ActiveJob:
         """What the worker is sent. Looks up the request's files."""
         known = {
             url: path and str(path)
-            for url in _urls(self.body)
+            for url in _urls([self.body, self.request.options])
             if (path := storage.local(url)) or (file_id(url) and is_own_url(url, settings))
         }
         request, options = self.request, self.request.options
@@ -57,22 +56,20 @@ class ActiveJob:
             "sources": {"local": False, "private": settings.allow_private_urls, "known": known},
         }
         if request.kind == Kind.GENERATE:
-            lora = options.get("lora")
-            path = None if lora is None else storage.local(lora)
-            if lora is not None and path is None:
-                raise InputError.of("lora", "the LoRA is not on this server any more", "file_download_error")
             weights = {name: getattr(settings, name) for name in ("weights", "block_offload")}
             return {
                 **job,
-                "lora": path and str(path),
+                "loras": options.get("loras", []),
+                "passes": options.get("passes", [{"mode": request.mode, "body": self.body, "names": {}}]),
                 "samples": options["samples"],
+                "format": options.get("format", "wav"),
                 "settings": {**weights, **options.get("settings", {})},
             }
         return {**job, "settings": {**settings.run_settings(request.mode), **options.get("settings", {})}}
 
     async def start(self, command: dict[str, Any]) -> None:
         """Place the run. Raises `WorkerDiedError`."""
-        self.handle = await self.placer.start(Run(self.request.id, self.slot, command), self.request.attempts)
+        self.handle = await self.placer.start(Run(self.request.id, self.slot, command), self.request.starts)
         if self.cancelled.is_set() or self.yielding.is_set():
             await self.stop(save=True)
 
@@ -131,7 +128,7 @@ def _urls(body: Any) -> Iterator[str]:
     """All URLs in a request."""
     if isinstance(body, dict):
         for name, value in body.items():
-            if isinstance(value, str) and (name.endswith("_url") or name in GIVEN):
+            if isinstance(value, str) and (holds_address(name) or name in GIVEN):
                 yield value.strip()
             else:
                 yield from _urls(value)

@@ -107,7 +107,7 @@ class SlurmPlacer:
         run_folder = Path(run.command["folder"]).absolute()
         folder = begin_attempt(run_folder, attempt).resolve()
         place = self._folder.absolute() / folder.name
-        place.mkdir(parents=True, exist_ok=True)
+        place.mkdir(parents=True)
         command = {**run.command, "folder": str(folder)}
         job = self._executor.submit(carry_out, self._base, command, run_folder, place)
         self._placed.append(Placed(job, place))

@@ -83,7 +83,7 @@ class MachineApi:
 
     async def whoami(self, request: Request, _: None) -> Any:
         try:
-            key = self.authorise(request)
+            key = await self.keys.reading(self.authorise, request)
         except RejectedError:  # a page asks before it knows whether anyone is logged in
             return {"key": None}
         return {"key": {"id": key.id, "name": key.name}, "version": __version__, "base": self.settings.base}
@@ -91,7 +91,7 @@ class MachineApi:
     async def login(self, request: Request, body: Login) -> Response:
         if not self.sessions.is_same_origin(request) and "origin" in request.headers:
             raise RejectedError(error_response(403, "This request comes from another site than the page."))
-        key = self.keys.check(body.key.strip())
+        key = await self.keys.reading(self.keys.check, body.key.strip())
         if key is None:
             await asyncio.sleep(0.5)
             raise RejectedError(error_response(401, "This is not a valid key."))
@@ -105,7 +105,7 @@ class MachineApi:
         return response
 
     async def list_keys(self, _request: Request, _: None) -> Any:
-        return {"keys": [asdict(key) for key in self.keys.all()]}
+        return {"keys": [asdict(key) for key in await self.keys.reading(self.keys.all)]}
 
     async def add_key(self, _request: Request, body: NewKey) -> Any:
         id, secret = await asyncio.to_thread(self.keys.add, body.name)

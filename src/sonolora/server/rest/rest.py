@@ -87,7 +87,11 @@ class Rest:
             "GET", "/api/openapi.json", "This description.", openapi, returns="OpenAPI 3.1.", key=False
         )
         return [
-            *routes([*self.operations, description], self.authorise, memory),
+            *routes(
+                [*self.operations, description],
+                lambda request: self._keys.reading(self.authorise, request),
+                memory,
+            ),
             Route("/studio/{path:path}", page.asset),
         ]
 
