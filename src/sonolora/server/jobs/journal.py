@@ -88,8 +88,6 @@ class Journal:
         if not logs and not metrics and progress is None:
             return
         rows, attempt = list(metrics.items()), self._attempt
-        await self._retrying(
-            self._store.record, self._id, progress=progress, logs=logs, metrics=rows, attempt=attempt
-        )
+        await self._retrying(self._store.record, self._id, progress=progress, logs=logs, metrics=rows, attempt=attempt)
         self._written_progress = progress or self._written_progress
         self._changed(self._id)

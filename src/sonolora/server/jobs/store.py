@@ -352,9 +352,7 @@ class Store:
         """Lines of (time, level, message)."""
         self.record(id, logs=lines, attempt=attempt)
 
-    def add_event(
-        self, id: str, kind: str, data: dict[str, Any] | None = None, *, attempt: int | None = None
-    ) -> None:
+    def add_event(self, id: str, kind: str, data: dict[str, Any] | None = None, *, attempt: int | None = None) -> None:
         """An event, unless `attempt` is older than the one that is running."""
         with self._database.transaction() as transaction:
             if transaction.scalar(select(requests.c.id).where(_newest(id, attempt)).with_for_update()):
