@@ -118,7 +118,7 @@ def estimate(
     pace = measure_pace(shape, step, device) if card is None else None
     training = validation = price = None
     if pace is not None:
-        training = request.number_of_steps * (pace.step + settings.preserve * pace.forward)  # the base alone
+        training = request.number_of_steps * (pace.step + 2 * settings.preserve * pace.forward)  # of the base
         validation = evaluations * _evaluation_seconds(shape, mode, request, settings, pace, len(captions), device.type)
         price = None if power is None else power.cost(training + validation)
     return Estimate(

@@ -72,9 +72,10 @@ def eval_losses(
 def only_adapters(adapters: Adapters, active: Callable[[str], bool]) -> AbstractContextManager[None]:
     """Context in which the adapters of other layers add nothing; with `lambda name: False` the model is the base."""
     values = adapters.flat.detach().clone()
-    for name, matrix in adapters.matrices(values).items():
-        if not active(name.rpartition(".")[0]):
-            matrix.zero_()
+    for row in values.view(len(adapters.rows), -1):
+        for name, matrix in adapters.matrices(row).items():
+            if not active(name.rpartition(".")[0]):
+                matrix.zero_()
     return with_values(adapters, values)
 
 
