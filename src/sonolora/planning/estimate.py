@@ -119,7 +119,8 @@ def estimate(
     training = validation = price = None
     if pace is not None:
         training = request.number_of_steps * (pace.step + 2 * settings.preserve * pace.forward)  # of the base
-        validation = evaluations * _evaluation_seconds(shape, mode, request, settings, pace, len(captions), device.type)
+        each = _evaluation_seconds(shape, mode, request, settings, pace, len(captions), device.type)
+        validation = (evaluations + len(settings.other_strengths)) * each
         price = None if power is None else power.cost(training + validation)
     return Estimate(
         mode=mode.name,
