@@ -118,8 +118,9 @@ def estimate(
     pace = measure_pace(shape, step, device) if card is None else None
     training = validation = price = None
     if pace is not None:
-        training = request.number_of_steps * (pace.step + settings.preserve * pace.forward)  # the base alone
-        validation = evaluations * _evaluation_seconds(shape, mode, request, settings, pace, len(captions), device.type)
+        training = request.number_of_steps * (pace.step + 2 * settings.preserve * pace.forward)  # of the base
+        each = _evaluation_seconds(shape, mode, request, settings, pace, len(captions), device.type)
+        validation = (evaluations + len(settings.other_strengths)) * each
         price = None if power is None else power.cost(training + validation)
     return Estimate(
         mode=mode.name,

@@ -36,6 +36,7 @@ METRICS = "metrics.jsonl"
 PREVIEWS = "previews"
 PREVIEW_SOURCES = "previews/sources.json"  # what each is made from and compared with
 RECORD = "run.json"
+PATTERNS = "patterns.safetensors"  # of the clips, to tell copies of them by
 PREPARED = "prepared.safetensors"  # what training needs of the data
 START_AGAIN = "This run cannot continue: start it again in another folder"
 _PREVIEW_INDEX = f"{PREVIEWS}/index.json"
@@ -70,6 +71,10 @@ class Preview:
     def picture(self) -> str:
         """The artifact with its waveform and spectrogram."""
         return f"{self._stem}.png"
+
+    def at_strength(self, strength: str) -> str:
+        """The artifact with the sound of the same at another strength of the LoRA."""
+        return f"{self._stem}-strength-{strength}.wav"
 
     @property
     def film(self) -> str:

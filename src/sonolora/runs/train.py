@@ -123,6 +123,8 @@ def _train(
                 evaluation.finish(last)
                 if previews := evaluator.evaluate(last):
                     artifacts.put(PREVIEW, partial(write_wav, waveform=joined(previews)))
+                    evaluation.add_previews(previews)
+                    evaluator.put_strengths(last, previews)
             except StopRequestedError:
                 loop.save()
                 writer.finish()
