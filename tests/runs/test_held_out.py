@@ -174,3 +174,16 @@ def test_a_run_that_keeps_the_base_resumes_exactly_and_says_so(short_body, setti
     assert lines and all(line["preservation_loss"] < line["loss"] for line in lines)
     with pytest.raises(InputError, match="preserve: must be below 1"):
         RunSettings(preserve=1)
+
+
+def test_previews_are_compared_with_all_clips(short_body, settings, tmp_path):
+    out = tmp_path / "out"
+    chosen = replace(settings, held_out=1, own_previews=1, preview_every=1000)
+    begin("t2a", short_body, chosen, out)
+    evaluation = RunArtifacts(out).evaluation()
+    (one,) = evaluation["copies"]
+    assert one["training"]["clip"] in {row["name"] for row in evaluation["clips"] if not row["held_out"]}
+    assert one["held_out"]["clip"] == evaluation["held_out"]["clips"][0]
+    assert 0 <= one["training"]["likeness"] <= 1 and one["copy"] is False
+    new = evaluation["likeness_of_new_sounds"]
+    assert new["of"] == "held-out clips" and len(new["values"]) == 1

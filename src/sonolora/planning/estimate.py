@@ -126,7 +126,7 @@ def estimate(
     training = validation = price = None
     if pace is not None:
         steps = request.number_of_steps if plan is None else plan.member_steps(request.number_of_steps) / members
-        training = steps * (pace.step + settings.preserve * pace.forward)  # the base alone
+        training = steps * (pace.step + 2 * settings.preserve * pace.forward)  # of the base
         validation = evaluations * _evaluation_seconds(shape, mode, request, settings, pace, len(captions), device.type)
         price = None if power is None else power.cost(training + validation)
     return Estimate(

@@ -38,6 +38,7 @@ METRICS = "metrics.jsonl"
 PREVIEWS = "previews"
 PREVIEW_SOURCES = "previews/sources.json"  # what each is made from and compared with
 RECORD = "run.json"
+PATTERNS = "patterns.safetensors"  # of the clips, to tell copies of them by
 PREPARED = "prepared.safetensors"  # what training needs of the data
 START_AGAIN = "This run cannot continue: start it again in another folder"
 _PREVIEW_INDEX = f"{PREVIEWS}/index.json"

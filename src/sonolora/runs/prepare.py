@@ -30,6 +30,7 @@ from sonolora.modes.negative_prompts import resolve_negative_prompt
 from sonolora.modes.request import TrainRequest
 from sonolora.runs.artifacts import DEBUG_ARCHIVE, REPORT
 from sonolora.runs.debug_archive import write_debug_archive
+from sonolora.runs.evaluation.copies import put_patterns
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.report.preview_sources import own_previews, put_request_sources, put_sources
 from sonolora.runs.report.report_page import clips_for_page, write_report
@@ -138,6 +139,7 @@ def _read_and_encode(
             prepared = _add_own_previews(run, prepared, clips, split, encoder, negative)
         elif inputs:
             put_sources(run.artifacts, put_request_sources(run.artifacts, [given for given, _ in inputs]))
+        put_patterns(run.artifacts, clips, split)
         report.held_out, report.held_out_note = tuple(clips[index].name for index in split.held_out), split.note
     finally:
         write_report(run.artifacts, report, shown, run.mode)

@@ -117,6 +117,7 @@ def _train(
                 evaluation.finish(last)
                 if previews := evaluator.evaluate(last):
                     artifacts.put(PREVIEW, partial(write_wav, waveform=joined(previews)))
+                    evaluation.add_previews(previews)
             except StopRequestedError:
                 loop.save()
                 writer.finish()

@@ -27,6 +27,7 @@ from sonolora.planning.run_settings import RENAMED, RunSettings
 CONFIGURATION = "server.toml"
 EMBEDDED_BASE = RunSettings.base  # the one that comes with the program
 WAIT, INTERRUPT = "wait", "interrupt"
+LOCAL, RAY, SLURM = "local", "ray", "slurm"
 FOLDER_VARIABLE = "SONOLORA_SERVER"
 
 
@@ -55,6 +56,16 @@ class ServerSettings:
     )
     base: str = same_setting(RunSettings, "base")
     devices: tuple[str, ...] = setting(("auto",), "Devices; each has one worker", metavar="DEVICE")
+    placer: str = setting(
+        LOCAL,
+        "Where runs are carried out: on the devices of this machine, or by a Ray or Slurm cluster",
+        choices=(LOCAL, RAY, SLURM),
+    )
+    ray_address: str | None = setting(None, "Address of the Ray cluster's head; needs placer ray", metavar="HOST:PORT")
+    slurm_jobs: int = setting(1, "Slurm jobs at a time", minimum=1)
+    slurm_options: str | None = setting(
+        None, "What a Slurm job asks for, in submitit's words: gpus_per_node=1,slurm_partition=gpu", metavar="LIST"
+    )
     allow_private_urls: bool = setting(False, "Fetch training data from private networks and this machine")
     allow_private_webhooks: bool = setting(False, "Send webhooks to private networks and this machine")
     generate_while_training: str = setting(
@@ -92,6 +103,8 @@ class ServerSettings:
             raise SonoloraError(f"keep_days must be greater than 0, not {self.keep_days:g}")
         if not self.devices:
             raise SonoloraError("devices must name at least one device: auto, cpu, cuda or cuda:1")
+        if (self.placer == RAY) != (self.ray_address is not None):
+            raise SonoloraError("placer ray and ray_address go together: set both or neither")
         if (self.certificate is None) != (self.private_key is None):
             raise SonoloraError("certificate and private_key go together: set both or neither")
         if self.proxy_port is not None and self.tls_port is None:

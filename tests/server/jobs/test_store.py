@@ -393,6 +393,35 @@ class TestRuns:
             ("finished", {"status": 422}),
         ]
 
+    def test_what_an_older_attempt_says_is_ignored(self, store: Store) -> None:
+        id = store.add_request(new(webhook="https://example.com")).id
+        older = store.claim().starts
+        store.requeue(id, crashed=True, how="its node was lost", attempt=older)
+
+        def say(attempt: int) -> None:
+            line = (1.0, "INFO", f"attempt {attempt}")
+            store.record(id, progress={"step": attempt}, logs=[line], metrics=[(1, {"loss": attempt})], attempt=attempt)
+            store.add_event(id, "resumed", attempt=attempt)
+
+        def recorded() -> tuple[object, ...]:
+            request = store.request(id)
+            logs, metrics = store.logs(id), store.metrics(id)
+            return request, [line.message for line in logs], metrics, len(store.events(id))
+
+        before = recorded()
+        say(older)  # while nothing is running
+        assert recorded() == before
+        newer = store.claim().starts
+        assert newer == older + 1
+        say(newer)
+        before = recorded()
+        assert before[1:] == (["attempt 2"], [(1, {"loss": 2})], 2)
+        say(older)
+        store.requeue(id, crashed=True, attempt=older)
+        assert not store.finish(id, result(), older)
+        assert recorded() == before and store.deliveries(id) == []
+        assert store.finish(id, result(), newer) and len(store.deliveries(id)) == 1
+
     def test_events(self, store: Store) -> None:
         id = store.add_request(new()).id
         store.add_event(id, "submitted")

@@ -7,7 +7,7 @@ chance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,10 +19,13 @@ from sonolora.data.prepared import Prepared
 from sonolora.ltx.lora.adapters import lora_tensors, rounded_to_bf16
 from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer
+from sonolora.media.audio import Waveform
 from sonolora.planning.run_settings import KEEP_BEST
-from sonolora.runs.artifacts import BEST, EVALUATION
+from sonolora.runs.artifacts import BEST, EVALUATION, PATTERNS
+from sonolora.runs.evaluation.copies import likeness_of_previews, load_patterns
 from sonolora.runs.evaluation.evaluation_record import evaluation_record, metrics_values, record, summary
 from sonolora.runs.lora_metadata import lora_metadata
+from sonolora.runs.report.preview_sources import sources_of
 from sonolora.runs.run import Run
 from sonolora.training.effect import Effect, measure_effect
 from sonolora.training.evaluation import History, Judgement, changes, judge
@@ -153,6 +156,18 @@ class Evaluation:
             table = self._table()
         self._finished = {"effect": _effect_json(effect, bool(held_out.examples)), **table}
         self._finished["stopped_early"] = step < self._run.request.number_of_steps
+        self._write()
+
+    def add_previews(self, sounds: Sequence[Waveform]) -> None:
+        """How much the last previews are like the clips, where these are known."""
+        patterns = load_patterns(self._run.artifacts.path(PATTERNS))
+        if patterns is None or not sounds:
+            return
+        items, sources = self._prepared.previews, sources_of(self._run.artifacts)
+        previews = [(item.prompt, sound, item.regenerate) for item, sound in zip(items, sounds, strict=True)]
+        given = [sources.get(number) for number in range(1, len(sounds) + 1)]
+        own = [source.clip if source is not None and (source.given or source.film) else None for source in given]
+        self._finished |= likeness_of_previews(patterns, previews, own)
         self._write()
 
     def _table(self) -> dict[str, Any]:

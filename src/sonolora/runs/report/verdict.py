@@ -122,6 +122,11 @@ def _state(artifacts: RunArtifacts, evaluation: Mapping[str, Any] | None) -> str
             "weak": "Its effect is weak: a higher strength, learning rate or more steps may bring out more.",
             "trained too far": "It changes the base by so much that it may have gone too far: try a lower strength.",
         }.get(effect, ""),
+        *(
+            f"Preview {one['number']} is a copy of a part of {one['training']['clip']}."
+            for one in (evaluation or {}).get("copies", ())
+            if one.get("copy")
+        ),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
 

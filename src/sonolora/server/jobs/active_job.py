@@ -69,7 +69,7 @@ class ActiveJob:
 
     async def start(self, command: dict[str, Any]) -> None:
         """Place the run. Raises `WorkerDiedError`."""
-        self.handle = await self.placer.start(Run(self.request.id, self.slot, command), self.request.attempts)
+        self.handle = await self.placer.start(Run(self.request.id, self.slot, command), self.request.starts)
         if self.cancelled.is_set() or self.yielding.is_set():
             await self.stop(save=True)
 

@@ -53,6 +53,13 @@ def _is(state: State) -> ColumnElement[bool]:
 
 _queued = _is(State.QUEUED)
 _place: ColumnElement[float] = literal_column("coalesce(place, number)")
+
+
+def _newest(id: str, attempt: int | None) -> ColumnElement[bool]:
+    """The request, while this attempt is the one that is running; with None whatever it does."""
+    return (requests.c.id == id) & (true() if attempt is None else _is(State.RUNNING) & (requests.c.starts == attempt))
+
+
 _to_cancel = (requests.c.cancel_requested == true()) & (requests.c.state != literal_column("'done'"))
 
 _REQUEST = select(requests).where(requests.c.id == bindparam("id"))
@@ -160,12 +167,12 @@ class Store:
         rows = self._database.read(late.order_by(requests.c.priority, _place))
         return [Request.of(row) for row in rows]
 
-    def requeue(self, id: str, *, crashed: bool, how: str | None = None) -> None:
+    def requeue(self, id: str, *, crashed: bool, how: str | None = None, attempt: int | None = None) -> None:
         """Put a running request back to its old place in the queue, as `interrupted`.
 
-        When `crashed` it counts as an attempt; `how` says how it crashed.
+        When `crashed` it counts as an attempt; `how` says how it crashed. Given an older `attempt`, nothing happens.
         """
-        back = update(requests).where(requests.c.id == id, requests.c.state == State.RUNNING)
+        back = update(requests).where(_newest(id, attempt), requests.c.state == State.RUNNING)
         with self._database.transaction() as transaction:
             values = {"state": State.QUEUED, "attempts": requests.c.attempts + int(crashed)}
             if transaction.execute(back.values(values)).rowcount:
@@ -243,10 +250,13 @@ class Store:
         """The queued and running requests that are to be cancelled."""
         return [Request.of(row) for row in self._database.read(select(requests).where(_to_cancel))]
 
-    def finish(self, id: str, result: Result) -> bool:
-        """Give a queued or running request its result, and its webhook a delivery. False: it had a result already."""
+    def finish(self, id: str, result: Result, attempt: int | None = None) -> bool:
+        """Give a queued or running request its result, and its webhook a delivery.
+
+        False: it had a result already, or `attempt` is given and older than the one that is running.
+        """
         now = clock.now()
-        not_done = update(requests).where(requests.c.id == id, requests.c.state != State.DONE)
+        not_done = update(requests).where(_newest(id, attempt), requests.c.state != State.DONE)
         columns = {**vars(result), "headers": json.dumps(result.headers), "result": json.dumps(result.body)}
         del columns["body"]
         with self._database.transaction() as transaction:
@@ -319,27 +329,34 @@ class Store:
         progress: dict[str, Any] | None = None,
         logs: Sequence[tuple[float, str, str]] = (),
         metrics: Sequence[tuple[int, dict[str, Any]]] = (),
+        attempt: int | None = None,
     ) -> None:
-        """Keep all of it or, when it raises, none.
+        """Keep all of it or, when it raises or `attempt` is older than the one that is running, none.
 
         `progress` replaces the earlier one; `logs` are lines of (time, level, message); `metrics` are values by step,
         where a resumed run repeats steps: the later values replace the earlier ones.
         """
+        newest = _newest(id, attempt)
         with self._database.transaction() as transaction:
+            if attempt is not None and not transaction.scalar(select(requests.c.id).where(newest).with_for_update()):
+                return
             if progress is not None:
                 values = {"progress": json.dumps(progress)}
-                transaction.execute(update(requests).where(requests.c.id == id).values(values))
+                transaction.execute(update(requests).where(newest).values(values))
             _add_logs(transaction, id, logs)
             if metrics:
                 rows = [{"request_id": id, "step": step, "data": json.dumps(data)} for step, data in metrics]
                 transaction.execute(self._database.upsert(tables.metrics), rows)
 
-    def add_logs(self, id: str, lines: Sequence[tuple[float, str, str]]) -> None:
+    def add_logs(self, id: str, lines: Sequence[tuple[float, str, str]], attempt: int | None = None) -> None:
         """Lines of (time, level, message)."""
-        self.record(id, logs=lines)
+        self.record(id, logs=lines, attempt=attempt)
 
-    def add_event(self, id: str, kind: str, data: dict[str, Any] | None = None) -> None:
-        self._database.write(insert(tables.events), _event(id, kind, data))
+    def add_event(self, id: str, kind: str, data: dict[str, Any] | None = None, *, attempt: int | None = None) -> None:
+        """An event, unless `attempt` is older than the one that is running."""
+        with self._database.transaction() as transaction:
+            if transaction.scalar(select(requests.c.id).where(_newest(id, attempt)).with_for_update()):
+                transaction.execute(insert(tables.events), _event(id, kind, data))
 
     def logs(self, id: str, after: int = 0) -> list[LogLine]:
         """The lines in order, those with a number above `after`."""

@@ -26,6 +26,7 @@ from sonolora.server import clock
 from sonolora.server.database.faults import StoreError
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.active_job import ActiveJob
+from sonolora.server.jobs.attempt_folders import drop_older_attempts
 from sonolora.server.jobs.journal import Journal
 from sonolora.server.jobs.notifier import wait
 from sonolora.server.jobs.placer import Placer, Slot, WorkerDiedError
@@ -139,7 +140,7 @@ class Workers:
 
     async def _carry_out(self, request: Request, slot: Slot) -> None:
         """Place the request on a slot, and record what becomes of it. What goes wrong does not reach other runs."""
-        journal = Journal(self._store, self._retrying, request.id, self._changed)
+        journal = Journal(self._store, self._retrying, request.id, request.starts, self._changed)
         folder = self._settings.run_folder(request.id)
         job = ActiveJob(request, {}, folder, slot.name, self._placer, journal)
         writing = asyncio.create_task(journal.run())
@@ -156,18 +157,18 @@ class Workers:
             journal.close()
             await asyncio.shield(writing)
             if result := await self._result(job, ending, how):
-                await self._finish(request, result)
+                await self._finish(request, result, request.starts)
         except asyncio.CancelledError:  # the server stops
             await job.end()
             journal.close()
             await asyncio.wait({writing}, timeout=_LAST_WRITE_SECONDS)
             with suppress(StoreError):  # it is requeued at the next start
-                await asyncio.to_thread(self._store.requeue, request.id, crashed=False)
+                await asyncio.to_thread(self._store.requeue, request.id, crashed=False, attempt=request.starts)
             raise
         except Exception:  # a bug, which would come again with this request: fail it
             logger.exception("what became of request %s cannot be recorded", request.id)
             try:
-                await self._finish(request, failed(None, job.seconds))
+                await self._finish(request, failed(None, job.seconds), request.starts)
             except Exception:
                 logger.exception("request %s stays as it is until the next start", request.id)
         finally:
@@ -182,7 +183,8 @@ class Workers:
         """The event that says how the run ended; None when the worker has died, with how it died."""
         try:
             await job.start(await self._retrying(job.command, self._settings, self._storage))
-            ending = await job.follow(lambda kind: self._retrying(self._store.add_event, job.request.id, kind))
+            id, attempt = job.request.id, job.request.starts
+            ending = await job.follow(lambda kind: self._retrying(self._store.add_event, id, kind, attempt=attempt))
             if ending.get("disk_full"):  # a run that is too large for the disk has left room again
                 ending["disk_full"] = not self._has_space()
             return ending, ""
@@ -210,11 +212,12 @@ class Workers:
                 return refused(detail, job.seconds)
             case {"event": "failed", "disk_full": True}:
                 line = (time.time(), "WARN", "the server's disk is full; the run continues when there is space")
-                await self._retrying(self._store.add_logs, request.id, [line])
+                await self._retrying(self._store.add_logs, request.id, [line], request.starts)
             case {"event": "failed", "message": message, "traceback": trace}:
                 logger.error("request %s failed: %s", request.id, "\n".join(filter(None, [message, trace])))
                 return failed(message, job.seconds)
-        await self._retrying(self._store.requeue, request.id, crashed=False)  # or the worker was stopped from outside
+        # or the worker was stopped from outside
+        await self._retrying(self._store.requeue, request.id, crashed=False, attempt=request.starts)
         return None
 
     async def _success(self, job: ActiveJob) -> Result:
@@ -232,7 +235,7 @@ class Workers:
         except (OSError, ValueError, SonoloraError) as error:
             logger.error("the metrics of request %s cannot be read: %s", request.id, error)
             metrics = []
-        await self._retrying(self._store.record, request.id, metrics=metrics)
+        await self._retrying(self._store.record, request.id, metrics=metrics, attempt=request.starts)
         try:
             return await self._retrying(finished, request, steps, job.folder, self._storage, seconds)
         except (OSError, SonoloraError) as error:
@@ -245,16 +248,19 @@ class Workers:
         if request.no_retry or request.attempts + 1 >= self._settings.attempts:
             return crashed(how, job.seconds)
         line = (time.time(), "ERROR", f"{how}; trying again")
-        await self._retrying(self._store.add_logs, request.id, [line])
-        await self._retrying(self._store.requeue, request.id, crashed=True, how=how)
+        await self._retrying(self._store.add_logs, request.id, [line], request.starts)
+        await self._retrying(self._store.requeue, request.id, crashed=True, how=how, attempt=request.starts)
         return None
 
-    async def _finish(self, request: Request, result: Result) -> None:
-        await asyncio.to_thread(remove_scratch, self._settings.run_folder(request.id))  # left by a killed worker
+    async def _finish(self, request: Request, result: Result, attempt: int | None = None) -> None:
+        """`attempt`: the one whose result it is, of a request that runs."""
+        folder = self._settings.run_folder(request.id)
+        await asyncio.to_thread(remove_scratch, folder)  # left by a killed worker
+        await asyncio.to_thread(drop_older_attempts, folder)
         if result.status >= 400:
             line = (time.time(), "ERROR", result.error or "")
-            await self._retrying(self._store.add_logs, request.id, [line])
-        await self._retrying(self._store.finish, request.id, result)
+            await self._retrying(self._store.add_logs, request.id, [line], attempt)
+        await self._retrying(self._store.finish, request.id, result, attempt)
         logger.info("request %s: %s", request.id, result.outcome)
         self._changed(request.id)
 
