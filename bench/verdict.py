@@ -36,7 +36,7 @@ from sounds import HELD_OUT_KINDS, KINDS
 
 from sonolora.analysis.copies import is_copy, likenesses, pattern
 from sonolora.conditioning import Example
-from sonolora.ltx.lora.adapters import add_adapters, rounded_to_bf16, with_values
+from sonolora.ltx.lora.adapters import add_adapters, at_strength, rounded_to_bf16
 from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.weights.base import find_base
@@ -116,11 +116,7 @@ def strengths(options: argparse.Namespace) -> None:
     while trainer.step_count < STRENGTH_STEPS:
         trainer.step()
     for strength in STRENGTHS:
-        values = adapters.flat.detach().clone()
-        for name, matrix in adapters.matrices(values).items():
-            if name.endswith("lora_B"):
-                matrix *= strength
-        with with_values(adapters, values):
+        with at_strength(adapters, strength):
             effect = measure_effect(model, adapters, held_out, CPU)
             change = difference(changes(base, grid_losses(model, held_out, CPU)), range(HELD_OUT))
         print(f"| {strength:g} | {effect.change:.3f} | {effect.verdict} | {percent(change)} |", flush=True)

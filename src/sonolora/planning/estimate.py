@@ -127,7 +127,8 @@ def estimate(
     if pace is not None:
         steps = request.number_of_steps if plan is None else plan.member_steps(request.number_of_steps) / members
         training = steps * (pace.step + 2 * settings.preserve * pace.forward)  # of the base
-        validation = evaluations * _evaluation_seconds(shape, mode, request, settings, pace, len(captions), device.type)
+        each = _evaluation_seconds(shape, mode, request, settings, pace, len(captions), device.type)
+        validation = (evaluations + len(settings.other_strengths)) * each
         price = None if power is None else power.cost(training + validation)
     return Estimate(
         mode=mode.name,

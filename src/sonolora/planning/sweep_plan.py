@@ -21,10 +21,11 @@ AXES = "rank", "learning_rate"
 MAX_MEMBERS = 64
 # Settings that a sweep has no use for, or that are not made for several members.
 WITHOUT = (
-    *("batch_size", "cuda_graph", "compile", "from_lora", "keep", "stop_early", "patience"),
-    *("own_previews", "preview_every", "distill_lora", "preview_lora"),
+    *("batch_size", "cuda_graph", "compile", "from_lora", "keep", "stop_early", "patience", "own_previews"),
+    *("preview_every", "preview_strengths", "preview_leak", "preview_lora", "distill_lora"),
 )
-_IGNORED = ("patience", "own_previews", "preview_every")  # without an effect on what is computed
+# Of these, what is without an effect: there are no previews, and nothing is stopped by patience.
+_IGNORED = ("patience", "own_previews", "preview_every", "preview_strengths", "preview_leak")
 
 
 @dataclass(frozen=True)

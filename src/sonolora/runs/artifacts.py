@@ -74,6 +74,10 @@ class Preview:
         """The artifact with its waveform and spectrogram."""
         return f"{self._stem}.png"
 
+    def at_strength(self, strength: str) -> str:
+        """The artifact with the sound of the same at another strength of the LoRA."""
+        return f"{self._stem}-strength-{strength}.wav"
+
     @property
     def film(self) -> str:
         """The artifact with the film and this sound, of previews that are made for one."""

@@ -118,6 +118,7 @@ def _train(
                 if previews := evaluator.evaluate(last):
                     artifacts.put(PREVIEW, partial(write_wav, waveform=joined(previews)))
                     evaluation.add_previews(previews)
+                    evaluator.put_strengths(last, previews)
             except StopRequestedError:
                 loop.save()
                 writer.finish()

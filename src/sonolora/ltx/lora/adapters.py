@@ -130,6 +130,15 @@ def rounded_to_bf16(adapters: Adapters) -> AbstractContextManager[None]:
     return with_values(adapters, adapters.flat.detach().to(FILE_DTYPE))
 
 
+def at_strength(adapters: Adapters, strength: float) -> AbstractContextManager[None]:
+    """Context in which the adapters have the values of the file, used at a strength."""
+    values = adapters.flat.detach().to(FILE_DTYPE).float()
+    for name, matrix in adapters.matrices(values).items():
+        if name.endswith("lora_B"):
+            matrix *= strength
+    return with_values(adapters, values)
+
+
 @contextmanager
 def with_values(adapters: Adapters, values: Tensor) -> Iterator[None]:
     """Context in which the adapters have these values, which lie as `flat` does."""
