@@ -34,7 +34,7 @@ import httpx
 import numpy as np
 import uvloop
 
-from sonolora.server.database.database import Database
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.jobs.records import State
 from sonolora.server.jobs.store import Store
 
@@ -154,7 +154,7 @@ class Training:
 
 
 async def measure(folder: Path, port: int, key: str, server: int, options: argparse.Namespace, load: float) -> Measured:
-    database = Database(folder / "server.db")
+    database = SqliteDatabase(folder / "server.db")
     store = Store(database)
     base = f"http://127.0.0.1:{port}"
     head = {"Authorization": f"Key {key}", "Content-Type": "application/zip", "X-Fal-File-Name": "clips.zip"}
@@ -273,7 +273,7 @@ def main() -> None:
         ) as server:
             try:
                 said = ""
-                while "\n# curl" not in said:
+                while not re.search(r"^key: +.*\n", said, re.MULTILINE):
                     line = server.stdout.readline()
                     assert line, "the server did not start"
                     said += line

@@ -61,6 +61,14 @@ def with_reference_positions(example: Example, positions: str) -> Example:
     return replace(example, reference_middles_BR=middles_R.to(example.reference_BRC.device).expand(batch, -1))
 
 
+def with_text(example: Example, audio_BSD: Tensor, video_BSD: Tensor | None) -> Example:
+    """The example with other text contexts. A one-way video keeps the one that it was computed with."""
+    video = example.video
+    if isinstance(video, Video) and video_BSD is not None:
+        video = replace(video, context_BSD=video_BSD)
+    return replace(example, context_BSD=audio_BSD, video=video)
+
+
 def collate(examples: Sequence[Example]) -> Example:
     """Examples of equal lengths and parts, joined along the batch axis; a single one as it is."""
     return examples[0] if len(examples) == 1 else map_tensors(torch.cat, *examples)

@@ -44,6 +44,10 @@ class CudaGraphStep:
         self._captured: tuple[torch.cuda.CUDAGraph, Tensor] | None = None  # with its output
         self._failed = False
 
+    def another(self) -> CudaGraphStep:
+        """One for another computation."""
+        return CudaGraphStep(self._pool, self._warn)
+
     def __call__(self, compute: Compute, example: Example, noise_BTC: Tensor, sigma_B: Tensor) -> Tensor:
         """The result of `compute`, as a tensor of its own."""
         if self._inputs is None:

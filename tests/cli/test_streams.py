@@ -15,7 +15,7 @@ from sonolora.cli.streams import OutputFailedError, ReaderLeftError, droppable_o
 from sonolora.cli.terminal import TerminalProgress
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_audio
-from sonolora.server.database.database import Database
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.jobs.records import NewRequest
 from sonolora.server.jobs.store import Store
 
@@ -103,7 +103,7 @@ def test_progress_on_a_full_device_is_dropped():
     ],
 )
 def test_exit_codes_in_a_shell(words, code, error, tmp_path):
-    with closing(Database(tmp_path / "server.db")) as database:
+    with closing(SqliteDatabase(tmp_path / "server.db")) as database:
         Store(database).add_request(NewRequest(endpoint="t2a", mode="t2a", body={}, key_id="k"))
     line = f'"{sys.executable}" -m sonolora {words}'
     environment = {**os.environ, "FOLDER": str(tmp_path), "PYTHONUNBUFFERED": "1"}

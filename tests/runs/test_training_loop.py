@@ -22,6 +22,7 @@ class Simulated:
         self.states, self.evaluations, seconds = [], [], []
         trainer = SimpleNamespace(step_count=0, is_finite=lambda: True, gradient_norm=torch.ones(()), input_seconds=0.0)
         trainer.config = SimpleNamespace(steps=steps, learning_rate_at=lambda step: 1e-4)  # noqa: ARG005
+        trainer.preserves = lambda step: False  # noqa: ARG005
         self.trainer = trainer
 
         def step():

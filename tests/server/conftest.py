@@ -25,11 +25,14 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from postgres_server import MISSING, PostgresServer, programs, running
 from shallow_base import write_shallow_base
 
 from sonolora.ltx.weights.base import BUILT_IN
 from sonolora.server.api.app import Services, build_app
 from sonolora.server.database.database import Database
+from sonolora.server.database.open_database import open_database
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.files.storage import Storage
 from sonolora.server.health import Health
 from sonolora.server.jobs.keys import Keys
@@ -73,7 +76,7 @@ def _serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         queue_limit=5,
         max_body_bytes=100_000,
     )
-    database = Database(settings.database)
+    database = SqliteDatabase(settings.database_address)
     store, keys = Store(database), Keys(database)
     storage = Storage(settings.folder / "files", database, 200 << 20)
     served = Live(settings, store, keys, storage)
@@ -128,6 +131,27 @@ def client(live: Live, anonymous: httpx.Client) -> httpx.Client:
     """The same with the key."""
     anonymous.headers["Authorization"] = f"Key {live.key}"
     return anonymous
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Mark tests of it with `xdist_group("postgres")`: one for all of them takes two seconds to start."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'sonolora[postgres]'")
+    if (found := programs()) is None:
+        pytest.skip(MISSING)
+    with running(found) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.xdist_group("postgres"))])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A new database of either dialect."""
+    if request.param == "sqlite":
+        address: Path | str = tmp_path / "server.db"
+    else:
+        address = request.getfixturevalue("postgres").emptied()
+    with closing(open_database(address)) as database:
+        yield database
 
 
 @pytest.fixture(scope="session")
@@ -187,7 +211,7 @@ class Served:
 
     def newest(self) -> str:
         """The id of the newest request."""
-        with closing(Database(self.folder / "server.db")) as database:
+        with closing(SqliteDatabase(self.folder / "server.db")) as database:
             return Store(database).requests(limit=1)[0].id
 
     def result(self, id: str) -> httpx.Response:

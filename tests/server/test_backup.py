@@ -16,7 +16,7 @@ from sonolora.cli.main import app
 from sonolora.core.errors import SonoloraError
 from sonolora.server import backup as module
 from sonolora.server.backup import backup, restore
-from sonolora.server.database.database import Database
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.datasets.dataset import Datasets
 from sonolora.server.files.storage import Storage
 from sonolora.server.folder_lock import single_instance
@@ -30,7 +30,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.database = Database(folder / "server.db")
+        self.database = SqliteDatabase(folder / "server.db")
         self.store, self.keys = Store(self.database), Keys(self.database)
         self.storage = Storage(folder / "files", self.database, 1 << 20)
 
@@ -231,7 +231,7 @@ def test_commands(server, tmp_path):
     said = run("restore", tmp_path / "copy", "--folder", tmp_path / "new")
     assert said.splitlines()[-1] == f"start it with: sonolora serve --folder {tmp_path / 'new'}"
     assert run("keys", "list", "--folder", tmp_path / "new").split()[-1] == "laptop"
-    with closing(Database(tmp_path / "new" / "server.db", thorough=True)) as database:
+    with closing(SqliteDatabase(tmp_path / "new" / "server.db", thorough=True)) as database:
         assert len(Store(database).requests()) == 3
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from sonolora.server import clock
 from sonolora.server.clock import _Clock
-from sonolora.server.database.database import Database
 from sonolora.server.database.deadlines import shift_deadlines
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.deliveries import Deliveries
 from sonolora.server.jobs.records import NewRequest, Result
@@ -22,7 +22,7 @@ DAY = 86_400.0
 
 @pytest.fixture
 def database(tmp_path):
-    with closing(Database(tmp_path / "server.db")) as database:
+    with closing(SqliteDatabase(tmp_path / "server.db")) as database:
         yield database
 
 

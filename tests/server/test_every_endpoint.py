@@ -21,7 +21,7 @@ from sonolora.media.write_video import write_video
 from sonolora.modes import MODES
 from sonolora.runs.generation.generate import GenerateSettings, generate
 from sonolora.server.api.schemas import TrainingOutput
-from sonolora.server.net.urls import ENDPOINTS
+from sonolora.server.endpoints.training import PATHS
 
 pytestmark = pytest.mark.xdist_group("every-endpoint")
 RATE = 48000
@@ -91,12 +91,12 @@ def loras():
 
 
 @pytest.mark.parametrize(
-    "endpoint", [one if one == IN_CI else pytest.param(one, marks=pytest.mark.slow) for one in ENDPOINTS]
+    "endpoint", [one if one == IN_CI else pytest.param(one, marks=pytest.mark.slow) for one in PATHS]
 )
 def test_an_uploaded_archive_becomes_a_lora_that_changes_what_is_generated(
     endpoint, served, shallow_base, loras, receiver, tmp_path
 ):
-    mode, data = ENDPOINTS[endpoint], tmp_path / "data"
+    mode, data = PATHS[endpoint], tmp_path / "data"
     data.mkdir()
     body = {**(VIDEO if mode == "v2a" else SOUND), "training_data_url": served.upload(archive(mode, data))}
     if mode.startswith("audio-extend"):

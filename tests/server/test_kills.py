@@ -21,7 +21,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from sonolora.server.database.database import Database
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.jobs.records import State
 from sonolora.server.jobs.store import Store
 
@@ -47,7 +47,7 @@ class Server:
         (folder / "server.toml").write_text(SETTINGS)
         self.start()
         self.key = re.search(r"^key: +(\S+)", self.said(), re.MULTILINE)[1]
-        self.database = Database(folder / "server.db")
+        self.database = SqliteDatabase(folder / "server.db")
         self.store = Store(self.database)
 
     def said(self) -> str:

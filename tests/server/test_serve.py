@@ -24,7 +24,7 @@ from sonolora.cli import server as cli_server
 from sonolora.cli.main import app
 from sonolora.core.errors import SonoloraError
 from sonolora.planning.prices import PUBLISHED_PRICES
-from sonolora.server.database.database import Database
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.files.storage import Storage
 from sonolora.server.folder_lock import single_instance
 from sonolora.server.jobs.keys import Keys
@@ -86,7 +86,7 @@ def start():
 
 def keys(folder: Path) -> list[object]:
     """All that were made."""
-    with closing(Database(folder / "server.db")) as database:
+    with closing(SqliteDatabase(folder / "server.db")) as database:
         return list(Keys(database).all())
 
 
@@ -117,7 +117,7 @@ def test_first_and_second_start(start, tmp_path):
     assert all(" INFO request " in line for line in errors.splitlines()), errors
     assert time.monotonic() - began < 30
     assert key not in "".join(path.read_text("latin-1") for path in tmp_path.rglob("*") if path.is_file())
-    with closing(Database(tmp_path / "server.db")) as database:
+    with closing(SqliteDatabase(tmp_path / "server.db")) as database:
         assert Store(database).request(answer.json()["request_id"]).state == State.QUEUED
 
     second = start(tmp_path)
@@ -207,7 +207,7 @@ def test_a_secret_that_is_cut_off_is_said_at_the_start(tmp_path):
 
 @pytest.mark.parametrize("name", [".", "server.db", "files", "files/incoming", "runs"])
 def test_what_may_not_be_written_is_said_at_the_start(tmp_path, name):
-    with closing(Database(tmp_path / "server.db")) as database:
+    with closing(SqliteDatabase(tmp_path / "server.db")) as database:
         Storage(tmp_path / "files", database, 1)
     (tmp_path / "runs").mkdir()
     mode = (tmp_path / name).stat().st_mode
@@ -222,7 +222,7 @@ def test_what_may_not_be_written_is_said_at_the_start(tmp_path, name):
 
 def test_a_lost_database_is_said_at_the_start(tmp_path):
     """As when it was moved away: its files and keys are not forgotten in silence."""
-    with closing(Database(tmp_path / "server.db")) as database:
+    with closing(SqliteDatabase(tmp_path / "server.db")) as database:
         Keys(database).add("laptop")
         database.note_identity()
     (tmp_path / "server.db").rename(tmp_path / "away.db")
@@ -311,7 +311,7 @@ class TestCommands:
 
     @pytest.fixture
     def database(self, tmp_path):
-        database = Database(tmp_path / "server.db")
+        database = SqliteDatabase(tmp_path / "server.db")
         yield database
         database.close()
 

@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from sonolora.core.errors import SonoloraError
 from sonolora.server import webhooks
-from sonolora.server.database.database import Database
 from sonolora.server.database.faults import StoreError
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.health import Health
 from sonolora.server.jobs import retrying
 from sonolora.server.jobs.deliveries import Deliveries
@@ -94,7 +94,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    with contextlib.closing(Database(tmp_path / "server.db")) as database:
+    with contextlib.closing(SqliteDatabase(tmp_path / "server.db")) as database:
         yield Store(database)
 
 
@@ -296,7 +296,7 @@ def test_retries_go_on_after_a_restart(tmp_path: Path, monkeypatch: pytest.Monke
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    database = Database(tmp_path / "server.db")
+    database = SqliteDatabase(tmp_path / "server.db")
     before = Store(database)
     id = finished(before, f"http://127.0.0.1:{port}/hook")
     deliver(before, lambda: state(before, id).attempts == 1)  # nobody is listening
@@ -305,7 +305,7 @@ def test_retries_go_on_after_a_restart(tmp_path: Path, monkeypatch: pytest.Monke
 
     receiver = Receiver()
     receiver.start()
-    database = Database(tmp_path / "server.db")
+    database = SqliteDatabase(tmp_path / "server.db")
     after = Store(database)
     with database.transaction() as transaction:
         transaction.exec_driver_sql("UPDATE deliveries SET url = ?", (receiver.url,))

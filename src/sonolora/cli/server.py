@@ -168,15 +168,16 @@ def ledger(folder: Folder = None) -> None:
 @contextmanager
 def _database(folder: Path | None, *, new: bool = False) -> Iterator[Database]:
     """The database of the server in the folder; `new`: created if there is none."""
-    from sonolora.server.database.database import Database
+    from sonolora.server.database.open_database import open_database
     from sonolora.server.settings import default_folder, load_settings
 
     settings = load_settings(folder or default_folder())
-    if not new and not settings.database.exists():
+    address = settings.database_address
+    if not new and isinstance(address, Path) and not address.exists():
         raise SonoloraError(
             f"there is no server in {settings.folder}: give its --folder, or start one with `sonolora serve`"
         )
-    with closing(Database(settings.database)) as database:
+    with closing(open_database(address)) as database:
         yield database
 
 

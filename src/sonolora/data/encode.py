@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sonolora.conditioning import Example, Video
+from sonolora.conditioning import Example, Video, with_text
 from sonolora.core.frames import frame_count, kept_frames
 from sonolora.data.clips import Clip
 from sonolora.data.conditioning_inputs import ConditioningInput, muted
@@ -79,7 +79,7 @@ class Encoder:
         return (
             Prepared(
                 examples=tuple(
-                    self._with_text(example, contexts[clip.caption])
+                    with_text(example, contexts[clip.caption].audio, contexts[clip.caption].video)
                     for example, clip in zip(encoded, light, strict=True)
                 ),
                 names=tuple(clip.name for clip in light),
@@ -168,19 +168,13 @@ class Encoder:
     def _video_encoder(self) -> VideoEncoder:
         return load_video_encoder(self.base.checkpoint, device=self.device, dtype=self.dtype)
 
-    def _with_text(self, example: Example, context: TextContext) -> Example:
-        video = example.video
-        if isinstance(video, Video) and context.video is not None:
-            video = replace(video, context_BSD=context.video)
-        return replace(example, context_BSD=context.audio, video=video)
-
     def _item(
         self, given: ConditioningInput, example: Example, context: TextContext, negative: TextContext
     ) -> PreviewItem:
         return PreviewItem(
             given.clip.caption,
             given.seconds,
-            self._with_text(example, context),
+            with_text(example, context.audio, context.video),
             negative.audio,
             given.clip.regenerate or (),
             given.gain,

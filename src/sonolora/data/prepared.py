@@ -20,6 +20,7 @@ from sonolora.core.errors import CheckpointError
 from sonolora.core.frames import Span
 from sonolora.data.encoding_cache import content_hash
 from sonolora.data.held_out import Split
+from sonolora.ltx.text.text_encoder import TextContext
 
 _T = TypeVar("_T")
 
@@ -61,6 +62,7 @@ class Prepared:
     digest: str
     recordings: tuple[int, ...] = ()
     held_out: HeldOut = HeldOut()
+    foreign: tuple[TextContext, ...] = ()  # of captions that are not of the data, where the base is preserved
 
     def split(self, split: Split) -> Prepared:
         """The same data with the clips of a split held out; nothing may be held out yet."""
@@ -110,6 +112,10 @@ class Prepared:
                 "recordings": list(self.held_out.recordings),
                 "note": self.held_out.note,
             },
+            "foreign": [
+                {name: key(tensor) for name, tensor in vars(text).items() if tensor is not None}
+                for text in self.foreign
+            ],
             "previews": [
                 {
                     "prompt": item.prompt,
@@ -156,6 +162,10 @@ class Prepared:
                 tuple(held_out["names"]),
                 tuple(held_out["recordings"]),
                 held_out["note"],
+            ),
+            tuple(
+                TextContext(store[keys["audio"]], store[keys["video"]] if "video" in keys else None)
+                for keys in layout.get("foreign", [])
             ),
         )
 

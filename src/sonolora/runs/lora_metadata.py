@@ -41,6 +41,7 @@ def lora_metadata(run: Run, prepared: Prepared) -> dict[str, str]:
         "reference_positions": settings.reference_positions,
         "dataset_digest": prepared.digest,
         **({"from_lora": Path(settings.from_lora).name} if settings.from_lora else {}),
+        **({"preserve": str(settings.preserve)} if settings.preserve else {}),
         "held_out": json.dumps(prepared.held_out.names),
         "sonolora_version": __version__,
         "license": run.base.checkpoint.metadata.get("license", WEIGHTS_LICENSE),

@@ -46,6 +46,7 @@ class TrainingLoop:
         """Take all steps that remain. Raises `StopRequestedError` between two, and `SonoloraError` on divergence."""
         trainer, steps = self.trainer, self.trainer.config.steps
         losses: list[Tensor] = []
+        changes: list[Tensor] = []  # of the base, in steps that keep it
         self._began = self._saved = self.clock()
         self._evaluating = 0.0  # seconds, since training began here
         self._evaluate_if_due()
@@ -53,11 +54,11 @@ class TrainingLoop:
         self.cancel.check()
         since = trainer.step_count, self.clock()
         while trainer.step_count < steps and not self.evaluator.evaluation.is_over():
-            losses.append(self._step())
+            (changes if trainer.preserves(trainer.step_count) else losses).append(self._step())
             step = trainer.step_count
             if step % LOG_EVERY == 0 or step == steps:
-                self._log(losses, *since)
-                losses, since = [], (step, self.clock())
+                self._log(losses, changes, *since)
+                losses, changes, since = [], [], (step, self.clock())
             if step == steps or self._state_is_due():
                 self.save()
             if self._evaluate_if_due():
@@ -118,10 +119,15 @@ class TrainingLoop:
         training = self.clock() - self._began - self._evaluating
         return self._evaluating + took <= EVALUATION_SHARE * training
 
-    def _log(self, losses: list[Tensor], since_step: int, since_time: float) -> None:
+    def _log(self, losses: list[Tensor], changes: list[Tensor], since_step: int, since_time: float) -> None:
         # Besides `is_finite` the only place where the host waits for the device.
-        loss, step = torch.cat(losses).mean().item(), self.trainer.step_count
-        if not math.isfinite(loss):
+        step = self.trainer.step_count
+        means = {
+            name: torch.cat(some).mean().item()
+            for name, some in (("loss", losses), ("preservation_loss", changes))
+            if some
+        }
+        if not all(map(math.isfinite, means.values())):
             raise self._diverged()
         seconds = max(self.clock() - since_time, 1e-9)
         waited, self.trainer.input_seconds = self.trainer.input_seconds, 0.0
@@ -131,7 +137,7 @@ class TrainingLoop:
             rates["peak_memory_gb"] = round(torch.cuda.max_memory_allocated(device) / 1e9, 3)
         self.log.add(
             step,
-            loss=loss,
+            **means,
             learning_rate=self.trainer.config.learning_rate_at(step - 1),
             steps_per_second=round((step - since_step) / seconds, 2),
             gradient_norm=self.trainer.gradient_norm.item(),
@@ -139,7 +145,7 @@ class TrainingLoop:
             **rates,
         )
         self.progress.remaining(self.evaluator.seconds_to_come(step))
-        self.progress.advance(f"loss {loss:.3f}", to=step)
+        self.progress.advance(f"loss {means['loss']:.3f}" if losses else "", to=step)
 
     def _diverged(self) -> SonoloraError:
         run = self.run

@@ -24,9 +24,9 @@ from pathlib import Path
 from sonolora import __version__
 from sonolora.core.atomic_files import make_folder, write_json, writing
 from sonolora.core.errors import SonoloraError
-from sonolora.server.database.database import Database
 from sonolora.server.database.faults import StoreError, faults_in_words
 from sonolora.server.database.identity import identity_file, open_read_only
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.files.incoming import BLOCK_BYTES, HashingWriter, sync
 from sonolora.server.folder_lock import single_instance
 
@@ -74,7 +74,7 @@ def backup(folder: Path, copy: Path, report: Callable[[str], None] = lambda _: N
         raise SonoloraError(f"there is no server in {folder}: give its --folder")
     if copy.exists():
         raise SonoloraError(f"{copy} exists already: give the name of a new folder")
-    Database(database).close()  # checks and, if it is of an older version, migrates it
+    SqliteDatabase(database).close()  # checks and, if it is of an older version, migrates it
     make_folder(copy.parent)
     with _made_as_a_whole(copy) as part:
         for name in _KEPT:
@@ -130,7 +130,7 @@ def restore(copy: Path, folder: Path, report: Callable[[str], None] = lambda _: 
             part = Path(name)
             _copy_database(copy / DATABASE, part / DATABASE)
             try:
-                Database(part / DATABASE, thorough=True).close()  # also migrates it
+                SqliteDatabase(part / DATABASE, thorough=True).close()  # also migrates it
                 requests, contents = _read(part / DATABASE)
             except StoreError as error:
                 raise SonoloraError(f"{copy / DATABASE}: {error.reason}. Take another copy") from error

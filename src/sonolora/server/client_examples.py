@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from sonolora.server.net.urls import APP
+from sonolora.server.endpoints.training import APP
 
 ENDPOINT = f"{APP}/t2a"
 # Every update has the whole log.

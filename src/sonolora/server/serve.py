@@ -9,39 +9,50 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, closing
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sonolora.core.atomic_files import writing
 from sonolora.core.errors import SonoloraError
+from sonolora.core.object_store import ObjectStore
 from sonolora.server import clock
 from sonolora.server.api.app import Services, build_app, make_rest
+from sonolora.server.api.serializers import result_body
 from sonolora.server.banner import banner
-from sonolora.server.database.database import MAX_LOG_BYTES, Database
+from sonolora.server.database.database import Database
 from sonolora.server.database.deadlines import shift_deadlines
+from sonolora.server.database.open_database import open_database
+from sonolora.server.database.sqlite import MAX_LOG_BYTES, SqliteDatabase
+from sonolora.server.files.remote import RemoteFiles
 from sonolora.server.files.storage import Storage
 from sonolora.server.folder_lock import single_instance
 from sonolora.server.health import Health
+from sonolora.server.jobs.attempt_folders import id_of, remove_run_folder
 from sonolora.server.jobs.deliveries import Deliveries
 from sonolora.server.jobs.keys import Keys
+from sonolora.server.jobs.local_placer import LocalPlacer
 from sonolora.server.jobs.notifier import Notifier
-from sonolora.server.jobs.records import Request, State
+from sonolora.server.jobs.placer import Placer
+from sonolora.server.jobs.ray_placer import check_ray
+from sonolora.server.jobs.records import State
+from sonolora.server.jobs.remote_placer import RemotePlacer
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.jobs.workers import Workers
 from sonolora.server.net.listen import HttpServer, certificate_for, listen, loopback_of
 from sonolora.server.net.tunnel import tunnel
-from sonolora.server.net.urls import absolute_urls, own_address
-from sonolora.server.settings import EMBEDDED_BASE, ServerSettings
+from sonolora.server.net.urls import own_address
+from sonolora.server.settings import EMBEDDED_BASE, RAY, SLURM, ServerSettings
+from sonolora.server.shared_secrets import share_secrets
 from sonolora.server.webhooks import Deliverer, jwks, load_signing_key
 
 CLEANING_SECONDS = 600.0
@@ -50,6 +61,12 @@ CLOCK_SECONDS = 1.0
 CHECKPOINT_SECONDS = 120.0
 IDENTITY_SECONDS = 2.0
 _OPEN_FILES = 65536
+
+T = TypeVar("T")
+
+# Sets what is called, in a thread, with the id of a request that another process has changed, and when another server
+# has become the active one.
+ListenToOthers = Callable[[Callable[[str], None], Callable[[SonoloraError], None]], None]
 
 logger = logging.getLogger(__name__)
 
@@ -71,19 +88,49 @@ def serve(settings: ServerSettings, *, accept_database: bool = False, with_examp
     # Every waiting client is an open file, and the usual limit is low.
     hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard_limit, _OPEN_FILES), hard_limit))
-    with (
-        single_instance(settings.folder),
-        closing(Database(settings.database, accept=accept_database, thorough=True)) as database,
-    ):
-        database.checkpoint()
+    with single_instance(settings.folder), _opened(settings, accept_database) as database:
         for folder in (settings.folder, settings.folder / "runs"):
             _check_writable(folder)
+        if settings.placer == RAY:
+            check_ray()
         _check_base(settings.base)
-        try:
-            uvloop.run(_serve(settings, database, with_examples))
-        except KeyboardInterrupt:
-            raise SonoloraError("stopped at once; the workers save what they can by themselves") from None
-        database.note_identity()
+        objects = None
+        if settings.files is not None:
+            objects = ObjectStore(settings.files)
+            share_secrets(objects, settings.folder)
+        with _turn(database) as listen_to_others:
+            try:
+                uvloop.run(_serve(settings, database, objects, listen_to_others, with_examples))
+            except KeyboardInterrupt:
+                raise SonoloraError("stopped at once; the workers save what they can by themselves") from None
+
+
+@contextmanager
+def _opened(settings: ServerSettings, accept_database: bool) -> Iterator[Database]:
+    address = settings.database_address
+    if isinstance(address, str):
+        with closing(open_database(address)) as database:
+            yield database
+        return
+    with closing(SqliteDatabase(address, accept=accept_database, thorough=True)) as file:
+        file.checkpoint()
+        yield file
+        file.note_identity()
+
+
+@contextmanager
+def _turn(database: Database) -> Iterator[ListenToOthers]:
+    """While this server is the active one of its database. A file, whose folder is locked, has no other."""
+    if isinstance(database, SqliteDatabase):
+        yield lambda changed, lost: None  # noqa: ARG005
+        return
+    from sonolora.server.database.active_server import ActiveServer
+    from sonolora.server.database.postgres import PostgresDatabase
+
+    assert isinstance(database, PostgresDatabase)
+    waiting = f"another server works on {database.name}: this one waits, and takes over when it is gone"
+    with closing(ActiveServer(database, lambda: print(waiting, flush=True))) as active:
+        yield active.listen
 
 
 def _check_writable(folder: Path) -> None:
@@ -91,6 +138,15 @@ def _check_writable(folder: Path) -> None:
     with writing(folder):
         folder.mkdir(mode=0o700, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
+
+
+def _placer(settings: ServerSettings, changed: Callable[[], None]) -> Placer[Any]:
+    if settings.placer == RAY:
+        return RemotePlacer(("--base", settings.base, "ray", str(settings.ray_address)), changed)
+    if settings.placer == SLURM:
+        options = ("--jobs", str(settings.slurm_jobs), "--options", settings.slurm_options or "")
+        return RemotePlacer(("--base", settings.base, "slurm", str(settings.folder / "slurm"), *options), changed)
+    return LocalPlacer(settings.base, settings.devices, changed)
 
 
 def _check_base(base: str) -> None:
@@ -121,12 +177,20 @@ def _valid_keys(keys: Keys) -> int:
     return sum(key.revoked is None for key in keys.all())
 
 
-async def _serve(settings: ServerSettings, database: Database, with_examples: bool) -> None:
+async def _serve(
+    settings: ServerSettings,
+    database: Database,
+    objects: ObjectStore | None,
+    listen_to_others: ListenToOthers,
+    with_examples: bool,
+) -> None:
     stop = _stop_signal()
+    loop = asyncio.get_running_loop()
     notifier, health = Notifier(), Health()
     retrying = Retrying(health)
     store, keys = Store(database), Keys(database)
-    storage = Storage(settings.folder / "files", database, settings.max_upload_bytes)
+    remote = None if objects is None else RemoteFiles(objects, redirect=settings.redirect_downloads)
+    storage = Storage(settings.folder / "files", database, settings.max_upload_bytes, remote)
     signing_key = load_signing_key(settings.folder)
     async with AsyncExitStack() as stack:
         # Ports first: what cannot start fails before anything runs. From here on the settings have the actual ports.
@@ -141,7 +205,7 @@ async def _serve(settings: ServerSettings, database: Database, with_examples: bo
             port = await stack.enter_async_context(tunnel(settings.host, settings.proxy_port, to))
             settings = replace(settings, proxy_port=port)
 
-        workers = Workers(settings, store, storage, retrying, notifier.notify)
+        workers = Workers(settings, store, storage, retrying, notifier.notify, partial(_placer, settings))
         services = Services(
             settings,
             store,
@@ -152,7 +216,7 @@ async def _serve(settings: ServerSettings, database: Database, with_examples: bo
             wake=workers.wake,
             jwks=jwks(signing_key),
             active=lambda: workers.active,
-            ready=lambda: workers.ready,
+            slots=lambda: workers.slots,
         )
         rest = make_rest(services)
         stack.push_async_callback(rest.assistant.stop)
@@ -167,11 +231,14 @@ async def _serve(settings: ServerSettings, database: Database, with_examples: bo
             signing_key,
             user_id="sonolora",
             allow_private=settings.allow_private_webhooks,
-            payload_of=lambda request: _payload(request, own_address(settings)),
+            payload_of=lambda request: result_body(request, own_address(settings), storage),
         )
         # A new key is shown only now, so nothing may fail between making and showing it.
         first_key = _first_key(keys, settings)
         answering = [asyncio.create_task(server.run()) for server in servers]
+        keep: list[Callable[[], Awaitable[None]]] = []
+        if isinstance(database, SqliteDatabase):
+            keep.append(partial(_keep_database, database, retrying))
         background = [
             asyncio.create_task(_kept_up(work))
             for work in (
@@ -179,9 +246,20 @@ async def _serve(settings: ServerSettings, database: Database, with_examples: bo
                 deliverer.run,
                 lambda: _clean(settings, store, storage, retrying),
                 lambda: _watch_clock(database, storage, retrying),
-                lambda: _keep_database(database, retrying),
+                *keep,
             )
         ]
+        taken_over: list[SonoloraError] = []
+
+        def changed(id: str) -> None:
+            notifier.notify(id)
+            workers.wake()
+
+        def lost(error: SonoloraError) -> None:
+            taken_over.append(error)
+            stop.set()
+
+        listen_to_others(partial(_in_loop, loop, changed), partial(_in_loop, loop, lost))
         link = rest.sessions.new_link() if settings.on_loopback else None
         print(banner(settings, first_key, _valid_keys(keys), link, with_examples=with_examples), flush=True)
         stopping = asyncio.create_task(stop.wait())
@@ -197,6 +275,14 @@ async def _serve(settings: ServerSettings, database: Database, with_examples: bo
         for end in await asyncio.gather(*answering, *background, return_exceptions=True):
             if isinstance(end, Exception):
                 logger.error("while stopping: %s", end, exc_info=end)
+        if taken_over:
+            raise taken_over[0]
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[T], None], value: T) -> None:
+    """Called in a thread."""
+    with suppress(RuntimeError):  # the loop has ended
+        loop.call_soon_threadsafe(call, value)
 
 
 def _stop_signal() -> asyncio.Event:
@@ -229,7 +315,7 @@ async def _kept_up(work: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(RESTART_SECONDS)
 
 
-async def _keep_database(database: Database, retrying: Retrying) -> None:
+async def _keep_database(database: SqliteDatabase, retrying: Retrying) -> None:
     """Checkpoint now and then, and keep the identity beside the database up to date."""
     while True:
         checkpoint_at = time.monotonic() + CHECKPOINT_SECONDS
@@ -265,12 +351,7 @@ async def _clean(settings: ServerSettings, store: Store, storage: Storage, retry
 
 def _remove_old_runs(folder: Path, store: Store, before: float) -> None:
     """Remove the run folders of requests that finished before then; their outputs are in the file store."""
-    for run in folder.iterdir() if folder.is_dir() else ():
-        request = store.request(run.name)
+    for run in list(folder.iterdir()) if folder.is_dir() else ():
+        request = store.request(id_of(run))
         if request and request.state == State.DONE and (request.finished or before) < before:
-            shutil.rmtree(run, ignore_errors=True)
-
-
-def _payload(request: Request, base: str) -> Any:
-    """The body of a webhook: the result as its client would get it, with addresses that lead here."""
-    return None if request.result is None else absolute_urls(request.result.body, base)
+            remove_run_folder(run)

@@ -27,6 +27,7 @@ from sonolora.planning.run_settings import RENAMED, RunSettings
 CONFIGURATION = "server.toml"
 EMBEDDED_BASE = RunSettings.base  # the one that comes with the program
 WAIT, INTERRUPT = "wait", "interrupt"
+LOCAL, RAY, SLURM = "local", "ray", "slurm"
 FOLDER_VARIABLE = "SONOLORA_SERVER"
 
 
@@ -55,12 +56,36 @@ class ServerSettings:
     )
     base: str = same_setting(RunSettings, "base")
     devices: tuple[str, ...] = setting(("auto",), "Devices; each has one worker", metavar="DEVICE")
+    placer: str = setting(
+        LOCAL,
+        "Where runs are carried out: on the devices of this machine, or by a Ray or Slurm cluster",
+        choices=(LOCAL, RAY, SLURM),
+    )
+    ray_address: str | None = setting(None, "Address of the Ray cluster's head; needs placer ray", metavar="HOST:PORT")
+    slurm_jobs: int = setting(1, "Slurm jobs at a time", minimum=1)
+    slurm_options: str | None = setting(
+        None, "What a Slurm job asks for, in submitit's words: gpus_per_node=1,slurm_partition=gpu", metavar="LIST"
+    )
     allow_private_urls: bool = setting(False, "Fetch training data from private networks and this machine")
     allow_private_webhooks: bool = setting(False, "Send webhooks to private networks and this machine")
     generate_while_training: str = setting(
         WAIT,
         "Where every device trains, a sound to generate waits, or a training saves its state and continues afterwards",
         choices=(WAIT, INTERRUPT),
+    )
+    database: str | None = setting(
+        None,
+        "PostgreSQL database of the queue, as postgresql+psycopg://user@host/name; by default a file in the folder",
+        metavar="URL",
+    )
+    files: str | None = setting(
+        None,
+        "Object store of uploads, outputs and saved states, as s3://bucket/prefix; by default the folder has them",
+        metavar="URL",
+    )
+    redirect_downloads: bool = setting(
+        False,
+        "Let clients download from the object store, which they must be able to reach, and not through the server",
     )
     queue_limit: int = setting(1000, "Queued requests per key", minimum=1)
     attempts: int = setting(3, "Attempts at a request whose worker crashes", minimum=1)
@@ -87,6 +112,8 @@ class ServerSettings:
             raise SonoloraError(f"keep_days must be greater than 0, not {self.keep_days:g}")
         if not self.devices:
             raise SonoloraError("devices must name at least one device: auto, cpu, cuda or cuda:1")
+        if (self.placer == RAY) != (self.ray_address is not None):
+            raise SonoloraError("placer ray and ray_address go together: set both or neither")
         if (self.certificate is None) != (self.private_key is None):
             raise SonoloraError("certificate and private_key go together: set both or neither")
         if self.proxy_port is not None and self.tls_port is None:
@@ -96,6 +123,10 @@ class ServerSettings:
             raise SonoloraError("proxy_port needs the server's own certificate: drop certificate and private_key")
         if self.public_url is not None and not self.public_url.startswith(("http://", "https://")):
             raise SonoloraError(f"public_url must start with http:// or https://, not {self.public_url!r}")
+        if self.database is not None and not self.database.startswith("postgresql+psycopg://"):
+            raise SonoloraError(
+                "database must be postgresql+psycopg://user@host/name; without it the queue is in a file of the folder"
+            )
         if unknown := set(self.prices) - set(MODES):
             raise SonoloraError(f"prices are by mode ({', '.join(MODES)}), not by {', '.join(sorted(unknown))}")
 
@@ -115,9 +146,9 @@ class ServerSettings:
         return {name: getattr(self, name) for name in shared if name != "v2a_video" or MODES[mode].video}
 
     @property
-    def database(self) -> Path:
-        """The job store's file."""
-        return self.folder / "server.db"
+    def database_address(self) -> Path | str:
+        """The job store's file, or the URL of its database."""
+        return self.database or self.folder / "server.db"
 
     def run_folder(self, id: str) -> Path:
         """The run folder of a request: report, metrics, previews and checkpoints."""

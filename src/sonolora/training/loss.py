@@ -21,6 +21,11 @@ def flow_losses(model: Transformer, example: Example, noise_BTC: Tensor, sigma_B
     noisy = (1 - sigma_B11) * example.latents_BTC + sigma_B11 * noise_BTC
     predicted = velocity(model, example, noisy, sigma_B)
     errors_BT = (predicted - (noise_BTC - example.latents_BTC)).square().mean(dim=-1)
+    return regenerated_means(errors_BT, example)
+
+
+def regenerated_means(errors_BT: Tensor, example: Example) -> Tensor:
+    """Mean over each sample's own regenerated frames, (B,)."""
     if example.keep_BT is None:
         return errors_BT.mean(dim=1)
     regenerated_BT = ~example.keep_BT

@@ -14,8 +14,9 @@ from sonolora.ltx.lora.lora_stack import apply_lora
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS, VIDEO_TO_AUDIO_TARGETS
 from sonolora.ltx.memory.quantised import QuantisedLinear, quantise
 from sonolora.ltx.memory.weight_policy import WeightPolicy
-from sonolora.ltx.model.joint_linear import JointLinear, LowRank
+from sonolora.ltx.model.joint_linear import JointLinear
 from sonolora.ltx.model.lora_layer import LoRALinear, UpdatedLinear
+from sonolora.ltx.model.low_rank import LowRank
 from sonolora.ltx.model.transformer import Stream, load_transformer
 from sonolora.ltx.weights.checkpoint import Checkpoint
 

@@ -64,8 +64,8 @@ def test_a_full_disk(live, client, full, caplog):
 
 
 def test_a_damaged_page(live, client, monkeypatch):
-    def damaged(*_):
-        raise StoreError(live.settings.database, "it is damaged", "Restore a backup")
+    def damaged(*_, **__):
+        raise StoreError(live.settings.database_address, "it is damaged", "Restore a backup")
 
     id = submit(client).json()["request_id"]
     monkeypatch.setattr(live.store._database, "fetch", damaged)
@@ -97,7 +97,7 @@ def test_a_stream_outlasts_a_fault(live, client, monkeypatch):
 
     def flaky(id):
         if next(failures, None) is not None:
-            raise StoreError(live.settings.database, "it is damaged")
+            raise StoreError(live.settings.database_address, "it is damaged")
         return request(id)
 
     with client.stream("GET", f"{REQUESTS}/{id}/status/stream") as stream:

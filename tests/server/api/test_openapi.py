@@ -9,13 +9,19 @@ import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_30
 
 from sonolora.core.errors import InputError
-from sonolora.modes import MODES
 from sonolora.modes.request import parse
 from sonolora.server.api.openapi import describe
+from sonolora.server.endpoints.inference import INFERENCE
+from sonolora.server.endpoints.registry import ENDPOINTS
+from sonolora.server.endpoints.training import APP, TRAINING
 from sonolora.server.jobs.records import Result
-from sonolora.server.net.urls import APP, ENDPOINTS
 
 BASE = "http://127.0.0.1:8000"
+SOUNDS = INFERENCE[0].app
+PUBLISHED = (
+    "num_frames", "frames_per_second", "num_inference_steps", "guidance_scale", "negative_prompt",
+    "enable_prompt_expansion", "enable_safety_checker", "sync_mode",
+)  # fmt: skip
 STANDARD = jsonschema_rs.validator_for(OPENAPI_30)
 FILE = {"url": "/files/abc/x", "content_type": None, "file_name": "x", "file_size": 3}
 
@@ -35,19 +41,19 @@ def schema_of(document, name):
     return jsonschema_rs.validator_for({"$ref": f"#/components/schemas/{name}", "components": {"schemas": components}})
 
 
-def input_schema(endpoint):
-    document = describe([endpoint], BASE)
-    reference = document["paths"][f"/{APP}/{endpoint}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+def input_schema(id):
+    document = describe([ENDPOINTS[id]], BASE)
+    reference = document["paths"][f"/{id}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     return document, reference["$ref"].rpartition("/")[2]
 
 
-@pytest.mark.parametrize("endpoints", [[one] for one in ENDPOINTS] + [list(ENDPOINTS)], ids=" ".join)
-def test_documents_follow_the_standard(endpoints):
+@pytest.mark.parametrize("ids", [[one] for one in ENDPOINTS] + [list(ENDPOINTS)], ids=" ".join)
+def test_documents_follow_the_standard(ids):
+    endpoints = [ENDPOINTS[id] for id in ids]
     document = json.loads(json.dumps(describe(endpoints, BASE)))
     STANDARD.validate(document)
     assert document["openapi"] == "3.0.4"
-    for endpoint in endpoints:
-        id = f"{APP}/{endpoint}"
+    for id in ids:
         requests = f"/{id}/requests/{{request_id}}"
         assert {f"/{id}", f"{requests}/status", requests, f"{requests}/cancel"} <= set(document["paths"])
     text = json.dumps(document)
@@ -55,15 +61,15 @@ def test_documents_follow_the_standard(endpoints):
         assert reference in document["components"]["schemas"]
 
 
-@pytest.mark.parametrize("endpoint", ENDPOINTS)
+@pytest.mark.parametrize("endpoint", TRAINING, ids=lambda endpoint: endpoint.path)
 def test_the_fields_are_in_the_published_order_with_their_rules(endpoint):
-    document, name = input_schema(endpoint)
-    assert document["info"]["x-fal-metadata"]["endpointId"] == f"{APP}/{endpoint}"
+    document, name = input_schema(endpoint.id)
+    assert document["info"]["x-fal-metadata"]["endpointId"] == endpoint.id
     schema = document["components"]["schemas"][name]
     order = schema["x-fal-order-properties"]
     first = ["training_data_url", "rank", "number_of_steps", "learning_rate", "number_of_frames", "frame_rate"]
     assert order[:6] == first
-    assert set(order) == set(schema["properties"]) == set(MODES[ENDPOINTS[endpoint]].request.model_fields)
+    assert set(order) == set(schema["properties"]) == set(endpoint.request.model_fields)
     assert schema["required"] == ["training_data_url"]
     rank, steps = schema["properties"]["rank"], schema["properties"]["number_of_steps"]
     assert (rank["type"], rank["enum"], rank["default"]) == ("integer", [8, 16, 32, 64, 128], 32)
@@ -94,21 +100,54 @@ def test_the_fields_are_in_the_published_order_with_their_rules(endpoint):
     ],
 )
 def test_the_description_and_the_check_agree(client, change):
-    document, name = input_schema("t2a")
+    document, name = input_schema(f"{APP}/t2a")
     body = {"training_data_url": "https://example.com/x.zip", **change}
     assert schema_of(document, name).is_valid(body) == (client.post(f"/{APP}/t2a", json=body).status_code == 200)
 
 
+@pytest.mark.parametrize(
+    ("field", "kind", "default", "least", "most"),
+    [
+        ("num_frames", "integer", 121, 9, 481),
+        ("frames_per_second", "number", 24, 1, 60),
+        ("num_inference_steps", "integer", 15, 8, 30),
+        ("guidance_scale", "number", 1, 1, 20),
+        ("negative_prompt", "string", "pc game, console game, video game, cartoon, childish, ugly", None, None),
+        ("enable_prompt_expansion", "boolean", False, None, None),
+        ("enable_safety_checker", "boolean", True, None, None),
+        ("sync_mode", "boolean", False, None, None),
+    ],
+)
+def test_text_to_audio_is_as_published(field, kind, default, least, most):
+    for path in ("text-to-audio", "text-to-audio/lora"):
+        document, name = input_schema(f"{SOUNDS}/{path}")
+        schema = document["components"]["schemas"][name]
+        rules = schema["properties"][field]
+        assert (rules["type"], rules["default"]) == (kind, default)
+        assert (rules.get("minimum"), rules.get("maximum")) == (least, most)
+        assert schema["properties"]["seed"] == {**schema["properties"]["seed"], "type": "integer", "nullable": True}
+        assert schema["required"] == ["prompt", *(["loras"] if "lora" in path else [])]
+        assert set(schema["properties"]) == {"prompt", "seed", *PUBLISHED, *(["loras"] if "lora" in path else [])}
+    loras = schema["properties"]["loras"]
+    assert loras["maxItems"] == 3
+    item = document["components"]["schemas"]["LoraWeights"]
+    assert list(item["properties"]) == ["path", "scale", "transformer", "weight_name"] and item["required"] == ["path"]
+    assert item["properties"]["transformer"]["enum"] == ["both", "high", "low"]
+    assert item["properties"]["scale"]["default"] == 1
+    output = document["components"]["schemas"]["TextToAudioOutput"]
+    assert list(output["properties"]) == output["required"] == ["audio", "prompt", "seed"]
+
+
 def test_defaults_are_valid():
-    for endpoint, mode in ENDPOINTS.items():
-        document, name = input_schema(endpoint)
+    for endpoint in TRAINING:
+        document, name = input_schema(endpoint.id)
         properties = document["components"]["schemas"][name]["properties"]
         body = {field: rules["default"] for field, rules in properties.items() if "default" in rules}
         assert len(body) == len(properties) - 1
         try:
-            parse(MODES[mode].request, {"training_data_url": "https://x/y", **body})
+            parse(endpoint.request, {"training_data_url": "https://x/y", **body})
         except InputError as error:
-            raise AssertionError(f"{endpoint}: {error}") from error
+            raise AssertionError(f"{endpoint.id}: {error}") from error
 
 
 def test_answers_are_as_described(live, client):

@@ -14,15 +14,16 @@ import time
 
 import pytest
 
-from sonolora.server.jobs.records import Result
+from sonolora.server.endpoints.registry import ENDPOINTS
+from sonolora.server.endpoints.training import APP
+from sonolora.server.jobs.records import Kind, Result
 from sonolora.server.jobs.results import CANCELLED, OVERDUE
-from sonolora.server.net.urls import ENDPOINTS
 
 FILE = {"url": "/files/abc/x", "content_type": None, "file_name": "x", "file_size": 3}
-OUTPUT = {"lora_file": FILE, "config_file": FILE, "audio": None, "video": None, "debug_dataset": FILE}
+LORA = {"lora_file": FILE, "config_file": FILE, "audio": None, "video": None, "debug_dataset": FILE}
+SOUND = {"audio": FILE, "video": None, "prompt": "x", "seed": 1, "samples": [{"audio": FILE, "seed": 1}]}
 FAULT = {"detail": [{"loc": ["body", "training_data_url"], "msg": "no clip", "type": "value_error"}]}
 ENDS = (
-    Result(status=200, body=OUTPUT, billable_units=100, inference_time=1.5),
     Result(status=422, body=FAULT, error="no clip", inference_time=0.5),
     CANCELLED,
     OVERDUE,
@@ -42,7 +43,7 @@ checks.positive_data_acceptance.enabled = false
 checks.not_a_server_error.expected-statuses = ["2xx", "4xx", "504"]
 
 [[operations]]
-include-operation-id-regex = "^submit.*Audio(Inpaint|Extend)"
+include-operation-id-regex = "^submit.*(Audio(Inpaint|Extend)|TextToAudio|Inpainting|Outpainting)"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "422", "429"]
 """
 # Values that are converted, as by the hosted endpoints: "32" for 32, 0 for false.
@@ -59,7 +60,7 @@ def filter_case(context, case):
         type(value) in GENEROUS.get(fields.get(name, {}).get("type"), ()) for name, value in case.body.items()
     )
 """
-NESTED = "audio-inpaint"  # the endpoint whose input is nested most deeply
+NESTED = f"{APP}/audio-inpaint"  # the endpoint whose input is nested most deeply
 
 
 @pytest.fixture
@@ -68,14 +69,17 @@ def _worker(live):
     over = threading.Event()
 
     def work():
-        ends = itertools.cycle([*ENDS, None])
+        ends = itertools.cycle(["done", *ENDS, None])
         while not over.wait(0.005):
             if not (taken := live.store.claim()):
                 live.woken.wait(0.2)
                 live.woken.clear()
                 continue
             live.store.add_logs(taken.id, [(time.time(), "INFO", "step 1")])
-            if end := next(ends):
+            if (end := next(ends)) == "done":
+                body = LORA if taken.kind == Kind.TRAIN else SOUND
+                end = Result(status=200, body=body, billable_units=100, inference_time=1.5)
+            if end:
                 live.store.finish(taken.id, end)
 
     thread = threading.Thread(target=work)
@@ -94,7 +98,7 @@ def _worker(live):
 def test_responses_are_as_described(endpoint, examples, live, tmp_path):
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION.format(examples=examples))
     (tmp_path / "hooks.py").write_text(HOOKS)
-    url = f"{live.address}/fal-ai/ltx23-trainer-v2/{endpoint}/openapi.json"
+    url = f"{live.address}/{endpoint}/openapi.json"
     command = [sys.executable, "-m", "schemathesis.cli", "run", url, "--header", f"Authorization: Key {live.key}"]
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": "hooks", "NO_PROXY": "127.0.0.1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

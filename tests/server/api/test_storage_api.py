@@ -32,6 +32,7 @@ from sonolora.server.api import storage_api
 from sonolora.server.api.request_body import BodyMemory
 from sonolora.server.api.responses import RejectedError, error_response, input_error_response
 from sonolora.server.database.database import Database
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.database.tables import keys
 from sonolora.server.files.incoming import UploadError
 from sonolora.server.files.storage import Storage
@@ -46,7 +47,7 @@ OTHER = {"Authorization": "Key other"}
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(tmp_path / "server.db")
+    database = SqliteDatabase(tmp_path / "server.db")
     with database.transaction() as transaction:
         for key in KEYS.values():
             transaction.execute(insert(keys), {**vars(key), "sha256": ""})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -11,21 +12,22 @@ from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from sonolora.core.errors import SonoloraError
-from sonolora.server.database import database as module
-from sonolora.server.database import faults
-from sonolora.server.database.database import MIGRATIONS, Database
+from sonolora.server.database import faults, schema
+from sonolora.server.database.database import Database
 from sonolora.server.database.faults import StoreError
 from sonolora.server.database.identity import identity_file, read_identity
-from sonolora.server.database.tables import files, keys, logs
+from sonolora.server.database.sqlite import SqliteDatabase
+from sonolora.server.database.tables import files, keys, logs, store
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.records import NewRequest
 from sonolora.server.jobs.store import Store
 
+ADDED = ("kind", "options", "paused", "place", "starts")  # columns of requests, since version 1
 KEY = {"id": "a", "name": "laptop", "sha256": "0", "created": 1.0}
 
 
 def make(path: Path, *, rows: int = 1) -> None:
-    with closing(Database(path)) as database:
+    with closing(SqliteDatabase(path)) as database:
         database.write(insert(keys), [KEY | {"id": str(row), "name": "n" * 2000} for row in range(rows)])
 
 
@@ -35,7 +37,7 @@ def names(database: Database) -> list[str]:
 
 def test_settings_of_each_connection(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "server.db"
-    database = Database(path)
+    database = SqliteDatabase(path)
     for engine in (database._writer, database._reader):
         with engine.connect() as connection:
             for name, value in {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}.items():
@@ -51,7 +53,7 @@ def test_settings_of_each_connection(tmp_path: Path) -> None:
 
 
 def test_a_transaction_that_fails_leaves_nothing_and_readers_see_what_is_committed(tmp_path: Path) -> None:
-    with closing(Database(tmp_path / "server.db")) as database:
+    with closing(SqliteDatabase(tmp_path / "server.db")) as database:
         with pytest.raises(IntegrityError, match="UNIQUE"), database.transaction() as transaction:
             transaction.execute(insert(keys), [KEY, KEY])
         with database.transaction() as transaction:
@@ -63,7 +65,7 @@ def test_a_transaction_that_fails_leaves_nothing_and_readers_see_what_is_committ
 @pytest.mark.parametrize("attempt", range(3))
 def test_many_may_open_a_new_file_at_once(tmp_path: Path, attempt: int) -> None:
     with ThreadPoolExecutor(8) as threads:
-        databases = list(threads.map(lambda _: Database(tmp_path / f"{attempt}.db"), range(8)))
+        databases = list(threads.map(lambda _: SqliteDatabase(tmp_path / f"{attempt}.db"), range(8)))
     databases[0].write(insert(keys), KEY)
     for database in databases:
         assert names(database) == ["laptop"]
@@ -76,8 +78,8 @@ def test_a_newer_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as plain:
         plain.execute("PRAGMA user_version = 99")
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"server\.db: it was written by a newer Sonolora \(.* 99, .* 3\)\. Update"):
-        Database(path)
+    with pytest.raises(StoreError, match=r"server\.db: it was written by a newer Sonolora \(.* 99, .* 4\)\. Update"):
+        SqliteDatabase(path)
     assert path.read_bytes() == before
 
 
@@ -87,7 +89,7 @@ def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> 
         plain.execute("CREATE TABLE moz_places (id INTEGER)")
     before = path.read_bytes()
     with pytest.raises(StoreError, match="another program"):
-        Database(path)
+        SqliteDatabase(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -95,10 +97,24 @@ def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> 
 def test_an_older_file_is_brought_up_to_date_or_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "server.db"
     make(path)
+    shutil.copytree(schema.SCRIPTS, tmp_path / "scripts")
+    monkeypatch.setattr(schema, "SCRIPTS", tmp_path / "scripts")
+
+    def script(version: int, *statements: str) -> None:
+        monkeypatch.setattr(schema, "VERSION", version)
+        lines = [
+            "from alembic import op",
+            f'revision, down_revision = "{version:04}", "{version - 1:04}"',
+            "def upgrade():",
+            *[f"    op.execute({statement!r})" for statement in statements],
+        ]
+        (tmp_path / "scripts" / "versions" / f"v{version}.py").write_text("\n".join(lines))
+
+    own = schema.VERSION
     added = "ALTER TABLE keys ADD COLUMN colour TEXT DEFAULT 'red'"
-    monkeypatch.setattr(module, "MIGRATIONS", (*MIGRATIONS, (added, "UPDATE nowhere SET a = 1")))
+    script(own + 1, added, "UPDATE nowhere SET a = 1")
     with pytest.raises(OperationalError, match="no such table: nowhere"):
-        Database(path)
+        SqliteDatabase(path)
 
     def columns() -> list[str]:
         with closing(sqlite3.connect(path)) as plain:
@@ -106,14 +122,15 @@ def test_an_older_file_is_brought_up_to_date_or_not_touched(tmp_path: Path, monk
 
     assert "colour" not in columns()
     renamed = "ALTER TABLE keys RENAME COLUMN colour TO color"
-    monkeypatch.setattr(module, "MIGRATIONS", (*MIGRATIONS, (added,), (renamed,)))
+    script(own + 1, added)
+    script(own + 2, renamed)
     for _ in range(2):  # the second time there is nothing to do
-        with closing(Database(path)) as database:
+        with closing(SqliteDatabase(path)) as database:
             assert names(database) == ["n" * 2000]
     assert "color" in columns()
-    monkeypatch.setattr(module, "MIGRATIONS", MIGRATIONS)
+    monkeypatch.setattr(schema, "VERSION", own)
     with pytest.raises(StoreError, match="newer"):
-        Database(path)
+        SqliteDatabase(path)
 
 
 def test_a_database_of_version_1_is_migrated(tmp_path: Path) -> None:
@@ -121,15 +138,15 @@ def test_a_database_of_version_1_is_migrated(tmp_path: Path) -> None:
     make(path)
     with closing(sqlite3.connect(path)) as plain:
         plain.executescript(
-            "DROP INDEX queue;"
-            + "".join(f"ALTER TABLE requests DROP COLUMN {name};" for name in ("kind", "options", "paused", "place"))
+            "DROP INDEX queue; DROP INDEX running; DROP TABLE alembic_version;"
+            + "".join(f"ALTER TABLE requests DROP COLUMN {name};" for name in ADDED)
             + "CREATE INDEX queue ON requests (priority, number) WHERE state = 'queued';"
             "DROP TABLE store; ALTER TABLE files DROP COLUMN mtime_ns; PRAGMA user_version = 1"
         )
     identity_file(path).unlink()
-    with closing(Database(path)) as database:
+    with closing(SqliteDatabase(path)) as database:
         assert names(database) == ["n" * 2000]
-        ((id,),) = database.fetch("SELECT id FROM store")
+        ((id,),) = database.read(select(store.c.id))
         database.read(select(files))
         Store(database).queue()
     identity = read_identity(path)
@@ -140,12 +157,12 @@ def test_files_that_are_no_database(tmp_path: Path) -> None:
     text = tmp_path / "text.db"
     text.write_text("not a database " * 100)
     with pytest.raises(StoreError, match=r"text\.db: it is not a database\. Restore a backup"):
-        Database(text)
+        SqliteDatabase(text)
     assert text.read_text().startswith("not a database")
     with pytest.raises(StoreError, match="is not a file"):
-        Database(tmp_path)
+        SqliteDatabase(tmp_path)
     with pytest.raises(StoreError, match="cannot be used: Not a directory"):
-        Database(text / "server.db")
+        SqliteDatabase(text / "server.db")
     assert issubclass(StoreError, SonoloraError)
 
 
@@ -161,14 +178,14 @@ def test_a_damaged_file_says_so(tmp_path: Path, damage: str) -> None:
             file.seek(4096)
             file.write(b"\xa5" * (size - 4096))
 
-    with pytest.raises(StoreError, match=r"damaged\. Restore a backup"), closing(Database(path)) as database:
+    with pytest.raises(StoreError, match=r"damaged\. Restore a backup"), closing(SqliteDatabase(path)) as database:
         names(database)
 
 
 def test_a_damaged_page_is_reported_by_both_ways_of_reading(tmp_path: Path) -> None:
     path = tmp_path / "server.db"
     make(path, rows=400)
-    database = Database(path)
+    database = SqliteDatabase(path)
     with closing(sqlite3.connect(path)) as plain:
         roots = dict(plain.execute("SELECT name, rootpage FROM sqlite_master"))
     with path.open("r+b") as file:
@@ -183,7 +200,7 @@ def test_a_damaged_page_is_reported_by_both_ways_of_reading(tmp_path: Path) -> N
 
 
 def test_a_full_disk_loses_nothing_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
-    database = Database(tmp_path / "server.db")
+    database = SqliteDatabase(tmp_path / "server.db")
     store = Store(database)
 
     def pages(most: int) -> None:
@@ -206,7 +223,7 @@ def test_a_writer_waits_for_another_process_but_not_for_ever(tmp_path: Path, mon
     path = tmp_path / "server.db"
     make(path)
     with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
-        database = Database(path)
+        database = SqliteDatabase(path)
         other.execute("BEGIN IMMEDIATE")
         with ThreadPoolExecutor(1) as thread:
             adding = thread.submit(Keys(database).add, "patient")
@@ -217,7 +234,7 @@ def test_a_writer_waits_for_another_process_but_not_for_ever(tmp_path: Path, mon
             adding.result(10)
         database.close()
         monkeypatch.setattr(faults, "BUSY_SECONDS", 0.05)
-        database = Database(path)
+        database = SqliteDatabase(path)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError, match="another process has kept it locked"):
             Keys(database).add("impatient")

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from sonolora.server.database import database as module
-from sonolora.server.database.database import Database
+from sonolora.server.database import sqlite as module
 from sonolora.server.database.faults import StoreError
 from sonolora.server.database.identity import identity_file, read_identity
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.records import NewRequest
 from sonolora.server.jobs.store import Store
@@ -27,11 +27,11 @@ REQUESTS = 12
 SERVER = f"""
 import os, signal, sys
 from pathlib import Path
-from sonolora.server.database.database import Database
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.records import NewRequest
 from sonolora.server.jobs.store import Store
-database = Database(Path(sys.argv[1]))
+database = SqliteDatabase(Path(sys.argv[1]))
 database.checkpoint()
 Keys(database).add("first")
 for _ in range({REQUESTS}):
@@ -66,14 +66,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def count(path: Path, **options: bool) -> int:
-    with closing(Database(path, **options)) as database:
+    with closing(SqliteDatabase(path, **options)) as database:
         return len(Store(database).requests())
 
 
 def refusal(path: Path) -> str:
     before = contents(path.parent)
     with pytest.raises(StoreError) as caught:
-        Database(path)
+        SqliteDatabase(path)
     after = contents(path.parent)
     assert {name: content for name, content in after.items() if content or name in before} == before
     assert "restore a backup (sonolora restore)" in str(caught.value)
@@ -87,7 +87,7 @@ def test_after_a_kill_everything_is_there(server: Path) -> None:
 
 
 def test_a_command_in_between_changes_nothing(server: Path) -> None:
-    with closing(Database(server)) as database:
+    with closing(SqliteDatabase(server)) as database:
         Keys(database).add("laptop")
     assert count(server) == REQUESTS
 
@@ -127,7 +127,7 @@ def test_another_database_with_the_own_log(server: Path, killed: tuple[Path, Pat
 
 def test_an_older_copy_with_the_newer_log(tmp_path: Path) -> None:
     path = tmp_path / "server.db"
-    with closing(Database(path)) as database:
+    with closing(SqliteDatabase(path)) as database:
         database.checkpoint()
         shutil.copy(path, tmp_path / "older.db")
         Keys(database).add("first")
@@ -144,7 +144,7 @@ def test_an_older_copy_with_the_newer_log(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_a_reader_blocks_is_not_noted(server: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CHECKPOINT_WAIT", 1)
-    with closing(Database(server)) as database:
+    with closing(SqliteDatabase(server)) as database:
         noted = read_identity(server).file_checkpoints
         with closing(sqlite3.connect(server)) as reader:
             reader.execute("BEGIN")
@@ -158,10 +158,10 @@ def test_a_checkpoint_that_a_reader_blocks_is_not_noted(server: Path, monkeypatc
 def test_an_older_copy(tmp_path: Path) -> None:
     path = tmp_path / "server.db"
     new = NewRequest(endpoint="t2a", mode="t2a", key_id="k", body={})
-    with closing(Database(path)) as database:
+    with closing(SqliteDatabase(path)) as database:
         Store(database).add_request(new)
     shutil.copy(path, tmp_path / "copy")
-    with closing(Database(path)) as database:
+    with closing(SqliteDatabase(path)) as database:
         Store(database).add_request(new)
         database.note_identity()
     shutil.copy(tmp_path / "copy", path)
@@ -172,7 +172,7 @@ def test_an_older_copy(tmp_path: Path) -> None:
 def test_a_new_database_where_there_was_one(tmp_path: Path, left: str) -> None:
     path = tmp_path / "server.db"
     if left in ("server.identity.json", "server.db-wal"):
-        Database(path).close()
+        SqliteDatabase(path).close()
         identity_file(path).unlink(missing_ok=left == "server.db-wal")
         path.unlink()
     (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +206,7 @@ def test_an_identity_that_cannot_be_read_is_written_anew(server: Path, content: 
 
 
 def test_a_checkpoint_brings_everything_into_the_file(server: Path, tmp_path: Path) -> None:
-    with closing(Database(server)) as database:
+    with closing(SqliteDatabase(server)) as database:
         database.checkpoint()
         assert database.log_bytes < 3 * 4152, "the row that every log holds, no more"
         shutil.copy(server, tmp_path / "alone.db")
@@ -216,7 +216,7 @@ def test_a_checkpoint_brings_everything_into_the_file(server: Path, tmp_path: Pa
 
 def test_a_checkpoint_does_not_wait_long_for_a_reader(server: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CHECKPOINT_WAIT", 50)
-    with closing(Database(server)) as database, closing(sqlite3.connect(server)) as reader:
+    with closing(SqliteDatabase(server)) as database, closing(sqlite3.connect(server)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM requests").fetchone()
         Keys(database).add("more")
@@ -225,13 +225,13 @@ def test_a_checkpoint_does_not_wait_long_for_a_reader(server: Path, monkeypatch:
 
 
 def test_damage_is_found_when_all_is_checked(server: Path) -> None:
-    with closing(Database(server)) as database:
+    with closing(SqliteDatabase(server)) as database:
         database.checkpoint()
     with closing(sqlite3.connect(server)) as plain:
         ((page,),) = plain.execute("SELECT rootpage FROM sqlite_master WHERE name = 'bodies'")
     with server.open("r+b") as file:
         file.seek((page - 1) * 4096)
         file.write(b"\xa5" * 4096)
-    Database(server).close()
+    SqliteDatabase(server).close()
     with pytest.raises(StoreError, match=r"it is damaged \(.*Page \d+.*\)\. Restore a backup"):
-        Database(server, thorough=True)
+        SqliteDatabase(server, thorough=True)

@@ -17,9 +17,12 @@ from typing import Any, NoReturn
 from unittest import mock
 
 import pytest
+from sqlalchemy import select
 
 from sonolora.server import clock
 from sonolora.server.database.database import Database
+from sonolora.server.database.sqlite import SqliteDatabase
+from sonolora.server.database.tables import files
 from sonolora.server.files.incoming import UploadError, Written
 from sonolora.server.files.records import StoredFile
 from sonolora.server.files.storage import ABANDONED_SECONDS, Storage
@@ -29,7 +32,7 @@ DAY = 86_400.0
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(tmp_path / "server.db")
+    database = SqliteDatabase(tmp_path / "server.db")
     yield database
     database.close()
 
@@ -412,7 +415,7 @@ def test_content_returns_when_the_database_that_knows_it_is_back(
     whole, parted = received(storage), begun(storage)
     etags = parts_of(storage, parted, [(1, b"one")])
     before = on_disk(storage)
-    with closing(Database(tmp_path / "new" / "server.db")) as other:
+    with closing(SqliteDatabase(tmp_path / "new" / "server.db")) as other:
         Storage(storage.folder, other, 1000).clean(time.time())
         assert not any(path.startswith(("content", "parts")) for path in on_disk(storage))
         Storage(storage.folder, other, 1000).clean(time.time())
@@ -578,7 +581,7 @@ def test_killed_at_any_moment(tmp_path: Path, database: Database, monkeypatch: p
         restarted = Storage(folder, database, max_bytes=1000)
         restarted.clean(time.time())
         shutil.rmtree(folder / "unknown" / f"content-{file.id}", ignore_errors=True)  # moved, not recorded yet
-        rows = database.fetch("SELECT id, complete FROM files")
+        rows = database.read(select(files.c.id, files.c.complete))
         for id, complete in rows:
             found = restarted.find(id)
             assert (found is not None) == bool(complete)

@@ -6,14 +6,16 @@ import asyncio
 import sys
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
-from sonolora.server.database.database import Database
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.files.storage import Storage
 from sonolora.server.health import Health
-from sonolora.server.jobs import retrying, workers
+from sonolora.server.jobs import local_placer, retrying
 from sonolora.server.jobs import worker_process as process
+from sonolora.server.jobs.local_placer import LocalPlacer
 from sonolora.server.jobs.records import NewRequest, State
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
@@ -109,7 +111,7 @@ for line in iter(sys.stdin.readline, ""):
 def served(tmp_path, monkeypatch):
     (tmp_path / "player.py").write_text(PLAYER)
     monkeypatch.setattr(process, "_COMMAND", (sys.executable, str(tmp_path / "player.py")))
-    monkeypatch.setattr(workers, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(local_placer, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr(retrying, "FIRST_PAUSE", 0.02)
     made = Served(ServerSettings(tmp_path / "server", attempts=2))
     yield made
@@ -122,11 +124,12 @@ class Served:
     def __init__(self, settings):
         settings.folder.mkdir(exist_ok=True)
         self.settings = settings
-        self.database = Database(settings.database)
+        self.database = SqliteDatabase(settings.database_address)
         self.store = Store(self.database)
         self.storage = Storage(settings.folder / "files", self.database, 1 << 30)
         self.health = Health()
         self.changed = []
+        self.placer = None  # by default on the devices of the settings
 
     def add(self, part, **values):
         body = {"training_data_url": f"https://example.com/{part}", "number_of_steps": 150}
@@ -142,7 +145,10 @@ class Served:
 
     @asynccontextmanager
     async def running(self):
-        self.workers = Workers(self.settings, self.store, self.storage, Retrying(self.health), self.changed.append)
+        placer = self.placer or partial(LocalPlacer, self.settings.base, self.settings.devices)
+        self.workers = Workers(
+            self.settings, self.store, self.storage, Retrying(self.health), self.changed.append, placer
+        )
         task = asyncio.create_task(self.workers.run())
         try:
             yield task

@@ -1,26 +1,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy.exc import IntegrityError
 
 from sonolora.server.database.database import Database
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.jobs.deliveries import Deliveries
 from sonolora.server.jobs.records import Delivery, NewRequest, Request, Result
 from sonolora.server.jobs.store import Store
 
 URL = "https://e/hook"
 DAY = 86_400.0
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(tmp_path / "server.db")
-    yield database
-    database.close()
 
 
 @pytest.fixture
@@ -60,8 +53,10 @@ def test_a_try_that_a_wrong_clock_put_off_for_years_is_due(store: Store, databas
     assert [delivery.attempts for delivery in deliveries.due(now, 2500)] == [2]
 
 
-def test_a_result_without_its_delivery_is_not_kept(store: Store, database: Database) -> None:
+def test_a_result_without_its_delivery_is_not_kept(tmp_path: Path) -> None:
     """As if the process died between the two: the database refuses the second write."""
+    database = SqliteDatabase(tmp_path / "server.db")
+    store = Store(database)
     request = store.add_request(NewRequest(endpoint="t2a", mode="t2a", key_id="k", body={}, webhook=URL))
     with database.transaction() as transaction:
         transaction.exec_driver_sql(
@@ -70,3 +65,4 @@ def test_a_result_without_its_delivery_is_not_kept(store: Store, database: Datab
     with pytest.raises(IntegrityError, match="broken"):
         store.finish(request.id, Result(status=200, body={}))
     assert store.request(request.id) == request
+    database.close()

@@ -1,21 +1,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from sonolora.server.database.database import Database
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.records import Key
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(tmp_path / "server.db")
-    yield database
-    database.close()
 
 
 @pytest.fixture
@@ -40,10 +34,10 @@ def test_made_checked_revoked(keys: Keys) -> None:
     assert [(key.id, key.revoked is None) for key in keys.all()] == [(id, False), (other, True)]
 
 
-def test_the_file_does_not_hold_the_secret(keys: Keys, database: Database) -> None:
-    _, secret = keys.add("laptop")
+def test_the_file_does_not_hold_the_secret(tmp_path: Path) -> None:
+    with closing(SqliteDatabase(tmp_path / "server.db")) as database:
+        _, secret = Keys(database).add("laptop")
     random = secret.partition(":")[2]
-    database.close()
-    content = b"".join(path.read_bytes() for path in database.path.parent.iterdir())
+    content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert random.encode() not in content and bytes.fromhex(random) not in content
     assert hashlib.sha256(random.encode()).hexdigest().encode() in content

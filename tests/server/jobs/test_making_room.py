@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 
 import uvloop
@@ -85,13 +86,14 @@ def test_a_training_makes_room_and_continues(served):
     assert served.store.request(training).attempts == 0
 
 
-def test_a_lora_that_is_gone_fails_the_request_alone(served):
-    id, other = add_sound(served, lora="http://127.0.0.1:8000/files/gone/lora.safetensors"), served.add("done")
+def test_the_worker_is_told_that_a_lora_is_gone(served):
+    gone = "http://127.0.0.1:8000/files/gone/lora.safetensors"
+    id = add_sound(served, loras=[{"path": gone}])
 
     async def run():
         async with served.running():
-            return await served.done(id), await served.done(other)
+            return await served.done(id)
 
-    failed, done = uvloop.run(run())
-    assert failed.result.status == 422 and "not on this server any more" in failed.result.error
-    assert done.result.status == 200
+    uvloop.run(run())
+    job = json.loads((served.folder(id) / "job.json").read_text())
+    assert job["loras"] == [{"path": gone}] and job["sources"]["known"][gone] is None

@@ -12,6 +12,7 @@ import threading
 import time
 import wave
 import zipfile
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from shallow_base import write_shallow_base
 
 from sonolora.ltx.weights.base import BUILT_IN
 from sonolora.runs.artifacts import RunArtifacts
-from sonolora.server.database.database import Database
+from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.files.storage import Storage
 from sonolora.server.health import Health
+from sonolora.server.jobs.attempt_folders import begin_attempt, drop_older_attempts
+from sonolora.server.jobs.local_placer import LocalPlacer
 from sonolora.server.jobs.records import NewRequest, State
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
@@ -368,6 +371,32 @@ def test_a_folder_is_one_workers_at_a_time(body, worker, tmp_path, slow_url):
     assert [event["event"] for event in seen][-2:] == ["input_error", "ready"]
 
 
+def test_a_process_of_an_older_attempt_that_wakes_up_does_no_harm(undisturbed, body, worker, tmp_path):
+    """It is stopped in the middle of its steps, the run goes on elsewhere and ends, and then it goes on."""
+    run = tmp_path / "run"
+
+    def content():
+        return {path.relative_to(run).as_posix(): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    older, newer = worker(), worker()
+    older.job(begin_attempt(run, 1), body)
+    older.until("progress", step=10, total=STEPS)
+    older.kill(signal.SIGSTOP)
+    newer.job(begin_attempt(run, 2), body)
+    events = newer.until("done")
+    assert events[0] == {"event": "begun", "resumed": True}
+    same_as(undisturbed, run)
+    ended = content()
+    older.kill(signal.SIGCONT)
+    older.until("progress", step=17, total=STEPS)  # and saves a state on the way
+    older.commands.close()
+    assert {event["event"] for event in older.end()} >= {"stopped"}
+    assert content() == ended
+    drop_older_attempts(run)
+    assert [path.name for path in tmp_path.iterdir() if not path.is_symlink()] == ["run.attempt-2"]
+    assert content() == ended
+
+
 @pytest.mark.parametrize(
     ("changes", "sources", "loc", "kind", "words"),
     [
@@ -442,7 +471,7 @@ def test_from_an_upload_to_the_same_lora_though_the_worker_is_killed(body, clips
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     settings = ServerSettings(tmp_path / "server", devices=("cpu",), checkpoint_every=10)
     settings.folder.mkdir()
-    database = Database(settings.database)
+    database = SqliteDatabase(settings.database_address)
     store = Store(database)
     storage = Storage(settings.folder / "files", database, 1 << 20)
 
@@ -462,12 +491,13 @@ def test_from_an_upload_to_the_same_lora_though_the_worker_is_killed(body, clips
         asked = {**body, "training_data_url": f"https://here.example{(await upload()).address}", "number_of_steps": 100}
         new = NewRequest(endpoint="t2a", mode="t2a", body=asked, key_id="k")
         first, second = (store.add_request(new).id for _ in range(2))
-        serving = Workers(settings, store, storage, Retrying(Health()), lambda id: None)  # noqa: ARG005
+        local = partial(LocalPlacer, settings.base, settings.devices)
+        serving = Workers(settings, store, storage, Retrying(Health()), lambda id: None, local)  # noqa: ARG005
         task = asyncio.create_task(serving.run())
         await until(lambda: store.request(first).state == State.DONE)
         await until(lambda: store.request(second).progress.get("steps") == 100)
         await until(lambda: store.request(second).progress.get("step", 0) >= 20)
-        os.kill(serving._active[second].worker.pid, signal.SIGKILL)
+        os.kill(serving._active[second].handle.process.pid, signal.SIGKILL)
         await until(lambda: store.request(second).state == State.DONE)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -153,7 +153,7 @@ def test_a_fault_of_the_database_in_the_middle_of_runs_loses_nothing(served, mon
         def call(*args, **named):
             if broken.is_set():
                 failures.append(method.__name__)
-                raise StoreError(served.settings.database, "the disk is full")
+                raise StoreError(served.settings.database_address, "the disk is full")
             return method(*args, **named)
 
         return call
@@ -193,7 +193,7 @@ def test_a_fault_of_the_database_in_the_middle_of_runs_loses_nothing(served, mon
 
 def test_the_server_stops_though_the_database_fails(served, monkeypatch):
     def fail(*_, **__):
-        raise StoreError(served.settings.database, "the disk is full")
+        raise StoreError(served.settings.database_address, "the disk is full")
 
     monkeypatch.setattr(workers, "_LAST_WRITE_SECONDS", 0.1)
 

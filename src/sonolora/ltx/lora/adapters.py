@@ -44,26 +44,39 @@ def add_adapters(model: Transformer, targets: Iterable[str], rank: int, seed: in
 
     A is uniform in +-1/sqrt(in) and depends on (seed, module name) only; B is zero, so the model is unchanged at first.
     """
+    return add_stacked_adapters(model, targets, [rank], seed)
+
+
+def add_stacked_adapters(model: Transformer, targets: Iterable[str], ranks: Sequence[int], seed: int) -> Adapters:
+    """Adapters of several LoRAs that are trained at once, each as `add_adapters` makes it.
+
+    Factors of a lower rank are padded with zeros, which have no gradient: they stay zero.
+    """
     suffixes = tuple(f".{target}" for target in targets)
     names = [
         name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name.endswith(suffixes)
     ]
-    adapters = _adapt(model, {name: LoRALinear(_linear(model, name), rank) for name in names})
-    matrices = adapters.matrices(adapters.flat.detach())
-    for name in names:
-        matrix = matrices[f"{name}.lora_A"]
-        values = torch.rand(matrix.shape, generator=generator(seed, "lora_A", name))
-        matrix.copy_((2 * values - 1) * (1 / math.sqrt(matrix.shape[1])))
+    padded, members = max(ranks), len(ranks)
+    adapters = _adapt(
+        model, {name: LoRALinear(_linear(model, name), padded, members=members) for name in names}, members
+    )
+    for rank, row in zip(ranks, adapters.rows, strict=True):
+        matrices = adapters.matrices(row.detach())
+        for name in names:
+            matrix = matrices[f"{name}.lora_A"][:rank]
+            values = torch.rand(matrix.shape, generator=generator(seed, "lora_A", name))
+            matrix.copy_((2 * values - 1) * (1 / math.sqrt(matrix.shape[1])))
     return adapters
 
 
-def _adapt(model: Transformer, layers: Mapping[str, LoRALinear | UpdatedLinear]) -> Adapters:
+def _adapt(model: Transformer, layers: Mapping[str, LoRALinear | UpdatedLinear], members: int = 1) -> Adapters:
     """Put the layers in place; returns those of low rank, with all values zero."""
     for name, layer in layers.items():
         _replace(model, name, layer)
     weight = model.get_parameter("audio_patchify_proj.weight")  # not that of a block, which may be offloaded
     low_rank = {name: layer for name, layer in layers.items() if isinstance(layer, LoRALinear)}
-    model.adapters = Adapters(low_rank, _products(model, low_rank), device=weight.device, dtype=weight.dtype)
+    products = _products(model, low_rank)
+    model.adapters = Adapters(low_rank, products, device=weight.device, dtype=weight.dtype, members=members)
     model.register_parameter("adapter_values", model.adapters.flat)
     return model.adapters
 
@@ -117,6 +130,15 @@ def rounded_to_bf16(adapters: Adapters) -> AbstractContextManager[None]:
     return with_values(adapters, adapters.flat.detach().to(FILE_DTYPE))
 
 
+def at_strength(adapters: Adapters, strength: float) -> AbstractContextManager[None]:
+    """Context in which the adapters have the values of the file, used at a strength."""
+    values = adapters.flat.detach().to(FILE_DTYPE).float()
+    for name, matrix in adapters.matrices(values).items():
+        if name.endswith("lora_B"):
+            matrix *= strength
+    return with_values(adapters, values)
+
+
 @contextmanager
 def with_values(adapters: Adapters, values: Tensor) -> Iterator[None]:
     """Context in which the adapters have these values, which lie as `flat` does."""
@@ -129,10 +151,13 @@ def with_values(adapters: Adapters, values: Tensor) -> Iterator[None]:
         current.copy_(exact)
 
 
-def lora_tensors(adapters: Adapters) -> dict[str, Tensor]:
-    """The tensors of the LoRA file, by key: bfloat16, on the CPU."""
-    matrices = adapters.matrices(adapters.flat.detach().to("cpu", FILE_DTYPE))
-    return {f"{FILE_PREFIX}{name}.weight": matrix for name, matrix in matrices.items()}
+def lora_tensors(adapters: Adapters, member: int = 0, rank: int | None = None) -> dict[str, Tensor]:
+    """The tensors of the LoRA file, by key: bfloat16, on the CPU. `rank`: of the member, without what pads it."""
+    matrices = adapters.matrices(adapters.rows[member].detach().to("cpu", FILE_DTYPE))
+    tensors = {f"{FILE_PREFIX}{name}.weight": matrix for name, matrix in matrices.items()}
+    if rank is None:
+        return tensors
+    return {name: (one[:rank] if "lora_A" in name else one[:, :rank]).contiguous() for name, one in tensors.items()}
 
 
 def save_lora(path: Path, adapters: Adapters, metadata: Mapping[str, str]) -> None:

@@ -9,36 +9,15 @@ T tokens, I inputs, O outputs of all layers together, G adapted layers of one sh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sonolora.ltx.memory.quantised import QuantisedLinear, dequantise
-
-Factors = tuple[Tensor, Tensor]
-"""A and B of several layers, each flat."""
-
-
-class LowRank(NamedTuple):
-    """Updates B A of the first of several layers, and how their factors lie in flat tensors."""
-
-    layers: int
-    outputs: int  # of each layer
-    rank: int
-    inputs: int
-    scale: float
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Number of values in A and in B."""
-        return self.layers * self.rank * self.inputs, self.layers * self.outputs * self.rank
-
-    def matrices(self, factors: Factors) -> Factors:
-        """A (G, R, I) and B (G, D, R), as views."""
-        a, b = factors
-        return a.view(self.layers, self.rank, self.inputs), b.view(self.layers, self.outputs, self.rank)
+from sonolora.ltx.model.low_rank import Factors, LowRank
+from sonolora.ltx.model.stacked_linear import stacked_product
 
 
 class JointLinear:
@@ -92,6 +71,8 @@ def product(
     Only x and the factors have gradients.
     """
     a, b = factors or (None, None)
+    if update is not None and update.members > 1 and a is not None and b is not None:
+        return stacked_product(x, a, b, bias, update, _weight(frozen, x.dtype))
     return _Product.apply(x, a, b, bias, update, *frozen)  # type: ignore[no-any-return,no-untyped-call]
 
 

@@ -101,7 +101,7 @@ class Attention(nn.Module):
         v = self._by_head(v)
         if values_only is True:
             return self._gate_and_project(v, gate)
-        out_BHTK = F.scaled_dot_product_attention(q, k, v)
+        out_BHTK = _attend(q, k, v)
         if isinstance(values_only, Tensor):
             out_BHTK = torch.where(values_only[:, None, None, None], v, out_BHTK)
         return self._gate_and_project(out_BHTK, gate)
@@ -115,7 +115,7 @@ class Attention(nn.Module):
         """Attend from `x` to given keys and values; (B, T, D)."""
         q, gate = _split(self._project(x_BTD, _QUERIES), self.width)
         (q,) = self._normed(q, _NORMS[:1], rotation)
-        return self._gate_and_project(F.scaled_dot_product_attention(q, *keys_values), gate)
+        return self._gate_and_project(_attend(q, *keys_values), gate)
 
     def _project(self, x_BTD: Tensor, names: tuple[str, ...]) -> Tensor:
         """The outputs of layers with one input side by side, (B, T, O)."""
@@ -151,6 +151,13 @@ class Attention(nn.Module):
         if gate_BTH.shape[-1]:
             out_BTHK = out_BTHK * (2 * torch.sigmoid(gate_BTH))[..., None]
         return self.to_out(out_BTHK.flatten(2))  # type: ignore[no-any-return]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention (B, H, T, K). What members of a sweep share has batch 1."""
+    batch = max(len(q), len(k), len(v))
+    q, k, v = (one if len(one) == batch else one.expand(batch, -1, -1, -1) for one in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 def _split(x: Tensor, *widths: int) -> tuple[Tensor, ...]:

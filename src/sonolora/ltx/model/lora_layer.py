@@ -11,16 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sonolora.ltx.model.joint_linear import Factors, JointLinear, LowRank, frozen_tensors, product
+from sonolora.ltx.model.joint_linear import JointLinear, frozen_tensors, product
+from sonolora.ltx.model.low_rank import Factors, LowRank
 
 
 class LoRALinear(nn.Module):
     """A frozen linear layer with a low-rank update, whose factors `Adapters` provides for every pass."""
 
-    def __init__(self, base: nn.Linear, rank: int, scale: float = 1.0) -> None:
+    def __init__(self, base: nn.Linear, rank: int, scale: float = 1.0, members: int = 1) -> None:
         super().__init__()
         self.base = base
-        self.update = LowRank(1, base.out_features, rank, base.in_features, scale)
+        self.update = LowRank(1, base.out_features, rank, base.in_features, scale, members)
         self.factors: Factors | None = None
 
     @property
@@ -58,6 +59,8 @@ class Adapters(Mapping[str, LoRALinear]):
 
     `flat` is the only parameter. `cast` makes one copy in the dtype of the base and hands each product its slice, so
     that a pass casts once, and its gradient, norm and update are single operations.
+
+    Several LoRAs that are trained at once have a row of `flat` each: see `rows`.
     """
 
     def __init__(
@@ -67,12 +70,22 @@ class Adapters(Mapping[str, LoRALinear]):
         *,
         device: torch.device,
         dtype: torch.dtype,
+        members: int = 1,
     ) -> None:
         self._layers = dict(layers)
         self._products = products
         self._sizes = [size for _, target in products if target.update is not None for size in target.update.sizes]
         self._dtype = dtype
-        self.flat = nn.Parameter(torch.zeros(sum(self._sizes), device=device))
+        size = sum(self._sizes)
+        self.flat = nn.Parameter(torch.zeros(size if members == 1 else (members, size), device=device))
+        # What an optimiser updates: a parameter for each member, which share the memory of `flat`.
+        self.rows = [self.flat] if members == 1 else [nn.Parameter(row) for row in self.flat.detach()]
+
+    def share_gradient(self) -> None:
+        """After a backward pass: give each of `rows` its part of the gradient, as a view."""
+        if self.rows[0] is not self.flat and self.flat.grad is not None:
+            for row, gradient in zip(self.rows, self.flat.grad, strict=True):
+                row.grad = gradient
 
     def cast(self) -> None:
         """Hand the values, in the dtype of the pass, to the products."""
@@ -81,11 +94,11 @@ class Adapters(Mapping[str, LoRALinear]):
 
     def _slices(self, values: Tensor) -> Iterator[tuple[tuple[Sequence[str], JointLinear | LoRALinear], Factors]]:
         """Every product with its slices of A and of B."""
-        parts = torch.split(values, self._sizes)
+        parts = torch.split(values, self._sizes, -1)
         return zip(self._products, zip(parts[::2], parts[1::2], strict=True), strict=True)
 
     def matrices(self, values: Tensor) -> dict[str, Tensor]:
-        """A and B of each layer, `<name>.lora_A` and `<name>.lora_B`, as views of a tensor that lies as `flat` does.
+        """A and B of each layer, `<name>.lora_A` and `<name>.lora_B`, as views of a tensor that lies as `rows[0]` does.
 
         In the order in which they lie there.
         """

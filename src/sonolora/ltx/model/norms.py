@@ -71,7 +71,8 @@ def _need_gradient(*tensors: Tensor) -> bool:
 class _ModulatedNorm(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
-        context.kernels = kernels = _kernels() if x.is_cuda else None
+        # The kernels know no vectors that the members of a sweep share.
+        context.kernels = kernels = _kernels() if x.is_cuda and len(x) == len(scale) else None
         if kernels is not None:
             out, inverse = kernels.forward(x, scale, shift, eps)
             context.save_for_backward(x, scale, inverse)

@@ -43,6 +43,10 @@ class TextContext:
     audio: Tensor  # (S, D of the audio stream)
     video: Tensor | None  # (S, D of the video stream)
 
+    def to(self, device: torch.device) -> TextContext:
+        """The same on a device."""
+        return TextContext(self.audio.to(device), None if self.video is None else self.video.to(device))
+
 
 @dataclass(frozen=True)
 class Tokenizer:

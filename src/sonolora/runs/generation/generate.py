@@ -42,7 +42,9 @@ from sonolora.modes.preview_spec import MIN_SECONDS
 from sonolora.modes.request import parse
 from sonolora.planning.generate_settings import GenerateSettings
 from sonolora.planning.run_settings import JOINT, RunSettings
+from sonolora.runs.artifacts import PATTERNS
 from sonolora.runs.cached_video import with_cached_videos
+from sonolora.runs.evaluation.copies import describe_likeness, load_patterns
 from sonolora.runs.generation.generation_clips import (
     ClipLength,
     GenerationInput,
@@ -50,6 +52,7 @@ from sonolora.runs.generation.generation_clips import (
     load_generation_input,
     region_input,
 )
+from sonolora.runs.generation.values_used import values_used
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.start_up import announce
 from sonolora.sampling.guidance import Guidance
@@ -110,6 +113,17 @@ def _generate(
     codec = networks.codec
     with tempfile.TemporaryDirectory() as scratch:
         given = load_generation_input(spec, length, codec.sample_rate, Path(scratch), progress, sources)
+        used = values_used(
+            mode,
+            body,
+            settings,
+            sampling,
+            lora=metadata,
+            recommended=base.checkpoint.metadata.get("guidance", {}),
+            seconds=given.seconds,
+            trained_seconds=length.trained,
+        )
+        progress.message(used)
         progress.phase("encoding the input", None)
         cache = Cache(default_cache_folder(), warn=progress.warning)
         text_encoder = partial(networks.text_encoder, video=mode.video)
@@ -149,6 +163,10 @@ def _generate(
                     )
                     paste_passage(result, sound, part.first, part.paste, correct=not settings.codec_level)
         _write(out, result, given, settings, spec.prompt, progress)
+        # Beside the LoRA of a run lies what its clips are like.
+        patterns = load_patterns(lora.path.with_name(PATTERNS)) if lora is not None else None
+        if patterns is not None and spec.source is None and (text := describe_likeness(patterns, result)):
+            progress.message(text)
         if spec.video is not None:
             film = fetch(spec.video, Path(scratch), field=spec.field, sources=sources)
             write_film(out.with_suffix(".mp4"), film, result)

@@ -7,7 +7,7 @@ In: the parts of the server. Out: an ASGI app. Every response but files and stre
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,14 +29,16 @@ from sonolora.server.api.queue_api import QueueApi
 from sonolora.server.api.request_body import BodyMemory
 from sonolora.server.api.responses import JsonResponse, RejectedError, error_response, input_error_response
 from sonolora.server.database.faults import StoreError
+from sonolora.server.endpoints.registry import ENDPOINT_PATHS, ENDPOINTS
 from sonolora.server.files.incoming import UploadError
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.notifier import Notifier
+from sonolora.server.jobs.placer import Slot
 from sonolora.server.jobs.records import Key
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
-from sonolora.server.net.urls import APP, ENDPOINT_PATHS, ENDPOINTS, base_url
+from sonolora.server.net.urls import base_url
 from sonolora.server.rest.rest import Rest
 from sonolora.server.settings import ServerSettings
 
@@ -60,8 +62,8 @@ class Services:
     retrying: Retrying
     wake: Callable[[], None]
     jwks: dict[str, Any]
-    active: Callable[[], dict[str, str]] = dict  # requests that run, with their devices
-    ready: Callable[[], set[str]] = set  # devices whose worker has loaded its base
+    active: Callable[[], dict[str, str]] = dict  # requests that run, with their slots
+    slots: Callable[[], Sequence[Slot]] = tuple
 
 
 def make_rest(services: Services) -> Rest:
@@ -75,7 +77,7 @@ def make_rest(services: Services) -> Rest:
         services.retrying,
         services.wake,
         services.active,
-        services.ready,
+        services.slots,
     )
 
 
@@ -97,20 +99,21 @@ def build_app(services: Services, rest: Rest | None = None) -> ASGIApp:
         return base_url(request, settings)
 
     async def openapi(request: Request) -> Response:
-        endpoint = request.path_params.get("endpoint")
-        if endpoint is None and (id := request.query_params.get("endpoint_id")) is not None:
-            endpoint = id.strip("/").removeprefix(f"{APP}/")
-            if endpoint not in ENDPOINTS:
-                known = ", ".join(f"{APP}/{name}" for name in ENDPOINTS)
-                raise InputError([ErrorItem(("query", "endpoint_id"), f"must be one of {known}", input=id)])
-        if endpoint is not None and endpoint not in ENDPOINTS:
+        id = request.path_params.get("id")
+        if id is None and (named := request.query_params.get("endpoint_id")) is not None:
+            id = named.strip("/")
+            if id not in ENDPOINTS:
+                raise InputError(
+                    [ErrorItem(("query", "endpoint_id"), f"must be one of {', '.join(ENDPOINTS)}", input=id)]
+                )
+        if id is not None and id not in ENDPOINTS:
             raise HTTPException(404)
-        return JsonResponse(describe([endpoint] if endpoint else list(ENDPOINTS), base_of(request)))
+        return JsonResponse(describe([ENDPOINTS[id]] if id else list(ENDPOINTS.values()), base_of(request)))
 
     async def root(request: Request) -> Response:
         if "text/html" in request.headers.get("accept", ""):
             return await rest.page(request)
-        urls = [f"{base_of(request)}/{APP}/{name}/openapi.json" for name in ENDPOINTS]
+        urls = [f"{base_of(request)}/{id}/openapi.json" for id in ENDPOINTS]
         return JsonResponse({"sonolora": __version__, "openapi": urls})
 
     async def health(request: Request) -> Response:  # noqa: ARG001 - the signature of a handler
@@ -146,7 +149,7 @@ def build_app(services: Services, rest: Rest | None = None) -> ASGIApp:
             Route("/.well-known/jwks.json", jwks),
             Route("/rest/.well-known/jwks.json", jwks),
             Route("/openapi.json", openapi),
-            Route(f"/queue/{APP}/{{endpoint:path}}/openapi.json", openapi),
+            Route("/queue/{id:path}/openapi.json", openapi),
             Route("/health", health),
             Route("/", root),
         ],

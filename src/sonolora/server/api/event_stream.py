@@ -42,15 +42,15 @@ async def follow(store: Store, notifier: Notifier, id: str, *, logs: bool = True
     while not notifier.closed:
         event = notifier.watch(id)
         try:
-            if (request := store.request(id)) is None:
-                return
-            position = store.queue_position(id) if request.state == State.QUEUED else 0
-            lines = store.logs(id, last_line) if logs else []
+            update = await store.reading(_look, store, id, last_line if logs else None)
         except StoreError:  # the stream outlasts it
             await wait(event, POLL_SECONDS)
             continue
+        if update is None:
+            return
+        request, position, lines = update.request, update.position, update.lines
         if lines or (request, position) != sent:
-            yield Update(request, position, lines)
+            yield update
             if request.state == State.DONE:
                 return
             sent, last_sent = (request, position), now()
@@ -60,6 +60,14 @@ async def follow(store: Store, notifier: Notifier, id: str, *, logs: bool = True
             yield None
             last_sent = now()
         await wait(event, POLL_SECONDS)
+
+
+def _look(store: Store, id: str, after: int | None) -> Update | None:
+    """With the log lines after that one; `after` is None for no lines."""
+    if (request := store.request(id)) is None:
+        return None
+    position = store.queue_position(id) if request.state == State.QUEUED else 0
+    return Update(request, position, [] if after is None else store.logs(id, after))
 
 
 async def wait_until_done(store: Store, notifier: Notifier, id: str) -> Request | None:

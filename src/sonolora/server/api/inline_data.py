@@ -22,6 +22,7 @@ from sonolora.server.api.request_body import Account, parse_object
 from sonolora.server.api.responses import RejectedError, error_response
 from sonolora.server.files.records import StoredFile
 from sonolora.server.files.storage import Storage
+from sonolora.server.net.urls import holds_address
 
 MAX_TEXT_BYTES = 128 << 10  # of a body without the content of its long data: URIs
 _LONG = 4 << 10  # characters of a string from which on a data: URI is stored
@@ -165,7 +166,7 @@ class InlineData:
             case str() if value in self._faults:
                 faults.append(ErrorItem(loc, self._faults[value]))
             case str() if value in self._files:
-                if str(loc[-1]).endswith("_url"):
+                if holds_address(str(loc[-1])):
                     return self._base + self._files[value].address
                 faults.append(ErrorItem(loc, f"longer than {_LONG:,} characters, as only fields with URLs may be"))
         return value

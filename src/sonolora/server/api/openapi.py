@@ -7,23 +7,26 @@ that validate them, responses by the models they are built from.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from sonolora import __version__
-from sonolora.modes import MODES
 from sonolora.server.api import schemas
-from sonolora.server.net.urls import APP, ENDPOINTS, URL_PATTERN
+from sonolora.server.endpoints.endpoint import Endpoint
+from sonolora.server.net.urls import URL_PATTERN
 
 Json = dict[str, Any]
 
 _SCHEMAS = "#/components/schemas/{model}"
-_OUTPUT = "Ltx23TrainerV2Output"  # as published
+_FILE = "The file for the preview"
+_OUTPUTS: dict[type[BaseModel], str] = {
+    schemas.TrainingOutput: "Ltx23TrainerV2Output"
+}  # names of outputs, where published
 _RESPONSES: tuple[type[BaseModel], ...] = (
     schemas.QueueStatus,
-    schemas.TrainingOutput,
     schemas.InputFaults,
     schemas.RequestError,
     schemas.CancelRequested,
@@ -32,24 +35,23 @@ _RESPONSES: tuple[type[BaseModel], ...] = (
 )
 
 
-def describe(endpoints: Sequence[str], base: str) -> Json:
-    """One document for endpoints such as `t2a` or `ic-lora/a2a`; `base` is the server's URL without a final slash."""
-    ids = [f"{APP}/{endpoint}" for endpoint in endpoints]
-    components: Json = dict(_RESPONSE_SCHEMAS)
+def describe(endpoints: Sequence[Endpoint], base: str) -> Json:
+    """One document for some endpoints; `base` is the server's URL without a final slash."""
+    ids = [endpoint.id for endpoint in endpoints]
+    components: Json = _schemas_of(_RESPONSES)
     paths: Json = {}
-    for endpoint, id in zip(endpoints, ids, strict=True):
-        input_name = _schema_name(endpoint)
-        components |= _input_schemas(endpoint, input_name)
-        paths |= _paths(id, input_name)
+    for endpoint in endpoints:
+        components |= _input_schemas(endpoint) | _schemas_of([endpoint.output])
+        paths |= _paths(endpoint)
     info: Json = {
         "title": f"Queue OpenAPI for {' and '.join(ids)}",
         "version": __version__,
-        "description": " ".join(f"{MODES[ENDPOINTS[endpoint]].summary.capitalize()}." for endpoint in endpoints),
+        "description": " ".join(f"{endpoint.summary.capitalize()}." for endpoint in endpoints),
     }
     if len(ids) == 1:
         info["x-fal-metadata"] = {
             "endpointId": ids[0],
-            "category": "training",
+            "category": endpoints[0].category,
             "documentationUrl": f"{base}/{ids[0]}/openapi.json",
         }
     key = {"type": "apiKey", "in": "header", "name": "Authorization", "description": "Key <your key>"}
@@ -63,32 +65,47 @@ def describe(endpoints: Sequence[str], base: str) -> Json:
     }
 
 
-def _schema_name(endpoint: str) -> str:
-    return "Ltx23TrainerV2" + "".join(part.capitalize() for part in endpoint.replace("/", "-").split("-")) + "Input"
+def _input_name(endpoint: Endpoint) -> str:
+    return f"{endpoint.schema_name}Input"
 
 
-def _input_schemas(endpoint: str, name: str) -> Json:
+def _input_schemas(endpoint: Endpoint) -> Json:
     """The schema of the input and those it refers to, by name."""
-    schema = MODES[ENDPOINTS[endpoint]].request.model_json_schema(ref_template=_SCHEMAS)
-    found: Json = {**schema.pop("$defs"), name: {**schema, "title": name}}
+    name = _input_name(endpoint)
+    schema = endpoint.request.model_json_schema(ref_template=_SCHEMAS)
+    found: Json = {**schema.pop("$defs", {}), name: {**schema, "title": name}}
     # Pydantic omits a default that a factory makes, and does not know what is checked after it.
-    found[name]["properties"]["validation"]["default"] = []
+    for field, info in endpoint.request.model_fields.items():
+        if info.default_factory is not None:
+            found[name]["properties"][field]["default"] = info.get_default(call_default_factory=True)
     for one in found.values():
         for field, rules in one["properties"].items():
             if field.endswith("_url"):
                 rules.pop("minLength", None)
-                content = "A zip archive" if field == "training_data_url" else "The file for the preview"
-                rules |= {"pattern": URL_PATTERN, "description": f"{content}: an http, https or data: URL."}
+                description = "A zip archive" if field == "training_data_url" else rules.get("description", _FILE)
+                description = f"{description.removesuffix('.')}: an http, https or data: URL."
+                rules |= {"pattern": URL_PATTERN, "description": description}
             if field == "time_ranges":
                 seconds = {"type": "number", "minimum": 0}
-                rules |= {"minItems": 1, "items": {"type": "array", "items": seconds, "minItems": 2, "maxItems": 2}}
+                ranges = next((one for one in rules.get("anyOf", ()) if one.get("type") == "array"), rules)
+                ranges |= {"minItems": 1, "items": {"type": "array", "items": seconds, "minItems": 2, "maxItems": 2}}
     return {name: _in_openapi_3_0(one) for name, one in found.items()}
 
 
-def _response_schemas() -> Json:
-    _, definitions = models_json_schema([(model, "validation") for model in _RESPONSES], ref_template=_SCHEMAS)
+def _output_name(model: type[BaseModel]) -> str:
+    return _OUTPUTS.get(model, model.__name__)
+
+
+@cache
+def _schema_of(model: type[BaseModel]) -> Json:
+    """The schemas of a response and of what it refers to, by name."""
+    _, definitions = models_json_schema([(model, "validation")], ref_template=_SCHEMAS)
     found: Json = {name: _in_openapi_3_0(one) for name, one in definitions["$defs"].items()}
-    return {**found, _OUTPUT: found.pop("TrainingOutput")}
+    return {**found, _output_name(model): found.pop(model.__name__)}
+
+
+def _schemas_of(models: Sequence[type[BaseModel]]) -> Json:
+    return {name: schema for model in models for name, schema in _schema_of(model).items()}
 
 
 def _in_openapi_3_0(schema: Any) -> Any:
@@ -118,16 +135,16 @@ def _in_openapi_3_0(schema: Any) -> Any:
     return translated
 
 
-def _paths(id: str, input_name: str) -> Json:
-    request = f"/{id}/requests/{{request_id}}"
-    name = input_name.removesuffix("Input")
+def _paths(endpoint: Endpoint) -> Json:
+    request = f"/{endpoint.id}/requests/{{request_id}}"
+    name, noun = endpoint.schema_name, endpoint.noun
     return {
-        f"/{id}": {
+        f"/{endpoint.id}": {
             "post": {
                 "operationId": f"submit{name}",
-                "summary": "Queue a training.",
+                "summary": f"Queue a {noun}.",
                 "parameters": _SUBMIT_PARAMETERS,
-                "requestBody": {"required": True, "content": _json_content(_ref(input_name))},
+                "requestBody": {"required": True, "content": _json_content(_ref(_input_name(endpoint)))},
                 "responses": {
                     "200": {
                         **_response("It is queued.", "QueueStatus"),
@@ -159,16 +176,16 @@ def _paths(id: str, input_name: str) -> Json:
         request: {
             "get": {
                 "operationId": f"result{name}",
-                "summary": "The result: the status, headers and body with which the training ended.",
+                "summary": f"The result: the status, headers and body with which the {noun} ended.",
                 "parameters": [_REQUEST_ID],
                 "responses": {
-                    "200": _response("The LoRA and the other outputs.", _OUTPUT),
+                    "200": _response(endpoint.outputs, _output_name(endpoint.output)),
                     "400": _response("It is not completed yet.", "RequestError"),
                     "401": _UNAUTHORISED,
                     "404": _NOT_FOUND,
-                    "422": _response("Invalid training data.", "InputFaults"),
+                    "422": _response(endpoint.invalid, "InputFaults"),
                     "499": _response("It was cancelled.", "RequestError"),
-                    "500": _response("The training failed.", "RequestError"),
+                    "500": _response(f"The {noun} failed.", "RequestError"),
                     "503": _response("The worker crashed in every attempt.", "RequestError"),
                     "504": _response("It did not start within the time limit.", "RequestError"),
                 },
@@ -250,4 +267,3 @@ _SUBMIT_PARAMETERS = [
         "description": "How long the output files are kept; forever without it.",
     },
 ]
-_RESPONSE_SCHEMAS = _response_schemas()

@@ -11,30 +11,29 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from sonolora.core.errors import ErrorItem, InputError
-from sonolora.modes import MODES
-from sonolora.modes.request import unknown_fields
 from sonolora.server.api.event_stream import PING, event_stream, follow, frame, wait_until_done
 from sonolora.server.api.inline_data import InlineData
 from sonolora.server.api.request_body import BodyMemory
 from sonolora.server.api.responses import JsonResponse, RejectedError, error_headers, error_response
-from sonolora.server.api.serializers import result_response, status_body
+from sonolora.server.api.serializers import result_body, result_response, status_body
 from sonolora.server.api.submission import read_queue_limit, read_submission
+from sonolora.server.endpoints.registry import APPS, ENDPOINT_PATHS, ENDPOINTS, app_of
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs import records
 from sonolora.server.jobs.notifier import Notifier
 from sonolora.server.jobs.records import Key, State
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import QueueFullError, Store
-from sonolora.server.net.urls import APP, ENDPOINT_PATHS, ENDPOINTS, absolute_urls, base_url
+from sonolora.server.net.urls import base_url
 from sonolora.server.settings import ServerSettings
 
-_APPS = frozenset({APP, *(f"{APP}/{endpoint}" for endpoint in ENDPOINTS)})
 _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 _STOPPED = "The server was stopped. The request continues when it is started again; its id is {id}."
 
@@ -64,27 +63,38 @@ class QueueApi:
             Route(f"{request}/cancel", self.cancel, methods=["PUT"]),
             Route(f"{request}/response", self.result),
             Route(request, self.result),
-            Route(f"/queue/{APP}/{{endpoint:path}}", self.submit, methods=["POST"]),
-            Route(f"/run/{APP}/{{endpoint:path}}/stream", self.run_stream, methods=["POST"]),
-            Route(f"/run/{APP}/{{endpoint:path}}", self.run, methods=["POST"]),
+            *(
+                Route(path.format(app=app), partial(handler, app=app), methods=["POST"])
+                for app in APPS
+                for path, handler in (
+                    ("/queue/{app}/{{endpoint:path}}", self.submit),
+                    ("/run/{app}/{{endpoint:path}}/stream", self.run_stream),
+                    ("/run/{app}/{{endpoint:path}}", self.run),
+                )
+            ),
         ]
 
-    async def submit(self, request: Request) -> Response:
+    async def submit(self, request: Request, app: str) -> Response:
         """Put a request into the queue."""
-        queued = await self._enqueue(request)
-        body = self._status(queued, request)
+        queued = await self._enqueue(request, app)
+        body = await self.store.reading(self._status, queued, request)
         return JsonResponse({**body, "gateway_request_id": queued.id}, headers={"x-fal-request-id": queued.id})
 
     async def status(self, request: Request) -> Response:
-        """202 until it is done. Each waiting client polls this ten times a second: no threads, no waiting."""
-        queued = self._find(request)
-        lines = self.store.logs(queued.id) if _wants_logs(request) else None
-        code = 200 if queued.state == State.DONE else 202
-        return JsonResponse(self._status(queued, request, lines), code, {"x-fal-request-id": queued.id})
+        """202 until it is done. Each waiting client polls this ten times a second, so it is one look at the store."""
+
+        def look() -> tuple[records.Request, dict[str, object]]:
+            queued = self._find(request)
+            lines = self.store.logs(queued.id) if _wants_logs(request) else None
+            return queued, self._status(queued, request, lines)
+
+        queued, body = await self.store.reading(look)
+        return JsonResponse(body, 200 if queued.state == State.DONE else 202, {"x-fal-request-id": queued.id})
 
     async def status_stream(self, request: Request) -> Response:
         """The status as events, until it is done."""
-        queued, logs, base = self._find(request), _wants_logs(request), base_url(request, self.settings)
+        queued = await self.store.reading(self._find, request)
+        logs, base = _wants_logs(request), base_url(request, self.settings)
 
         async def frames() -> AsyncIterator[str]:
             async for update in follow(self.store, self.notifier, queued.id, logs=logs):
@@ -98,35 +108,35 @@ class QueueApi:
 
     async def result(self, request: Request) -> Response:
         """The status, headers and body with which it ended."""
-        return result_response(self._find(request), base_url(request, self.settings))
+        return await self._result(await self.store.reading(self._find, request), request)
 
     async def cancel(self, request: Request) -> Response:
         """Request its end, which follows within seconds. The body is ignored: a client sends an empty one as JSON."""
-        queued = self._find(request)
+        queued = await self.store.reading(self._find, request)
         headers = {"x-fal-request-id": queued.id}
         if await asyncio.to_thread(self.store.request_cancel, queued.id) == State.DONE:
             return JsonResponse({"status": "ALREADY_COMPLETED"}, 400, {**error_headers(400), **headers})
         self.wake()
         return JsonResponse({"status": "CANCELLATION_REQUESTED"}, 202, headers)
 
-    async def run(self, request: Request) -> Response:
+    async def run(self, request: Request, app: str) -> Response:
         """Submit, wait and return the result. A client that disconnects cancels: nobody else knows the request."""
-        queued = await self._enqueue(request)
+        queued = await self._enqueue(request, app)
         done = asyncio.create_task(wait_until_done(self.store, self.notifier, queued.id))
         disconnected = asyncio.create_task(_wait_for_disconnect(request))
         try:
             await asyncio.wait((done, disconnected), return_when=asyncio.FIRST_COMPLETED)
             if done.done() and (finished := done.result()):
-                return result_response(finished, base_url(request, self.settings))
+                return await self._result(finished, request)
         finally:
             done.cancel()
             disconnected.cancel()
             self._cancel_unless_done(queued.id)
         return error_response(500, _STOPPED.format(id=queued.id), "internal_error", {"x-fal-request-id": queued.id})
 
-    async def run_stream(self, request: Request) -> Response:
+    async def run_stream(self, request: Request, app: str) -> Response:
         """The same with the status as events; the last one carries the result, or is an `event: error`."""
-        queued, base = await self._enqueue(request), base_url(request, self.settings)
+        queued, base = await self._enqueue(request, app), base_url(request, self.settings)
 
         async def frames() -> AsyncIterator[str]:
             try:
@@ -137,7 +147,8 @@ class QueueApi:
                         status = status_body(update.request, update.position, base, update.lines, self._waiting_for)
                         yield frame(status)
                     else:
-                        yield frame(absolute_urls(result.body, base), "error" if result.status >= 400 else None)
+                        body = await asyncio.to_thread(result_body, update.request, base, self.storage)
+                        yield frame(body, "error" if result.status >= 400 else None)
                         return
                 yield frame({"detail": _STOPPED.format(id=queued.id), "error_type": "internal_error"}, "error")
             finally:
@@ -145,29 +156,32 @@ class QueueApi:
 
         return event_stream(frames(), queued.id)
 
+    async def _result(self, request: records.Request, http: Request) -> Response:
+        """In a thread, as it may hold whole files."""
+        return await asyncio.to_thread(result_response, request, base_url(http, self.settings), self.storage)
+
     def _cancel_unless_done(self, id: str) -> None:
         """Its client has gone. A request whose server stops is not cancelled: it continues later."""
-        request = self.store.request(id)
-        if request and request.state != State.DONE and not self.notifier.closed:
+        if not self.notifier.closed:
             # Not awaited: this may be the end of a task that is cancelled itself.
             cancelling = asyncio.create_task(self._cancel(id))
             _background.add(cancelling)
             cancelling.add_done_callback(_background.discard)
 
     async def _cancel(self, id: str) -> None:
-        await self.retrying(self.store.request_cancel, id)
+        await self.retrying(self.store.request_cancel, id)  # changes nothing when it is done
         self.wake()
 
-    async def _enqueue(self, request: Request) -> records.Request:
-        key = self.authorise(request)
-        endpoint = request.path_params["endpoint"]
-        if endpoint not in ENDPOINTS:
-            raise RejectedError(error_response(404, f"Path /{endpoint} not found. There are: {ENDPOINT_PATHS}"))
+    async def _enqueue(self, request: Request, app: str) -> records.Request:
+        key = await self.store.reading(self.authorise, request)
+        path = request.path_params["endpoint"]
+        endpoint = ENDPOINTS.get(f"{app}/{path}")
+        if endpoint is None:
+            raise RejectedError(error_response(404, f"Path /{path} not found. There are: {ENDPOINT_PATHS}"))
         with self.memory.account() as account:
             inline = InlineData(self.storage, key.id, base_url(request, self.settings), account)
-            new = await read_submission(request, endpoint, key, self.settings, inline)
+            new, warnings = await read_submission(request, endpoint, key, self.settings, inline)
             limit = read_queue_limit(request, self.settings)
-            warnings = unknown_fields(MODES[new.mode].request, new.body)
             try:
                 queued = await asyncio.to_thread(self.store.add_request, new, queue_limit=limit, warnings=warnings)
             except QueueFullError as error:
@@ -180,8 +194,9 @@ class QueueApi:
     def _find(self, request: Request) -> records.Request:
         """Any valid key gives access to any request: keys are for people who share a server."""
         self.authorise(request)
-        queued = self.store.request(request.path_params["id"]) if request.path_params["app"] in _APPS else None
-        if queued is None:
+        queued, named = self.store.request(request.path_params["id"]), request.path_params["app"]
+        known = ENDPOINTS[named].app if named in ENDPOINTS else named  # older clients name the endpoint
+        if queued is None or app_of(queued.endpoint) != known:
             raise RejectedError(JsonResponse({"status": "NOT_FOUND"}, 404, error_headers(404)))
         return queued
 

@@ -70,6 +70,29 @@ class TrainingOutput(BaseModel):
     debug_dataset: File | None = Field(default=None, description="The data as the model gets it, if requested.")
 
 
+class TextToAudioOutput(BaseModel):
+    """A sound."""
+
+    audio: File
+    prompt: str = Field(description="As used.")
+    seed: int = Field(description="As used.")
+
+
+class Sample(BaseModel):
+    """One of several sounds."""
+
+    audio: File
+    video: File | None = Field(default=None, description="The video with this sound, if requested.")
+    seed: int
+
+
+class SoundOutput(TextToAudioOutput):
+    """The first sound, and all of them."""
+
+    video: File | None = Field(default=None, description="The video with the sound, if requested.")
+    samples: list[Sample]
+
+
 class InputFault(BaseModel):
     """One fault of the input: the path to the field, a message and a published type."""
 

@@ -6,14 +6,17 @@ stored as paths; `base` is put in front of them.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from sonolora.server.api.responses import JsonResponse, error_headers, error_response
 from sonolora.server.api.schemas import QueueStatus
+from sonolora.server.endpoints.registry import app_of
+from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.records import LogLine, Request, State
-from sonolora.server.net.urls import absolute_urls, request_urls
+from sonolora.server.net.urls import request_urls, with_file_urls
 
 _STATUS = {State.QUEUED: "IN_QUEUE", State.RUNNING: "IN_PROGRESS", State.DONE: "COMPLETED"}
 
@@ -30,7 +33,7 @@ def status_body(
     status: dict[str, Any] = {
         "status": _STATUS[request.state],
         "request_id": request.id,
-        **request_urls(base, request.id),
+        **request_urls(base, app_of(request.endpoint), request.id),
         "logs": None if logs is None else [log_entry(line) for line in logs],
         "metrics": {},
     }
@@ -55,7 +58,7 @@ def log_entry(line: LogLine) -> dict[str, str]:
     return {"message": line.message, "level": line.level, "source": "USER", "timestamp": timestamp}
 
 
-def result_response(request: Request, base: str) -> JsonResponse:
+def result_response(request: Request, base: str, storage: Storage) -> JsonResponse:
     """The status, body and headers with which the request ended."""
     headers = {"x-fal-request-id": request.id}
     result = request.result
@@ -65,4 +68,17 @@ def result_response(request: Request, base: str) -> JsonResponse:
         headers = {**error_headers(result.status, result.error_type), **headers, **result.headers}
         return JsonResponse(result.body, result.status, headers)
     headers = {"x-fal-billable-units": str(result.billable_units), **headers, **result.headers}
-    return JsonResponse(absolute_urls(result.body, base), result.status, headers)
+    return JsonResponse(result_body(request, base, storage), result.status, headers)
+
+
+def result_body(request: Request, base: str, storage: Storage) -> Any:
+    """The body of the result, with whole URLs of its files, or with the files themselves where `sync_mode` asks so."""
+
+    def data_uri(path: str) -> str:
+        file = storage.find(path.split("/")[2])
+        if file is None:  # it has expired
+            return base + path
+        return f"data:{file.content_type};base64,{base64.b64encode(storage.content(file).read_bytes()).decode()}"
+
+    inline = request.options.get("sync_mode")
+    return request.result and with_file_urls(request.result.body, data_uri if inline else lambda path: base + path)

@@ -1,4 +1,4 @@
-"""Submissions: the body, headers and query of a request for a training, checked.
+"""Submissions: the body, headers and query of a request to an endpoint, checked.
 
 In: the HTTP request. Out: a `NewRequest` for the job store. Invalid bodies and queries raise `InputError` (422), an
 unreadable header `RejectedError` (400).
@@ -15,15 +15,15 @@ from starlette.requests import Request
 
 from sonolora.core.errors import ErrorItem, InputError
 from sonolora.core.public_addresses import PrivateAddressError
-from sonolora.modes import MODES
-from sonolora.modes.request import parse
+from sonolora.modes.request import parse, unknown_fields
 from sonolora.server import clock
 from sonolora.server.api.file_lifetime import read_lifetime
 from sonolora.server.api.inline_data import InlineData
 from sonolora.server.api.request_body import in_parser_thread, json_chunks
 from sonolora.server.api.responses import RejectedError, error_response
-from sonolora.server.jobs.records import Key, NewRequest
-from sonolora.server.net.urls import ENDPOINTS, data_url_fault
+from sonolora.server.endpoints.endpoint import Endpoint, Job
+from sonolora.server.jobs.records import LOW, Key, NewRequest
+from sonolora.server.net.urls import data_url_fault
 from sonolora.server.settings import ServerSettings
 from sonolora.server.webhooks import WebhookError, check_webhook
 
@@ -32,25 +32,28 @@ _TRUE = ("1", "true", "yes")
 
 
 async def read_submission(
-    request: Request, endpoint: str, key: Key, settings: ServerSettings, inline: InlineData
-) -> NewRequest:
-    """Read a request for the queue."""
+    request: Request, endpoint: Endpoint, key: Key, settings: ServerSettings, inline: InlineData
+) -> tuple[NewRequest, list[str]]:
+    """Read a request for the queue; also lines for its log, about what has no effect."""
     text = await inline.read(json_chunks(request, settings.max_body_bytes))
-    mode = ENDPOINTS[endpoint]
-    body = await in_parser_thread(_parse, inline, text, mode)
+    body, job = await in_parser_thread(_parse, inline, text, endpoint)
     headers = request.headers
     timeout = _start_timeout(headers)
-    return NewRequest(
-        endpoint=endpoint,
-        mode=mode,
+    low = headers.get("x-fal-queue-priority", "").strip().lower() == "low"
+    new = NewRequest(
+        endpoint=endpoint.path,
+        mode=job.mode,
         body=body,
         key_id=key.id,
-        priority=1 if headers.get("x-fal-queue-priority", "").strip().lower() == "low" else 0,
+        kind=job.kind,
+        options=dict(job.options),
+        priority=LOW if low else job.priority,
         start_deadline=None if timeout is None else clock.now() + timeout,
         webhook=_webhook(request.query_params.get("fal_webhook"), settings),
         lifetime=read_lifetime(headers),
         no_retry=headers.get("x-fal-no-retry", "").strip().lower() in _TRUE,
     )
+    return new, [*unknown_fields(endpoint.request, body), *job.notes]
 
 
 def read_queue_limit(request: Request, settings: ServerSettings) -> int:
@@ -64,12 +67,13 @@ def read_queue_limit(request: Request, settings: ServerSettings) -> int:
     return min(settings.queue_limit, int(value.lstrip("0")[:20]))
 
 
-def _parse(inline: InlineData, text: bytes, mode: str) -> dict[str, Any]:
-    """The body of a valid request."""
+def _parse(inline: InlineData, text: bytes, endpoint: Endpoint) -> tuple[dict[str, Any], Job]:
+    """The body of a valid request, and what it asks of the workers."""
     body = inline.parse(text)
-    if faults := list(_url_faults(parse(MODES[mode].request, body), ("body",))):
+    request = parse(endpoint.request, body)
+    if faults := list(_url_faults(request, ("body",))):
         raise InputError(faults)
-    return body
+    return body, endpoint.job(request)
 
 
 def _url_faults(model: BaseModel, loc: tuple[str | int, ...]) -> Iterator[ErrorItem]:

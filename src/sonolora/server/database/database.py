@@ -1,136 +1,47 @@
-"""The database file: checked, opened, migrated to this version's tables, and the transactions on it.
+"""Transactions on the server's database, in the same words for every dialect.
 
-In: a path. Out: a `Database`, the only owner of connections to the file. Several processes may have it open at the
-same time, so that commands work beside a running server.
+In: statements of SQLAlchemy on the tables of `tables`. Out: rows, or `StoreError` when the database cannot be used.
+`sqlite` and `postgres` each open one; what is particular to a dialect is in them and in the column types and indexes
+of `tables`, and nowhere else.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, Engine, Executable, Select, create_engine, event, update
+import anyio.to_thread
+from sqlalchemy import ClauseElement, Connection, Engine, Executable, Select, Table, event
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.pool import QueuePool
 
-from sonolora.server.database import faults
-from sonolora.server.database.faults import StoreError, faults_in_words, in_words
-from sonolora.server.database.identity import (
-    WAL,
-    Identity,
-    check_identity,
-    open_read_only,
-    read_identity,
-    set_log_aside,
-    write_identity,
-)
-from sonolora.server.database.tables import metadata, store
+from sonolora.server.database.faults import StoreError
 
-# Each entry migrates from one version to the next: the first from 1 to 2. A new file gets the tables of `tables`.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        "CREATE TABLE store (id TEXT NOT NULL PRIMARY KEY, checkpoints INTEGER NOT NULL)",
-        "ALTER TABLE files ADD COLUMN mtime_ns INTEGER",
-    ),
-    (
-        "ALTER TABLE requests ADD COLUMN kind TEXT DEFAULT 'train' NOT NULL",
-        "ALTER TABLE requests ADD COLUMN options TEXT DEFAULT '{}' NOT NULL",
-        "ALTER TABLE requests ADD COLUMN paused BOOLEAN DEFAULT '0' NOT NULL",
-        "ALTER TABLE requests ADD COLUMN place FLOAT",
-        "DROP INDEX queue",
-        "CREATE INDEX queue ON requests (priority, coalesce(place, number)) WHERE state = 'queued'",
-    ),
-)
-
-_APPLICATION_ID = int.from_bytes(b"Sono", "big")  # marks the file as ours
-MAX_LOG_BYTES = 64 << 20  # of the write-ahead log; the log of a large transaction is cut back to this
-_CHECKPOINT_WAIT = 2000  # milliseconds
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Database:
-    """Transactions on one SQLite file. Any thread may call; each method is one transaction.
+    """Any thread may call; each method is one transaction, and a write is on the disk when it returns.
 
-    A write is on the disk when it returns. Writes take the file's lock at their start, and threads queue up for it:
-    a second write inside a first would wait for itself. A read sees what was committed before it began.
-    Raises `StoreError` when the file cannot be used. With `accept` also a new or another database is taken than the
-    one that belongs to the folder; with `thorough` all of it is checked for damage.
+    A read sees what was committed before it began. Raises `StoreError` when the database cannot be used.
     """
 
-    def __init__(self, path: Path, *, accept: bool = False, thorough: bool = False) -> None:
-        self.path = path
-        try:
-            is_new = not path.exists() or path.stat().st_size == 0
-            if path.exists() and not path.is_file():
-                raise StoreError(path, "it is not a file", "Choose another folder for the server")
-            # Before anything, such as the journal's mode, is changed in what may be another program's file.
-            version = 0 if is_new else _check(path, thorough=thorough)
-            if not accept:
-                check_identity(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if is_new and accept:
-                set_log_aside(path)
-            path.touch(mode=0o600)
-        except OSError as error:
-            raise StoreError(path, f"it cannot be used: {error.strerror}") from error
-        self._writer, self._reader = _engine(path, write=True), _engine(path, write=False)
-        if version <= len(MIGRATIONS):
-            with self.transaction() as transaction:
-                _migrate(transaction, path)
-        self._noted = None if accept else read_identity(path)
-        self._file_checkpoints = self._noted.file_checkpoints if self._noted else 0
-        if self._noted is None:
-            self.note_identity()
+    address: Path | str  # as `open_database` takes it
+    is_local = True  # a read takes microseconds; else it waits for a network
+
+    def __init__(self, writer: Engine, reader: Engine, insert: Callable[[Table], Any]) -> None:
+        """`insert` makes the dialect's statement, which knows `on_conflict_do_update`."""
+        self._writer, self._reader, self._insert = writer, reader, insert
+        self._texts: dict[ClauseElement, tuple[str, Sequence[str] | None]] = {}
+        for engine in (writer, reader):
+            event.listen(engine, "handle_error", self._translate)
 
     def close(self) -> None:
         self._writer.dispose()
         self._reader.dispose()
-
-    def checkpoint(self) -> None:
-        """Bring all changes from the write-ahead log into the database file, and note the identity.
-
-        When other processes read for long, as much as is possible now.
-        """
-        connection = self._writer.raw_connection()
-        try:
-            with faults_in_words(self.path):
-                cursor = connection.cursor()
-                cursor.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT}")
-                ((is_busy, *_),) = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                if not is_busy:
-                    ((self._file_checkpoints,),) = cursor.execute("SELECT checkpoints FROM store").fetchall()
-                cursor.execute(f"PRAGMA busy_timeout = {round(1000 * faults.BUSY_SECONDS)}")
-        finally:
-            connection.close()
-        # So every log holds this row, and a log of another database, or the lack of one, is noticed.
-        self.write(update(store).values(checkpoints=store.c.checkpoints + 1))
-        self.note_identity()
-
-    def note_identity(self) -> None:
-        """Write down beside the database how far it has come, if that has changed."""
-        connection = self._reader.raw_connection()
-        try:
-            with faults_in_words(self.path):
-                driver = connection.driver_connection
-                assert isinstance(driver, sqlite3.Connection)
-                identity = Identity.of(driver)
-        finally:
-            connection.close()
-        if identity is not None:
-            identity = replace(identity, file_checkpoints=self._file_checkpoints)
-        if identity is not None and identity != self._noted:
-            write_identity(self.path, identity)
-            self._noted = identity
-
-    @property
-    def log_bytes(self) -> int:
-        """The size of the write-ahead log."""
-        with suppress(OSError):
-            return self.path.with_name(self.path.name + WAL).stat().st_size
-        return 0
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -140,7 +51,7 @@ class Database:
 
     def write(self, statement: Executable, parameters: Any = None) -> int:
         """One statement in a transaction of its own; returns the number of rows that it changed."""
-        with self._writer.begin() as connection:
+        with self.transaction() as connection:
             return connection.execute(statement, parameters).rowcount
 
     def read(self, statement: Select[Any]) -> Sequence[Any]:
@@ -148,95 +59,61 @@ class Database:
         with self._reader.connect() as connection:
             return connection.execute(statement).all()
 
-    def fetch(self, sql: str, *parameters: str | int) -> Sequence[Any]:
-        """The rows of a query that is already text, straight from the driver: a fifth of the time of `read`."""
+    def fetch(self, query: ClauseElement, **parameters: str | int) -> Sequence[Any]:
+        """The rows of a query that runs often, as the driver gives them: a fifth of the time of `read`.
+
+        The query is translated once, so it must be a constant, whose parameters have names.
+        """
+        sql, order = self._texts.get(query) or self._text(query)
         connection = self._reader.raw_connection()
         try:
-            with faults_in_words(self.path):
-                cursor = connection.cursor()
-                cursor.execute(sql, parameters)
-                return cursor.fetchall()
+            cursor = connection.cursor()
+            cursor.execute(sql, parameters if order is None else [parameters[name] for name in order])
+            return cursor.fetchall()
+        except Exception as error:
+            if fault := self._fault(error):
+                connection.invalidate()
+                raise fault from error
+            raise
         finally:
             connection.close()
 
+    def upsert(self, table: Table) -> Executable:
+        """A statement that inserts rows, each in place of an earlier one with its primary key."""
+        new = self._insert(table)
+        values = {column.name: new.excluded[column.name] for column in table.c if not column.primary_key}
+        return new.on_conflict_do_update(index_elements=list(table.primary_key), set_=values)  # type: ignore[no-any-return]
 
-def _engine(path: Path, *, write: bool) -> Engine:
-    def connect() -> sqlite3.Connection:
-        with faults_in_words(path):
-            # The driver would begin transactions too late: they are begun explicitly.
-            connection = sqlite3.connect(
-                path, timeout=faults.BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            for setting in (
-                "journal_mode = WAL",
-                "synchronous = FULL",
-                "foreign_keys = ON",
-                "wal_autocheckpoint = 0",  # the server does it, in a way that notices a lost log
-                f"journal_size_limit = {MAX_LOG_BYTES}",
-                f"query_only = {int(not write)}",
-            ):
-                connection.execute(f"PRAGMA {setting}")
-            return connection
+    def tell(self, transaction: Connection, id: str) -> None:
+        """Once the transaction is committed, let the server know at once that somebody has changed this request.
 
-    one = {"pool_size": 1, "max_overflow": 0, "pool_timeout": faults.BUSY_SECONDS}
-    many = {"pool_size": 8, "max_overflow": -1}
-    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, **(one if write else many))
+        Where a dialect cannot, as here, the server looks now and then.
+        """
 
-    @event.listens_for(engine, "handle_error")
-    def translate(context: ExceptionContext) -> None:
-        if fault := in_words(path, context.original_exception):
+    def queue_up(self, transaction: Connection, name: str) -> None:
+        """Until the transaction ends, be the only one of this name, so that what it counts stays true.
+
+        Where there is only one writer at a time, as here, that is so.
+        """
+
+    async def reading(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call something that only reads: here where that takes microseconds, else in a thread.
+
+        The event loop never waits for a network, and where there is none it is spared the threads.
+        """
+        if self.is_local:
+            return call(*args, **kwargs)
+        return await anyio.to_thread.run_sync(partial(call, *args, **kwargs))
+
+    def _text(self, query: ClauseElement) -> tuple[str, Sequence[str] | None]:
+        compiled = query.compile(dialect=self._reader.dialect)
+        self._texts[query] = str(compiled), getattr(compiled, "positiontup", None)
+        return self._texts[query]
+
+    def _fault(self, error: BaseException) -> StoreError | None:
+        """What an error of the driver means, if the fault is not the statement's."""
+        raise NotImplementedError
+
+    def _translate(self, context: ExceptionContext) -> None:
+        if fault := self._fault(context.original_exception):
             raise fault from context.original_exception
-
-    if write:
-
-        @event.listens_for(engine, "begin")
-        def begin(connection: Connection) -> None:
-            # A transaction that reads first and then writes could not wait for another process's.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
-
-
-def _check(path: Path, *, thorough: bool) -> int:
-    """The file's version, 0 for an empty one. Raises `StoreError`, also for damage when `thorough`."""
-    with faults_in_words(path), closing(open_read_only(path)) as connection:
-        version = _version(connection, path)
-        ((found,),) = connection.execute("PRAGMA quick_check(1)") if thorough else [("ok",)]
-    if found != "ok":
-        raise StoreError(path, f"it is damaged ({' '.join(found.split())})", *faults.DAMAGED)
-    return version
-
-
-def _version(connection: sqlite3.Connection, path: Path) -> int:
-    """The file's version, 0 for an empty one. Raises for a newer one and for another program's file."""
-    # In this order: a process that creates the file meanwhile writes its tables and its id in one transaction.
-    ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_master")
-    ((application,),) = connection.execute("PRAGMA application_id")
-    ((version,),) = connection.execute("PRAGMA user_version")
-    if tables and application != _APPLICATION_ID:
-        raise StoreError(path, "it is the database of another program", "Choose another folder for the server")
-    newest = len(MIGRATIONS) + 1
-    if version > newest:
-        raise StoreError(
-            path,
-            f"it was written by a newer Sonolora (its tables are version {version}, this program reads up to {newest})",
-            "Update Sonolora, or choose another folder for the server",
-        )
-    return int(version)
-
-
-def _migrate(transaction: Connection, path: Path) -> None:
-    """Create the tables or change older ones, all at once or not at all."""
-    driver = transaction.connection.dbapi_connection
-    assert isinstance(driver, sqlite3.Connection)
-    version = _version(driver, path)  # again: another process may have done it meanwhile
-    if version == 0:
-        metadata.create_all(transaction)
-    else:
-        for statements in MIGRATIONS[version - 1 :]:
-            for statement in statements:
-                transaction.exec_driver_sql(statement)
-    if version < 2:
-        transaction.exec_driver_sql("INSERT INTO store SELECT lower(hex(randomblob(16))), 0")
-    transaction.exec_driver_sql(f"PRAGMA application_id = {_APPLICATION_ID}")
-    transaction.exec_driver_sql(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")

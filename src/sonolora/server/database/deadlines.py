@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, func, update
+from sqlalchemy import Column, case, update
 
 from sonolora.server.database.database import Database
 from sonolora.server.database.tables import deliveries, files, requests
@@ -16,7 +16,9 @@ def shift_deadlines(database: Database, jump: float, now: float) -> None:
     """
 
     def moved(deadline: Column[float], created: Column[float]) -> object:
-        return func.min(deadline + jump, now + deadline - created)
+        as_much = deadline + jump
+        as_at_first = now + deadline - created
+        return case((as_much < as_at_first, as_much), else_=as_at_first)
 
     waiting = (requests.c.state == "queued") & requests.c.start_deadline.is_not(None)
     with database.transaction() as transaction:

@@ -8,6 +8,7 @@ the row of a request, which is polled and rewritten all the time, stays small.
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -16,8 +17,10 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    String,
     Table,
     Text,
+    TextClause,
     text,
 )
 from sqlalchemy.engine import Dialect
@@ -25,8 +28,8 @@ from sqlalchemy.types import TypeDecorator
 
 
 def valid_unicode(text: str) -> str:
-    """`text` with lone surrogates, which SQLite cannot hold, replaced by escapes such as `\\udce9`."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """`text` with what a database cannot hold, lone surrogates and NUL, replaced by escapes such as `\\udce9`."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 class AnyText(TypeDecorator[str]):
@@ -39,20 +42,32 @@ class AnyText(TypeDecorator[str]):
         return None if value is None else valid_unicode(value)
 
 
+# 64 bits; SQLite numbers rows by itself only in a column of exactly this type, which has them there.
+Number = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _partial_index(name: str, *columns: TextClause | str, where: str) -> Index:
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
+
 metadata = MetaData()
+
+# One row, as Alembic has it: see `schema`.
+alembic_version = Table("alembic_version", metadata, Column("version_num", String(32), primary_key=True))
 
 # One row. See `identity`.
 store = Table(
     "store",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("checkpoints", Integer, nullable=False),  # of the write-ahead log, by the server
+    # Of the write-ahead log, by the server; in Postgres: how often a server has begun to work on the queue.
+    Column("checkpoints", Integer, nullable=False),
 )
 
 requests = Table(
     "requests",
     metadata,
-    Column("number", Integer, primary_key=True),  # order of arrival
+    Column("number", Number, primary_key=True),  # order of arrival
     Column("id", AnyText, nullable=False, unique=True),
     Column("endpoint", AnyText, nullable=False),
     Column("mode", AnyText, nullable=False),
@@ -66,14 +81,14 @@ requests = Table(
     Column("created", Float, nullable=False),
     Column("started", Float),
     Column("finished", Float),
-    Column("attempts", Integer, nullable=False, default=0),
+    Column("attempts", Integer, nullable=False, default=0),  # that ended in a crash
     Column("cancel_asked", Boolean, key="cancel_requested", nullable=False, default=False),
     Column("progress", Text, nullable=False, default="{}"),  # JSON
     # The result; `status` is null until there is one.
     Column("status", Integer),
     Column("error", AnyText),
     Column("error_type", AnyText),
-    Column("billable_units", Integer),
+    Column("billable_units", Number),
     Column("inference_time", Float),
     Column("headers", Text),  # JSON
     Column("result", Text),  # JSON
@@ -81,12 +96,19 @@ requests = Table(
     Column("options", Text, nullable=False, default="{}", server_default="{}"),  # JSON
     Column("paused", Boolean, nullable=False, default=False, server_default="0"),  # stays in the queue, is not started
     Column("place", Float),  # in the queue, where somebody has moved it; null: by arrival
+    Column("starts", Integer, nullable=False, default=0, server_default="0"),  # out of the queue: the newest attempt
     CheckConstraint("state IN ('queued', 'running', 'done')", name="known_state"),
     Index("requests_by_time", "created"),
     # Partial indexes of what is not done: they stay small however many requests there have been.
-    Index("queue", "priority", text("coalesce(place, number)"), sqlite_where=text("state = 'queued'")),
-    Index("queue_by_key", "key_id", sqlite_where=text("state = 'queued'")),
-    Index("cancels", "number", sqlite_where=text("cancel_asked = 1 AND state != 'done'")),
+    _partial_index("queue", "priority", text("coalesce(place, number)"), where="state = 'queued'"),
+    _partial_index("queue_by_key", "key_id", where="state = 'queued'"),
+    _partial_index("running", "number", where="state = 'running'"),
+    Index(
+        "cancels",
+        "number",
+        sqlite_where=text("cancel_asked = 1 AND state != 'done'"),
+        postgresql_where=text("cancel_asked AND state != 'done'"),
+    ),
 )
 
 bodies = Table(
@@ -99,7 +121,7 @@ bodies = Table(
 logs = Table(
     "logs",
     metadata,
-    Column("number", Integer, primary_key=True),
+    Column("number", Number, primary_key=True),
     Column("request_id", AnyText, ForeignKey("requests.id"), nullable=False),
     Column("time", Float, nullable=False),
     Column("level", AnyText, nullable=False),
@@ -118,7 +140,7 @@ metrics = Table(
 events = Table(
     "events",
     metadata,
-    Column("number", Integer, primary_key=True),
+    Column("number", Number, primary_key=True),
     Column("request_id", AnyText, ForeignKey("requests.id"), nullable=False),
     Column("time", Float, nullable=False),
     Column("kind", AnyText, nullable=False),
@@ -139,13 +161,13 @@ keys = Table(
 deliveries = Table(
     "deliveries",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", Number, primary_key=True),
     Column("request_id", AnyText, ForeignKey("requests.id"), nullable=False),
     Column("url", AnyText, nullable=False),
     Column("attempts", Integer, nullable=False, default=0),
     Column("next_try", Float),  # null: delivered or abandoned
     Column("outcome", AnyText),  # of the last attempt
-    Index("deliveries_by_time", "next_try", sqlite_where=text("next_try IS NOT NULL")),
+    _partial_index("deliveries_by_time", "next_try", where="next_try IS NOT NULL"),
 )
 
 files = Table(
@@ -154,9 +176,9 @@ files = Table(
     Column("id", AnyText, primary_key=True),
     Column("name", AnyText, nullable=False),
     Column("content_type", AnyText, nullable=False),
-    Column("size", Integer, nullable=False),
+    Column("size", Number, nullable=False),
     Column("sha256", Text),
-    Column("mtime_ns", Integer),  # of the content when it was hashed, as the file system gives it
+    Column("mtime_ns", Number),  # of the content when it was hashed, as the file system gives it
     Column("created", Float, nullable=False),
     Column("expires", Float),
     Column("request_id", AnyText),  # whose output it is

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Row, delete, insert, select
+from sqlalchemy import Row, delete, select
 
 from sonolora.server import clock
 from sonolora.server.database.database import Database
@@ -32,6 +32,11 @@ class StoredFile:
     sha256: str | None = None  # hexadecimal
     mtime_ns: int | None = None  # of the content when it was hashed; None: not recorded
     complete: bool = False
+
+    @property
+    def object_name(self) -> str:
+        """In an object store; content that replaces other content has another."""
+        return f"content/{self.id}/{self.sha256}/{self.name}"
 
     @property
     def address(self) -> str:
@@ -69,9 +74,9 @@ class FileRecords:
 
     def save(self, file: StoredFile) -> None:
         """In place of an earlier row of that id."""
-        with self._database.transaction() as transaction:
-            transaction.execute(delete(files).where(files.c.id == file.id))
-            transaction.execute(insert(files), {column.name: getattr(file, column.name) for column in files.c})
+        self._database.write(
+            self._database.upsert(files), {column.name: getattr(file, column.name) for column in files.c}
+        )
 
     def delete(self, id: str) -> None:
         self._database.write(delete(files).where(files.c.id == id))

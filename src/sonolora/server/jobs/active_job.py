@@ -9,29 +9,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sonolora.core.errors import InputError
 from sonolora.server.files.names import file_id
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.journal import Journal
+from sonolora.server.jobs.placer import ENDINGS, STOP_SECONDS, Placer, Run, WorkerDiedError
 from sonolora.server.jobs.records import Kind, Request
-from sonolora.server.jobs.worker_process import WorkerProcess
-from sonolora.server.net.urls import is_own_url
+from sonolora.server.net.urls import holds_address, is_own_url
 from sonolora.server.settings import ServerSettings
 
-STOP_SECONDS = 20.0  # for a run to save its state; then its worker is killed
 GIVEN = ("audio", "reference", "video")  # fields of a request to generate that hold an address
-_ENDINGS = ("done", "stopped", "input_error", "failed")
 
 
-@dataclass(frozen=True)
+@dataclass
 class ActiveJob:
     request: Request
     body: dict[str, Any]
     folder: Path
-    worker: WorkerProcess
+    slot: str
+    placer: Placer[Any]
     journal: Journal
+    handle: Any = None  # the placer's, while the run is placed
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
-    sent: asyncio.Event = field(default_factory=asyncio.Event)  # the worker has it, and will say when it is ready again
     yielding: asyncio.Event = field(default_factory=asyncio.Event)  # to be stopped, and continued later
     began: float = field(default_factory=time.monotonic)
 
@@ -44,7 +42,7 @@ class ActiveJob:
         """What the worker is sent. Looks up the request's files."""
         known = {
             url: path and str(path)
-            for url in _urls(self.body)
+            for url in _urls([self.body, self.request.options])
             if (path := storage.local(url)) or (file_id(url) and is_own_url(url, settings))
         }
         request, options = self.request, self.request.options
@@ -58,26 +56,33 @@ class ActiveJob:
             "sources": {"local": False, "private": settings.allow_private_urls, "known": known},
         }
         if request.kind == Kind.GENERATE:
-            lora = options.get("lora")
-            path = None if lora is None else storage.local(lora)
-            if lora is not None and path is None:
-                raise InputError.of("lora", "the LoRA is not on this server any more", "file_download_error")
             weights = {name: getattr(settings, name) for name in ("weights", "block_offload")}
             return {
                 **job,
-                "lora": path and str(path),
+                "loras": options.get("loras", []),
+                "passes": options.get("passes", [{"mode": request.mode, "body": self.body, "names": {}}]),
                 "samples": options["samples"],
+                "format": options.get("format", "wav"),
                 "settings": {**weights, **options.get("settings", {})},
             }
+        if settings.files is not None:
+            job["copies"] = {"address": settings.files, "attempt": request.starts}
         return {**job, "settings": {**settings.run_settings(request.mode), **options.get("settings", {})}}
 
-    async def follow(self, on_begun: Callable[[str], Awaitable[None]]) -> dict[str, Any] | None:
-        """Read events until the one that says how it ended, which is returned; None when the worker has died.
+    async def start(self, command: dict[str, Any]) -> None:
+        """Place the run. Raises `WorkerDiedError`."""
+        self.handle = await self.placer.start(Run(self.request.id, self.slot, command), self.request.starts)
+        if self.cancelled.is_set() or self.yielding.is_set():
+            await self.stop(save=True)
+
+    async def follow(self, on_begun: Callable[[str], Awaitable[None]]) -> dict[str, Any]:
+        """Read events until the one that says how it ended, which is returned. Raises `WorkerDiedError`.
 
         `on_begun` is called with "started" or "resumed".
         """
-        while event := await self.worker.event():
-            if event["event"] in _ENDINGS:
+        async for event in self.placer.lines(self.handle):
+            if event["event"] in ENDINGS:
+                self.handle = None
                 return event
             if event["event"] == "begun":
                 kind = "resumed" if event["resumed"] else "started"
@@ -85,26 +90,47 @@ class ActiveJob:
                 self.journal.log(kind)
             else:
                 self.journal.add(event)
-        return None
+        raise WorkerDiedError("the events of the run ended without saying how it ended")
 
     async def stop_when_yielding(self) -> None:
         """Once the request is paused, or makes room for another, let its run save its state and end."""
         await self.yielding.wait()
-        await self.worker.send({"stop": self.request.id})
+        await self.stop(save=True)
 
     async def stop_when_cancelled(self) -> None:
         """Once the request is cancelled stop its run; if it does not stop in time, kill its worker."""
         await self.cancelled.wait()
-        await self.worker.send({"stop": self.request.id})
+        await self.stop(save=True)
         await asyncio.sleep(STOP_SECONDS)
-        await self.worker.kill()
+        await self.stop(save=False)
+
+    async def end(self) -> None:
+        """Let the run save its state, and wait for its end; after a time kill it."""
+        if self.handle is None:
+            return
+        await self.stop(save=True)
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await self.follow(_ignored)
+        except TimeoutError:
+            await self.stop(save=False)
+        except WorkerDiedError:
+            pass
+
+    async def stop(self, *, save: bool) -> None:
+        """What `Placer.stop` does, while the run is placed."""
+        if self.handle is not None:
+            await self.placer.stop(self.handle, save)
+
+
+async def _ignored(kind: str) -> None: ...
 
 
 def _urls(body: Any) -> Iterator[str]:
     """All URLs in a request."""
     if isinstance(body, dict):
         for name, value in body.items():
-            if isinstance(value, str) and (name.endswith("_url") or name in GIVEN):
+            if isinstance(value, str) and (holds_address(name) or name in GIVEN):
                 yield value.strip()
             else:
                 yield from _urls(value)

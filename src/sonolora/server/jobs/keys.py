@@ -8,23 +8,20 @@ import secrets
 import time
 
 from sqlalchemy import bindparam, insert, select, update
-from sqlalchemy.dialects import sqlite
 
 from sonolora.server.database.database import Database
 from sonolora.server.database.tables import keys, valid_unicode
 from sonolora.server.jobs.records import Key
 
-# As text: each request asks, and SQLAlchemy would take longer than SQLite.
-_VALID = str(
-    select(*keys.c["id", "name", "created", "sha256"])
-    .where(keys.c.id == bindparam("id"), keys.c.revoked.is_(None))
-    .compile(dialect=sqlite.dialect())
+_VALID = select(*keys.c["id", "name", "created", "sha256"]).where(
+    keys.c.id == bindparam("id"), keys.c.revoked.is_(None)
 )
 
 
 class Keys:
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.reading = database.reading
 
     def add(self, name: str) -> tuple[str, str]:
         """Make a key. Returns its id and its secret, `<id>:<64 hexadecimal digits>`, which cannot be shown again."""
@@ -47,7 +44,7 @@ class Keys:
     def check(self, secret: str) -> Key | None:
         """The key that a secret belongs to, unless it is revoked."""
         id, _, random = secret.partition(":")
-        rows = self._database.fetch(_VALID, valid_unicode(id))
+        rows = self._database.fetch(_VALID, id=valid_unicode(id))
         # In constant time, which does not tell how many digits were right.
         if not rows or not hmac.compare_digest(rows[0][-1], _sha256(random)):
             return None
@@ -55,7 +52,7 @@ class Keys:
 
     def valid(self, id: str) -> Key | None:
         """The key of that id, unless it is revoked."""
-        rows = self._database.fetch(_VALID, valid_unicode(id))
+        rows = self._database.fetch(_VALID, id=valid_unicode(id))
         return Key(*rows[0][:-1]) if rows else None
 
     def is_valid(self, id: str) -> bool:

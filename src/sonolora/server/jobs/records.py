@@ -15,6 +15,8 @@ from sqlalchemy import Row
 
 from sonolora.server.database.tables import requests
 
+INTERACTIVE, LOW = -1, 1  # priorities: of what somebody waits for, and of what lets others go first
+
 
 class Kind(StrEnum):
     """What a request asks for."""
@@ -35,16 +37,18 @@ class State(StrEnum):
 class RequestOptions:
     """A request without its body, which may be large and is not needed to report on it."""
 
-    endpoint: str  # the path below the app: "t2a" ... "ic-lora/a2a"
+    endpoint: str  # the path below the app: "t2a", "ic-lora/a2a", "text-to-audio/lora"
     mode: str
     key_id: str  # the key that submitted it
-    priority: int = 0  # 0 normal, 1 low
+    priority: int = 0  # 0 is normal
     start_deadline: float | None = None  # of its first start
     webhook: str | None = None  # the URL that the result is posted to
     lifetime: float | None = None  # seconds that the output files are kept; None: forever
     no_retry: bool = False
     kind: Kind = Kind.TRAIN
-    options: dict[str, Any] = field(default_factory=dict)  # beside the published request: `name`, `dataset`, `settings`
+    options: dict[str, Any] = field(
+        default_factory=dict
+    )  # beside the body: `name`, `dataset`, `settings`, `samples`...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,7 @@ class Request(RequestOptions):
     started: float | None = None  # when it last left the queue; kept when it is requeued
     finished: float | None = None
     attempts: int = 0  # that ended in a crash
+    starts: int = 0  # how often it has left the queue: the number of its newest attempt
     cancel_requested: bool = False
     paused: bool = False
     progress: dict[str, Any] = field(default_factory=dict)
@@ -115,6 +120,7 @@ class Request(RequestOptions):
             started=values["started"],
             finished=values["finished"],
             attempts=values["attempts"],
+            starts=values["starts"],
             cancel_requested=bool(values["cancel_requested"]),
             paused=bool(values["paused"]),
             progress=json.loads(values["progress"]),

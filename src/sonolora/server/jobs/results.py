@@ -12,6 +12,8 @@ from typing import Any
 from sonolora.planning.prices import billed_steps
 from sonolora.runs.artifacts import CONFIG, DEBUG_ARCHIVE, LORA, PREVIEW, RunArtifacts
 from sonolora.server import clock
+from sonolora.server.endpoints.registry import endpoint_of
+from sonolora.server.files.records import StoredFile
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.records import Request, Result
 
@@ -22,6 +24,7 @@ _OUTPUTS = (
     ("audio", PREVIEW, "audio/wav"),
     ("debug_dataset", DEBUG_ARCHIVE, "application/zip"),
 )
+_MEDIA_TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".mp4": "video/mp4"}
 
 CANCELLED = Result(
     status=499,
@@ -46,35 +49,42 @@ def finished(request: Request, steps: int, folder: Path, storage: Storage, secon
     for field, name, content_type in _OUTPUTS:
         if name in artifacts:
             file = storage.adopt(artifacts.path(name), name, content_type, request_id=request.id, expires=expires)
-            body[field] = {
-                "url": file.address,
-                "content_type": file.content_type,
-                "file_name": file.name,
-                "file_size": file.size,
-            }
+            body[field] = _file(file)
     return Result(status=200, body=body, billable_units=billed_steps(steps), inference_time=seconds)
 
 
-def sample_name(number: int) -> str:
-    """The file of a generated sample, counted from 1; its picture has the same stem."""
-    return f"sample-{number:03d}.wav"
+def sample_name(number: int, format: str = "wav") -> str:
+    """The file of a generated sample, counted from 1; its picture and film have the same stem."""
+    return f"sample-{number:03d}.{format}"
 
 
 def generated(request: Request, folder: Path, storage: Storage, seconds: float) -> Result:
     """Of a request that generated sounds; the files are taken into the storage. OSError when that fails."""
     expires = None if request.lifetime is None else clock.now() + request.lifetime
+    options, endpoint = request.options, endpoint_of(request.endpoint)
+
+    def stored(path: Path) -> dict[str, Any]:
+        content_type = _MEDIA_TYPES[path.suffix]
+        return _file(storage.adopt(path, path.name, content_type, request_id=request.id, expires=expires))
+
     samples = []
-    for number, sample in enumerate(request.options["samples"], start=1):
-        name = sample_name(number)
-        file = storage.adopt(folder / name, name, "audio/wav", request_id=request.id, expires=expires)
-        audio = {
-            "url": file.address,
-            "content_type": file.content_type,
-            "file_name": file.name,
-            "file_size": file.size,
-        }
-        samples.append({**sample, "audio": audio})
-    return Result(status=200, body={"samples": samples}, inference_time=seconds)
+    for number, sample in enumerate(options["samples"], start=1):
+        path = folder / sample_name(number, options.get("format", "wav"))
+        entry = {**sample, "audio": stored(path)}
+        if options.get("with_video"):
+            entry["video"] = stored(path.with_suffix(".mp4"))
+        samples.append(entry)
+    body = {"samples": samples} if endpoint is None or endpoint.answer is None else endpoint.answer(samples)
+    return Result(status=200, body=body, inference_time=seconds)
+
+
+def _file(file: StoredFile) -> dict[str, Any]:
+    return {
+        "url": file.address,
+        "content_type": file.content_type,
+        "file_name": file.name,
+        "file_size": file.size,
+    }
 
 
 def refused(detail: list[dict[str, Any]], seconds: float) -> Result:

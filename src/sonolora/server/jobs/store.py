@@ -14,7 +14,6 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Select,
     bindparam,
     delete,
     func,
@@ -22,14 +21,16 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    text,
+    true,
     update,
 )
-from sqlalchemy.dialects import sqlite
 
 from sonolora.core.errors import SonoloraError
 from sonolora.server import clock
 from sonolora.server.database import tables
 from sonolora.server.database.database import Database
+from sonolora.server.database.faults import StoreError
 from sonolora.server.database.tables import requests, valid_unicode
 from sonolora.server.jobs.records import Delivery, Event, Kind, LogLine, NewRequest, Request, Result, State
 
@@ -45,32 +46,37 @@ class QueueFullError(SonoloraError):
         )
 
 
-# Spelt as in the partial indexes; with a bound parameter SQLite would not use them.
-_queued = requests.c.state == literal_column("'queued'")
+def _is(state: State) -> ColumnElement[bool]:
+    """Spelt as in the partial indexes; with a bound parameter SQLite would not use them."""
+    return requests.c.state == literal_column(f"'{state}'")
+
+
+_queued = _is(State.QUEUED)
 _place: ColumnElement[float] = literal_column("coalesce(place, number)")
-_to_cancel = (requests.c.cancel_requested == literal_column("1")) & (requests.c.state != literal_column("'done'"))
 
 
-def _sql(statement: Select[Any]) -> str:
-    """The text of a query that runs so often that SQLAlchemy would take longer than SQLite."""
-    return str(statement.compile(dialect=sqlite.dialect()))
+def _newest(id: str, attempt: int | None) -> ColumnElement[bool]:
+    """The request, while this attempt is the one that is running; with None whatever it does."""
+    return (requests.c.id == id) & (true() if attempt is None else _is(State.RUNNING) & (requests.c.starts == attempt))
 
 
-_REQUEST = _sql(select(requests).where(requests.c.id == bindparam("id")))
-_LOGS = _sql(
+_to_cancel = (requests.c.cancel_requested == true()) & (requests.c.state != literal_column("'done'"))
+
+_REQUEST = select(requests).where(requests.c.id == bindparam("id"))
+_LOGS = (
     select(*tables.logs.c["number", "time", "level", "message"])
     .where(tables.logs.c.request_id == bindparam("id"), tables.logs.c.number > bindparam("after"))
     .order_by(tables.logs.c.number)
 )
 # Two counts, each of which is one range of the index; a comparison of pairs would walk a whole priority.
-_POSITION = """
+_POSITION = text("""
     SELECT (SELECT count(*) FROM requests AS other
             WHERE other.state = 'queued' AND other.priority < this.priority)
          + (SELECT count(*) FROM requests AS other
             WHERE other.state = 'queued' AND other.priority = this.priority
                   AND coalesce(other.place, other.number) < coalesce(this.place, this.number))
-    FROM requests AS this WHERE this.id = ? AND this.state = 'queued'
-"""
+    FROM requests AS this WHERE this.id = :id AND this.state = 'queued'
+""")
 
 
 class Store:
@@ -78,6 +84,8 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.reading = database.reading
+        self._uncertain: list[float] = []  # starts of which a lost connection did not say whether they were kept
 
     # The queue
 
@@ -91,6 +99,7 @@ class Store:
         body = json.dumps(new.body)
         with self._database.transaction() as transaction:
             if queue_limit is not None:
+                self._database.queue_up(transaction, new.key_id)
                 of_key = select(func.count()).select_from(requests).where(_queued, requests.c.key_id == new.key_id)
                 if transaction.execute(of_key).scalar_one() >= queue_limit:
                     raise QueueFullError(queue_limit)
@@ -103,12 +112,13 @@ class Store:
             }
             transaction.execute(insert(requests), row)
             transaction.execute(insert(tables.bodies), {"request_id": request.id, "body": body})
-            _add_logs(transaction, request.id, [(request.created, "WARN", text) for text in warnings])
+            _add_logs(transaction, request.id, [(request.created, "WARN", line) for line in warnings])
+            self._database.tell(transaction, request.id)
         return request
 
     def queue_position(self, id: str) -> int:
         """How many queued requests are ahead of this one; 0 also when it is not in the queue."""
-        rows = self._database.fetch(_POSITION, valid_unicode(id))
+        rows = self._database.fetch(_POSITION, id=valid_unicode(id))
         return int(rows[0][0]) if rows else 0
 
     def claim(self) -> Request | None:
@@ -126,13 +136,30 @@ class Store:
             .where(_queued, requests.c.cancel_requested.is_(False), requests.c.paused.is_(False), in_time)
             .order_by(requests.c.priority, _place)
             .limit(1)
+            .with_for_update(skip_locked=True)  # where there is more than one writer
             .correlate(None)
             .scalar_subquery()
         )
-        taken = update(requests).where(requests.c.number == following).values(state=State.RUNNING, started=now)
-        with self._database.transaction() as transaction:
-            row = transaction.execute(taken.returning(*requests.c)).one_or_none()
+        taken = update(requests).where(requests.c.number == following)
+        values = {"state": State.RUNNING, "started": now, "starts": requests.c.starts + 1}
+        if self._uncertain and (found := self._started(self._uncertain.pop())):
+            return found
+        try:
+            with self._database.transaction() as transaction:
+                row = transaction.execute(taken.values(values).returning(*requests.c)).one_or_none()
+        except StoreError:
+            self._uncertain.append(now)
+            raise
         return Request.of(row) if row else None
+
+    def _started(self, when: float) -> Request | None:
+        """The running request that was started at exactly that time."""
+        try:
+            rows = self._database.read(select(requests).where(_is(State.RUNNING), requests.c.started == when))
+        except StoreError:
+            self._uncertain.append(when)
+            raise
+        return Request.of(rows[0]) if rows else None
 
     def overdue(self, now: float) -> list[Request]:
         """The queued requests whose start deadline has passed and that have never been started."""
@@ -140,12 +167,12 @@ class Store:
         rows = self._database.read(late.order_by(requests.c.priority, _place))
         return [Request.of(row) for row in rows]
 
-    def requeue(self, id: str, *, crashed: bool, how: str | None = None) -> None:
+    def requeue(self, id: str, *, crashed: bool, how: str | None = None, attempt: int | None = None) -> None:
         """Put a running request back to its old place in the queue, as `interrupted`.
 
-        When `crashed` it counts as an attempt; `how` says how it crashed.
+        When `crashed` it counts as an attempt; `how` says how it crashed. Given an older `attempt`, nothing happens.
         """
-        back = update(requests).where(requests.c.id == id, requests.c.state == State.RUNNING)
+        back = update(requests).where(_newest(id, attempt), requests.c.state == State.RUNNING)
         with self._database.transaction() as transaction:
             values = {"state": State.QUEUED, "attempts": requests.c.attempts + int(crashed)}
             if transaction.execute(back.values(values)).rowcount:
@@ -158,11 +185,15 @@ class Store:
         One that is running stays so: see `to_pause`.
         """
         not_done = update(requests).where(requests.c.id == id, requests.c.state != State.DONE)
-        return self._database.write(not_done.values(paused=paused)) > 0
+        with self._database.transaction() as transaction:
+            changed = transaction.execute(not_done.values(paused=paused)).rowcount > 0
+            if changed:
+                self._database.tell(transaction, id)
+        return changed
 
     def to_pause(self) -> list[str]:
         """The ids of the running requests that are to be paused."""
-        running = select(requests.c.id).where(requests.c.state == State.RUNNING, requests.c.paused.is_(True))
+        running = select(requests.c.id).where(_is(State.RUNNING), requests.c.paused.is_(True))
         return [row.id for row in self._database.read(running)]
 
     def move(self, id: str, before: str | None) -> bool:
@@ -196,7 +227,7 @@ class Store:
     def set_options(self, id: str, **changes: Any) -> bool:
         """Change what is recorded beside the published request, such as its name."""
         with self._database.transaction() as transaction:
-            options = transaction.scalar(select(requests.c.options).where(requests.c.id == id))
+            options = transaction.scalar(select(requests.c.options).where(requests.c.id == id).with_for_update())
             if options is None:
                 return False
             merged = json.dumps({**json.loads(options), **changes})
@@ -209,19 +240,23 @@ class Store:
         Returns the state it was in, None for an unknown id. The server's process ends it: see `to_cancel`.
         """
         with self._database.transaction() as transaction:
-            state = transaction.scalar(select(requests.c.state).where(requests.c.id == id))
+            state = transaction.scalar(select(requests.c.state).where(requests.c.id == id).with_for_update())
             not_done = update(requests).where(requests.c.id == id, requests.c.state != State.DONE)
-            transaction.execute(not_done.values(cancel_requested=True))
+            if transaction.execute(not_done.values(cancel_requested=True)).rowcount:
+                self._database.tell(transaction, id)
         return State(state) if state else None
 
     def to_cancel(self) -> list[Request]:
         """The queued and running requests that are to be cancelled."""
         return [Request.of(row) for row in self._database.read(select(requests).where(_to_cancel))]
 
-    def finish(self, id: str, result: Result) -> bool:
-        """Give a queued or running request its result, and its webhook a delivery. False: it had a result already."""
+    def finish(self, id: str, result: Result, attempt: int | None = None) -> bool:
+        """Give a queued or running request its result, and its webhook a delivery.
+
+        False: it had a result already, or `attempt` is given and older than the one that is running.
+        """
         now = clock.now()
-        not_done = update(requests).where(requests.c.id == id, requests.c.state != State.DONE)
+        not_done = update(requests).where(_newest(id, attempt), requests.c.state != State.DONE)
         columns = {**vars(result), "headers": json.dumps(result.headers), "result": json.dumps(result.body)}
         del columns["body"]
         with self._database.transaction() as transaction:
@@ -237,7 +272,7 @@ class Store:
     # Reading
 
     def request(self, id: str) -> Request | None:
-        rows = self._database.fetch(_REQUEST, valid_unicode(id))
+        rows = self._database.fetch(_REQUEST, id=valid_unicode(id))
         return Request.of(rows[0]) if rows else None
 
     def ids(self, prefix: str) -> list[str]:
@@ -262,7 +297,7 @@ class Store:
         """The newest first; with `before` only those created before that time."""
         query = select(requests).order_by(requests.c.created.desc(), requests.c.number.desc()).limit(limit)
         if state is not None:
-            query = query.where(requests.c.state == state)
+            query = query.where(_is(state))
         if before is not None:
             query = query.where(requests.c.created < before)
         if kind is not None:
@@ -294,35 +329,38 @@ class Store:
         progress: dict[str, Any] | None = None,
         logs: Sequence[tuple[float, str, str]] = (),
         metrics: Sequence[tuple[int, dict[str, Any]]] = (),
+        attempt: int | None = None,
     ) -> None:
-        """Keep all of it or, when it raises, none.
+        """Keep all of it or, when it raises or `attempt` is older than the one that is running, none.
 
         `progress` replaces the earlier one; `logs` are lines of (time, level, message); `metrics` are values by step,
         where a resumed run repeats steps: the later values replace the earlier ones.
         """
+        newest = _newest(id, attempt)
         with self._database.transaction() as transaction:
+            if attempt is not None and not transaction.scalar(select(requests.c.id).where(newest).with_for_update()):
+                return
             if progress is not None:
                 values = {"progress": json.dumps(progress)}
-                transaction.execute(update(requests).where(requests.c.id == id).values(values))
+                transaction.execute(update(requests).where(newest).values(values))
             _add_logs(transaction, id, logs)
             if metrics:
-                new = sqlite.insert(tables.metrics)
-                upsert = new.on_conflict_do_update(
-                    index_elements=["request_id", "step"], set_={"data": new.excluded.data}
-                )
                 rows = [{"request_id": id, "step": step, "data": json.dumps(data)} for step, data in metrics]
-                transaction.execute(upsert, rows)
+                transaction.execute(self._database.upsert(tables.metrics), rows)
 
-    def add_logs(self, id: str, lines: Sequence[tuple[float, str, str]]) -> None:
+    def add_logs(self, id: str, lines: Sequence[tuple[float, str, str]], attempt: int | None = None) -> None:
         """Lines of (time, level, message)."""
-        self.record(id, logs=lines)
+        self.record(id, logs=lines, attempt=attempt)
 
-    def add_event(self, id: str, kind: str, data: dict[str, Any] | None = None) -> None:
-        self._database.write(insert(tables.events), _event(id, kind, data))
+    def add_event(self, id: str, kind: str, data: dict[str, Any] | None = None, *, attempt: int | None = None) -> None:
+        """An event, unless `attempt` is older than the one that is running."""
+        with self._database.transaction() as transaction:
+            if transaction.scalar(select(requests.c.id).where(_newest(id, attempt)).with_for_update()):
+                transaction.execute(insert(tables.events), _event(id, kind, data))
 
     def logs(self, id: str, after: int = 0) -> list[LogLine]:
         """The lines in order, those with a number above `after`."""
-        return [LogLine(*row) for row in self._database.fetch(_LOGS, valid_unicode(id), after)]
+        return [LogLine(*row) for row in self._database.fetch(_LOGS, id=valid_unicode(id), after=after)]
 
     def queue(self) -> list[Request]:
         """The queued requests in the order in which they are started."""

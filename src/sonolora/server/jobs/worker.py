@@ -6,8 +6,11 @@ In: JSON lines on standard input. A job is `{"id", "folder", "mode", "body", "so
 and `settings` are fields of `Sources` and `RunSettings`; `{"stop": id}` ends that job's run early. A job whose folder
 holds a run resumes it; otherwise the folder is emptied and the run starts.
 
-A job may name its own `base`. A job of `"kind": "generate"` has `samples` (prompt, scale, seed each), the `lora` or
-null, and as `settings` fields of `GenerateSettings`; it writes sample-001.wav and so on into its folder.
+A job may name its own `base`, and with `copies` (address, attempt) where its folder is copied to: see `RunCopy`.
+A job of `"kind": "generate"` has `samples` (prompt, scale, seed each), `loras` (path,
+and if need be scale and weight_name), `passes` (mode, body, names: see `sonolora.runs.generation.passes`), a `format`,
+and as `settings` fields of `GenerateSettings`; it writes sample-001.wav and so on into its folder. A sample's scale is
+the strength of the first LoRA.
 
 Out: JSON lines on what was standard output, each with its kind as `event`. `ready` means that a job can be sent; the
 job then gives `begun` (resumed), any number of `phase` (name, total), `progress` (step, total, note), `message`
@@ -28,11 +31,13 @@ import queue
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -41,17 +46,20 @@ import torch
 from sonolora.core.cancellation import CancelToken, InterruptedRunError, StopRequestedError
 from sonolora.core.devices import resolve_device
 from sonolora.core.errors import OUT_OF_MEMORY, InputError, SonoloraError
+from sonolora.core.object_store import ObjectStore, ObjectStoreError
 from sonolora.data.cache_folder import default_cache_folder
 from sonolora.data.fetch import Sources
+from sonolora.data.fetch_lora import fetch_lora
 from sonolora.ltx.weights.base import Base, find_base
 from sonolora.modes import find_mode
 from sonolora.modes.request import parse
 from sonolora.planning.generate_settings import GenerateSettings
 from sonolora.planning.run_settings import RunSettings
 from sonolora.runs.artifacts import RECORD, RunArtifacts, RunDeletedError
-from sonolora.runs.generation.generate import generate
+from sonolora.runs.generation.passes import NamedLoRA, Pass, generate_passes
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.resume import resume
+from sonolora.runs.run_copy import RunCopy
 from sonolora.runs.run_folder import exclusive_use
 from sonolora.runs.start import start
 from sonolora.server.jobs.hidden_paths import HiddenPaths
@@ -165,6 +173,9 @@ def work(desk: Desk, job: Mapping[str, Any], commands: CommandReader, events: Ev
         (_generate if job.get("kind") == "generate" else _run)(networks, job, commands, events)
     except InterruptedRunError as error:
         events.send("stopped", step=error.step)
+    except ObjectStoreError as error:
+        events.warning(f"the object store cannot be used ({error.reason}): the run is tried again")
+        events.send("stopped", step=None)
     except InputError as error:
         events.send("input_error", detail=error.detail())
     except SonoloraError as error:
@@ -214,30 +225,40 @@ def _generate(networks: Networks, job: Mapping[str, Any], commands: CommandReade
     folder = Path(job["folder"])
     _hide_paths(events, folder, networks.base)
     folder.mkdir(parents=True, exist_ok=True)
-    mode, samples = find_mode(job["mode"]), job["samples"]
+    samples, sources = job["samples"], _sources(job)
+    passes = [Pass(find_mode(one["mode"]), one["body"], one["names"]) for one in job["passes"]]
     cancel = CancelToken(lambda: commands.stops(job["id"]))
     stoppable = _StoppableEvents(events, cancel)
-    with exclusive_use(folder, wait=True):
+    with exclusive_use(folder, wait=True), tempfile.TemporaryDirectory(dir=folder, prefix=".loras-") as scratch:
         events.send("begun", resumed=False)
+        loras = _loras(job["loras"], Path(scratch), sources)
         for number, sample in enumerate(samples, start=1):
-            out = folder / sample_name(number)
+            out = folder / sample_name(number, job["format"])
             if out.exists():
                 continue
             settings = GenerateSettings(
-                lora=Path(job["lora"]) if job["lora"] else None,
-                base=networks.base.name,
-                device=str(networks.device),
-                scale=sample["scale"],
-                seed=sample["seed"],
-                **job["settings"],
+                base=networks.base.name, device=str(networks.device), seed=sample["seed"], **job["settings"]
             )
-            body = {**job["body"], "prompt": sample["prompt"]}
+            used = [replace(lora, strength=sample["scale"]) for lora in loras[:1]] + loras[1:]
+            prompted = [replace(one, body={**one.body, "prompt": sample["prompt"]}) for one in passes]
             try:
                 cancel.check()
-                generate(mode, body, settings, out, stoppable, sources=_sources(job), networks=networks)
+                generate_passes(prompted, used, settings, out, stoppable, sources=sources, networks=networks)
             except StopRequestedError:
                 raise InterruptedRunError(folder, number - 1, len(samples)) from None
             events.send("sample", number=number)
+
+
+def _loras(named: Sequence[Mapping[str, Any]], into: Path, sources: Sources) -> list[NamedLoRA]:
+    """Those of a job, as files."""
+    found = []
+    for index, lora in enumerate(named):
+        field = f"loras.{index}.path"
+        path = fetch_lora(
+            lora["path"], into / str(index), weight_name=lora.get("weight_name"), field=field, sources=sources
+        )
+        found.append(NamedLoRA(path, lora.get("scale", 1.0), field))
+    return found
 
 
 def _run(networks: Networks, job: Mapping[str, Any], commands: CommandReader, events: Events) -> None:
@@ -254,11 +275,20 @@ def _run(networks: Networks, job: Mapping[str, Any], commands: CommandReader, ev
         _start_or_resume(networks, job, folder, events, stop)
 
 
+def _copied(job: Mapping[str, Any], folder: Path) -> AbstractContextManager[None]:
+    """What the run makes is copied to the object store that the job names, from which other machines continue it."""
+    copies = job.get("copies")
+    if not copies:
+        return nullcontext()
+    return RunCopy(ObjectStore(copies["address"]), job["id"], copies["attempt"]).kept(folder)
+
+
 def _start_or_resume(
     networks: Networks, job: Mapping[str, Any], folder: Path, events: Events, stop: Callable[[], bool]
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with exclusive_use(folder, wait=True):  # a killed server may have left its worker running
+    # A killed server may have left its worker running.
+    with exclusive_use(folder, wait=True), _copied(job, folder):
         resumed = RECORD in RunArtifacts(folder)
         events.send("begun", resumed=resumed)
         if resumed:

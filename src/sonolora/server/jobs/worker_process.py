@@ -14,15 +14,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from sonolora.core.errors import SonoloraError
+from sonolora.server.jobs.placer import WorkerDiedError
 
 _COMMAND = (sys.executable, "-m", "sonolora.server.jobs.worker")
 _START_SECONDS = 600.0  # until it is ready: a large base may be read from a slow disk
 _MAX_LINE_BYTES = 1 << 26  # an error may name every file of a large archive
-
-
-class WorkerDiedError(SonoloraError):
-    """A worker process that ended by itself; the message says how."""
 
 
 class WorkerProcess:
@@ -65,10 +61,6 @@ class WorkerProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    @property
-    def is_dead(self) -> bool:
-        return self._process.returncode is not None
-
     async def is_ready(self) -> bool:
         """Wait until it can take a job; False when it has ended instead."""
         while event := await self.event():
@@ -87,6 +79,10 @@ class WorkerProcess:
         line = await self._events.readline()
         # A process that is killed may leave an incomplete line.
         return json.loads(line) if line.endswith(b"\n") else None
+
+    async def ended(self) -> None:
+        """Wait for its end."""
+        await self._process.wait()
 
     async def end(self) -> str:
         """Wait for its end; returns how it ended, in words."""

@@ -1,4 +1,4 @@
-"""The workers: one process per device, each given the next request of the queue when it has finished one.
+"""The workers: each slot of the placer is given the next request of the queue when it has finished one.
 
 In: the requests in the job store. Out: their results there, with progress, logs and metrics. A worker that dies costs
 a request one attempt and the work since its last saved state. When the server stops, runs save their state and return
@@ -12,7 +12,7 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,18 @@ from sonolora.runs.run_folder import remove_scratch
 from sonolora.server import clock
 from sonolora.server.database.faults import StoreError
 from sonolora.server.files.storage import Storage
-from sonolora.server.jobs.active_job import STOP_SECONDS, ActiveJob
+from sonolora.server.jobs.active_job import ActiveJob
+from sonolora.server.jobs.attempt_folders import drop_older_attempts
 from sonolora.server.jobs.journal import Journal
 from sonolora.server.jobs.notifier import wait
+from sonolora.server.jobs.placer import Placer, Slot, WorkerDiedError
 from sonolora.server.jobs.records import Kind, Request, Result, State
 from sonolora.server.jobs.results import CANCELLED, OVERDUE, crashed, failed, finished, generated, refused
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
-from sonolora.server.jobs.worker_process import WorkerDiedError, WorkerProcess
 from sonolora.server.settings import INTERRUPT, ServerSettings
 
 MIN_FREE_BYTES = 256 << 20  # on the server's disk; with less no run is started
-FIRST_PAUSE, MAX_PAUSE = 1.0, 60.0  # seconds before a device gets a new worker, doubled for each that died
 _POLL_SECONDS = 1.0  # for changes by other processes, such as a command in a terminal
 _LAST_WRITE_SECONDS = 5.0  # for what runs have reported when the server stops
 
@@ -44,7 +44,10 @@ logger = logging.getLogger(__name__)
 
 
 class Workers:
-    """`changed` is called, in the event loop, with the id of each request that has changed."""
+    """`changed` is called, in the event loop, with the id of each request that has changed.
+
+    `make_placer` is called with a function that the placer calls when a slot has become free.
+    """
 
     def __init__(
         self,
@@ -53,21 +56,23 @@ class Workers:
         storage: Storage,
         retrying: Retrying,
         changed: Callable[[str], None],
+        make_placer: Callable[[Callable[[], None]], Placer[Any]],
     ) -> None:
         self._settings, self._store, self._storage, self._changed = settings, store, storage, changed
         self._retrying = retrying
+        self._placer = make_placer(self.wake)
         self._woken = asyncio.Event()
         self._active: dict[str, ActiveJob] = {}
-        self._at: dict[str, str] = {}  # ids by device
-        self.ready: set[str] = set()  # devices whose worker has loaded its base
+        self._at: dict[str, str] = {}  # ids by slot
+        self.slots: Sequence[Slot] = ()  # as they were when last looked at
 
     @property
     def active(self) -> dict[str, str]:
-        """The requests that are being carried out, with the device of each."""
-        return {id: device for device, id in self._at.items()}
+        """The requests that are being carried out, with the slot of each."""
+        return {id: slot for slot, id in self._at.items()}
 
     def wake(self) -> None:
-        """There is a new request, or one to cancel. Called in the event loop."""
+        """There is a new request, or one to cancel, or a free slot. Called in the event loop."""
         woken, self._woken = self._woken, asyncio.Event()
         woken.set()
 
@@ -76,46 +81,26 @@ class Workers:
         # Runs that an earlier server left running are resumed.
         for request in await self._retrying(self._store.requests, state=State.RUNNING, limit=1_000_000):
             await self._retrying(self._store.requeue, request.id, crashed=False)
-        async with asyncio.TaskGroup() as tasks:
-            for device in self._settings.devices:
-                tasks.create_task(self._serve(device))
+        async with self._placer, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch())
+            await self._place(tasks)
 
-    async def _serve(self, device: str) -> None:
-        """Keep a worker running on a device. Nothing that goes wrong here reaches the other devices."""
-        deaths = 0
+    async def _place(self, tasks: asyncio.TaskGroup) -> None:
+        """Give each slot that is free the next request."""
         while True:
-            try:
-                worker = await WorkerProcess.start(self._settings.base, device)
-                self.ready.add(device)
-                try:
-                    while await self._next_job(worker, device):
-                        deaths = 0
-                finally:
-                    self.ready.discard(device)
-                    await worker.stop(STOP_SECONDS)
-            except WorkerDiedError as error:
-                logger.error("no worker on %s: %s", device, error)
-            except Exception:
-                logger.exception("the worker on %s is replaced after an unexpected fault", device)
-            pause = min(FIRST_PAUSE * 2**deaths, MAX_PAUSE)
-            deaths += 1
-            logger.info("a new worker on %s starts in %g s", device, pause)
-            await asyncio.sleep(pause)
-
-    async def _next_job(self, worker: WorkerProcess, device: str) -> bool:
-        """Wait for a request and run it. False when the worker has died, before or while it ran."""
-        while not worker.is_dead:
             woken = self._woken
-            if self._has_space() and (request := await self._retrying(self._store.claim)):
-                self._at[device] = request.id
-                try:
-                    sent = await self._carry_out(request, worker)
-                finally:
-                    del self._at[device]
-                return not sent or await worker.is_ready()
+            try:
+                self.slots = await self._placer.capacity()
+                for slot in self.slots:
+                    if not slot.free or slot.name in self._at:
+                        continue
+                    if not self._has_space() or not (request := await self._retrying(self._store.claim)):
+                        break
+                    self._at[slot.name] = request.id
+                    tasks.create_task(self._carry_out(request, slot))
+            except Exception:  # the runs go on
+                logger.exception("no run could be placed")
             await wait(woken, _POLL_SECONDS)
-        return False
 
     def _has_space(self) -> bool:
         """Whether the disk has room to start a run."""
@@ -144,7 +129,7 @@ class Workers:
 
     async def _make_room(self) -> None:
         """By the policy `interrupt`: where a sound is to be generated and no worker is free, a training yields."""
-        if self._settings.generate_while_training != INTERRUPT or len(self._active) < len(self._settings.devices):
+        if self._settings.generate_while_training != INTERRUPT or len(self._active) < max(len(self.slots), 1):
             return
         jobs = self._active.values()
         if any(job.yielding.is_set() or job.request.kind == Kind.GENERATE for job in jobs):
@@ -153,60 +138,64 @@ class Workers:
         if queue and queue[0].kind == Kind.GENERATE and not queue[0].paused:
             max(jobs, key=lambda job: job.began).yielding.set()
 
-    async def _carry_out(self, request: Request, worker: WorkerProcess) -> bool:
-        """Let the worker run it, and record what becomes of it. False when the worker was not given it."""
-        body = await self._retrying(self._store.body, request.id) or {}
-        journal = Journal(self._store, self._retrying, request.id, self._changed)
-        job = ActiveJob(request, body, self._settings.run_folder(request.id), worker, journal)
-        self._active[request.id] = job
-        self._changed(request.id)
-        logger.info("request %s: started", request.id)
+    async def _carry_out(self, request: Request, slot: Slot) -> None:
+        """Place the request on a slot, and record what becomes of it. What goes wrong does not reach other runs."""
+        journal = Journal(self._store, self._retrying, request.id, request.starts, self._changed)
+        folder = self._settings.run_folder(request.id)
+        job = ActiveJob(request, {}, folder, slot.name, self._placer, journal)
         writing = asyncio.create_task(journal.run())
-        cancelling = asyncio.create_task(job.stop_when_cancelled())
-        yielding = asyncio.create_task(job.stop_when_yielding())
+        stopping = [asyncio.create_task(job.stop_when_cancelled()), asyncio.create_task(job.stop_when_yielding())]
         try:
+            body = await self._retrying(self._store.body, request.id)
+            job.body = body or {}
+            self._active[request.id] = job
+            self._changed(request.id)
+            logger.info("request %s: started", request.id)
             ending, how = await self._ending(job)
-            cancelling.cancel()
-            yielding.cancel()
+            for task in stopping:
+                task.cancel()
             journal.close()
             await asyncio.shield(writing)
             if result := await self._result(job, ending, how):
-                await self._finish(request, result)
+                await self._finish(request, result, request.starts)
         except asyncio.CancelledError:  # the server stops
-            await worker.stop(STOP_SECONDS)
+            await job.end()
             journal.close()
             await asyncio.wait({writing}, timeout=_LAST_WRITE_SECONDS)
             with suppress(StoreError):  # it is requeued at the next start
-                await asyncio.to_thread(self._store.requeue, request.id, crashed=False)
+                await asyncio.to_thread(self._store.requeue, request.id, crashed=False, attempt=request.starts)
             raise
         except Exception:  # a bug, which would come again with this request: fail it
             logger.exception("what became of request %s cannot be recorded", request.id)
-            await self._finish(request, failed(None, job.seconds))
+            try:
+                await self._finish(request, failed(None, job.seconds), request.starts)
+            except Exception:
+                logger.exception("request %s stays as it is until the next start", request.id)
         finally:
-            del self._active[request.id]
-            cancelling.cancel()
-            yielding.cancel()
-            writing.cancel()
+            self._active.pop(request.id, None)
+            del self._at[slot.name]
+            for task in (*stopping, writing):
+                task.cancel()
         self._changed(request.id)
-        return job.sent.is_set()
+        self.wake()
 
     async def _ending(self, job: ActiveJob) -> tuple[dict[str, Any] | None, str]:
         """The event that says how the run ended; None when the worker has died, with how it died."""
         try:
-            command = await self._retrying(job.command, self._settings, self._storage)
-            job.sent.set()
-            await job.worker.send(command)
-            ending = await job.follow(lambda kind: self._retrying(self._store.add_event, job.request.id, kind))
-            if ending is None:
-                return None, await job.worker.end()
+            await job.start(await self._retrying(job.command, self._settings, self._storage))
+            id, attempt = job.request.id, job.request.starts
+            ending = await job.follow(lambda kind: self._retrying(self._store.add_event, id, kind, attempt=attempt))
             if ending.get("disk_full"):  # a run that is too large for the disk has left room again
                 ending["disk_full"] = not self._has_space()
             return ending, ""
+        except WorkerDiedError as error:
+            job.handle = None
+            return None, str(error)
         except InputError as error:  # of what the request names, found before the worker begins
             return {"event": "input_error", "detail": error.detail()}, ""
         except Exception:  # a bug, which would come again with this request: fail it
             logger.exception("request %s failed unexpectedly", job.request.id)
-            await job.worker.kill()
+            await job.stop(save=False)
             return {"event": "failed", "message": None, "traceback": None}, ""
 
     async def _result(self, job: ActiveJob, ending: dict[str, Any] | None, how: str) -> Result | None:
@@ -223,11 +212,12 @@ class Workers:
                 return refused(detail, job.seconds)
             case {"event": "failed", "disk_full": True}:
                 line = (time.time(), "WARN", "the server's disk is full; the run continues when there is space")
-                await self._retrying(self._store.add_logs, request.id, [line])
+                await self._retrying(self._store.add_logs, request.id, [line], request.starts)
             case {"event": "failed", "message": message, "traceback": trace}:
                 logger.error("request %s failed: %s", request.id, "\n".join(filter(None, [message, trace])))
                 return failed(message, job.seconds)
-        await self._retrying(self._store.requeue, request.id, crashed=False)  # or the worker was stopped from outside
+        # or the worker was stopped from outside
+        await self._retrying(self._store.requeue, request.id, crashed=False, attempt=request.starts)
         return None
 
     async def _success(self, job: ActiveJob) -> Result:
@@ -245,7 +235,7 @@ class Workers:
         except (OSError, ValueError, SonoloraError) as error:
             logger.error("the metrics of request %s cannot be read: %s", request.id, error)
             metrics = []
-        await self._retrying(self._store.record, request.id, metrics=metrics)
+        await self._retrying(self._store.record, request.id, metrics=metrics, attempt=request.starts)
         try:
             return await self._retrying(finished, request, steps, job.folder, self._storage, seconds)
         except (OSError, SonoloraError) as error:
@@ -258,16 +248,19 @@ class Workers:
         if request.no_retry or request.attempts + 1 >= self._settings.attempts:
             return crashed(how, job.seconds)
         line = (time.time(), "ERROR", f"{how}; trying again")
-        await self._retrying(self._store.add_logs, request.id, [line])
-        await self._retrying(self._store.requeue, request.id, crashed=True, how=how)
+        await self._retrying(self._store.add_logs, request.id, [line], request.starts)
+        await self._retrying(self._store.requeue, request.id, crashed=True, how=how, attempt=request.starts)
         return None
 
-    async def _finish(self, request: Request, result: Result) -> None:
-        await asyncio.to_thread(remove_scratch, self._settings.run_folder(request.id))  # left by a killed worker
+    async def _finish(self, request: Request, result: Result, attempt: int | None = None) -> None:
+        """`attempt`: the one whose result it is, of a request that runs."""
+        folder = self._settings.run_folder(request.id)
+        await asyncio.to_thread(remove_scratch, folder)  # left by a killed worker
+        await asyncio.to_thread(drop_older_attempts, folder)
         if result.status >= 400:
             line = (time.time(), "ERROR", result.error or "")
-            await self._retrying(self._store.add_logs, request.id, [line])
-        await self._retrying(self._store.finish, request.id, result)
+            await self._retrying(self._store.add_logs, request.id, [line], attempt)
+        await self._retrying(self._store.finish, request.id, result, attempt)
         logger.info("request %s: %s", request.id, result.outcome)
         self._changed(request.id)
 

@@ -7,19 +7,14 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
 
 from sonolora.core.web_address import AddressError, parse_web_address
-from sonolora.modes import MODES
 from sonolora.server.settings import ServerSettings
 
-APP = "fal-ai/ltx23-trainer-v2"
-# The endpoints, as paths below the app, and their modes.
-ENDPOINTS: Mapping[str, str] = {**{name: name for name in MODES}, "ic-lora/a2a": "a2a"}
-ENDPOINT_PATHS = ", ".join(f"/{APP}/{endpoint}" for endpoint in ENDPOINTS)  # for messages
 # The published host names, and the prefix of our own paths that stands for each.
 HOST_ALIASES = {
     "queue.fal.run": "/queue",
@@ -77,19 +72,26 @@ def base_url(request: Request, settings: ServerSettings) -> str:
     return f"{request.scope['scheme']}://{host}"
 
 
-def request_urls(base: str, id: str) -> dict[str, str]:
-    """The three URLs of a queued request, in the form without the sub-path."""
-    url = f"{base}/{APP}/requests/{id}"
+def request_urls(base: str, app: str, id: str) -> dict[str, str]:
+    """The three URLs of a queued request of an app, in the form without the sub-path."""
+    url = f"{base}/{app}/requests/{id}"
     return {"response_url": url, "status_url": f"{url}/status", "cancel_url": f"{url}/cancel"}
 
 
-def absolute_urls(body: Any, base: str) -> Any:
-    """The body of a result with whole URLs of its files, which are stored as paths."""
+def holds_address(name: str) -> bool:
+    """Whether a field of that name holds a URL."""
+    return name.endswith("_url") or name == "path"
+
+
+def with_file_urls(body: Any, url_of: Callable[[str], str]) -> Any:
+    """The body of a result with the URLs of its files, which are stored as paths."""
     match body:
         case {"url": str(path)} if path.startswith("/files/"):
-            return {**body, "url": base + path}
+            return {**body, "url": url_of(path)}
         case dict():
-            return {key: absolute_urls(value, base) for key, value in body.items()}
+            return {key: with_file_urls(value, url_of) for key, value in body.items()}
+        case list():
+            return [with_file_urls(value, url_of) for value in body]
         case _:
             return body
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio.to_thread
 from pydantic import Field
 from starlette.requests import Request
 
@@ -15,14 +16,13 @@ from sonolora.modes import find_mode
 from sonolora.modes.request import Body, parse
 from sonolora.planning.generate_settings import GenerateSettings
 from sonolora.server.jobs.active_job import GIVEN
-from sonolora.server.jobs.records import Key, Kind, NewRequest
+from sonolora.server.jobs.records import INTERACTIVE, Key, Kind, NewRequest
 from sonolora.server.net.urls import data_url_fault
 from sonolora.server.rest.modes_api import GENERATE_SETTINGS
 from sonolora.server.rest.operations import Operation
 from sonolora.server.rest.runs_api import CLIP, RunsApi
 
 MAX_SAMPLES = 200
-INTERACTIVE = -1  # the priority of what somebody waits for
 
 
 class NewGeneration(Body):
@@ -53,7 +53,7 @@ def operations(runs: RunsApi) -> list[Operation]:
             raise InputError.of("settings", f"unknown: {', '.join(unknown)}; there are {', '.join(GENERATE_SETTINGS)}")
         for scale in body.scales:
             GenerateSettings(scale=scale, **body.settings)
-        lora, base = _lora(runs, body.run)
+        lora, base = await runs.store.reading(_lora, runs, body.run)
         fields = dict(body.fields)
         for name in GIVEN:
             if name not in fields:
@@ -63,7 +63,7 @@ def operations(runs: RunsApi) -> list[Operation]:
                 dataset = runs.datasets.find(body.dataset)
                 if dataset is None:
                     raise InputError.of("dataset", "there is no such dataset")
-                fields[name] = runs.adopt_clip(dataset, value)
+                fields[name] = await anyio.to_thread.run_sync(runs.adopt_clip, dataset, value)
             elif fault := data_url_fault(value):
                 raise InputError.of(f"fields.{name}", fault)
         parse(mode.generation, {**fields, "prompt": body.prompts[0]})
@@ -83,7 +83,7 @@ def operations(runs: RunsApi) -> list[Operation]:
             options={
                 "name": body.name.strip()[:120] or body.prompts[0][:60],
                 "samples": samples,
-                "lora": lora,
+                "loras": [] if lora is None else [{"path": lora}],
                 "lora_run": body.run,
                 "base": base,
                 "settings": dict(body.settings),

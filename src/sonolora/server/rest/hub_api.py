@@ -41,11 +41,11 @@ class Push(Body):
 
 def operations(runs: RunsApi) -> list[Operation]:
     async def card(request: Request, _: None) -> Any:
-        found = _finished(runs, request)
+        found = await runs.store.reading(_finished, runs, request)
         return {"card": await anyio.to_thread.run_sync(_card_of, runs, found)}
 
     async def push(request: Request, body: Push) -> Any:
-        found = _finished(runs, request)
+        found = await runs.store.reading(_finished, runs, request)
         if not _REPOSITORY.fullmatch(body.repo):
             raise InputError.of("repo", f"{body.repo!r} is not of the form name/repository")
         text = body.card or await anyio.to_thread.run_sync(_card_of, runs, found)

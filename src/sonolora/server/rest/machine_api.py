@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from sonolora import __version__
 from sonolora.modes.request import Body
 from sonolora.server.api.responses import JsonResponse, RejectedError, error_response
 from sonolora.server.jobs.keys import Keys
+from sonolora.server.jobs.placer import Slot
 from sonolora.server.jobs.records import Key, Kind, State
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
@@ -64,8 +65,8 @@ class MachineApi:
     retrying: Retrying
     sessions: Sessions
     authorise: Callable[[Request], Key]
-    active: Callable[[], dict[str, str]]  # requests that run, with their devices
-    ready: Callable[[], set[str]]  # devices whose worker has loaded its base
+    active: Callable[[], dict[str, str]]  # requests that run, with their slots
+    slots: Callable[[], Sequence[Slot]]
     wake: Callable[[], None]
 
     def operations(self) -> list[Operation]:
@@ -82,7 +83,7 @@ class MachineApi:
 
     async def whoami(self, request: Request, _: None) -> Any:
         try:
-            key = self.authorise(request)
+            key = await self.keys.reading(self.authorise, request)
         except RejectedError:  # a page asks before it knows whether anyone is logged in
             return {"key": None}
         return {"key": {"id": key.id, "name": key.name}, "version": __version__, "base": self.settings.base}
@@ -90,7 +91,7 @@ class MachineApi:
     async def login(self, request: Request, body: Login) -> Response:
         if not self.sessions.is_same_origin(request) and "origin" in request.headers:
             raise RejectedError(error_response(403, "This request comes from another site than the page."))
-        key = self.keys.check(body.key.strip())
+        key = await self.keys.reading(self.keys.check, body.key.strip())
         if key is None:
             await asyncio.sleep(0.5)
             raise RejectedError(error_response(401, "This is not a valid key."))
@@ -104,7 +105,7 @@ class MachineApi:
         return response
 
     async def list_keys(self, _request: Request, _: None) -> Any:
-        return {"keys": [asdict(key) for key in self.keys.all()]}
+        return {"keys": [asdict(key) for key in await self.keys.reading(self.keys.all)]}
 
     async def add_key(self, _request: Request, body: NewKey) -> Any:
         id, secret = await asyncio.to_thread(self.keys.add, body.name)
@@ -120,7 +121,7 @@ class MachineApi:
             running = self.store.requests(state=State.RUNNING, limit=1000)
             waiting = self.store.queue()
             names = {key.id: key.name for key in self.keys.all()}
-            active, ready = self.active(), self.ready()
+            active, slots = self.active(), self.slots()
             reason = self.retrying.health.waiting_for
             entries = [{**run_view.summary(one), "key": names.get(one.key_id, "")} for one in waiting]
             position = 0
@@ -128,7 +129,7 @@ class MachineApi:
                 if one.paused:
                     entry["reason"] = "paused: it keeps its place, and continues when you resume it"
                     continue
-                entry["reason"] = reason or self._why(one.kind, position, ready, active)
+                entry["reason"] = reason or self._why(one.kind, position, slots, active)
                 position += 1
             return {
                 "running": [
@@ -137,14 +138,14 @@ class MachineApi:
                 ],
                 "waiting": entries,
                 "waiting_for": reason,
-                "devices": self._devices(ready, active),
+                "devices": self._devices(slots, active),
                 "machine": self._machine(),
             }
 
         return await anyio.to_thread.run_sync(read)
 
-    def _why(self, kind: Kind, position: int, ready: set[str], active: dict[str, str]) -> str:
-        if not ready and not active:
+    def _why(self, kind: Kind, position: int, slots: Sequence[Slot], active: dict[str, str]) -> str:
+        if not any(slot.ready for slot in slots) and not active:
             return "no worker is ready yet: the base is being loaded"
         if position:
             return f"{position} {'other goes' if position == 1 else 'others go'} first"
@@ -158,12 +159,13 @@ class MachineApi:
         self.wake()
         return await self.queue(request, None)
 
-    def _devices(self, ready: set[str], active: dict[str, str]) -> list[dict[str, Any]]:
+    def _devices(self, slots: Sequence[Slot], active: dict[str, str]) -> list[dict[str, Any]]:
         running = {device: id for id, device in active.items()}
         gpus = _gpus()
         shown = []
-        for device in self.settings.devices:
-            entry: dict[str, Any] = {"device": device, "ready": device in ready, "run": running.get(device)}
+        for slot in slots or [Slot(device, free=False, ready=False) for device in self.settings.devices]:
+            device = slot.name
+            entry: dict[str, Any] = {"device": device, "ready": slot.ready, "run": running.get(device)}
             index = device.partition(":")[2] or "0"
             if device != "cpu" and index in gpus:
                 entry |= gpus[index]

@@ -49,7 +49,9 @@ class Operation:
     key: bool = True
 
 
-def routes(operations: Sequence[Operation], authorise: Callable[[Request], Key], memory: BodyMemory) -> list[Route]:
+def routes(
+    operations: Sequence[Operation], authorise: Callable[[Request], Awaitable[Key]], memory: BodyMemory
+) -> list[Route]:
     """One route an operation. The most specific paths must come first in the list."""
     return [
         Route(operation.path, _endpoint(operation, authorise, memory), methods=[operation.method])
@@ -58,11 +60,11 @@ def routes(operations: Sequence[Operation], authorise: Callable[[Request], Key],
 
 
 def _endpoint(
-    operation: Operation, authorise: Callable[[Request], Key], memory: BodyMemory
+    operation: Operation, authorise: Callable[[Request], Awaitable[Key]], memory: BodyMemory
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         if operation.key:
-            request.state.key = authorise(request)
+            request.state.key = await authorise(request)
         body = None
         if operation.body is not None:
             sent = await read_object(request, MAX_BODY_BYTES, memory)

@@ -46,7 +46,7 @@ def _page() -> tuple[str, dict[str, str]]:
 async def page(request: Request, sessions: Sessions) -> Response:
     """The page; with a ticket from the server's start, a session as well."""
     if (ticket := request.query_params.get("ticket")) is not None:
-        key = sessions.redeem(ticket)
+        key = await sessions.redeem(ticket)
         response: Response = RedirectResponse("./" if key else "./#/login/used", 303)
         if key is not None:
             sessions.begin(response, request, key)

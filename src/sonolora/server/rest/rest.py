@@ -5,7 +5,7 @@ In: the parts of the server. Out: routes below /api and /studio, and the handler
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -21,6 +21,7 @@ from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.assistant_process import Assistant
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.notifier import Notifier
+from sonolora.server.jobs.placer import Slot
 from sonolora.server.jobs.records import Key
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
@@ -34,7 +35,7 @@ from sonolora.server.settings import ServerSettings
 
 
 class Rest:
-    """Made once for each server. `active` and `ready` say what the workers do."""
+    """Made once for each server. `active` and `slots` say what the workers do."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class Rest:
         retrying: Retrying,
         wake: Callable[[], None],
         active: Callable[[], dict[str, str]],
-        ready: Callable[[], set[str]],
+        slots: Callable[[], Sequence[Slot]],
     ) -> None:
         self.sessions = Sessions(keys, settings, load_secret(storage.folder / "secret"))
         self.assistant = Assistant()
@@ -56,7 +57,7 @@ class Rest:
         runs = RunsApi(
             settings, store, storage, datasets, pictures, self.assistant, notifier, self.sessions, wake, self.authorise
         )
-        machine = MachineApi(settings, store, keys, retrying, self.sessions, self.authorise, active, ready, wake)
+        machine = MachineApi(settings, store, keys, retrying, self.sessions, self.authorise, active, slots, wake)
         self.operations: list[Operation] = [
             *modes_api.operations(settings),
             *DatasetsApi(settings, datasets, pictures, self.assistant).operations(),
@@ -86,7 +87,11 @@ class Rest:
             "GET", "/api/openapi.json", "This description.", openapi, returns="OpenAPI 3.1.", key=False
         )
         return [
-            *routes([*self.operations, description], self.authorise, memory),
+            *routes(
+                [*self.operations, description],
+                lambda request: self._keys.reading(self.authorise, request),
+                memory,
+            ),
             Route("/studio/{path:path}", page.asset),
         ]
 

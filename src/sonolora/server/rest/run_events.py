@@ -15,7 +15,7 @@ from typing import Any
 from sonolora.server.api.event_stream import POLL_SECONDS
 from sonolora.server.database.faults import StoreError
 from sonolora.server.jobs.notifier import Notifier, wait
-from sonolora.server.jobs.records import Request, State
+from sonolora.server.jobs.records import LogLine, Request, State
 from sonolora.server.jobs.store import Store
 from sonolora.server.rest.run_view import log_json, summary
 
@@ -58,14 +58,13 @@ async def follow(
     while not notifier.closed:
         changed = notifier.watch(id)
         try:
-            request = store.request(id)
-            if request is None:
-                return
-            lines = store.logs(id, position.line)
-            rows = store.metrics(id, max(position.step, 0))
+            found = await store.reading(_look, store, id, position)
         except StoreError:
             await wait(changed, POLL_SECONDS)
             continue
+        if found is None:
+            return
+        request, place, lines, rows = found
         frames: list[tuple[str, Any]] = []
         if new := {step: values for step, values in rows if seen.get(step) != values}:
             position = Position(position.line, max(max(new), position.step))
@@ -74,13 +73,13 @@ async def follow(
         if lines:
             position = Position(lines[-1].number, position.step)
             frames.append(("log", [log_json(line) for line in lines]))
-        found = await asyncio.to_thread(previews, request)
-        if len(found) != pictures:
-            pictures = len(found)
-            frames.append(("previews", found))
+        made = await asyncio.to_thread(previews, request)
+        if len(made) != pictures:
+            pictures = len(made)
+            frames.append(("previews", made))
         state = summary(request)
         if request.state == State.QUEUED:
-            state["position"] = store.queue_position(id)
+            state["position"] = place
         if state != shown:
             shown = state
             frames.append(("run", state))
@@ -95,6 +94,16 @@ async def follow(
             last_sent = now()
         await asyncio.sleep(_MIN_INTERVAL)
         await wait(changed, POLL_SECONDS)
+
+
+def _look(
+    store: Store, id: str, position: Position
+) -> tuple[Request, int, list[LogLine], list[tuple[int, dict[str, Any]]]] | None:
+    """The request, its place in the queue, and its log lines and metrics from the position on."""
+    if (request := store.request(id)) is None:
+        return None
+    place = store.queue_position(id) if request.state == State.QUEUED else 0
+    return request, place, store.logs(id, position.line), store.metrics(id, max(position.step, 0))
 
 
 def _frame(kind: str, data: Any, position: Position) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from sonolora.runs.artifacts import RunArtifacts
 from sonolora.server.jobs.records import Kind, LogLine, Request, State
+from sonolora.server.jobs.results import sample_name
 from sonolora.server.rest.sessions import Sessions
 
 _FIELDS_OUTPUTS = {
@@ -42,7 +43,7 @@ def summary(request: Request) -> dict[str, Any]:
     return {
         "id": request.id,
         "kind": request.kind,
-        "name": options.get("name") or request.id[:8],
+        "name": options.get("name") or options.get("title") or request.id[:8],
         "mode": request.mode,
         "state": state_of(request),
         "created": request.created,
@@ -113,7 +114,7 @@ def samples(request: Request, folder: Path, sessions: Sessions) -> list[dict[str
     """The samples of a request to generate; without addresses while they do not exist."""
     shown = []
     for number, sample in enumerate(request.options.get("samples", []), start=1):
-        name = f"sample-{number:03d}.wav"
+        name = sample_name(number, request.options.get("format", "wav"))
         entry = dict(sample)
         if (folder / name).is_file():
             path = artifact_path(request.id, name)

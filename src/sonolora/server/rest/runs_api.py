@@ -33,7 +33,7 @@ from sonolora.server.jobs.assistant_process import Assistant
 from sonolora.server.jobs.notifier import Notifier
 from sonolora.server.jobs.records import Key, Kind, NewRequest, State
 from sonolora.server.jobs.store import QueueFullError, Store
-from sonolora.server.net.urls import ENDPOINTS, data_url_fault
+from sonolora.server.net.urls import data_url_fault
 from sonolora.server.rest import run_events, run_view
 from sonolora.server.rest.modes_api import RUN_SETTINGS, bases
 from sonolora.server.rest.operations import Operation
@@ -165,7 +165,8 @@ class RunsApi:
         try:
             before, limit = float(query.get("before", "inf")), int(query.get("limit", "100"))
             state = State(query["state"]) if query.get("state") else None
-            found = self.store.requests(
+            found = await self.store.reading(
+                self.store.requests,
                 state=state,
                 kind=None if kind == "all" else Kind(kind),
                 mode=query.get("mode") or None,
@@ -177,13 +178,13 @@ class RunsApi:
         return {"runs": [run_view.summary(one) for one in found]}
 
     async def show(self, request: Request, _: None) -> Any:
-        found = self.find(request)
+        found = await self.store.reading(self.find, request)
         return await anyio.to_thread.run_sync(self._details, found)
 
     async def rename(self, request: Request, body: RunChanges) -> Any:
-        found = self.find(request)
+        found = await self.store.reading(self.find, request)
         await anyio.to_thread.run_sync(lambda: self.store.set_options(found.id, name=body.name.strip()[:120]))
-        return self._shown(found.id)
+        return await anyio.to_thread.run_sync(self._shown, found.id)
 
     async def estimate(self, _request: Request, body: NewRun) -> Any:
         dataset = self._dataset(body)
@@ -210,11 +211,11 @@ class RunsApi:
         RunSettings(base, **settings).check_mode(mode)
         parse(mode.request, fields)
         id = secrets.token_hex(8)
-        fields = self._with_files(fields, dataset)
+        fields = await anyio.to_thread.run_sync(self._with_files, fields, dataset)
         address = await anyio.to_thread.run_sync(self._snapshot, dataset, id)
         fields["training_data_url"] = address
         new = NewRequest(
-            endpoint=next(name for name, wire in ENDPOINTS.items() if wire == body.mode),
+            endpoint=body.mode,
             mode=body.mode,
             body=fields,
             key_id=key.id,
@@ -228,8 +229,8 @@ class RunsApi:
         return await self.enqueue(new)
 
     async def retry(self, request: Request, body: Retry) -> Any:
-        found = self.find(request)
-        fields = self.store.body(found.id)
+        found = await self.store.reading(self.find, request)
+        fields = await self.store.reading(self.store.body, found.id)
         if fields is None:
             raise RejectedError(error_response(410, "the run is too old: its fields are not kept any more"))
         key: Key = request.state.key
@@ -251,7 +252,7 @@ class RunsApi:
         except QueueFullError as error:
             raise RejectedError(error_response(429, f"{error}.", "concurrent_requests_limit")) from error
         self.wake()
-        return self._shown(queued.id)
+        return await anyio.to_thread.run_sync(self._shown, queued.id)
 
     async def pause(self, request: Request, _: None) -> Any:
         return await self._set_paused(request, paused=True)
@@ -260,33 +261,35 @@ class RunsApi:
         return await self._set_paused(request, paused=False)
 
     async def _set_paused(self, request: Request, *, paused: bool) -> Any:
-        found = self.find(request)
+        found = await self.store.reading(self.find, request)
         if not await asyncio.to_thread(self.store.pause, found.id, paused):
             raise RejectedError(error_response(409, "the run is done; retry starts it again"))
         self.wake()
         self.notifier.notify(found.id)
-        return self._shown(found.id)
+        return await anyio.to_thread.run_sync(self._shown, found.id)
 
     async def cancel(self, request: Request, _: None) -> Any:
-        found = self.find(request)
+        found = await self.store.reading(self.find, request)
         if await asyncio.to_thread(self.store.request_cancel, found.id) == State.DONE:
             raise RejectedError(error_response(409, "the run is done already"))
         self.wake()
         self.notifier.notify(found.id)
-        return self._shown(found.id)
+        return await anyio.to_thread.run_sync(self._shown, found.id)
 
     async def metrics(self, request: Request, _: None) -> Any:
         since = request.query_params.get("since", "0")
-        rows = self.store.metrics(self.find(request).id, int(since) if since.isdecimal() else 0)
+        found = await self.store.reading(self.find, request)
+        rows = await self.store.reading(self.store.metrics, found.id, int(since) if since.isdecimal() else 0)
         return {"metrics": [{"step": step, **values} for step, values in rows]}
 
     async def log(self, request: Request, _: None) -> Any:
         after = request.query_params.get("after", "0")
-        lines = self.store.logs(self.find(request).id, int(after) if after.isdecimal() else 0)
+        found = await self.store.reading(self.find, request)
+        lines = await self.store.reading(self.store.logs, found.id, int(after) if after.isdecimal() else 0)
         return {"log": [run_view.log_json(line) for line in lines]}
 
     async def events(self, request: Request, _: None) -> Response:
-        found = self.find(request)
+        found = await self.store.reading(self.find, request)
         folder = self.settings.run_folder(found.id)
         position = run_events.Position.parse(request.headers.get("last-event-id"))
 
@@ -300,7 +303,7 @@ class RunsApi:
         return event_stream(frames(), found.id)
 
     async def artifacts(self, request: Request, _: None) -> Any:
-        folder = self.settings.run_folder(self.find(request).id)
+        folder = self.settings.run_folder((await self.store.reading(self.find, request)).id)
 
         def listed() -> list[dict[str, Any]]:
             found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -314,7 +317,7 @@ class RunsApi:
         return {"artifacts": await anyio.to_thread.run_sync(listed) if folder.is_dir() else []}
 
     async def artifact(self, request: Request, _: None) -> Response:
-        path = self._artifact(request)
+        path = await self.store.reading(self._artifact, request)
         content_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         headers = {"cache-control": "private, no-cache", "x-content-type-options": "nosniff"}
         if content_type == "text/html":  # a report is a page of ours, but it shows names that others wrote
@@ -326,10 +329,10 @@ class RunsApi:
         )
 
     async def shape(self, request: Request, _: None) -> Any:
-        return asdict(await self._drawn(self.pictures.shape, self._artifact(request)))
+        return asdict(await self._drawn(self.pictures.shape, await self.store.reading(self._artifact, request)))
 
     async def spectrogram(self, request: Request, _: None) -> Response:
-        return _picture(await self._drawn(self.pictures.spectrogram, self._artifact(request)))
+        return _picture(await self._drawn(self.pictures.spectrogram, await self.store.reading(self._artifact, request)))
 
     async def file_shape(self, request: Request, _: None) -> Any:
         return asdict(await self._drawn(self.pictures.shape, await self._stored(request)))
@@ -342,7 +345,7 @@ class RunsApi:
         file = await anyio.to_thread.run_sync(self.storage.find, request.path_params["file"])
         if file is None:
             raise RejectedError(error_response(404, "there is no such file (any more)"))
-        return file.path
+        return await anyio.to_thread.run_sync(self.storage.content, file)
 
     async def _drawn(self, draw: Any, path: Path) -> Any:
         try:

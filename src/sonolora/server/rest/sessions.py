@@ -40,12 +40,13 @@ class Sessions:
         self._links[ticket] = time.monotonic() + LINK_SECONDS
         return ticket
 
-    def redeem(self, ticket: str) -> Key | None:
+    async def redeem(self, ticket: str) -> Key | None:
         """The key that the ticket stands for, once."""
         ends = self._links.pop(ticket, None)
         if ends is None or ends < time.monotonic():
             return None
-        return next((key for key in self._keys.all() if key.revoked is None), None)
+        keys = await self._keys.reading(self._keys.all)
+        return next((key for key in keys if key.revoked is None), None)
 
     def begin(self, response: Response, request: Request, key: Key) -> None:
         """Set the cookie."""

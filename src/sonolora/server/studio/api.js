@@ -66,14 +66,31 @@ export function upload(path, file, onProgress = () => {}) {
   });
 }
 
-// Follows the events of a run. The browser reconnects by itself and says which event it saw last.
+const RETRY = 3000; // milliseconds
+
+// Follows the events of a run. The browser reconnects by itself and says which event it saw last, but gives up where a
+// proxy answers for a server that is down; then all events come again.
 export function follow(id, handlers) {
-  const source = new EventSource(`api/runs/${id}/events`);
-  for (const [kind, handle] of Object.entries(handlers)) {
-    if (kind !== "lost" && kind !== "found") source.addEventListener(kind, (event) => handle(JSON.parse(event.data)));
-  }
-  source.addEventListener("end", () => source.close());
-  source.onopen = () => handlers.found?.();
-  source.onerror = () => handlers.lost?.();
-  return () => source.close();
+  let source;
+  let timer;
+  let over = false;
+  const open = () => {
+    source = new EventSource(`api/runs/${id}/events`);
+    for (const [kind, handle] of Object.entries(handlers)) {
+      if (kind !== "lost" && kind !== "found") source.addEventListener(kind, (event) => handle(JSON.parse(event.data)));
+    }
+    source.addEventListener("end", () => end());
+    source.onopen = () => handlers.found?.();
+    source.onerror = () => {
+      handlers.lost?.();
+      if (!over && source.readyState === EventSource.CLOSED) timer = setTimeout(open, RETRY);
+    };
+  };
+  const end = () => {
+    over = true;
+    clearTimeout(timer);
+    source.close();
+  };
+  open();
+  return end;
 }

@@ -239,7 +239,7 @@ function CheckState({ data, checking }) {
     return () => clearInterval(timer);
   }, [checking]);
   if (checking) {
-    return html`<div class="note" role="status"><div class="row apart"><span>Checking: every clip is read as training will read it.
+    return html`<div class="note" role="status"><div class="row apart"><span>Checking: every clip is read as training will read it.${" "}
       ${progress?.phase} ${progress?.steps ? `${progress.step} of ${progress.steps}` : ""}</span></div>
       <div style=${{ marginTop: "0.4rem" }}><${Progress} step=${progress?.step ?? 0} steps=${progress?.steps ?? 0} label="Check" /></div></div>`;
   }
