@@ -63,13 +63,16 @@ def test_a_newer_database_is_refused(address: str, monkeypatch: pytest.MonkeyPat
         PostgresDatabase(address)
 
 
-def test_an_older_database_is_migrated(address: str) -> None:
+def test_an_older_database_is_migrated(postgres: PostgresServer) -> None:
+    address = postgres.new_database()
     with closing(PostgresDatabase(address)) as database:
         id = Store(database).add_request(NEW).id
         with database.transaction() as transaction:
             for statement in (
                 "DROP INDEX running",
-                "ALTER TABLE requests DROP COLUMN starts",
+                "DROP INDEX requests_by_end",
+                "DROP TABLE drains",
+                "ALTER TABLE requests DROP COLUMN starts, DROP COLUMN gb",
                 "UPDATE alembic_version SET version_num = '0003'",
             ):
                 transaction.execute(text(statement))
