@@ -25,6 +25,8 @@ LORA = "lora.safetensors"
 BEST = "best.safetensors"  # the state of the lowest held-out loss, once it is better than the base beyond chance
 FROM_LORA = "from_lora.safetensors"  # the LoRA that training began with
 EVALUATION = "evaluation.json"
+SWEEP = "sweep.json"  # the standings of a sweep
+SWEEP_PICTURE = "sweep.png"  # its curves, at its end
 CONFIG = "config.json"
 PREVIEW = "preview.wav"  # all previews of the last step, one after the other
 DEBUG_ARCHIVE = "debug_dataset.zip"
@@ -168,7 +170,10 @@ class RunArtifacts:
 
     def is_finished(self) -> bool:
         """Whether nothing is left to do: trained, evaluated at the last step, and all written. Raises as `record`."""
-        request = self.record().request
+        record = self.record()
+        request = record.request
+        if record.sweep is not None:
+            return all(name in self for name in (LORA, SWEEP_PICTURE))
         outputs = [LORA, *([PREVIEW] if request.get("validation") or PREVIEW_SOURCES in self else [])]
         evaluated = {line["step"] for line in self.metrics() if "train_eval_loss" in line}
         evaluation = self.evaluation() or {}

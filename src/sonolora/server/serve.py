@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from sonolora.core.atomic_files import writing
 from sonolora.core.errors import SonoloraError
+from sonolora.core.object_store import ObjectStore
 from sonolora.server import clock
 from sonolora.server.api.app import Services, build_app, make_rest
 from sonolora.server.api.serializers import result_body
@@ -31,6 +32,7 @@ from sonolora.server.database.database import Database
 from sonolora.server.database.deadlines import shift_deadlines
 from sonolora.server.database.open_database import open_database
 from sonolora.server.database.sqlite import MAX_LOG_BYTES, SqliteDatabase
+from sonolora.server.files.remote import RemoteFiles
 from sonolora.server.files.storage import Storage
 from sonolora.server.folder_lock import single_instance
 from sonolora.server.health import Health
@@ -50,6 +52,7 @@ from sonolora.server.net.listen import HttpServer, certificate_for, listen, loop
 from sonolora.server.net.tunnel import tunnel
 from sonolora.server.net.urls import own_address
 from sonolora.server.settings import EMBEDDED_BASE, RAY, SLURM, ServerSettings
+from sonolora.server.shared_secrets import share_secrets
 from sonolora.server.webhooks import Deliverer, jwks, load_signing_key
 
 CLEANING_SECONDS = 600.0
@@ -91,9 +94,13 @@ def serve(settings: ServerSettings, *, accept_database: bool = False, with_examp
         if settings.placer == RAY:
             check_ray()
         _check_base(settings.base)
+        objects = None
+        if settings.files is not None:
+            objects = ObjectStore(settings.files)
+            share_secrets(objects, settings.folder)
         with _turn(database) as listen_to_others:
             try:
-                uvloop.run(_serve(settings, database, listen_to_others, with_examples))
+                uvloop.run(_serve(settings, database, objects, listen_to_others, with_examples))
             except KeyboardInterrupt:
                 raise SonoloraError("stopped at once; the workers save what they can by themselves") from None
 
@@ -171,14 +178,19 @@ def _valid_keys(keys: Keys) -> int:
 
 
 async def _serve(
-    settings: ServerSettings, database: Database, listen_to_others: ListenToOthers, with_examples: bool
+    settings: ServerSettings,
+    database: Database,
+    objects: ObjectStore | None,
+    listen_to_others: ListenToOthers,
+    with_examples: bool,
 ) -> None:
     stop = _stop_signal()
     loop = asyncio.get_running_loop()
     notifier, health = Notifier(), Health()
     retrying = Retrying(health)
     store, keys = Store(database), Keys(database)
-    storage = Storage(settings.folder / "files", database, settings.max_upload_bytes)
+    remote = None if objects is None else RemoteFiles(objects, redirect=settings.redirect_downloads)
+    storage = Storage(settings.folder / "files", database, settings.max_upload_bytes, remote)
     signing_key = load_signing_key(settings.folder)
     async with AsyncExitStack() as stack:
         # Ports first: what cannot start fails before anything runs. From here on the settings have the actual ports.

@@ -78,6 +78,15 @@ class ServerSettings:
         "PostgreSQL database of the queue, as postgresql+psycopg://user@host/name; by default a file in the folder",
         metavar="URL",
     )
+    files: str | None = setting(
+        None,
+        "Object store of uploads, outputs and saved states, as s3://bucket/prefix; by default the folder has them",
+        metavar="URL",
+    )
+    redirect_downloads: bool = setting(
+        False,
+        "Let clients download from the object store, which they must be able to reach, and not through the server",
+    )
     queue_limit: int = setting(1000, "Queued requests per key", minimum=1)
     attempts: int = setting(3, "Attempts at a request whose worker crashes", minimum=1)
     max_body_bytes: int = setting(64 << 20, "Largest JSON body, data: URIs included", minimum=1)

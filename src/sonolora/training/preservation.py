@@ -39,7 +39,8 @@ def preservation_losses(
 ) -> Tensor:
     """Mean squared change of the velocity of each sample, (B,), over the frames that are not kept; not weighted."""
     with torch.no_grad(), only_adapters(adapters, without_adapters):
-        first = velocity(model, example, noise_BTC, torch.ones_like(sigma_B))
+        # One for all members of a sweep, whose base is the same.
+        first = velocity(model, example, noise_BTC, torch.ones_like(sigma_B))[: len(sigma_B)]
         noisy = noise_BTC - (1 - sigma_B[:, None, None]) * first
         base = velocity(model, example, noisy, sigma_B)
     return regenerated_means((velocity(model, example, noisy, sigma_B) - base).square().mean(dim=-1), example)

@@ -29,10 +29,18 @@ from sonolora.runs.report.preview_sources import sources_of
 from sonolora.runs.run import Run
 from sonolora.training.effect import Effect, measure_effect
 from sonolora.training.evaluation import History, Judgement, changes, judge
-from sonolora.training.validation import MAX_CLIPS, SIGMAS, SIGNS, grid_losses, only_adapters, spread, without_adapters
+from sonolora.training.validation import (
+    ALL_LEVELS_UP_TO,
+    MAX_CLIPS,
+    MAX_HELD_OUT,
+    SIGMAS,
+    SIGNS,
+    grid_losses,
+    only_adapters,
+    spread,
+    without_adapters,
+)
 
-_MAX_HELD_OUT = 32
-_ALL_LEVELS_UP_TO = 4  # clips; of more each is measured at every other level
 # Shares of the run's forward passes, a step counting as three.
 _EVALUATIONS_SHARE, _CLIPS_SHARE = 0.06, 0.025
 _MIN_TABLE, _TABLE_SIGMA = 8, (0.625,)
@@ -47,7 +55,7 @@ class Evaluation:
     ) -> None:
         self._run, self._prepared, self._model, self._adapters, self._device = run, prepared, model, adapters, device
         self._training = [*spread(len(prepared.examples), MAX_CLIPS)]
-        self._held_out = [*spread(len(prepared.held_out.examples), _MAX_HELD_OUT)]
+        self._held_out = [*spread(len(prepared.held_out.examples), MAX_HELD_OUT)]
         self.history = History(
             [prepared.recordings[index] for index in self._training],
             [prepared.held_out.recordings[index] for index in self._held_out],
@@ -96,7 +104,7 @@ class Evaluation:
         training = [self._prepared.examples[index] for index in self._training]
         held_out = [self._prepared.held_out.examples[index] for index in self._held_out]
         return tuple(  # type: ignore[return-value]
-            grid_losses(self._model, part, self._device, alternate=len(part) > _ALL_LEVELS_UP_TO)
+            grid_losses(self._model, part, self._device, alternate=len(part) > ALL_LEVELS_UP_TO)
             for part in (training, held_out)
         )
 
@@ -226,7 +234,7 @@ _UNFINISHED: dict[str, Any] = {"stopped_early": False, "clips": [], "clips_measu
 
 
 def _levels(clips: int) -> int:
-    return len(SIGMAS) if clips <= _ALL_LEVELS_UP_TO else len(SIGMAS) // 2
+    return len(SIGMAS) if clips <= ALL_LEVELS_UP_TO else len(SIGMAS) // 2
 
 
 def remark(change: Tensor, at: int, training: int) -> str | None:

@@ -65,6 +65,8 @@ class ActiveJob:
                 "format": options.get("format", "wav"),
                 "settings": {**weights, **options.get("settings", {})},
             }
+        if settings.files is not None:
+            job["copies"] = {"address": settings.files, "attempt": request.starts}
         return {**job, "settings": {**settings.run_settings(request.mode), **options.get("settings", {})}}
 
     async def start(self, command: dict[str, Any]) -> None:
