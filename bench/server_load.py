@@ -273,7 +273,7 @@ def main() -> None:
         ) as server:
             try:
                 said = ""
-                while "\n# curl" not in said:
+                while not re.search(r"^key: +.*\n", said, re.MULTILINE):
                     line = server.stdout.readline()
                     assert line, "the server did not start"
                     said += line

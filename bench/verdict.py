@@ -1,11 +1,13 @@
 """Is what a run says of itself right? Sets of which it is known whether they can be learnt, judged as in a run.
 
-    python bench/verdict.py healthy three shuffled strengths
+    python bench/verdict.py healthy three shuffled strengths copies
 
 `healthy`: 16 clips of a kind of sound that the base does not know. `three`: 3 of them, which can only be memorised.
 `shuffled`: 16 clips of kinds that the base knows, each with the caption of another. 6 more of each set are held out.
 All train with learning rate 1e-3 and rank 32 on `tiny`. `strengths`: the effect of the LoRA of `healthy` after 200
-steps, at several strengths, beside the held-out loss. Prints a line each; docs/evaluation.md quotes them.
+steps, at several strengths, beside the held-out loss. `copies`: of made sounds of several kinds, how many copies of
+training clips, and how many new sounds of the kind, the copy detector calls copies. Prints a line each;
+docs/evaluation.md quotes them.
 """
 
 from __future__ import annotations
@@ -17,20 +19,28 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from statistics import median
 
+import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "tiny"))
 sys.path.insert(0, str(Path(__file__).parent / "learning"))
 
+from corpus import sound
 from experiment import make_encoder, read_clips
 from made_data import Made, known_sounds, make
+from sounds import HELD_OUT_KINDS, KINDS
 
+from sonolora.analysis.copies import is_copy, likenesses, pattern
 from sonolora.conditioning import Example
-from sonolora.ltx.lora.adapters import add_adapters, rounded_to_bf16, with_values
+from sonolora.ltx.lora.adapters import add_adapters, at_strength, rounded_to_bf16
 from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.weights.base import find_base
+from sonolora.media.audio import Waveform
 from sonolora.modes import MODES
 from sonolora.runs.evaluation.evaluation_record import percent
 from sonolora.training.differences import difference
@@ -43,6 +53,8 @@ CPU = torch.device("cpu")
 HELD_OUT, EVERY, RANK, LEARNING_RATE = 6, 100, 32, 1e-3
 STRENGTHS = (0.03, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
 STRENGTH_STEPS = 200
+COPY_KINDS = ("laser", "purr", "chiptune", "creak", "rain", "piano", "melody", "drum pattern", "speech", "knock")
+COPY_CLIPS, COPIES = 16, 8  # training clips; as many held out, copies and new sounds each
 SETS = {"healthy": 16, "three": 3, "shuffled": 16}
 
 
@@ -104,26 +116,51 @@ def strengths(options: argparse.Namespace) -> None:
     while trainer.step_count < STRENGTH_STEPS:
         trainer.step()
     for strength in STRENGTHS:
-        values = adapters.flat.detach().clone()
-        for name, matrix in adapters.matrices(values).items():
-            if name.endswith("lora_B"):
-                matrix *= strength
-        with with_values(adapters, values):
+        with at_strength(adapters, strength):
             effect = measure_effect(model, adapters, held_out, CPU)
             change = difference(changes(base, grid_losses(model, held_out, CPU)), range(HELD_OUT))
         print(f"| {strength:g} | {effect.change:.3f} | {effect.verdict} | {percent(change)} |", flush=True)
 
 
+def copies(options: argparse.Namespace) -> None:
+    """Print by kind the likenesses, and what is called a copy; a copy is later, fainter, brighter, cut and noisy."""
+    for kind, of_kind in {**KINDS, **HELD_OUT_KINDS}.items():
+        if kind not in COPY_KINDS:
+            continue
+        count = COPY_CLIPS + 2 * COPIES
+        audio = [sound(options.seed + 7, index, 2.0, {kind: of_kind}).audio for index in range(count)]
+        patterns = [pattern(one) for one in audio]
+        clips, held_out, new = patterns[:COPY_CLIPS], patterns[COPY_CLIPS:-COPIES], patterns[-COPIES:]
+        changed = [pattern(_changed(one, index)) for index, one in enumerate(audio[:COPIES])]
+        known, copied, others = (
+            [max(values) for values in zip(*(likenesses(some, clip) for clip in clips), strict=True)]
+            for some in (held_out, changed, new)
+        )
+        called = [sum(is_copy(one, known) for one in some) for some in (copied, others)]
+        middles = [f"{median(some):.2f}" for some in (copied, others)]
+        print(
+            f"| {kind} | {middles[0]} | {called[0]} of {COPIES} | {middles[1]} | {called[1]} of {COPIES} |", flush=True
+        )
+
+
+def _changed(clip: Waveform, seed: int) -> Waveform:
+    rng = np.random.default_rng(seed)
+    samples = 0.3 * np.roll(clip.samples, clip.sample_rate // 7, axis=1)
+    samples = samples + 0.5 * np.diff(samples, axis=1, prepend=0)
+    samples = samples + 0.03 * samples.std() * rng.normal(size=samples.shape)
+    return replace(clip, samples=samples[:, : round(1.6 * clip.sample_rate)].astype(np.float32))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", choices=[*SETS, "strengths"])
+    parser.add_argument("what", nargs="+", choices=[*SETS, "strengths", "copies"])
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
     for what in options.what:
-        strengths(options) if what == "strengths" else judge_set(what, options)
+        {"strengths": strengths, "copies": copies}.get(what, partial(judge_set, what))(options)
 
 
 if __name__ == "__main__":

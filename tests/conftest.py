@@ -13,7 +13,7 @@ from shallow_base import write_shallow_base
 from torch import Tensor
 
 from sonolora.core.threads import configure_threads
-from sonolora.ltx.lora.adapters import add_adapters
+from sonolora.ltx.lora.adapters import add_stacked_adapters
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.text.text_encoder import Tokenizer, load_tokenizer
 from sonolora.ltx.weights.base import BUILT_IN, find_base
@@ -98,8 +98,9 @@ def trainer_of(shape):
 
     def make(model, step):
         example = make_example(shape, step.tokens, torch.device("cpu"), torch.float32)
-        adapters = add_adapters(model, step.targets, step.rank, 0)
-        return Trainer(model, adapters, [example], TrainingConfig(5, 1e-4, 0))
+        adapters = add_stacked_adapters(model, step.targets, [step.rank] * step.members, 0)
+        rates = [1e-4] * step.members
+        return Trainer(model, adapters, [example], TrainingConfig(5, 1e-4, 0), learning_rates=rates)
 
     return make
 

@@ -15,7 +15,7 @@ def commands(page):
 
 def test_commands_are_listed_in_the_order_of_work(sonolora):
     listed = commands(sonolora("--help").out)
-    assert listed[:8] == ["demo", "base", "check", "estimate", "train", "generate", "inspect", "merge"]
+    assert listed[:9] == ["demo", "base", "check", "estimate", "train", "sweep", "generate", "inspect", "merge"]
     assert {"serve", "keys", "requests", "ledger", "demo", "env", "selftest", "bench", "completion"} <= set(listed)
     assert commands(sonolora("train", "--help").out) == list(MODES)
 

@@ -92,6 +92,14 @@ def test_a_step_keeps_and_takes_what_was_counted(base, shape, case, takes_what_w
     assert counted.resident == counted.example + 4 * counted.adapters + 4  # and the gradient's norm
 
 
+def test_members_of_a_sweep_take_what_was_counted(base, shape, takes_what_was_counted):
+    step = replace(step_of("t2a", Tokens(26)), members=3)
+    model = load_transformer(base.checkpoint, video=False, device=CPU, dtype=torch.float32)
+    takes_what_was_counted(model, step)
+    trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    assert step_bytes(shape, step, "cpu").adapters == trained
+
+
 def test_what_cannot_be_extrapolated_is_counted(shape):
     """Fewer layers than two different numbers of them."""
     step = step_of("t2a", CASES["t2a"])

@@ -20,9 +20,9 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 @pytest.mark.parametrize(("gpu", "host", "place"), [(100, 0, CUDA), (99, 96, CPU), (99, 95, None)])
 def test_they_are_on_the_gpu_if_they_fit_and_else_on_the_host(gpu, host, place, monkeypatch):
     """Beside everything else there; pinned memory comes in powers of two."""
-    monkeypatch.setattr(example_placement, "count_needs", lambda *_: SimpleNamespace(peak=40))
+    monkeypatch.setattr(example_placement, "count_needs", lambda *_, **__: SimpleNamespace(peak=40))
     monkeypatch.setattr(example_placement, "available_bytes", lambda device: gpu if device == CUDA else host)
-    run = SimpleNamespace(base=find_base("tiny"), mode=V2A, request=None, settings=None)
+    run = SimpleNamespace(base=find_base("tiny"), mode=V2A, request=None, settings=None, members=1)
     sizes = [10, 10, 20, 20]
     if place is None:
         with pytest.raises(InputError, match=r"training_data_url: the training examples take .* give fewer"):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from run_support import StopsAt, begin
 from safetensors.torch import load_file
 
@@ -14,6 +16,7 @@ from sonolora.core.cancellation import InterruptedRunError
 from sonolora.core.errors import InputError
 from sonolora.data.prepared import Prepared
 from sonolora.ltx.weights.checkpoint import Checkpoint
+from sonolora.media.audio import decode_audio
 from sonolora.planning.run_settings import RunSettings
 from sonolora.runs import train as train_module
 from sonolora.runs.artifacts import BEST, PREPARED, REPORT, RunArtifacts
@@ -174,3 +177,37 @@ def test_a_run_that_keeps_the_base_resumes_exactly_and_says_so(short_body, setti
     assert lines and all(line["preservation_loss"] < line["loss"] for line in lines)
     with pytest.raises(InputError, match="preserve: must be below 1"):
         RunSettings(preserve=1)
+
+
+@pytest.mark.slow
+def test_previews_are_compared_with_all_clips_at_strengths_and_with_another_prompt(short_body, settings, tmp_path):
+    out, prompt = tmp_path / "out", "a piano in another room"
+    chosen = replace(
+        settings, held_out=1, own_previews=1, preview_every=1000, preview_strengths="0.5,1", preview_leak=prompt
+    )
+    begin("t2a", short_body, chosen, out)
+    artifacts = RunArtifacts(out)
+    evaluation = artifacts.evaluation()
+    one, leak = evaluation["copies"]
+    assert one["training"]["clip"] in {row["name"] for row in evaluation["clips"] if not row["held_out"]}
+    assert one["held_out"]["clip"] == evaluation["held_out"]["clips"][0] and leak["prompt"] == prompt
+    assert 0 <= one["training"]["likeness"] <= 1 and one["copy"] is False
+    new = evaluation["likeness_of_new_sounds"]
+    assert new["of"] == "held-out clips" and len(new["values"]) == 1
+    last = [preview for preview in artifacts.previews() if preview.step == 12]
+    assert [preview.prompt for preview in last] == [one["prompt"], prompt]
+    names = artifacts.previews()[0].sound, last[0].at_strength("0.5"), last[0].sound
+    base, half, whole = (decode_audio(artifacts.path(name)).waveform.samples for name in names)
+    assert 0 < np.abs(half - base).mean() < np.abs(whole - base).mean()
+    with Image.open(artifacts.path(last[0].at_strength("all").replace(".wav", ".png"))) as picture:
+        assert picture.height > 800
+    assert "leak" in json.loads(artifacts.path("finish.json").read_bytes())
+    page = artifacts.path("report.html").read_text()
+    assert "the LoRA at strength 0.5" in page and "nothing to do with the data" in page
+
+
+@pytest.mark.parametrize("wrong", ["0.5,loud", "0", "5"])
+def test_strengths_are_numbers_in_a_range(wrong):
+    with pytest.raises(InputError, match="preview_strengths: must be"):
+        RunSettings(preview_strengths=wrong)
+    assert RunSettings(preview_strengths="1.25, 0.5,1").other_strengths == (0.5, 1.25)

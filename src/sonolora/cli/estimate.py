@@ -74,9 +74,14 @@ def _estimate(mode: Mode, request: TrainRequest, own: dict[str, Any]) -> None:
     power = None if watts is None else Power(watts, price)
     with TerminalProgress() as progress:
         result = estimate(mode, request, settings, own["out"], progress, power, card=card)
-    print("\n".join(_lines(result)))
     if own["record"] is not None:
         write_json(own["record"], result.as_json())
+    print_estimate(result)
+
+
+def print_estimate(result: Estimate) -> None:
+    """Raises the error that the run would end with."""
+    print("\n".join(_lines(result)))
     if result.error is not None:
         raise result.error
 

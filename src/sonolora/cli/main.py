@@ -28,8 +28,9 @@ from sonolora.cli.help_pages import add_command, make_group, ordered
 from sonolora.cli.lora import inspect, merge
 from sonolora.cli.selftest import selftest
 from sonolora.cli.serve import SERVE_HELP, serve
-from sonolora.cli.server import keys_app, ledger, requests_app
+from sonolora.cli.server import keys_app, ledger, nodes_app, requests_app
 from sonolora.cli.streams import OutputFailedError, ReaderLeftError, guarded_streams
+from sonolora.cli.sweep import sweep_app
 from sonolora.cli.train import train_app
 from sonolora.cli.verify_comfyui import verify_comfyui
 from sonolora.core.cancellation import InterruptedRunError
@@ -40,8 +41,9 @@ from sonolora.planning.run_settings import RENAMED, option
 
 READER_LEFT = 141  # as a shell reports a program that SIGPIPE has ended
 _ORDER = (
-    *("demo", "base", "check", "estimate", "train", "generate", "inspect", "merge"),
-    *("serve", "keys", "requests", "ledger", "backup", "restore", "cache", "env", "selftest", "bench", "completion"),
+    *("demo", "base", "check", "estimate", "train", "sweep", "generate", "inspect", "merge"),
+    *("serve", "keys", "requests", "nodes", "ledger", "backup", "restore"),
+    *("cache", "env", "selftest", "bench", "completion"),
 )
 
 
@@ -61,11 +63,13 @@ app = make_group(
 app.add_typer(check_app, name="check")
 app.add_typer(estimate_app, name="estimate")
 app.add_typer(train_app, name="train")
+app.add_typer(sweep_app, name="sweep")
 app.add_typer(generate_app, name="generate")
 app.add_typer(base_app, name="base")
 app.add_typer(cache_app, name="cache")
 app.add_typer(keys_app, name="keys")
 app.add_typer(requests_app, name="requests")
+app.add_typer(nodes_app, name="nodes")
 app.add_typer(bench_app, name="bench")
 add_command(app, "serve", serve, help=SERVE_HELP)
 add_command(app, "verify-comfyui", verify_comfyui)

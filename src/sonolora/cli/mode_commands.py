@@ -78,6 +78,20 @@ def add_training_commands(
 
     `run` gets the mode, the checked request and the values of the group's own options.
     """
+
+    def read_and_run(mode: Mode, body: dict[str, Any], own: dict[str, Any]) -> None:
+        run(mode, read_request(mode, body), own)
+
+    add_body_commands(app, what, options, read_and_run)
+
+
+def add_body_commands(
+    app: typer.Typer,
+    what: str,
+    options: Callable[[Mode], Options],
+    run: Callable[[Mode, dict[str, Any], dict[str, Any]], None],
+) -> None:
+    """The same, but `run` gets the body of the request, which is not checked."""
     for mode in MODES.values():
         _add_training_command(app, mode, what, options(mode), run)
 
@@ -87,7 +101,7 @@ def _add_training_command(
     mode: Mode,
     what: str,
     options: Options,
-    run: Callable[[Mode, TrainRequest, dict[str, Any]], None],
+    run: Callable[[Mode, dict[str, Any], dict[str, Any]], None],
 ) -> None:
     previews = preview_options(mode.request)
 
@@ -95,7 +109,7 @@ def _add_training_command(
         data, file = own.pop("data"), own.pop("request")
         prompts, inputs, gaps = (own.pop(name, None) or [] for name in ("prompt", "preview_input", "preview_gap"))
         entries = preview_entries(mode.request, prompts, inputs, gaps)
-        run(mode, read_request(mode, request_body(fields, data, entries, file)), own)
+        run(mode, request_body(fields, data, entries, file), own)
 
     command = with_options({**_REQUEST, **previews, **options}, mode.request, read_and_run)
     _add(app, mode, what, mode.request, command)
@@ -103,9 +117,14 @@ def _add_training_command(
 
 def read_request(mode: Mode, body: Mapping[str, Any]) -> TrainRequest:
     """The checked request; unknown fields are warned of on standard error."""
+    warn_of_unknown_fields(mode, body)
+    return parse(mode.request, body)
+
+
+def warn_of_unknown_fields(mode: Mode, body: Mapping[str, Any]) -> None:
+    """On standard error."""
     for line in unknown_fields(mode.request, body):
         print(f"warning: {line}", file=sys.stderr)
-    return parse(mode.request, body)
 
 
 def refuse_missing_files(mode: Mode, request: TrainRequest) -> None:

@@ -30,10 +30,11 @@ from sonolora.modes.request import TrainRequest
 from sonolora.planning.available_memory import available_bytes
 from sonolora.planning.base_shape import PUBLISHED_NAME, BaseShape
 from sonolora.planning.bench.pace import Pace, measure_pace
-from sonolora.planning.memory_fit import does_not_fit
+from sonolora.planning.memory_fit import does_not_fit, sweep_does_not_fit
 from sonolora.planning.needs import Needs, count_needs, preview_sampling, preview_tokens, training_step
 from sonolora.planning.prices import PUBLISHED_PRICES, billed_steps
 from sonolora.planning.run_settings import RunSettings
+from sonolora.planning.sweep_plan import SweepPlan
 from sonolora.planning.work_counts import preview_flops, step_flops
 from sonolora.sampling.guidance import OFF
 from sonolora.sampling.noise_schedule import DISTILLED_STEPS
@@ -95,31 +96,39 @@ def estimate(
     power: Power | None = None,
     available: int | None = None,
     card: float | None = None,
+    plan: SweepPlan | None = None,
 ) -> Estimate:
     """Read the data, count, and measure a few steps. Raises as a run would for data that cannot be used.
 
     The base `ltx-2.3` need not be on this machine. `available`: memory to compare with, by default the device's.
     `card`: the memory in GB (10^9 bytes) of a CUDA GPU that is taken in place of the settings' device and need not be
-    in this machine.
+    in this machine. With a `plan` it is a sweep: memory while all members train, and the time of all its steps.
     """
     settings.check_mode(mode)
+    members = 1 if plan is None else len(plan.members)
     device = settings.place() if card is None else torch.device("cuda")
     shape, base = _base(settings.base)
     captions, skipped = _read(mode, request, base, shape, progress)
     progress.phase("counting and measuring", None)
-    needs = count_needs(shape, mode, request, settings, device, len(captions), len(set(captions)))
+    needs = count_needs(shape, mode, request, settings, device, len(captions), len(set(captions)), members)
     if available is None:
         available = available_bytes(device) if card is None else round(card * 1e9)
     error = None
     if needs.peak > available and device.type == "cuda":
-        error = does_not_fit(shape, mode, request, settings, device, needs, available)
-    step = training_step(mode, request, settings)
+        error = (
+            does_not_fit(shape, mode, request, settings, device, needs, available)
+            if plan is None
+            else sweep_does_not_fit(device, members, needs, available)
+        )
+    step = training_step(mode, request, settings, members)
     evaluations = math.ceil(request.number_of_steps / settings.preview_steps) + 1
     pace = measure_pace(shape, step, device) if card is None else None
     training = validation = price = None
     if pace is not None:
-        training = request.number_of_steps * (pace.step + settings.preserve * pace.forward)  # the base alone
-        validation = evaluations * _evaluation_seconds(shape, mode, request, settings, pace, len(captions), device.type)
+        steps = request.number_of_steps if plan is None else plan.member_steps(request.number_of_steps) / members
+        training = steps * (pace.step + 2 * settings.preserve * pace.forward)  # of the base
+        each = _evaluation_seconds(shape, mode, request, settings, pace, len(captions), device.type)
+        validation = (evaluations + len(settings.other_strengths)) * each
         price = None if power is None else power.cost(training + validation)
     return Estimate(
         mode=mode.name,
@@ -138,7 +147,7 @@ def estimate(
         preview_seconds=validation,
         disk=_disk(shape, mode, request, settings, needs, captions, evaluations, compute_dtype(device)),
         disk_free=shutil.disk_usage(_existing(folder)).free,
-        hosted_price=billed_steps(request.number_of_steps) * PUBLISHED_PRICES[mode.name],
+        hosted_price=members * billed_steps(request.number_of_steps) * PUBLISHED_PRICES[mode.name],
         electricity_price=price,
         error=error,
     )

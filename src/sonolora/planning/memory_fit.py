@@ -33,6 +33,7 @@ def check_fit(
     base: Base,
     device: torch.device,
     available: int | None = None,
+    members: int = 1,
 ) -> str | None:
     """Compare a run with the memory that is available, by default the device's; returns a warning, if there is one.
 
@@ -44,9 +45,11 @@ def check_fit(
     if available > _AMPLE * weights and device.type == "cpu":
         return None
     shape = BaseShape.of(base)
-    needs = count_needs(shape, mode, request, settings, device)
+    needs = count_needs(shape, mode, request, settings, device, members=members)
     if needs.peak > available:
         if device.type == "cuda":
+            if members > 1:
+                raise sweep_does_not_fit(device, members, needs, available)
             raise does_not_fit(shape, mode, request, settings, device, needs, available)
         return f"memory may not be enough: {_shortage(needs, available)}"
     if (free := available_bytes(torch.device("cpu"))) < needs.host_bytes:
@@ -55,6 +58,15 @@ def check_fit(
             "free"
         )
     return None
+
+
+def sweep_does_not_fit(device: torch.device, members: int, needs: Needs, available: int) -> InputError:
+    """The error for a sweep."""
+    return InputError.of(
+        "learning_rate",
+        f"a sweep of {members} members does not fit {device}: {_shortage(needs, available)}. Give fewer learning rates "
+        "or ranks, or --gradient-checkpointing",
+    )
 
 
 def does_not_fit(

@@ -117,10 +117,10 @@ def preview_lora_bytes(settings: RunSettings, *, video: bool) -> dict[str, int]:
     return {"LoRAs of the previews": 4 * sum(layer.parameters for layer in layers)} if layers else {}
 
 
-def training_step(mode: Mode, request: TrainRequest, settings: RunSettings) -> Step:
-    """What the cost of every training step depends on."""
+def training_step(mode: Mode, request: TrainRequest, settings: RunSettings, members: int = 1) -> Step:
+    """What the cost of every training step depends on; with the members of a sweep, while all of them train."""
     tokens = replace(training_tokens(mode, request), one_way=settings.one_way_video)
-    return Step(mode.lora_targets, request.rank, tokens, settings.batch_size, settings.policy)
+    return Step(mode.lora_targets, request.rank, tokens, settings.batch_size, settings.policy, members)
 
 
 def count_needs(
@@ -131,13 +131,14 @@ def count_needs(
     device: torch.device,
     clips: int = 1,
     captions: int | None = None,
+    members: int = 1,
 ) -> Needs:
     """What a run needs on a device, which takes precedence over that of the settings.
 
     `captions`: distinct ones among the clips, which share their text context; by default as many as clips.
     """
     kind, dtype, video, one_way = device.type, compute_dtype(device), mode.video, settings.one_way_video
-    what = training_step(mode, request, settings)
+    what = training_step(mode, request, settings, members)
     tokens = what.tokens
     previews = [preview_tokens(spec, one_way=one_way) for spec in mode.previews(request)]
 
@@ -147,7 +148,7 @@ def count_needs(
     step = step_bytes(shape, what, kind)
     guidance = preview_guidance(shape, request)
     policy = replace(what.policy, gradient_checkpointing=False, offloaded=False)  # a preview has no backward pass
-    evaluation = [preview_bytes(shape, tokens, kind, None, policy)]
+    evaluation = [members * preview_bytes(shape, tokens, kind, None, policy)]  # at most: they share the text
     for preview in previews:
         evaluation += [preview_bytes(shape, preview, kind, guidance, policy), decoding_bytes(shape, preview.audio)]
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 KEEP = KEEP_LAST, KEEP_BEST = "last", "best"
 LOG_TO = "tensorboard", "wandb", "trackio"  # each needs the extra of its name
 PREVIEW_STEPS = 500
+_MAX_STRENGTH = 4.0
 V2A_VIDEO = JOINT, FROZEN_CACHED = "joint", "frozen-cached"
 RENAMED = {"stream_blocks": "block_offload"}  # settings of earlier versions, by the name that they have now
 _STEP_OPTIONS = (
@@ -82,6 +83,14 @@ class RunSettings:
     preview_lora: tuple[str, ...] = setting(
         (), "Another LoRA that previews are rendered with, at strength X; may be repeated", metavar="FILE[:X]"
     )
+    preview_strengths: str = setting(
+        "1",
+        "Strengths of the LoRA that the last previews are rendered with, such as 0.5,1,1.25",
+        metavar="X,X,...",
+    )
+    preview_leak: str | None = setting(
+        None, "A prompt that has nothing to do with the data, to hear whether the LoRA changes it, too", metavar="TEXT"
+    )
     held_out: float | None = setting(
         None,
         "Clips, or a share such as 0.2, kept out of training to measure what is learnt; by default one in ten "
@@ -132,6 +141,10 @@ class RunSettings:
         check_values(self)
         if unknown := [name for name in self.log_to.split(",") if name and name not in LOG_TO]:
             raise InputError.of("log_to", f"{unknown[0]!r} is not one of {', '.join(LOG_TO)}")
+        if any(not 0 < strength <= _MAX_STRENGTH for strength in self.other_strengths):
+            raise InputError.of(
+                "preview_strengths", f"must be above 0 and at most {_MAX_STRENGTH:g}, not {self.preview_strengths}"
+            )
         # Absolute, so that a run is resumed from any folder.
         if self.distill_lora is not None:
             object.__setattr__(self, "distill_lora", absolute_lora(self.distill_lora, "distill_lora"))
@@ -144,6 +157,17 @@ class RunSettings:
         for name in ("cuda_graph", "compile"):
             if getattr(self, name) and self.block_offload:
                 raise SonoloraError(f"{option(name)} and --block-offload exclude each other: drop one of the two")
+
+    @property
+    def other_strengths(self) -> tuple[float, ...]:
+        """Those of `preview_strengths` but 1, which all previews have. Raises `InputError`."""
+        try:
+            strengths = [float(text) for text in self.preview_strengths.split(",") if text.strip()]
+        except ValueError:
+            raise InputError.of(
+                "preview_strengths", f"must be numbers separated by commas, not {self.preview_strengths!r}"
+            ) from None
+        return tuple(sorted({one for one in strengths if one != 1}))
 
     @property
     def preview_steps(self) -> int:

@@ -20,7 +20,7 @@ from sonolora.conditioning import Example, Video
 from sonolora.core.devices import compute_dtype
 from sonolora.core.frames import encoded_seconds
 from sonolora.ltx.codec.video_encoder import FRAMES_PER_LATENT, PIXELS_PER_LATENT
-from sonolora.ltx.lora.adapters import add_adapters
+from sonolora.ltx.lora.adapters import add_stacked_adapters
 from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy
 from sonolora.ltx.model.layers import Attention
 from sonolora.ltx.model.transformer import CachedVideoKV, Transformer
@@ -83,6 +83,7 @@ class Step:
     tokens: Tokens
     batch_size: int = 1
     policy: WeightPolicy = PLAIN
+    members: int = 1  # LoRAs that are trained at once
 
 
 @dataclass(frozen=True)
@@ -180,9 +181,9 @@ def _model(
 def _trainer(shape: BaseShape, model: Transformer, step: Step) -> tuple[Trainer, int]:
     """A trainer on meta, and the bytes of its only example."""
     example, size = _example(shape, model, step.tokens)
-    adapters = add_adapters(model, step.targets, step.rank, 0)
+    adapters = add_stacked_adapters(model, step.targets, [step.rank] * step.members, 0)
     config = TrainingConfig(steps=1, learning_rate=1.0, seed=0, batch_size=step.batch_size)
-    return Trainer(model, adapters, [example], config), size
+    return Trainer(model, adapters, [example], config, learning_rates=[1.0] * step.members), size
 
 
 def _example(shape: BaseShape, model: Transformer, tokens: Tokens) -> tuple[Example, int]:

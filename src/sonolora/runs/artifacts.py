@@ -25,6 +25,8 @@ LORA = "lora.safetensors"
 BEST = "best.safetensors"  # the state of the lowest held-out loss, once it is better than the base beyond chance
 FROM_LORA = "from_lora.safetensors"  # the LoRA that training began with
 EVALUATION = "evaluation.json"
+SWEEP = "sweep.json"  # the standings of a sweep
+SWEEP_PICTURE = "sweep.png"  # its curves, at its end
 CONFIG = "config.json"
 PREVIEW = "preview.wav"  # all previews of the last step, one after the other
 DEBUG_ARCHIVE = "debug_dataset.zip"
@@ -36,6 +38,7 @@ METRICS = "metrics.jsonl"
 PREVIEWS = "previews"
 PREVIEW_SOURCES = "previews/sources.json"  # what each is made from and compared with
 RECORD = "run.json"
+PATTERNS = "patterns.safetensors"  # of the clips, to tell copies of them by
 PREPARED = "prepared.safetensors"  # what training needs of the data
 START_AGAIN = "This run cannot continue: start it again in another folder"
 _PREVIEW_INDEX = f"{PREVIEWS}/index.json"
@@ -70,6 +73,10 @@ class Preview:
     def picture(self) -> str:
         """The artifact with its waveform and spectrogram."""
         return f"{self._stem}.png"
+
+    def at_strength(self, strength: str) -> str:
+        """The artifact with the sound of the same at another strength of the LoRA."""
+        return f"{self._stem}-strength-{strength}.wav"
 
     @property
     def film(self) -> str:
@@ -163,7 +170,10 @@ class RunArtifacts:
 
     def is_finished(self) -> bool:
         """Whether nothing is left to do: trained, evaluated at the last step, and all written. Raises as `record`."""
-        request = self.record().request
+        record = self.record()
+        request = record.request
+        if record.sweep is not None:
+            return all(name in self for name in (LORA, SWEEP_PICTURE))
         outputs = [LORA, *([PREVIEW] if request.get("validation") or PREVIEW_SOURCES in self else [])]
         evaluated = {line["step"] for line in self.metrics() if "train_eval_loss" in line}
         evaluation = self.evaluation() or {}

@@ -48,7 +48,7 @@ def example_device(run: Run, device: torch.device, sizes: Sequence[int], field: 
     Raises `InputError` for `field`, with the advice, when neither has room.
     """
     if device.type == "cuda":
-        needs = count_needs(BaseShape.of(run.base), run.mode, run.request, run.settings, device)
+        needs = count_needs(BaseShape.of(run.base), run.mode, run.request, run.settings, device, members=run.members)
         if needs.peak + sum(sizes) <= available_bytes(device):
             return device
         sizes = [pinned_bytes(size) for size in sizes]

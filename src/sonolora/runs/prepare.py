@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from sonolora.conditioning import with_text
 from sonolora.core.cancellation import CancelToken
 from sonolora.core.download import Progress as DownloadProgress
 from sonolora.core.progress import Progress
@@ -30,8 +31,9 @@ from sonolora.modes.negative_prompts import resolve_negative_prompt
 from sonolora.modes.request import TrainRequest
 from sonolora.runs.artifacts import DEBUG_ARCHIVE, REPORT
 from sonolora.runs.debug_archive import write_debug_archive
+from sonolora.runs.evaluation.copies import put_patterns
 from sonolora.runs.loaded_networks import Networks
-from sonolora.runs.report.preview_sources import own_previews, put_request_sources, put_sources
+from sonolora.runs.report.preview_sources import PreviewSource, own_previews, put_request_sources, put_sources
 from sonolora.runs.report.report_page import clips_for_page, write_report
 from sonolora.runs.report.shown import ShownClip
 from sonolora.runs.run import Run
@@ -64,7 +66,7 @@ def prepare(run: Run, networks: Networks, sources: Sources, progress: Progress, 
 
 def _add_own_previews(
     run: Run, prepared: Prepared, clips: list[Clip], split: Split, encoder: Encoder, negative: str
-) -> Prepared:
+) -> tuple[Prepared, list[PreviewSource]]:
     """The same data with previews of the run's clips, where the request has none and the settings want some."""
     contexts = encoder.encode_texts([negative], lambda note: None)  # noqa: ARG005 - it is in the cache
     items, sources = own_previews(
@@ -76,8 +78,18 @@ def _add_own_previews(
         max_seconds=run.request.preview_seconds,
         output_sample_rate=encoder.codec.output_sample_rate,
     )
-    put_sources(run.artifacts, sources)
-    return replace(prepared, previews=tuple(items))
+    return replace(prepared, previews=tuple(items)), sources
+
+
+def _add_leak(
+    prepared: Prepared, sources: list[PreviewSource], prompt: str, encoder: Encoder
+) -> tuple[Prepared, list[PreviewSource]]:
+    """The same data with one more preview: the first one with a prompt that has nothing to do with the data."""
+    context = encoder.encode_texts([prompt], lambda note: None)[prompt]  # noqa: ARG005 - it is in the cache
+    first, number = prepared.previews[0], len(prepared.previews) + 1
+    item = replace(first, prompt=prompt, example=with_text(first.example, context.audio, context.video))
+    source = replace(sources[0], number=number, clip=None, held_out=False, real=None, leak=True)
+    return replace(prepared, previews=(*prepared.previews, item)), [*sources, source]
 
 
 def describe_clips(clips: int, request: TrainRequest) -> str:
@@ -127,17 +139,25 @@ def _read_and_encode(
         negative = resolve_negative_prompt(run.request.validation_negative_prompt)
         own = bool(run.settings.own_previews) and not inputs
         foreign = FOREIGN_CAPTIONS if run.settings.preserve else ()
-        prepared, clips = encoder.prepare(
-            clips_for_page(run.artifacts, loaded, shown), inputs, texts, [*([negative] if own else []), *foreign]
-        )
+        leak = run.settings.preview_leak
+        others = [*([negative] if own else []), *foreign, *([leak] if leak else [])]
+        prepared, clips = encoder.prepare(clips_for_page(run.artifacts, loaded, shown), inputs, texts, others)
         if foreign:
             contexts = encoder.encode_texts(foreign, lambda note: None)  # noqa: ARG005 - they are in the cache
             prepared = replace(prepared, foreign=tuple(contexts.values()))
         split = split_clips(clips, run.settings.held_out)
+        previews: list[PreviewSource] = []
         if own:
-            prepared = _add_own_previews(run, prepared, clips, split, encoder, negative)
+            prepared, previews = _add_own_previews(run, prepared, clips, split, encoder, negative)
         elif inputs:
-            put_sources(run.artifacts, put_request_sources(run.artifacts, [given for given, _ in inputs]))
+            previews = put_request_sources(run.artifacts, [given for given, _ in inputs])
+        if leak and previews:
+            prepared, previews = _add_leak(prepared, previews, leak, encoder)
+        elif leak:
+            progress.warning("--preview-leak has no effect: the run has no previews")
+        if previews:
+            put_sources(run.artifacts, previews)
+        put_patterns(run.artifacts, clips, split)
         report.held_out, report.held_out_note = tuple(clips[index].name for index in split.held_out), split.note
     finally:
         write_report(run.artifacts, report, shown, run.mode)

@@ -27,6 +27,7 @@ from sonolora.runs.run import Run
 from sonolora.runs.run_folder import exclusive_use
 from sonolora.runs.run_record import RunRecord
 from sonolora.runs.start_up import announce
+from sonolora.runs.sweep.sweep import sweep
 from sonolora.runs.train import train
 
 
@@ -57,9 +58,10 @@ def resume(
             prepared = Prepared.load(artifacts.path(PREPARED))
         except DamagedFileError as error:
             raise DamagedFileError(f"{error}. {START_AGAIN}") from error
-        if warning := check_fit(mode, run.request, settings, networks.base, networks.device):
+        if warning := check_fit(mode, run.request, settings, networks.base, networks.device, members=run.members):
             progress.warning(warning)
-        return train(run, prepared, networks, progress, CancelToken(should_stop))
+        carry_on = train if run.sweep is None else sweep
+        return carry_on(run, prepared, networks, progress, CancelToken(should_stop))
 
 
 def _request(record: RunRecord, artifacts: RunArtifacts) -> TrainRequest:

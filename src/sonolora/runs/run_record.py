@@ -40,13 +40,20 @@ class RunRecord:
     request: dict[str, Any]
     settings: dict[str, Any]
     base_fingerprint: str
+    sweep: dict[str, Any] | None = None  # the plan, where several LoRAs are trained at once
 
     @classmethod
-    def new(cls, mode: str, request: dict[str, Any], settings: dict[str, Any], base_fingerprint: str) -> RunRecord:
+    def new(
+        cls,
+        mode: str,
+        request: dict[str, Any],
+        settings: dict[str, Any],
+        base_fingerprint: str,
+        sweep: dict[str, Any] | None = None,
+    ) -> RunRecord:
         """The record of a run that starts now."""
-        return cls(
-            __version__, mode, json.loads(json.dumps(request)), json.loads(json.dumps(settings)), base_fingerprint
-        )
+        request, settings, sweep = (json.loads(json.dumps(one)) for one in (request, settings, sweep))
+        return cls(__version__, mode, request, settings, base_fingerprint, sweep)
 
     @classmethod
     def parse(cls, text: bytes) -> RunRecord:
@@ -60,7 +67,10 @@ class RunRecord:
 
     def as_json(self) -> dict[str, Any]:
         """For `parse`."""
-        return asdict(self)
+        values = asdict(self)
+        if self.sweep is None:
+            del values["sweep"]
+        return values
 
     def identities(self, dataset_digest: str) -> list[dict[str, str]]:
         """What a training state of this run says of itself: in today's form, then in those of earlier versions.
@@ -76,7 +86,8 @@ class RunRecord:
 
     def _canonical(self) -> str:
         settings = {name: self.settings[name] for name in _NUMERIC_SETTINGS if name in self.settings}
-        return json.dumps({"mode": self.mode, "request": self.request, "settings": settings}, sort_keys=True)
+        sweep = {} if self.sweep is None else {"sweep": self.sweep}
+        return json.dumps({"mode": self.mode, "request": self.request, "settings": settings, **sweep}, sort_keys=True)
 
     def _version_1(self) -> str:
         """As version 0.1 had it: the request with all fields, in their order, as pydantic writes it."""

@@ -23,6 +23,7 @@ from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
 from sonolora.planning.memory_fit import check_fit
 from sonolora.planning.run_settings import RunSettings
+from sonolora.planning.sweep_plan import SweepPlan, check_settings
 from sonolora.runs.artifacts import FROM_LORA, PREPARED, RECORD
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.prepare import prepare
@@ -30,6 +31,7 @@ from sonolora.runs.preview_columns import preview_columns
 from sonolora.runs.run import Run
 from sonolora.runs.run_folder import exclusive_use, make_run_folder, remove_scratch
 from sonolora.runs.start_up import announce
+from sonolora.runs.sweep.sweep import require_held_out, sweep
 from sonolora.runs.train import train
 
 
@@ -43,20 +45,24 @@ def start(
     *,
     sources: Sources = ANYWHERE,
     networks: Networks | None = None,
+    plan: SweepPlan | None = None,
 ) -> Path:
     """Carry out a whole run; returns the LoRA file's path.
 
-    `networks`, which may have served other runs, take precedence over the base and device of the settings.
+    With a `plan` it is a sweep, whose LoRA is the best of its members. `networks`, which may have served other runs,
+    take precedence over the base and device of the settings.
     Raises `InputError` for what does not fit the device's memory, before anything is read or written, and for a dataset
     that cannot be used (the folder then holds the report alone), `InterruptedRunError` when `should_stop` returned
     true, other `SonoloraError`s with the reason.
     """
     settings.check_mode(mode)
+    if plan is not None:
+        check_settings(settings)
     if settings.from_lora is not None:
         _check_rank(Path(settings.from_lora), request.rank)
     networks = networks or Networks.of(settings)
     with deterministic(settings.deterministic):
-        return _start(mode, request, settings, folder, progress, should_stop, sources, networks)
+        return _start(mode, request, settings, folder, progress, should_stop, sources, networks, plan)
 
 
 def _start(
@@ -68,9 +74,11 @@ def _start(
     should_stop: Callable[[], bool],
     sources: Sources,
     networks: Networks,
+    plan: SweepPlan | None,
 ) -> Path:
     announce(networks.device, progress, deterministic=settings.deterministic)
-    if warning := check_fit(mode, request, settings, networks.base, networks.device):
+    members = 1 if plan is None else len(plan.members)
+    if warning := check_fit(mode, request, settings, networks.base, networks.device, members=members):
         progress.warning(warning)
     precision = stored_precision(networks.base.checkpoint.tensors)
     if note := precision_note(precision):
@@ -82,16 +90,18 @@ def _start(
     cancel = CancelToken(should_stop)
     with exclusive_use(folder):
         remove_scratch(folder)
-        run = Run.new(mode, request, settings, networks.base, folder)
+        run = Run.new(mode, request, settings, networks.base, folder, plan)
         if settings.from_lora is not None:
             run.artifacts.put(FROM_LORA, partial(_copy, Path(settings.from_lora)))
         try:
             prepared = prepare(run, networks, sources, progress, cancel)
         except StopRequestedError:
             raise InterruptedRunError(folder, None, request.number_of_steps) from None
+        if plan is not None:
+            require_held_out(prepared)
         run.artifacts.put(PREPARED, prepared.save)
         run.artifacts.put_json(RECORD, run.record.as_json())
-        return train(run, prepared, networks, progress, cancel)
+        return (train if plan is None else sweep)(run, prepared, networks, progress, cancel)
 
 
 def _check_rank(path: Path, rank: int) -> None:

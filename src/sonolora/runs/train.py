@@ -15,7 +15,6 @@ from pathlib import Path
 from torch import Tensor
 
 from sonolora.core.cancellation import CancelToken, InterruptedRunError, StopRequestedError
-from sonolora.core.errors import DamagedFileError
 from sonolora.core.progress import Progress
 from sonolora.core.tensor_file import save_tensors
 from sonolora.cuda_graph import CudaGraphStep, CudaGraphSteps
@@ -23,18 +22,17 @@ from sonolora.data.prepared import Prepared
 from sonolora.ltx.lora.adapters import add_adapters, begin_with, lora_tensors
 from sonolora.ltx.lora.lora_file import open_lora
 from sonolora.media.write_audio import write_wav
-from sonolora.runs.artifacts import CONFIG, FROM_LORA, LORA, PREVIEW, RunArtifacts, RunDeletedError
-from sonolora.runs.cached_video import cache_videos
+from sonolora.runs.artifacts import CONFIG, FROM_LORA, LORA, PREVIEW, RunDeletedError
 from sonolora.runs.evaluation.evaluate import Evaluator
 from sonolora.runs.evaluation.evaluation import Evaluation
 from sonolora.runs.evaluation.metrics_log import MetricsLog
 from sonolora.runs.evaluation.metrics_sinks import MetricsSink, open_sinks
-from sonolora.runs.example_placement import place_examples
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.lora_metadata import lora_config, lora_metadata
 from sonolora.runs.preview_columns import preview_columns
 from sonolora.runs.report.finish import put_finish
 from sonolora.runs.run import Run
+from sonolora.runs.training_inputs import frozen_model, newest_state, placed_data
 from sonolora.runs.training_loop import TrainingLoop
 from sonolora.sampling.preview import joined
 from sonolora.training.state import load_state, save_state
@@ -77,13 +75,8 @@ def _train(
         sigma_density=run.sigma_density,
         preserve=settings.preserve,
     )
-    one_way = settings.one_way_video
-    with networks.transformer(video=run.mode.video and not one_way, one_way=one_way, policy=settings.policy) as model:
-        if one_way:
-            prepared = cache_videos(run, prepared, networks, progress, cancel)
-        else:
-            prepared = place_examples(run, prepared, networks.device, progress)
-            prepared = prepared.with_reference_positions(settings.reference_positions)
+    with frozen_model(run, networks) as model:
+        prepared = placed_data(run, prepared, networks, progress, cancel)
         adapters = add_adapters(model, run.mode.lora_targets, request.rank, settings.seed)
         graph, graphs = None, None
         if settings.cuda_graph:
@@ -93,7 +86,8 @@ def _train(
         trainer = Trainer(model, adapters, prepared.examples, config, graph=graph, foreign=foreign)
         columns = preview_columns(run.base, request, settings)
         evaluation = Evaluation(run, prepared, model, adapters, device)
-        if (kept := _load_newest_state(artifacts, trainer, identities, progress)) is not None:
+        load = partial(load_state, trainer=trainer, identities=identities)
+        if (kept := newest_state(artifacts, load, progress)) is not None:
             evaluation.load(kept)
             progress.message(f"continuing from step {trainer.step_count}")
         elif FROM_LORA in artifacts:
@@ -123,6 +117,8 @@ def _train(
                 evaluation.finish(last)
                 if previews := evaluator.evaluate(last):
                     artifacts.put(PREVIEW, partial(write_wav, waveform=joined(previews)))
+                    evaluation.add_previews(previews)
+                    evaluator.put_strengths(last, previews)
             except StopRequestedError:
                 loop.save()
                 writer.finish()
@@ -143,24 +139,3 @@ def _warn_if_worse(run: Run, steps: int, progress: Progress) -> None:
             f"training made it worse: train_eval_loss rose from {losses[0]:.4g} at step 0 to {losses[steps]:.4g} at "
             f"step {steps}. Train again with a learning_rate below {run.request.learning_rate:g}"
         )
-
-
-def _load_newest_state(
-    artifacts: RunArtifacts, trainer: Trainer, identities: Sequence[Mapping[str, str]], progress: Progress
-) -> dict[str, Tensor] | None:
-    """What was kept beside it; None where there is no state.
-
-    A damaged one is set aside for the one before it; if there is none, its error is raised.
-    """
-    states = artifacts.states()
-    for older, (step, name) in reversed(list(enumerate(states))):
-        try:
-            return load_state(artifacts.path(name), trainer, identities)
-        except DamagedFileError as error:
-            if not older:
-                raise DamagedFileError(
-                    f"{error}. It is the only state: remove it, and the run starts again at step 0"
-                ) from error
-            artifacts.set_aside(name)
-            progress.warning(f"{error}. It is set aside, and training continues from the state before step {step}")
-    return None

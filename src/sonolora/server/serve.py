@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +19,11 @@ from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sonolora.core.atomic_files import writing
 from sonolora.core.errors import SonoloraError
+from sonolora.core.object_store import ObjectStore
 from sonolora.server import clock
 from sonolora.server.api.app import Services, build_app, make_rest
 from sonolora.server.api.serializers import result_body
@@ -32,21 +32,29 @@ from sonolora.server.database.database import Database
 from sonolora.server.database.deadlines import shift_deadlines
 from sonolora.server.database.open_database import open_database
 from sonolora.server.database.sqlite import MAX_LOG_BYTES, SqliteDatabase
+from sonolora.server.files.remote import RemoteFiles
 from sonolora.server.files.storage import Storage
 from sonolora.server.folder_lock import single_instance
 from sonolora.server.health import Health
+from sonolora.server.jobs.assistant_process import Assistant
+from sonolora.server.jobs.attempt_folders import id_of, remove_run_folder
 from sonolora.server.jobs.deliveries import Deliveries
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.local_placer import LocalPlacer
+from sonolora.server.jobs.memory_needs import MemoryNeeds
 from sonolora.server.jobs.notifier import Notifier
+from sonolora.server.jobs.placer import Placer
+from sonolora.server.jobs.ray_placer import check_ray
 from sonolora.server.jobs.records import State
+from sonolora.server.jobs.remote_placer import RemotePlacer
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.jobs.workers import Workers
 from sonolora.server.net.listen import HttpServer, certificate_for, listen, loopback_of
 from sonolora.server.net.tunnel import tunnel
 from sonolora.server.net.urls import own_address
-from sonolora.server.settings import EMBEDDED_BASE, ServerSettings
+from sonolora.server.settings import EMBEDDED_BASE, RAY, SLURM, ServerSettings
+from sonolora.server.shared_secrets import share_secrets
 from sonolora.server.webhooks import Deliverer, jwks, load_signing_key
 
 CLEANING_SECONDS = 600.0
@@ -85,10 +93,16 @@ def serve(settings: ServerSettings, *, accept_database: bool = False, with_examp
     with single_instance(settings.folder), _opened(settings, accept_database) as database:
         for folder in (settings.folder, settings.folder / "runs"):
             _check_writable(folder)
+        if settings.placer == RAY:
+            check_ray()
         _check_base(settings.base)
+        objects = None
+        if settings.files is not None:
+            objects = ObjectStore(settings.files)
+            share_secrets(objects, settings.folder)
         with _turn(database) as listen_to_others:
             try:
-                uvloop.run(_serve(settings, database, listen_to_others, with_examples))
+                uvloop.run(_serve(settings, database, objects, listen_to_others, with_examples))
             except KeyboardInterrupt:
                 raise SonoloraError("stopped at once; the workers save what they can by themselves") from None
 
@@ -128,6 +142,15 @@ def _check_writable(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
 
 
+def _placer(settings: ServerSettings, changed: Callable[[], None]) -> Placer[Any]:
+    if settings.placer == RAY:
+        return RemotePlacer(("--base", settings.base, "ray", str(settings.ray_address)), changed)
+    if settings.placer == SLURM:
+        options = ("--jobs", str(settings.slurm_jobs), "--options", settings.slurm_options or "")
+        return RemotePlacer(("--base", settings.base, "slurm", str(settings.folder / "slurm"), *options), changed)
+    return LocalPlacer(settings.base, settings.devices, changed)
+
+
 def _check_base(base: str) -> None:
     """Raise `SonoloraError` for a base that workers could not load.
 
@@ -157,14 +180,19 @@ def _valid_keys(keys: Keys) -> int:
 
 
 async def _serve(
-    settings: ServerSettings, database: Database, listen_to_others: ListenToOthers, with_examples: bool
+    settings: ServerSettings,
+    database: Database,
+    objects: ObjectStore | None,
+    listen_to_others: ListenToOthers,
+    with_examples: bool,
 ) -> None:
     stop = _stop_signal()
     loop = asyncio.get_running_loop()
     notifier, health = Notifier(), Health()
     retrying = Retrying(health)
     store, keys = Store(database), Keys(database)
-    storage = Storage(settings.folder / "files", database, settings.max_upload_bytes)
+    remote = None if objects is None else RemoteFiles(objects, redirect=settings.redirect_downloads)
+    storage = Storage(settings.folder / "files", database, settings.max_upload_bytes, remote)
     signing_key = load_signing_key(settings.folder)
     async with AsyncExitStack() as stack:
         # Ports first: what cannot start fails before anything runs. From here on the settings have the actual ports.
@@ -179,8 +207,10 @@ async def _serve(
             port = await stack.enter_async_context(tunnel(settings.host, settings.proxy_port, to))
             settings = replace(settings, proxy_port=port)
 
-        placer = partial(LocalPlacer, settings.base, settings.devices)
-        workers = Workers(settings, store, storage, retrying, notifier.notify, placer)
+        assistant = Assistant()
+        stack.push_async_callback(assistant.stop)
+        memory, placer = MemoryNeeds(settings, assistant), partial(_placer, settings)
+        workers = Workers(settings, store, storage, retrying, notifier.notify, placer, memory)
         services = Services(
             settings,
             store,
@@ -326,7 +356,7 @@ async def _clean(settings: ServerSettings, store: Store, storage: Storage, retry
 
 def _remove_old_runs(folder: Path, store: Store, before: float) -> None:
     """Remove the run folders of requests that finished before then; their outputs are in the file store."""
-    for run in folder.iterdir() if folder.is_dir() else ():
-        request = store.request(run.name)
+    for run in list(folder.iterdir()) if folder.is_dir() else ():
+        request = store.request(id_of(run))
         if request and request.state == State.DONE and (request.finished or before) < before:
-            shutil.rmtree(run, ignore_errors=True)
+            remove_run_folder(run)

@@ -27,6 +27,7 @@ from sonolora.planning.run_settings import RENAMED, RunSettings
 CONFIGURATION = "server.toml"
 EMBEDDED_BASE = RunSettings.base  # the one that comes with the program
 WAIT, INTERRUPT = "wait", "interrupt"
+LOCAL, RAY, SLURM = "local", "ray", "slurm"
 FOLDER_VARIABLE = "SONOLORA_SERVER"
 
 
@@ -55,6 +56,16 @@ class ServerSettings:
     )
     base: str = same_setting(RunSettings, "base")
     devices: tuple[str, ...] = setting(("auto",), "Devices; each has one worker", metavar="DEVICE")
+    placer: str = setting(
+        LOCAL,
+        "Where runs are carried out: on the devices of this machine, or by a Ray or Slurm cluster",
+        choices=(LOCAL, RAY, SLURM),
+    )
+    ray_address: str | None = setting(None, "Address of the Ray cluster's head; needs placer ray", metavar="HOST:PORT")
+    slurm_jobs: int = setting(1, "Slurm jobs at a time", minimum=1)
+    slurm_options: str | None = setting(
+        None, "What a Slurm job asks for, in submitit's words: gpus_per_node=1,slurm_partition=gpu", metavar="LIST"
+    )
     allow_private_urls: bool = setting(False, "Fetch training data from private networks and this machine")
     allow_private_webhooks: bool = setting(False, "Send webhooks to private networks and this machine")
     generate_while_training: str = setting(
@@ -67,7 +78,20 @@ class ServerSettings:
         "PostgreSQL database of the queue, as postgresql+psycopg://user@host/name; by default a file in the folder",
         metavar="URL",
     )
+    files: str | None = setting(
+        None,
+        "Object store of uploads, outputs and saved states, as s3://bucket/prefix; by default the folder has them",
+        metavar="URL",
+    )
+    redirect_downloads: bool = setting(
+        False,
+        "Let clients download from the object store, which they must be able to reach, and not through the server",
+    )
     queue_limit: int = setting(1000, "Queued requests per key", minimum=1)
+    running_limit: int | None = setting(None, "Running requests per key; by default no limit", minimum=1)
+    fair_share_hours: float = setting(
+        24.0, "Of two keys whose requests wait, the one whose runs took less time in these hours goes first; 0: by age"
+    )
     attempts: int = setting(3, "Attempts at a request whose worker crashes", minimum=1)
     max_body_bytes: int = setting(64 << 20, "Largest JSON body, data: URIs included", minimum=1)
     max_upload_bytes: int = setting(20 << 30, "Largest upload", minimum=1)
@@ -88,10 +112,14 @@ class ServerSettings:
             port = getattr(self, name)
             if port is not None and not 0 <= port <= 65535:
                 raise SonoloraError(f"{name} must be 0 to 65535, not {port}")
+        if self.fair_share_hours < 0:
+            raise SonoloraError(f"fair_share_hours must be 0 or more, not {self.fair_share_hours:g}")
         if self.keep_days <= 0:
             raise SonoloraError(f"keep_days must be greater than 0, not {self.keep_days:g}")
         if not self.devices:
             raise SonoloraError("devices must name at least one device: auto, cpu, cuda or cuda:1")
+        if (self.placer == RAY) != (self.ray_address is not None):
+            raise SonoloraError("placer ray and ray_address go together: set both or neither")
         if (self.certificate is None) != (self.private_key is None):
             raise SonoloraError("certificate and private_key go together: set both or neither")
         if self.proxy_port is not None and self.tls_port is None:

@@ -2,7 +2,9 @@
 
 In: an example with a caption that is foreign to the data, noise, sigma. Out: the squared difference between the
 velocity with adapters and that of the frozen base, at the same point. A LoRA sees the captions of its data alone, and
-nothing else stops it from changing what other prompts give. The steps are spread evenly over a run.
+nothing else stops it from changing what other prompts give. The point is where the base itself goes from the noise with
+that caption, in one step: at a noisy clip of the data the caption says little, and what is learnt would be unlearnt.
+The steps are spread evenly over a run.
 """
 
 from __future__ import annotations
@@ -36,8 +38,9 @@ def preservation_losses(
     model: Transformer, adapters: Adapters, example: Example, noise_BTC: Tensor, sigma_B: Tensor
 ) -> Tensor:
     """Mean squared change of the velocity of each sample, (B,), over the frames that are not kept; not weighted."""
-    sigma_B11 = sigma_B[:, None, None]
-    noisy = (1 - sigma_B11) * example.latents_BTC + sigma_B11 * noise_BTC
     with torch.no_grad(), only_adapters(adapters, without_adapters):
+        # One for all members of a sweep, whose base is the same.
+        first = velocity(model, example, noise_BTC, torch.ones_like(sigma_B))[: len(sigma_B)]
+        noisy = noise_BTC - (1 - sigma_B[:, None, None]) * first
         base = velocity(model, example, noisy, sigma_B)
     return regenerated_means((velocity(model, example, noisy, sigma_B) - base).square().mean(dim=-1), example)

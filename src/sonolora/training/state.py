@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 
 import torch
@@ -49,6 +50,12 @@ def load_state(path: Path, trainer: Trainer, identities: Sequence[Mapping[str, s
     return {name.removeprefix(KEPT): tensor for name, tensor in kept.items()}
 
 
+def read_kept(path: Path) -> dict[str, Tensor]:
+    """What was kept beside a trainer's state, without a trainer. Raises `DamagedFileError` when it is damaged."""
+    tensors, _ = load_checked(path)
+    return {name.removeprefix(KEPT): tensor for name, tensor in tensors.items() if name.startswith(KEPT)}
+
+
 def _arranged(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], layout: Layout, path: Path
 ) -> dict[str, Tensor]:
@@ -67,9 +74,13 @@ def _matrices(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dic
     if _LAYOUT not in metadata:  # up to version 0.2 every matrix was a tensor of its own
         values = {name: one for name, one in tensors.items() if not name.endswith(MOMENTS)}
         return {VALUES: values} | {part: {name: tensors[f"{name}.{part}"] for name in values} for part in MOMENTS}
-    shapes = {name: torch.Size(shape) for name, shape in json.loads(metadata[_LAYOUT])}
-    sizes = [shape.numel() for shape in shapes.values()]
+    return matrices_of(tensors, {name: tuple(shape) for name, shape in json.loads(metadata[_LAYOUT])})
+
+
+def matrices_of(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, dict[str, Tensor]]:
+    """The matrices of each tensor of a state by name, as views."""
+    sizes = [prod(shape) for shape in layout.values()]
     return {
-        part: {name: one.view(shapes[name]) for name, one in zip(shapes, torch.split(flat, sizes), strict=True)}
+        part: {name: one.view(layout[name]) for name, one in zip(layout, torch.split(flat, sizes), strict=True)}
         for part, flat in tensors.items()
     }

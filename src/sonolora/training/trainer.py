@@ -66,6 +66,11 @@ class TrainingConfig:
         return 1 - (1 - _FINAL_LEARNING_RATE) * step / self.steps
 
 
+def member_prefix(member: int, members: int) -> str:
+    """Begins the names of a member's matrices in a layout."""
+    return f"{member}." if members > 1 else ""
+
+
 class Trainer:
     """Takes optimisation steps. `step_count` is the number of steps done.
 
@@ -270,7 +275,7 @@ class Trainer:
         """Names and shapes of the matrices in each tensor of a state, in their order."""
         rows = self._adapters.rows
         return {
-            f"{member}.{name}" if len(rows) > 1 else name: tuple(matrix.shape)
+            f"{member_prefix(member, len(rows))}{name}": tuple(matrix.shape)
             for member, row in enumerate(rows)
             for name, matrix in self._adapters.matrices(row.detach()).items()
         }

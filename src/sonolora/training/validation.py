@@ -21,7 +21,8 @@ from sonolora.training.loss import flow_losses
 
 SIGMAS = (0.125, 0.375, 0.625, 0.875)
 SIGNS = (1, -1)
-MAX_CLIPS = 8
+MAX_CLIPS, MAX_HELD_OUT = 8, 32
+ALL_LEVELS_UP_TO = 4  # clips; of more each is measured at every other level
 _SEED = 0
 
 
@@ -49,17 +50,30 @@ def grid_losses(
     With `alternate` every clip is measured at every other level alone, in turns, and is NaN at the rest: clips differ
     more than levels, so that more clips say more than more levels.
     """
-    rows = []
+    return member_losses(model, examples, device, alternate=alternate, sigmas=sigmas)[0]
+
+
+@torch.inference_mode()
+def member_losses(
+    model: Transformer,
+    examples: Sequence[Example],
+    device: torch.device,
+    *,
+    alternate: bool = False,
+    sigmas: Sequence[float] = SIGMAS,
+) -> Tensor:
+    """The same for each LoRA of those that are trained at once, (members, clips, sigmas)."""
+    members = 1 if model.adapters is None else len(model.adapters.rows)
+    losses = torch.full((members, len(examples), len(sigmas)), torch.nan)
     for index, example in enumerate(examples):
         example = example.to(device)
         noise = grid_noise(example, index).to(device)
-        row = torch.full((len(sigmas),), torch.nan)
         for at, sigma in enumerate(sigmas):
             if not alternate or at % 2 == index % 2:
                 level = torch.tensor([sigma], device=device)
-                row[at] = torch.cat([flow_losses(model, example, sign * noise, level) for sign in SIGNS]).mean()
-        rows.append(row)
-    return torch.stack(rows) if rows else torch.empty(0, len(sigmas))
+                of_signs = torch.stack([flow_losses(model, example, sign * noise, level) for sign in SIGNS])
+                losses[:, index, at] = of_signs.mean(0).cpu()
+    return losses
 
 
 def eval_losses(

@@ -129,6 +129,8 @@ class Served:
         self.storage = Storage(settings.folder / "files", self.database, 1 << 30)
         self.health = Health()
         self.changed = []
+        self.placer = None  # by default on the devices of the settings
+        self.memory = None
 
     def add(self, part, **values):
         body = {"training_data_url": f"https://example.com/{part}", "number_of_steps": 150}
@@ -144,9 +146,9 @@ class Served:
 
     @asynccontextmanager
     async def running(self):
-        local = partial(LocalPlacer, self.settings.base, self.settings.devices)
+        placer = self.placer or partial(LocalPlacer, self.settings.base, self.settings.devices)
         self.workers = Workers(
-            self.settings, self.store, self.storage, Retrying(self.health), self.changed.append, local
+            self.settings, self.store, self.storage, Retrying(self.health), self.changed.append, placer, self.memory
         )
         task = asyncio.create_task(self.workers.run())
         try:

@@ -25,7 +25,9 @@ def database(tmp_path):
 
 
 def request(store):
-    return store.add_request(NewRequest(endpoint="t2a", mode="t2a", body={}, key_id="k")).id
+    """One that is running, for the first time."""
+    store.add_request(NewRequest(endpoint="t2a", mode="t2a", body={}, key_id="k"))
+    return store.claim().id
 
 
 class SlowStore(Store):
@@ -46,7 +48,7 @@ def test_what_is_reported_during_the_last_write_is_written(database):
     id = request(store)
 
     async def run():
-        journal = Journal(store, Retrying(Health()), id, lambda _: None)
+        journal = Journal(store, Retrying(Health()), id, 1, lambda _: None)
         journal.log("first")
         writing = asyncio.create_task(journal.run())
         assert await asyncio.to_thread(store.writes.wait, 20)
@@ -78,7 +80,7 @@ def test_a_store_that_fails_for_a_while_loses_nothing(database, monkeypatch):
     id = request(store)
 
     async def run():
-        journal = Journal(store, Retrying(health), id, lambda _: None)
+        journal = Journal(store, Retrying(health), id, 1, lambda _: None)
         writing = asyncio.create_task(journal.run())
         journal.add({"event": "phase", "name": "training", "total": 4})
         journal.add({"event": "metrics", "step": 1, "values": {"loss": 2.0}})

@@ -25,6 +25,7 @@ from sonolora.runs.artifacts import RunArtifacts
 from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.files.storage import Storage
 from sonolora.server.health import Health
+from sonolora.server.jobs.attempt_folders import begin_attempt, drop_older_attempts
 from sonolora.server.jobs.local_placer import LocalPlacer
 from sonolora.server.jobs.records import NewRequest, State
 from sonolora.server.jobs.retrying import Retrying
@@ -368,6 +369,32 @@ def test_a_folder_is_one_workers_at_a_time(body, worker, tmp_path, slow_url):
     assert first.end()[-1]["event"] == "stopped"
     reading.join(LIMIT)
     assert [event["event"] for event in seen][-2:] == ["input_error", "ready"]
+
+
+def test_a_process_of_an_older_attempt_that_wakes_up_does_no_harm(undisturbed, body, worker, tmp_path):
+    """It is stopped in the middle of its steps, the run goes on elsewhere and ends, and then it goes on."""
+    run = tmp_path / "run"
+
+    def content():
+        return {path.relative_to(run).as_posix(): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    older, newer = worker(), worker()
+    older.job(begin_attempt(run, 1), body)
+    older.until("progress", step=10, total=STEPS)
+    older.kill(signal.SIGSTOP)
+    newer.job(begin_attempt(run, 2), body)
+    events = newer.until("done")
+    assert events[0] == {"event": "begun", "resumed": True}
+    same_as(undisturbed, run)
+    ended = content()
+    older.kill(signal.SIGCONT)
+    older.until("progress", step=17, total=STEPS)  # and saves a state on the way
+    older.commands.close()
+    assert {event["event"] for event in older.end()} >= {"stopped"}
+    assert content() == ended
+    drop_older_attempts(run)
+    assert [path.name for path in tmp_path.iterdir() if not path.is_symlink()] == ["run.attempt-2"]
+    assert content() == ended
 
 
 @pytest.mark.parametrize(

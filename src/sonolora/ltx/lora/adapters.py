@@ -130,6 +130,15 @@ def rounded_to_bf16(adapters: Adapters) -> AbstractContextManager[None]:
     return with_values(adapters, adapters.flat.detach().to(FILE_DTYPE))
 
 
+def at_strength(adapters: Adapters, strength: float) -> AbstractContextManager[None]:
+    """Context in which the adapters have the values of the file, used at a strength."""
+    values = adapters.flat.detach().to(FILE_DTYPE).float()
+    for name, matrix in adapters.matrices(values).items():
+        if name.endswith("lora_B"):
+            matrix *= strength
+    return with_values(adapters, values)
+
+
 @contextmanager
 def with_values(adapters: Adapters, values: Tensor) -> Iterator[None]:
     """Context in which the adapters have these values, which lie as `flat` does."""
@@ -142,10 +151,13 @@ def with_values(adapters: Adapters, values: Tensor) -> Iterator[None]:
         current.copy_(exact)
 
 
-def lora_tensors(adapters: Adapters) -> dict[str, Tensor]:
-    """The tensors of the LoRA file, by key: bfloat16, on the CPU."""
-    matrices = adapters.matrices(adapters.flat.detach().to("cpu", FILE_DTYPE))
-    return {f"{FILE_PREFIX}{name}.weight": matrix for name, matrix in matrices.items()}
+def lora_tensors(adapters: Adapters, member: int = 0, rank: int | None = None) -> dict[str, Tensor]:
+    """The tensors of the LoRA file, by key: bfloat16, on the CPU. `rank`: of the member, without what pads it."""
+    matrices = adapters.matrices(adapters.rows[member].detach().to("cpu", FILE_DTYPE))
+    tensors = {f"{FILE_PREFIX}{name}.weight": matrix for name, matrix in matrices.items()}
+    if rank is None:
+        return tensors
+    return {name: (one[:rank] if "lora_A" in name else one[:, :rank]).contiguous() for name, one in tensors.items()}
 
 
 def save_lora(path: Path, adapters: Adapters, metadata: Mapping[str, str]) -> None:

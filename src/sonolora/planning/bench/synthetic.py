@@ -11,7 +11,7 @@ from torch import nn
 from sonolora.core.devices import compute_dtype
 from sonolora.core.errors import SonoloraError
 from sonolora.cuda_graph import CudaGraphStep
-from sonolora.ltx.lora.adapters import add_adapters
+from sonolora.ltx.lora.adapters import add_stacked_adapters
 from sonolora.ltx.memory.quantised import QuantisedLinear, quantise
 from sonolora.ltx.model.transformer import Transformer, apply_policy
 from sonolora.planning.base_shape import BaseShape
@@ -57,10 +57,12 @@ def synthetic_trainer(
 ) -> tuple[Trainer, Transformer]:
     """A trainer of such a model on one example."""
     model = synthetic_model(shape, layers, step, device)
-    adapters = add_adapters(model, step.targets, step.rank, _SEED)
+    adapters = add_stacked_adapters(model, step.targets, [step.rank] * step.members, _SEED)
     example = make_example(shape, step.tokens, device, compute_dtype(device), layers)
     config = TrainingConfig(_STEPS, _LEARNING_RATE, _SEED, step.batch_size)
-    return Trainer(model, adapters, [example], config, graph=CudaGraphStep(warn=fail) if static else None), model
+    graph = CudaGraphStep(warn=fail) if static else None
+    rates = [_LEARNING_RATE] * step.members
+    return Trainer(model, adapters, [example], config, learning_rates=rates, graph=graph), model
 
 
 def fail(reason: str) -> None:

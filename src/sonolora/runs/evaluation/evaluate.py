@@ -17,7 +17,7 @@ from sonolora.core.progress import Progress
 from sonolora.cuda_graph import CudaGraphSteps
 from sonolora.data.prepared import Prepared, PreviewItem
 from sonolora.ltx.codec.audio_codec import AudioCodec
-from sonolora.ltx.lora.adapters import rounded_to_bf16
+from sonolora.ltx.lora.adapters import at_strength, rounded_to_bf16
 from sonolora.ltx.lora.lora_stack import with_loras
 from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer
@@ -27,7 +27,7 @@ from sonolora.runs.artifacts import Preview
 from sonolora.runs.evaluation.evaluation import Evaluation
 from sonolora.runs.evaluation.metrics_log import MetricsLog
 from sonolora.runs.preview_columns import PreviewColumn
-from sonolora.runs.report.preview_picture import draw_preview, put_film
+from sonolora.runs.report.preview_picture import draw_preview, draw_strengths, put_film
 from sonolora.runs.report.report_page import update_page
 from sonolora.runs.run import Run
 from sonolora.sampling.preview import render
@@ -89,6 +89,35 @@ class Evaluator:
         summary = self.evaluation.summary()
         self.progress.message(f"step {step}: train_eval_loss {values['train_eval_loss']:.4f}; {summary}")
         return waveforms
+
+    def put_strengths(self, step: int, sounds: Sequence[Waveform]) -> None:
+        """Render the last previews, whose sounds are given, at the other strengths that the settings want."""
+        strengths = self.run.settings.other_strengths
+        if not strengths or not sounds:
+            return
+        column, seed = self.columns[0], self.run.settings.seed
+        items = self.prepared.previews
+        self.progress.phase("rendering other strengths", len(items) * len(strengths) * column.sampling.steps)
+        step_done = self.cancel.after(self.progress.advance)
+        made: list[dict[float, Waveform]] = [{1.0: sound} for sound in sounds]
+        for strength in strengths:
+            with (
+                at_strength(self.adapters, strength),
+                with_loras(self.model, self.adapters, column.loras),
+            ):
+                for number, item in enumerate(items):
+                    sampling = replace(column.sampling, graphs=None if column.loras else self.graphs)
+                    sound = render(self.model, self.codec, item, sampling, seed, self.device, step_done)
+                    made[number][strength] = sound
+        for number, (item, of_strength) in enumerate(zip(items, made, strict=True), start=1):
+            preview = Preview(step, number, item.prompt, seed, "lora")
+            by_strength = {f"{strength:g}": of_strength[strength] for strength in sorted(of_strength)}
+            for strength_text, sound in by_strength.items():
+                if strength_text != "1":
+                    self.run.artifacts.put(preview.at_strength(strength_text), partial(write_wav, waveform=sound))
+            picture = preview.at_strength("all").removesuffix(".wav") + ".png"
+            draw = partial(draw_strengths, artifacts=self.run.artifacts, preview=preview, sounds=by_strength)
+            self.run.artifacts.put(picture, draw)
 
     def _render(
         self, step: int, number: int, item: PreviewItem, column: PreviewColumn, step_done: Callable[[], None]

@@ -7,7 +7,7 @@ chance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,17 +19,28 @@ from sonolora.data.prepared import Prepared
 from sonolora.ltx.lora.adapters import lora_tensors, rounded_to_bf16
 from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer
+from sonolora.media.audio import Waveform
 from sonolora.planning.run_settings import KEEP_BEST
-from sonolora.runs.artifacts import BEST, EVALUATION
+from sonolora.runs.artifacts import BEST, EVALUATION, PATTERNS
+from sonolora.runs.evaluation.copies import likeness_of_previews, load_patterns
 from sonolora.runs.evaluation.evaluation_record import evaluation_record, metrics_values, record, summary
 from sonolora.runs.lora_metadata import lora_metadata
+from sonolora.runs.report.preview_sources import sources_of
 from sonolora.runs.run import Run
 from sonolora.training.effect import Effect, measure_effect
 from sonolora.training.evaluation import History, Judgement, changes, judge
-from sonolora.training.validation import MAX_CLIPS, SIGMAS, SIGNS, grid_losses, only_adapters, spread, without_adapters
+from sonolora.training.validation import (
+    ALL_LEVELS_UP_TO,
+    MAX_CLIPS,
+    MAX_HELD_OUT,
+    SIGMAS,
+    SIGNS,
+    grid_losses,
+    only_adapters,
+    spread,
+    without_adapters,
+)
 
-_MAX_HELD_OUT = 32
-_ALL_LEVELS_UP_TO = 4  # clips; of more each is measured at every other level
 # Shares of the run's forward passes, a step counting as three.
 _EVALUATIONS_SHARE, _CLIPS_SHARE = 0.06, 0.025
 _MIN_TABLE, _TABLE_SIGMA = 8, (0.625,)
@@ -44,7 +55,7 @@ class Evaluation:
     ) -> None:
         self._run, self._prepared, self._model, self._adapters, self._device = run, prepared, model, adapters, device
         self._training = [*spread(len(prepared.examples), MAX_CLIPS)]
-        self._held_out = [*spread(len(prepared.held_out.examples), _MAX_HELD_OUT)]
+        self._held_out = [*spread(len(prepared.held_out.examples), MAX_HELD_OUT)]
         self.history = History(
             [prepared.recordings[index] for index in self._training],
             [prepared.held_out.recordings[index] for index in self._held_out],
@@ -93,7 +104,7 @@ class Evaluation:
         training = [self._prepared.examples[index] for index in self._training]
         held_out = [self._prepared.held_out.examples[index] for index in self._held_out]
         return tuple(  # type: ignore[return-value]
-            grid_losses(self._model, part, self._device, alternate=len(part) > _ALL_LEVELS_UP_TO)
+            grid_losses(self._model, part, self._device, alternate=len(part) > ALL_LEVELS_UP_TO)
             for part in (training, held_out)
         )
 
@@ -145,6 +156,18 @@ class Evaluation:
             table = self._table()
         self._finished = {"effect": _effect_json(effect, bool(held_out.examples)), **table}
         self._finished["stopped_early"] = step < self._run.request.number_of_steps
+        self._write()
+
+    def add_previews(self, sounds: Sequence[Waveform]) -> None:
+        """How much the last previews are like the clips, where these are known."""
+        patterns = load_patterns(self._run.artifacts.path(PATTERNS))
+        if patterns is None or not sounds:
+            return
+        items, sources = self._prepared.previews, sources_of(self._run.artifacts)
+        previews = [(item.prompt, sound, item.regenerate) for item, sound in zip(items, sounds, strict=True)]
+        given = [sources.get(number) for number in range(1, len(sounds) + 1)]
+        own = [source.clip if source is not None and (source.given or source.film) else None for source in given]
+        self._finished |= likeness_of_previews(patterns, previews, own)
         self._write()
 
     def _table(self) -> dict[str, Any]:
@@ -211,7 +234,7 @@ _UNFINISHED: dict[str, Any] = {"stopped_early": False, "clips": [], "clips_measu
 
 
 def _levels(clips: int) -> int:
-    return len(SIGMAS) if clips <= _ALL_LEVELS_UP_TO else len(SIGMAS) // 2
+    return len(SIGMAS) if clips <= ALL_LEVELS_UP_TO else len(SIGMAS) // 2
 
 
 def remark(change: Tensor, at: int, training: int) -> str | None:

@@ -42,7 +42,9 @@ from sonolora.modes.preview_spec import MIN_SECONDS
 from sonolora.modes.request import parse
 from sonolora.planning.generate_settings import GenerateSettings
 from sonolora.planning.run_settings import JOINT, RunSettings
+from sonolora.runs.artifacts import PATTERNS
 from sonolora.runs.cached_video import with_cached_videos
+from sonolora.runs.evaluation.copies import describe_likeness, load_patterns
 from sonolora.runs.generation.generation_clips import (
     ClipLength,
     GenerationInput,
@@ -161,6 +163,10 @@ def _generate(
                     )
                     paste_passage(result, sound, part.first, part.paste, correct=not settings.codec_level)
         _write(out, result, given, settings, spec.prompt, progress)
+        # Beside the LoRA of a run lies what its clips are like.
+        patterns = load_patterns(lora.path.with_name(PATTERNS)) if lora is not None else None
+        if patterns is not None and spec.source is None and (text := describe_likeness(patterns, result)):
+            progress.message(text)
         if spec.video is not None:
             film = fetch(spec.video, Path(scratch), field=spec.field, sources=sources)
             write_film(out.with_suffix(".mp4"), film, result)

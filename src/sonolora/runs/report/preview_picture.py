@@ -5,6 +5,7 @@ In: the artifacts of a run, a preview and its sound. Out: the preview's picture,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +40,16 @@ def draw_preview(path: Path, artifacts: RunArtifacts, preview: Preview, sound: W
         rows.append(Row(f"real: {source.clip}", real))
         measure = len(rows) - 1
     draw_sounds(path, rows, preview.prompt, _strip(artifacts, source, real), measure)
+
+
+def draw_strengths(path: Path, artifacts: RunArtifacts, preview: Preview, sounds: Mapping[str, Waveform]) -> None:
+    """Write a picture of the base, then of the LoRA at each strength, then of the real sound."""
+    source = sources_of(artifacts).get(preview.number, PreviewSource(preview.number))
+    before, real = _before(artifacts, preview), _sound(artifacts, source.real)
+    rows = [Row("the base", before, source.regenerate or ())] if before is not None else []
+    rows += [Row(f"the LoRA at strength {one}", sound, source.regenerate or ()) for one, sound in sounds.items()]
+    rows += [Row(f"real: {source.clip}", real)] if real is not None else []
+    draw_sounds(path, rows, preview.prompt)
 
 
 def put_film(artifacts: RunArtifacts, preview: Preview, sound: Waveform) -> None:

@@ -34,7 +34,8 @@ _SMALLER = 2  # films of previews are kept at half size
 class PreviewSource:
     """What preview `number`, from 1, is to be compared with; addresses are artifacts, None where there is none.
 
-    `clip`: the clip of the run that it is made from; `regenerate`: seconds, None: all of it.
+    `clip`: the clip of the run that it is made from; `regenerate`: seconds, None: all of it; `leak`: whether the prompt
+    has nothing to do with the data.
     """
 
     number: int
@@ -44,6 +45,7 @@ class PreviewSource:
     real: str | None = None  # the sound as it is in the data
     given: str | None = None  # the sound that is kept in part, or transformed
     film: str | None = None
+    leak: bool = False
 
     @classmethod
     def parse(cls, saved: dict[str, Any]) -> PreviewSource:

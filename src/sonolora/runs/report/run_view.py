@@ -19,7 +19,7 @@ from sonolora.core.errors import MediaError, SonoloraError
 from sonolora.core.frames import Span
 from sonolora.media.audio import Waveform, decode_audio, resample
 from sonolora.media.write_audio import write_wav
-from sonolora.runs.artifacts import LORA, REPORT_MEDIA, Preview, RunArtifacts
+from sonolora.runs.artifacts import LORA, PREVIEWS, REPORT_MEDIA, Preview, RunArtifacts
 from sonolora.runs.report.curves import Series, draw_curves, smoothed
 from sonolora.runs.report.preview_sources import PreviewSource, sources_of
 from sonolora.runs.report.shown import ShownSound
@@ -107,6 +107,7 @@ def _shown(artifacts: RunArtifacts, previews: Sequence[Preview], source: Preview
     files.append((f"after {newest.step:,} steps" if newest.step else "the base", newest.sound, True))
     if distilled:
         files.append(("the same with the distilled schedule", distilled[-1].sound, True))
+    files += [(f"the LoRA at strength {strength}", name, True) for strength, name in _strengths(artifacts, newest)]
     if source.real is not None and source.real != source.given and source.film is None:
         files.append((f"real: {source.clip}", source.real, False))
     sounds = {name: decode_audio(artifacts.path(name)).waveform for _, name, _ in files if name in artifacts}
@@ -118,7 +119,7 @@ def _shown(artifacts: RunArtifacts, previews: Sequence[Preview], source: Preview
         for what, name, generated in files
         if name in sounds
     ]
-    note = ""
+    note = "a prompt that has nothing to do with the data: it should sound like the base" if source.leak else ""
     if source.clip is not None:
         held_out = "held out of training" if source.held_out else "which is trained on"
         note = f"of the clip {source.clip}, {held_out}"
@@ -130,6 +131,13 @@ def _shown(artifacts: RunArtifacts, previews: Sequence[Preview], source: Preview
         newest.film if newest.film in artifacts else None,
         newest.picture if newest.picture in artifacts else None,
     )
+
+
+def _strengths(artifacts: RunArtifacts, newest: Preview) -> list[tuple[str, str]]:
+    """Other strengths that a preview was rendered with, and the sounds."""
+    begin, end = newest.at_strength("").removesuffix(".wav"), ".wav"
+    names = [name for name in artifacts.names(PREVIEWS) if name.startswith(begin) and name.endswith(end)]
+    return sorted(((name.removeprefix(begin).removesuffix(end), name) for name in names), key=lambda one: float(one[0]))
 
 
 def _player(

@@ -28,16 +28,18 @@ _SHOWN_FIELDS = ("rank", "number_of_steps", "learning_rate", "audio_duration_sec
 @dataclass(frozen=True)
 class Finish:
     """`seconds`: of training and previews; `moved`: how much nearer the previews are to the data than the base's, as a
-    share of the base's distance, None where nothing can be compared."""
+    share of the base's distance, None where nothing can be compared; `leak`: the same of a prompt that has nothing to
+    do with the data."""
 
     seconds: float
     moved: float | None
+    leak: float | None = None
 
     @classmethod
     def of(cls, artifacts: RunArtifacts) -> Finish | None:
         """None for a run that is not finished."""
         values = _json(artifacts, FINISH)
-        return None if values is None else cls(values["seconds"], values.get("moved"))
+        return None if values is None else cls(values["seconds"], values.get("moved"), values.get("leak"))
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,13 @@ def _better(artifacts: RunArtifacts, evaluation: Mapping[str, Any] | None) -> st
 
 
 def _previews(finish: Finish | None) -> str:
-    if finish is None or finish.moved is None:
-        return ""
-    share = round(100 * finish.moved)
-    if share >= 0:
-        return f"Its previews are {share} % nearer to your clips than the base's, by timbre and rhythm."
-    return f"Its previews are {-share} % farther from your clips than the base's, by timbre and rhythm."
+    figures = [] if finish is None else [("Its previews are", finish.moved), ("The unrelated prompt is", finish.leak)]
+    shares = [(who, round(100 * moved)) for who, moved in figures if moved is not None]
+    return " ".join(
+        f"{who} {abs(share)} % {'nearer to' if share >= 0 else 'farther from'} your clips than the base's, "
+        "by timbre and rhythm."
+        for who, share in shares
+    )
 
 
 def _state(artifacts: RunArtifacts, evaluation: Mapping[str, Any] | None) -> str:
@@ -122,6 +125,11 @@ def _state(artifacts: RunArtifacts, evaluation: Mapping[str, Any] | None) -> str
             "weak": "Its effect is weak: a higher strength, learning rate or more steps may bring out more.",
             "trained too far": "It changes the base by so much that it may have gone too far: try a lower strength.",
         }.get(effect, ""),
+        *(
+            f"Preview {one['number']} is a copy of a part of {one['training']['clip']}."
+            for one in (evaluation or {}).get("copies", ())
+            if one.get("copy")
+        ),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
 

@@ -78,7 +78,7 @@ def result_body(request: Request, base: str, storage: Storage) -> Any:
         file = storage.find(path.split("/")[2])
         if file is None:  # it has expired
             return base + path
-        return f"data:{file.content_type};base64,{base64.b64encode(file.path.read_bytes()).decode()}"
+        return f"data:{file.content_type};base64,{base64.b64encode(storage.content(file).read_bytes()).decode()}"
 
     inline = request.options.get("sync_mode")
     return request.result and with_file_urls(request.result.body, data_uri if inline else lambda path: base + path)

@@ -17,12 +17,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from sonolora.modes.request import Body, parse
@@ -30,7 +30,9 @@ from sonolora.server.api.byte_ranges import byte_ranges
 from sonolora.server.api.file_lifetime import read_lifetime
 from sonolora.server.api.request_body import BodyMemory, chunks, in_parser_thread, read_object
 from sonolora.server.api.responses import JsonResponse, RejectedError, error_response
+from sonolora.server.files.names import disposition
 from sonolora.server.files.records import StoredFile
+from sonolora.server.files.remote import LINK_SECONDS, RemoteFiles
 from sonolora.server.files.secret import is_signed, load_secret, signature
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.keys import Keys
@@ -42,10 +44,6 @@ IDLE_SECONDS = 60.0  # between two chunks of an upload
 _MAX_ANNOUNCEMENT = 256 << 10  # bytes of JSON
 _MAX_PARTS = 10_000
 _MAX_PART_LIST = 2 << 20  # bytes of JSON; 10,000 parts take half of it
-# Types that a browser may display in place; anything else, which may contain a program, it can only save. No '+': a
-# browser treats whatever ends in +xml as a page.
-_DISPLAYED = re.compile(r"(audio|video)/[\w.-]+|image/(png|jpeg|gif|webp|avif)|text/plain|application/json", re.ASCII)
-_SAVED = frozenset({"application/zip", "application/gzip", "application/x-tar"})
 
 
 class _Initiate(Body):
@@ -157,20 +155,23 @@ class _StorageApi:
         file = await run_in_threadpool(self.storage.find, request.path_params["id"])
         if file is None:
             raise RejectedError(error_response(404, "there is no such file (any more)"))
-        displayed = _DISPLAYED.fullmatch(file.content_type) is not None
-        known = displayed or file.content_type in _SAVED
         headers = {"etag": f'"{file.sha256}"', "x-content-type-options": "nosniff"}
         if _matches(request.headers.get("if-none-match", ""), f"{file.sha256}"):
             return Response(status_code=304, headers=headers)
         if not _set_range(request, file.size, headers["etag"]):
             detail = f"the file does not have this range: it has {file.size:,} bytes"
             return error_response(416, detail, headers={"content-range": f"bytes */{file.size}"})
+        kind, content_type = disposition(file.content_type)
+        if (remote := self.storage.elsewhere(file)) is not None:
+            if (link := remote.link(file)) is not None:
+                return RedirectResponse(link, headers={"cache-control": f"private, max-age={LINK_SECONDS / 2:.0f}"})
+            return _remote_download(request, file, remote, headers, kind, content_type)
         return _Download(
             file.path,
             headers=headers,
-            media_type=file.content_type if known else "application/octet-stream",
+            media_type=content_type,
             filename=file.name,
-            content_disposition_type="inline" if displayed else "attachment",
+            content_disposition_type=kind,
         )
 
     async def _initiated(self, request: Request) -> StoredFile:
@@ -234,6 +235,21 @@ class _StorageApi:
 
     def _is_signed(self, signed: str, purpose: str, subject: str, expires: str) -> bool:
         return is_signed(self.secret, signed, purpose, subject, expires)
+
+
+def _remote_download(
+    request: Request, file: StoredFile, remote: RemoteFiles, headers: dict[str, str], kind: str, content_type: str
+) -> Response:
+    """From the object store, through this server. Of several ranges, which no player asks for, the whole file."""
+    start, end, status = 0, file.size, 200
+    if match := re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", "")):
+        start, end, status = int(match[1]), int(match[2]) + 1, 206
+        headers["content-range"] = f"bytes {start}-{end - 1}/{file.size}"
+    headers |= {"content-length": str(end - start), "accept-ranges": "bytes"}
+    headers["content-disposition"] = f"{kind}; filename*=utf-8''{quote(file.name, safe='')}"
+    if request.method == "HEAD":
+        return Response(headers=headers, media_type=content_type)
+    return StreamingResponse(remote.stream(file, start, end), status, headers, content_type)
 
 
 class _Download(FileResponse):

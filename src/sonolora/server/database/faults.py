@@ -30,9 +30,11 @@ _FAULTS = {
 class StoreError(SonoloraError):
     """The database cannot be used, for this `reason`. `public` says so without its path or address, for clients."""
 
+    what = "database"
+
     def __init__(self, path: Path | str, reason: str, *advice: str) -> None:
         self.reason = reason
-        self.public = f"the server's database cannot be used: {reason}"
+        self.public = f"the server's {self.what} cannot be used: {reason}"
         super().__init__(" ".join([f"{path}: {reason}.", *(f"{sentence}." for sentence in advice)]))
 
 

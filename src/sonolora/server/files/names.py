@@ -9,6 +9,10 @@ from urllib.parse import urlsplit
 
 MAX_NAME_BYTES = 160
 _MEDIA_TYPE = re.compile(r"[a-z0-9][\w.+-]{0,60}/[a-z0-9][\w.+-]{0,60}", re.ASCII)
+# Types that a browser may display in place; anything else, which may contain a program, it can only save. No '+': a
+# browser treats whatever ends in +xml as a page.
+_DISPLAYED = re.compile(r"(audio|video)/[\w.-]+|image/(png|jpeg|gif|webp|avif)|text/plain|application/json", re.ASCII)
+_SAVED = frozenset({"application/zip", "application/gzip", "application/x-tar"})
 _ADDRESS = re.compile(r"(?:/cdn)?/files/([^/]+)/[^/]+")
 
 
@@ -32,6 +36,13 @@ def media_type(content_type: str) -> str:
     """The type and subtype without parameters; `application/octet-stream` for what is not a media type."""
     essence = content_type.partition(";")[0].strip().lower()
     return essence if _MEDIA_TYPE.fullmatch(essence) else "application/octet-stream"
+
+
+def disposition(content_type: str) -> tuple[str, str]:
+    """How a browser treats a download, `inline` or `attachment`, and the media type that it is told."""
+    displayed = _DISPLAYED.fullmatch(content_type) is not None
+    known = displayed or content_type in _SAVED
+    return "inline" if displayed else "attachment", content_type if known else "application/octet-stream"
 
 
 def file_id(url: str) -> str | None:

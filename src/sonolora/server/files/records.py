@@ -34,6 +34,11 @@ class StoredFile:
     complete: bool = False
 
     @property
+    def object_name(self) -> str:
+        """In an object store; content that replaces other content has another."""
+        return f"content/{self.id}/{self.sha256}/{self.name}"
+
+    @property
     def address(self) -> str:
         """The path of its URL."""
         return f"/files/{self.id}/{quote(self.name, safe='')}"

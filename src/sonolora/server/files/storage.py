@@ -1,5 +1,8 @@
 """The file store: what clients upload and what runs produce, on disk and in the database.
 
+With an object store the content is there, and the disk holds copies of what was used lately: other servers, and this
+one without its disk, have all that the database knows of.
+
 In: bytes as they arrive, whole or in parts, or a file of a finished run. Out: `StoredFile`s, until they expire.
 A file's address holds 192 random bits: whoever knows it may read the file.
 
@@ -19,6 +22,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,9 +37,11 @@ from sonolora.server.files.incoming import Incoming, UploadError, Written, sync,
 from sonolora.server.files.multipart import Parts
 from sonolora.server.files.names import file_id
 from sonolora.server.files.records import FileRecords, StoredFile
+from sonolora.server.files.remote import RemoteFiles
 from sonolora.server.files.unknown import Unknown
 
 ABANDONED_SECONDS = 86_400.0  # without a new part before an upload is given up
+COPY_SECONDS = 86_400.0  # that the copy of an object is kept on the disk; a run reads its files when it starts
 
 
 class Storage:
@@ -44,8 +50,8 @@ class Storage:
     Raises `OutputError` when the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, database: Database, max_bytes: int) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, database: Database, max_bytes: int, remote: RemoteFiles | None = None) -> None:
+        self.folder, self._remote = folder, remote
         self._content = folder / "content"
         self._records = FileRecords(database, self._content)
         self._incoming = Incoming(folder / "incoming", max_bytes)
@@ -85,11 +91,11 @@ class Storage:
         the checksum of what was stored.
         """
         file = self._valid(id)
-        if file is None or _is_as_recorded(file):
+        if file is None or not self.is_here(file) or _is_as_recorded(file):
             return file
         with self._publishing:  # which replaces content and record
             file = self._valid(id)
-            if file is None or _is_as_recorded(file):
+            if file is None or not self.is_here(file) or _is_as_recorded(file):
                 return file
             with file.path.open("rb") as content:
                 mtime_ns = os.fstat(content.fileno()).st_mtime_ns
@@ -99,21 +105,42 @@ class Storage:
                 self._records.save(file)
                 return file
             self._unknown.set_aside(file.path.parent, clock.now(), "was changed on the disk and is not served any more")
+            if self._remote is not None:
+                return file
             self._records.delete(id)
             return None
+
+    def is_here(self, file: StoredFile) -> bool:
+        """Whether the content is on this server's disk; with an object store it may not be."""
+        return file.path.is_file()
+
+    def content(self, file: StoredFile) -> Path:
+        """The path of the content on this server's disk, fetched from the object store if need be."""
+        if self._remote is not None and not self.is_here(file):
+            with self._incoming.temporary(file.id) as temporary:
+                self._remote.fetch(file, temporary)
+                os.utime(temporary, ns=(file.mtime_ns or 0, file.mtime_ns or 0))
+                with self._publishing:
+                    file.path.parent.mkdir(mode=0o700, exist_ok=True)
+                    temporary.replace(file.path)
+        return file.path
+
+    def elsewhere(self, file: StoredFile) -> RemoteFiles | None:
+        """The object store that has the content, when it is not on this server's disk."""
+        return None if self.is_here(file) else self._remote
 
     def _valid(self, id: str) -> StoredFile | None:
         """The complete file with content that has not expired."""
         file = self.begun(id)
         if file is None or not file.complete or (file.expires is not None and file.expires <= clock.now()):
             return None
-        return file if file.path.is_file() else None
+        return file if self._remote is not None or self.is_here(file) else None
 
     def local(self, url: str) -> Path | None:
         """The path of the file behind one of our own URLs, whatever its host: the server may have several names."""
         id = file_id(url)
         file = self.find(id) if id else None
-        return file.path if file else None
+        return self.content(file) if file else None
 
     def adopt(self, path: Path, name: str, content_type: str, *, request_id: str, expires: float | None) -> StoredFile:
         """Store an output of a run, by hard link where possible. Replaces the request's earlier output of that name."""
@@ -177,7 +204,9 @@ class Storage:
                 owner = known.get(path.name)
                 if path.name in busy or not path.exists():
                     continue
-                if owner is None:
+                if self._remote is not None and path.parent == self._content and _age(path) > COPY_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
+                elif owner is None:
                     self._unknown.set_aside(path, now, "is in no record of the database")
                 elif owner.complete and path.parent == self._parts.folder:  # arrived after the file was joined
                     shutil.rmtree(path, ignore_errors=True)
@@ -186,6 +215,8 @@ class Storage:
                 if path not in writing and path.exists():
                     path.unlink(missing_ok=True)
                     removed += 1
+        if self._remote is not None:
+            removed += self._remote.clean(now, known)
         return removed + self._unknown.clean(now)
 
     def restart_waiting(self, now: float) -> None:
@@ -212,6 +243,8 @@ class Storage:
         """Move the content to its place and record it."""
         mtime_ns = written.path.stat().st_mtime_ns
         file = replace(file, size=written.size, sha256=written.sha256, mtime_ns=mtime_ns, complete=True)
+        if self._remote is not None:
+            self._remote.put(file, written.path)
         # Of two that write the same file at once, the same one wins on disk and in the database.
         with self._publishing:
             file.path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -223,8 +256,15 @@ class Storage:
 
     def _discard(self, id: str) -> None:
         self._records.delete(id)
+        if self._remote is not None:
+            self._remote.delete(id)
         shutil.rmtree(self._content / id, ignore_errors=True)
         self._parts.discard(id)
+
+
+def _age(path: Path) -> float:
+    """Seconds since something was put into a folder, by the file system's clock."""
+    return time.time() - path.stat().st_mtime
 
 
 def _is_as_recorded(file: StoredFile) -> bool:

@@ -65,11 +65,13 @@ class ActiveJob:
                 "format": options.get("format", "wav"),
                 "settings": {**weights, **options.get("settings", {})},
             }
+        if settings.files is not None:
+            job["copies"] = {"address": settings.files, "attempt": request.starts}
         return {**job, "settings": {**settings.run_settings(request.mode), **options.get("settings", {})}}
 
     async def start(self, command: dict[str, Any]) -> None:
         """Place the run. Raises `WorkerDiedError`."""
-        self.handle = await self.placer.start(Run(self.request.id, self.slot, command), self.request.attempts)
+        self.handle = await self.placer.start(Run(self.request.id, self.slot, command), self.request.starts)
         if self.cancelled.is_set() or self.yielding.is_set():
             await self.stop(save=True)
 

@@ -22,8 +22,8 @@ _STEP_LINE_SECONDS = 10.0  # between two log lines about training steps
 class Journal:
     """Of one attempt at one request. `changed` is called with the request's id after every write."""
 
-    def __init__(self, store: Store, retrying: Retrying, id: str, changed: Callable[[str], None]) -> None:
-        self._store, self._retrying, self._id, self._changed = store, retrying, id, changed
+    def __init__(self, store: Store, retrying: Retrying, id: str, attempt: int, changed: Callable[[str], None]) -> None:
+        self._store, self._retrying, self._id, self._attempt, self._changed = store, retrying, id, attempt, changed
         self._closing = asyncio.Event()
         self._logs: list[tuple[float, str, str]] = []
         self._metrics: dict[int, dict[str, Any]] = {}
@@ -87,6 +87,7 @@ class Journal:
         progress = dict(self._progress) if self._progress != self._written_progress else None
         if not logs and not metrics and progress is None:
             return
-        await self._retrying(self._store.record, self._id, progress=progress, logs=logs, metrics=list(metrics.items()))
+        rows, attempt = list(metrics.items()), self._attempt
+        await self._retrying(self._store.record, self._id, progress=progress, logs=logs, metrics=rows, attempt=attempt)
         self._written_progress = progress or self._written_progress
         self._changed(self._id)

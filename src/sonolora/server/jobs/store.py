@@ -7,6 +7,7 @@ one transaction. Any thread may call. Ids are looked up as given: an unknown one
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +33,11 @@ from sonolora.server.database import tables
 from sonolora.server.database.database import Database
 from sonolora.server.database.faults import StoreError
 from sonolora.server.database.tables import requests, valid_unicode
+from sonolora.server.jobs.drains import Drains
+from sonolora.server.jobs.fair_share import ShareRules, keys_at_limit, share_order
 from sonolora.server.jobs.records import Delivery, Event, Kind, LogLine, NewRequest, Request, Result, State
+
+NO_RULES = ShareRules()
 
 
 class QueueFullError(SonoloraError):
@@ -53,6 +58,13 @@ def _is(state: State) -> ColumnElement[bool]:
 
 _queued = _is(State.QUEUED)
 _place: ColumnElement[float] = literal_column("coalesce(place, number)")
+
+
+def _newest(id: str, attempt: int | None) -> ColumnElement[bool]:
+    """The request, while this attempt is the one that is running; with None whatever it does."""
+    return (requests.c.id == id) & (true() if attempt is None else _is(State.RUNNING) & (requests.c.starts == attempt))
+
+
 _to_cancel = (requests.c.cancel_requested == true()) & (requests.c.state != literal_column("'done'"))
 
 _REQUEST = select(requests).where(requests.c.id == bindparam("id"))
@@ -77,7 +89,7 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.reading = database.reading
+        self.reading, self.drains = database.reading, Drains(database)
         self._uncertain: list[float] = []  # starts of which a lost connection did not say whether they were kept
 
     # The queue
@@ -114,11 +126,11 @@ class Store:
         rows = self._database.fetch(_POSITION, id=valid_unicode(id))
         return int(rows[0][0]) if rows else 0
 
-    def claim(self) -> Request | None:
-        """Take the next request out of the queue to run it, by priority, then by arrival.
+    def claim(self, gb: float = math.inf, rules: ShareRules = NO_RULES) -> Request | None:
+        """Take the next request out of the queue to run it, by priority, then by the rules, then by arrival.
 
-        Skips those whose start deadline has passed, unless they have been started once, those to be cancelled and those
-        that are paused.
+        Skips those whose start deadline has passed, unless they have been started once, those to be cancelled, those
+        that are paused, and those that need more than `gb` of memory, or of which that is not known.
         """
         now = clock.now()
         in_time = or_(
@@ -127,18 +139,22 @@ class Store:
         following = (
             select(requests.c.number)
             .where(_queued, requests.c.cancel_requested.is_(False), requests.c.paused.is_(False), in_time)
-            .order_by(requests.c.priority, _place)
             .limit(1)
             .with_for_update(skip_locked=True)  # where there is more than one writer
             .correlate(None)
-            .scalar_subquery()
         )
-        taken = update(requests).where(requests.c.number == following)
+        if gb < math.inf:
+            following = following.where(requests.c.gb <= gb)
         values = {"state": State.RUNNING, "started": now, "starts": requests.c.starts + 1}
         if self._uncertain and (found := self._started(self._uncertain.pop())):
             return found
         try:
             with self._database.transaction() as transaction:
+                if full := keys_at_limit(transaction, rules):
+                    following = following.where(requests.c.key_id.not_in(full))
+                share = share_order(transaction, rules, now)
+                following = following.order_by(requests.c.priority, *([] if share is None else [share]), _place)
+                taken = update(requests).where(requests.c.number == following.scalar_subquery())
                 row = transaction.execute(taken.values(values).returning(*requests.c)).one_or_none()
         except StoreError:
             self._uncertain.append(now)
@@ -154,18 +170,28 @@ class Store:
             raise
         return Request.of(rows[0]) if rows else None
 
+    def uncounted(self) -> Request | None:
+        """The first queued request of which it is not known how much memory it needs."""
+        first = select(requests).where(_queued, requests.c.gb.is_(None)).order_by(requests.c.priority, _place).limit(1)
+        rows = self._database.read(first)
+        return Request.of(rows[0]) if rows else None
+
+    def set_gb(self, id: str, gb: float) -> None:
+        """Note how much memory a request needs."""
+        self._database.write(update(requests).where(requests.c.id == id).values(gb=gb))
+
     def overdue(self, now: float) -> list[Request]:
         """The queued requests whose start deadline has passed and that have never been started."""
         late = select(requests).where(_queued, requests.c.start_deadline <= now, requests.c.started.is_(None))
         rows = self._database.read(late.order_by(requests.c.priority, _place))
         return [Request.of(row) for row in rows]
 
-    def requeue(self, id: str, *, crashed: bool, how: str | None = None) -> None:
+    def requeue(self, id: str, *, crashed: bool, how: str | None = None, attempt: int | None = None) -> None:
         """Put a running request back to its old place in the queue, as `interrupted`.
 
-        When `crashed` it counts as an attempt; `how` says how it crashed.
+        When `crashed` it counts as an attempt; `how` says how it crashed. Given an older `attempt`, nothing happens.
         """
-        back = update(requests).where(requests.c.id == id, requests.c.state == State.RUNNING)
+        back = update(requests).where(_newest(id, attempt), requests.c.state == State.RUNNING)
         with self._database.transaction() as transaction:
             values = {"state": State.QUEUED, "attempts": requests.c.attempts + int(crashed)}
             if transaction.execute(back.values(values)).rowcount:
@@ -243,10 +269,13 @@ class Store:
         """The queued and running requests that are to be cancelled."""
         return [Request.of(row) for row in self._database.read(select(requests).where(_to_cancel))]
 
-    def finish(self, id: str, result: Result) -> bool:
-        """Give a queued or running request its result, and its webhook a delivery. False: it had a result already."""
+    def finish(self, id: str, result: Result, attempt: int | None = None) -> bool:
+        """Give a queued or running request its result, and its webhook a delivery.
+
+        False: it had a result already, or `attempt` is given and older than the one that is running.
+        """
         now = clock.now()
-        not_done = update(requests).where(requests.c.id == id, requests.c.state != State.DONE)
+        not_done = update(requests).where(_newest(id, attempt), requests.c.state != State.DONE)
         columns = {**vars(result), "headers": json.dumps(result.headers), "result": json.dumps(result.body)}
         del columns["body"]
         with self._database.transaction() as transaction:
@@ -296,6 +325,24 @@ class Store:
             query = query.where(requests.c.mode == mode)
         return [Request.of(row) for row in self._database.read(query)]
 
+    def used(self) -> list[tuple[str, int, int, float]]:
+        """The ledger by key: the id, its finished requests, their billable units, and seconds on a device."""
+        columns = (requests.c.key_id, func.count(), func.sum(requests.c.billable_units))
+        done = select(*columns, func.sum(requests.c.inference_time)).where(requests.c.state == State.DONE)
+        rows = self._database.read(done.group_by(requests.c.key_id).order_by(requests.c.key_id))
+        return [(key, number, units, seconds or 0.0) for key, number, units, seconds in rows]
+
+    def waiting(self) -> list[tuple[str, int, float]]:
+        """By kind: how many requests wait, and since when the oldest does."""
+        of_kind = select(requests.c.kind, func.count(), func.min(requests.c.created)).where(_queued)
+        return [(kind, number, oldest) for kind, number, oldest in self._database.read(of_kind.group_by("kind"))]
+
+    def outcomes(self) -> list[tuple[str, int | None, int, int]]:
+        """By mode and status, None of those that are not done: how many requests, and attempts that crashed."""
+        columns = requests.c["mode", "status"]
+        counts = select(*columns, func.count(), func.sum(requests.c.attempts)).group_by(*columns)
+        return [(mode, status, number, int(crashes)) for mode, status, number, crashes in self._database.read(counts)]
+
     def billed(self) -> list[tuple[str, int, int]]:
         """The ledger: each mode with the number of its finished trainings and their billable units."""
         units = select(requests.c.mode, func.count(), func.sum(requests.c.billable_units))
@@ -320,27 +367,34 @@ class Store:
         progress: dict[str, Any] | None = None,
         logs: Sequence[tuple[float, str, str]] = (),
         metrics: Sequence[tuple[int, dict[str, Any]]] = (),
+        attempt: int | None = None,
     ) -> None:
-        """Keep all of it or, when it raises, none.
+        """Keep all of it or, when it raises or `attempt` is older than the one that is running, none.
 
         `progress` replaces the earlier one; `logs` are lines of (time, level, message); `metrics` are values by step,
         where a resumed run repeats steps: the later values replace the earlier ones.
         """
+        newest = _newest(id, attempt)
         with self._database.transaction() as transaction:
+            if attempt is not None and not transaction.scalar(select(requests.c.id).where(newest).with_for_update()):
+                return
             if progress is not None:
                 values = {"progress": json.dumps(progress)}
-                transaction.execute(update(requests).where(requests.c.id == id).values(values))
+                transaction.execute(update(requests).where(newest).values(values))
             _add_logs(transaction, id, logs)
             if metrics:
                 rows = [{"request_id": id, "step": step, "data": json.dumps(data)} for step, data in metrics]
                 transaction.execute(self._database.upsert(tables.metrics), rows)
 
-    def add_logs(self, id: str, lines: Sequence[tuple[float, str, str]]) -> None:
+    def add_logs(self, id: str, lines: Sequence[tuple[float, str, str]], attempt: int | None = None) -> None:
         """Lines of (time, level, message)."""
-        self.record(id, logs=lines)
+        self.record(id, logs=lines, attempt=attempt)
 
-    def add_event(self, id: str, kind: str, data: dict[str, Any] | None = None) -> None:
-        self._database.write(insert(tables.events), _event(id, kind, data))
+    def add_event(self, id: str, kind: str, data: dict[str, Any] | None = None, *, attempt: int | None = None) -> None:
+        """An event, unless `attempt` is older than the one that is running."""
+        with self._database.transaction() as transaction:
+            if transaction.scalar(select(requests.c.id).where(_newest(id, attempt)).with_for_update()):
+                transaction.execute(insert(tables.events), _event(id, kind, data))
 
     def logs(self, id: str, after: int = 0) -> list[LogLine]:
         """The lines in order, those with a number above `after`."""

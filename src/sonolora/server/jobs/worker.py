@@ -6,7 +6,8 @@ In: JSON lines on standard input. A job is `{"id", "folder", "mode", "body", "so
 and `settings` are fields of `Sources` and `RunSettings`; `{"stop": id}` ends that job's run early. A job whose folder
 holds a run resumes it; otherwise the folder is emptied and the run starts.
 
-A job may name its own `base`. A job of `"kind": "generate"` has `samples` (prompt, scale, seed each), `loras` (path,
+A job may name its own `base`, and with `copies` (address, attempt) where its folder is copied to: see `RunCopy`.
+A job of `"kind": "generate"` has `samples` (prompt, scale, seed each), `loras` (path,
 and if need be scale and weight_name), `passes` (mode, body, names: see `sonolora.runs.generation.passes`), a `format`,
 and as `settings` fields of `GenerateSettings`; it writes sample-001.wav and so on into its folder. A sample's scale is
 the strength of the first LoRA.
@@ -35,7 +36,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -45,6 +46,7 @@ import torch
 from sonolora.core.cancellation import CancelToken, InterruptedRunError, StopRequestedError
 from sonolora.core.devices import resolve_device
 from sonolora.core.errors import OUT_OF_MEMORY, InputError, SonoloraError
+from sonolora.core.object_store import ObjectStore, ObjectStoreError
 from sonolora.data.cache_folder import default_cache_folder
 from sonolora.data.fetch import Sources
 from sonolora.data.fetch_lora import fetch_lora
@@ -57,6 +59,7 @@ from sonolora.runs.artifacts import RECORD, RunArtifacts, RunDeletedError
 from sonolora.runs.generation.passes import NamedLoRA, Pass, generate_passes
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.resume import resume
+from sonolora.runs.run_copy import RunCopy
 from sonolora.runs.run_folder import exclusive_use
 from sonolora.runs.start import start
 from sonolora.server.jobs.hidden_paths import HiddenPaths
@@ -170,6 +173,9 @@ def work(desk: Desk, job: Mapping[str, Any], commands: CommandReader, events: Ev
         (_generate if job.get("kind") == "generate" else _run)(networks, job, commands, events)
     except InterruptedRunError as error:
         events.send("stopped", step=error.step)
+    except ObjectStoreError as error:
+        events.warning(f"the object store cannot be used ({error.reason}): the run is tried again")
+        events.send("stopped", step=None)
     except InputError as error:
         events.send("input_error", detail=error.detail())
     except SonoloraError as error:
@@ -269,11 +275,20 @@ def _run(networks: Networks, job: Mapping[str, Any], commands: CommandReader, ev
         _start_or_resume(networks, job, folder, events, stop)
 
 
+def _copied(job: Mapping[str, Any], folder: Path) -> AbstractContextManager[None]:
+    """What the run makes is copied to the object store that the job names, from which other machines continue it."""
+    copies = job.get("copies")
+    if not copies:
+        return nullcontext()
+    return RunCopy(ObjectStore(copies["address"]), job["id"], copies["attempt"]).kept(folder)
+
+
 def _start_or_resume(
     networks: Networks, job: Mapping[str, Any], folder: Path, events: Events, stop: Callable[[], bool]
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with exclusive_use(folder, wait=True):  # a killed server may have left its worker running
+    # A killed server may have left its worker running.
+    with exclusive_use(folder, wait=True), _copied(job, folder):
         resumed = RECORD in RunArtifacts(folder)
         events.send("begun", resumed=resumed)
         if resumed:

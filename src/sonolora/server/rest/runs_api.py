@@ -345,7 +345,7 @@ class RunsApi:
         file = await anyio.to_thread.run_sync(self.storage.find, request.path_params["file"])
         if file is None:
             raise RejectedError(error_response(404, "there is no such file (any more)"))
-        return file.path
+        return await anyio.to_thread.run_sync(self.storage.content, file)
 
     async def _drawn(self, draw: Any, path: Path) -> Any:
         try:

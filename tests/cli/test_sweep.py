@@ -1,0 +1,49 @@
+"""`sonolora sweep`: what it refuses before anything heavy is loaded, and its table."""
+
+from __future__ import annotations
+
+import pytest
+
+from sonolora.cli.sweep import print_sweep
+from sonolora.core.atomic_files import write_json
+from sonolora.runs.artifacts import RECORD, SWEEP
+from sonolora.runs.run_record import RunRecord
+
+PLAN = {"members": [{"learning_rate": 1e-4, "rank": 8}, {"learning_rate": 2e-4, "rank": 8}], "keep_all": False}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--learning-rate", "1e-4"], "a sweep needs two members or more"),
+        (["--learning-rate", "1e-4,2"], "learning_rate: Input should be less than or equal to 1"),
+        (["--rank", "8,9"], "rank: Input should be 8, 16"),
+    ],
+)
+def test_what_is_no_sweep_is_a_bad_request(sonolora, tmp_path, options, words):
+    done = sonolora("sweep", "t2a", tmp_path, *options, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert words in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_one_lora_is_not_continued_as_a_sweep(sonolora, tmp_path):
+    write_json(tmp_path / RECORD, RunRecord.new("t2a", {}, {}, "f").as_json())
+    done = sonolora("sweep", "--resume", tmp_path)
+    assert done.code == 2
+    assert f"sonolora train --resume {tmp_path}" in done.err
+
+
+def test_the_table_has_the_best_first(tmp_path, capsys):
+    write_json(tmp_path / RECORD, RunRecord.new("t2a", {}, {}, "f", PLAN).as_json())
+    change = {"mean": -0.2, "low": -0.3, "high": -0.1}
+    members = [
+        {**PLAN["members"][0], "steps": 50, "change": None, "behind_best": None, "curve": []},
+        {**PLAN["members"][1], "steps": 100, "change": change, "behind_best": None, "curve": []},
+    ]
+    write_json(tmp_path / SWEEP, {"best": 1, "members": members, "held_out_clips": 5})
+    print_sweep(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert "0.0002" in lines[2]
+    assert "-18 % [-26, -10]" in lines[2]
+    assert "diverged" in lines[3]
