@@ -39,7 +39,8 @@ def discover(folder: Path, not_unpacked: Mapping[str, str] | None = None) -> Fil
     """List `folder` with all folders below it; `not_unpacked` adds ignored names. InputError if it cannot be read.
 
     Ignored with a reason: hidden and system files, archives inside the archive, links that lead out of the folder or
-    to another folder, folders of a check or a run, and whatever is not a file. An ignored folder is listed once, not by its files.
+    to another folder, folders of a check or a run, and whatever is not a file. An ignored folder is listed once, not by
+    its files.
     """
     names: list[str] = []
     ignored = dict(not_unpacked or {})
