@@ -19,8 +19,9 @@ from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest, parse
 from sonolora.planning.base_shape import BaseShape
-from sonolora.planning.needs import CUDA_RESERVE, Needs, count_needs
+from sonolora.planning.needs import CUDA_RESERVE, Needs, count_needs, training_step
 from sonolora.planning.run_settings import JOINT, V2A_VIDEO, RunSettings
+from sonolora.planning.work_counts import step_flops
 
 RANKS = (8, 16, 32, 64, 128)
 DEFAULT_RANK = 32
@@ -75,6 +76,7 @@ kernels, workspaces and fragmentation, which is an assumption.
 # By the time that they cost, as `sonolora estimate` suggests them.
 OPTIONS: tuple[dict[str, Any], ...] = (
     {},
+    {"checkpointed_blocks": 24},
     {"gradient_checkpointing": True},
     {"weights": "int8"},
     {"weights": "nf4"},
@@ -84,7 +86,7 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"weights": "int8", "block_offload": True},
     {"weights": "nf4", "block_offload": True},
 )
-CARDS = (8, 12, 16, 24)  # GB that are free
+CARDS = (8, 12, 16, 24, 48, 80)  # GB that are free
 SMALL_CARDS = f"""
 ## On small cards
 
@@ -94,11 +96,20 @@ change the result; see `docs/small-cards.md` for what int8 and nf4 change.
 
 | mode | {" | ".join(map(as_text, OPTIONS))} | host |
 |---|{"---|" * (len(OPTIONS) + 1)}"""
-FITS = """
+FITS = f"""
 The first option from the left that fits into this much free card memory:
 
-| mode | 8 GB | 12 GB | 16 GB | 24 GB |
-|---|---|---|---|---|"""
+| mode | {" | ".join(f"{card} GB" for card in CARDS)} |
+|---|{"---|" * len(CARDS)}"""
+SOME_BLOCKS = """
+## v2a with some blocks recomputed
+
+Each block that is recomputed keeps little for the backward pass, and costs its forward pass once more. Peak of the run
+at rank 32, and TFLOP of a step:
+
+| `--checkpointed-blocks` | full weights | `--weights int8` | TFLOP |
+|---|---|---|---|"""
+BLOCKS = (0, 12, 24, 36, 48)
 
 
 def request(mode: Mode, **changed: Any) -> TrainRequest:
@@ -134,7 +145,18 @@ def page(shape: BaseShape, device: torch.device) -> Iterator[str]:
             third.append(f"| {name} | {' | '.join(gb(needs.peak) for needs in counted)} | {hosts} |")
             fourth.append(f"| {name} | {' | '.join(first_that_fits(counted, card) for card in CARDS)} |")
             print(third[-1], file=sys.stderr)
-    yield from (*third, *fourth)
+    yield from (*third, *fourth, SOME_BLOCKS)
+    for blocks in BLOCKS:
+        yield blocks_row(shape, blocks, device)
+
+
+def blocks_row(shape: BaseShape, blocks: int, device: torch.device) -> str:
+    """Row of the last table."""
+    mode = MODES["v2a"]
+    settings = [RunSettings(weights=weights, checkpointed_blocks=blocks) for weights in ("full", "int8")]
+    peaks = [gb(count_needs(shape, mode, request(mode), one, device).peak) for one in settings]
+    flops = step_flops(shape, training_step(mode, request(mode), settings[0]), device.type)
+    return f"| {blocks} | {' | '.join(peaks)} | {flops.whole / 1e12:.0f} |"
 
 
 def first_that_fits(counted: Sequence[Needs], card: int) -> str:

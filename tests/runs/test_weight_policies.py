@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.memory_fit import does_not_fit
 from sonolora.planning.needs import Needs, Stage
 from sonolora.planning.run_settings import RunSettings
-from sonolora.planning.work_counts import Step, Tokens, step_bytes
+from sonolora.planning.work_counts import Step, Tokens, step_bytes, step_flops
 from sonolora.server.settings import load_settings
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -70,24 +71,35 @@ def size(found):
 
 
 @pytest.mark.slow
-def test_checkpointed_blocks_are_extrapolated(monkeypatch):
-    """The peak of all six layers, and that of four and five extrapolated to them."""
+@pytest.mark.parametrize("blocks", [6, 5, 3, 1])
+def test_checkpointed_blocks_are_extrapolated(monkeypatch, blocks):
+    """The peak of all six layers, and that of a few of either kind extrapolated to them."""
     shape = BaseShape.find("tiny")
-    step = Step(T2A.lora_targets, 4, Tokens(26), policy=WeightPolicy("int8", gradient_checkpointing=True))
+    step = Step(T2A.lora_targets, 4, Tokens(26), policy=WeightPolicy("int8", checkpointed_blocks=blocks))
     extended = step_bytes(shape, step, "cuda")
-    monkeypatch.setattr(counts, "_COUNTED_LAYERS_CHECKPOINTED", (6, 7))
+    monkeypatch.setattr(counts, "_COUNTED", 6)
+    monkeypatch.setattr(counts, "_COUNTED_RECOMPUTED", 6)
     assert step_bytes(replace(shape, fingerprint="whole"), step, "cuda") == extended
+
+
+def test_each_checkpointed_block_keeps_less_and_costs_a_pass_more():
+    shape, policies = BaseShape.find("tiny"), [WeightPolicy(checkpointed_blocks=blocks) for blocks in (0, 3, 6)]
+    steps = [Step(T2A.lora_targets, 4, Tokens(126), policy=policy) for policy in policies]
+    none, half, every = [step_bytes(shape, step, "cpu") for step in steps]
+    assert every.activations < half.activations < none.activations and every.peak < half.peak < none.peak
+    assert abs(none.activations + every.activations - 2 * half.activations) < 0.01 * none.activations
+    none, half, every = [step_flops(shape, step, "cpu").whole for step in steps]
+    assert none < half < every and none + every == 2 * half
 
 
 SMALLER = {"full": 0, "int8": 20, "fp8": 20, "nf4": 30}
 
 
 def counted(shape, mode, request, settings, device):  # noqa: ARG001
-    """A base of 40 and a step of 60, of which 20 grow with the rank; blocks computed again spare 30 of them."""
+    """A base of 40 and a step of 60, of which 20 grow with the rank; three blocks computed again spare 10 each."""
     base = 40 - SMALLER[settings.weights]
     held = base // 10 if settings.block_offload else base
-    again = settings.block_offload or settings.gradient_checkpointing
-    step = settings.batch_size * (40 + 20 * request.rank // 32 - (30 if again else 0))
+    step = settings.batch_size * (40 + 20 * request.rank // 32 - 10 * settings.policy.recomputed(3))
     waiting = base - held if settings.block_offload else 0
     return Needs(None, 0, (Stage("training", {"transformer": held}, step),), None, 0, 0, host_bytes=waiting)
 
@@ -98,7 +110,8 @@ def told(monkeypatch, room, host=1000, settings=None, **changed):
     settings = settings or RunSettings()
     request = parse(T2A.request, {"training_data_url": "a", "rank": 32, "audio_duration_seconds": 0.5, **changed})
     needs = counted(None, T2A, request, settings, CUDA)
-    return does_not_fit(None, T2A, request, settings, CUDA, needs, room)
+    shape = SimpleNamespace(transformer_config=SimpleNamespace(layers=3))
+    return does_not_fit(shape, T2A, request, settings, CUDA, needs, room)
 
 
 @pytest.mark.parametrize(
@@ -107,12 +120,12 @@ def told(monkeypatch, room, host=1000, settings=None, **changed):
         (
             90,
             InputError,
-            "It would fit with --gradient-checkpointing, or --weights int8, or --block-offload, or rank = 16",
+            "It would fit with --checkpointed-blocks 1, or --weights int8, or --block-offload, or rank = 16",
         ),
         (
             85,
             InputError,
-            "It would fit with --gradient-checkpointing, or --weights int8, or --block-offload, or rank = 8",
+            "It would fit with --checkpointed-blocks 2, or --weights int8, or --block-offload, or rank = 8",
         ),
         (75, SonoloraError, "It would fit with --gradient-checkpointing, or --weights nf4, or --block-offload"),
         (40, SonoloraError, "It would fit with --block-offload"),

@@ -20,7 +20,7 @@ from sonolora.modes.request import Body, TrainRequest
 from sonolora.planning.run_settings import RunSettings, option
 
 # Settings that a run may be resumed with: none changes what it computes, beyond the precision of the device.
-_RESUME_SETTINGS = ("base", "device", "gradient_checkpointing", "block_offload")
+_RESUME_SETTINGS = ("base", "device", "gradient_checkpointing", "checkpointed_blocks", "block_offload")
 _RESUME: Options = {
     "context": (typer.Context, ...),
     "resume": (

@@ -171,7 +171,7 @@ class BaseShape:
         with META:
             model = Transformer(replace(self.transformer_config, layers=layers), video=video, one_way=one_way)
         resident = replace(policy, offloaded=False)
-        model.gradient_checkpointing = policy.uses_gradient_checkpointing
+        model.checkpointed_blocks = policy.recomputed(layers)
         model = self._as_loaded(
             model, lambda name: PREFIX + name, dtype, lambda name, tensor: place_weight(model, name, tensor, resident)
         )

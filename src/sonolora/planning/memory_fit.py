@@ -97,7 +97,7 @@ class _Search:
 
     def error(self, problem: str) -> SonoloraError:
         """The problem, and what to do: one change, else two options, else several changes together."""
-        recomputed, quantised, offloaded, both = _smaller_settings(self.settings)
+        recomputed, quantised, offloaded, both = _smaller_settings(self.settings, self.shape.transformer_config.layers)
         every = [self.settings, *recomputed, *quantised, *offloaded, *both]
         smallest, changes = self.smallest_request()
         if all(self.count(smallest, settings).peak > self.available for settings in (every[-1], *self.one_way)):
@@ -180,22 +180,27 @@ class _Search:
             words.append("--block-offload")
         elif settings.gradient_checkpointing != current.gradient_checkpointing:
             words.append("--gradient-checkpointing")
+        elif settings.checkpointed_blocks != current.checkpointed_blocks:
+            words.append(f"--checkpointed-blocks {settings.checkpointed_blocks}")
         return " ".join(words)
 
 
-def _smaller_settings(settings: RunSettings) -> tuple[list[RunSettings], ...]:
-    """Settings that need less memory, by the time that they cost: with gradient checkpointing, a forward pass more;
-    with quantised weights, which are dequantised at each use; with block offload, where all weights cross the bus twice
-    a step; with two of them. Without fp8, which needs as much as int8 and is less exact.
+def _smaller_settings(settings: RunSettings, layers: int) -> tuple[list[RunSettings], ...]:
+    """Settings that need less memory, by the time that they cost: with a quarter of the blocks recomputed, up to all
+    of them, at most a forward pass more; with quantised weights, which are dequantised at each use; with block offload,
+    where all weights cross the bus twice a step; with two of them. Without fp8, which needs as much as int8 and is less
+    exact.
     """
-    recomputing: list[dict[str, Any]] = [{"gradient_checkpointing": True}]
+    parts = range(layers // 4, layers, max(1, layers // 4)) if not settings.checkpointed_blocks else ()
+    recomputing: list[dict[str, Any]] = [{"checkpointed_blocks": count} for count in parts if count]
+    recomputing.append({"gradient_checkpointing": True})
     offloading: list[dict[str, Any]] = [{"block_offload": True}]
     if settings.block_offload or settings.gradient_checkpointing:
         recomputing = []
     if settings.block_offload or settings.cuda_graph or settings.compile:  # neither works with offloaded blocks
         offloading = []
     coarser = [{"weights": weights} for weights in WEIGHTS[WEIGHTS.index(settings.weights) + 1 :] if weights != "fp8"]
-    both = [one | other for kind in (recomputing, offloading) for one in coarser for other in kind]
+    both = [one | other for kind in (recomputing[-1:], offloading) for one in coarser for other in kind]
     return tuple(
         [replace(settings, **changes) for changes in kind] for kind in (recomputing, coarser, offloading, both)
     )

@@ -147,7 +147,8 @@ def count_needs(
 
     step = step_bytes(shape, what, kind)
     guidance = preview_guidance(shape, request)
-    policy = replace(what.policy, gradient_checkpointing=False, offloaded=False)  # a preview has no backward pass
+    # Previews have no backward pass.
+    policy = replace(what.policy, gradient_checkpointing=False, checkpointed_blocks=0, offloaded=False)
     evaluation = [members * preview_bytes(shape, tokens, kind, None, policy)]  # at most: they share the text
     for preview in previews:
         evaluation += [preview_bytes(shape, preview, kind, guidance, policy), decoding_bytes(shape, preview.audio)]

@@ -34,6 +34,7 @@ RENAMED = {"stream_blocks": "block_offload"}  # settings of earlier versions, by
 _STEP_OPTIONS = (
     "weights",
     "gradient_checkpointing",
+    "checkpointed_blocks",
     "block_offload",
     "v2a_video",
     "deterministic",
@@ -61,6 +62,9 @@ class RunSettings:
     weights: str = setting(FULL, "Precision of the frozen base; quantised weights save memory", choices=WEIGHTS)
     gradient_checkpointing: bool = setting(
         False, "Recompute activations in the backward pass: less memory, same result"
+    )
+    checkpointed_blocks: int = setting(
+        0, "Recompute the first N blocks only, for a card that lacks some memory; 0 is none", minimum=0, maximum=1000
     )
     block_offload: bool = setting(
         False, "Keep the base in host memory, two blocks at a time on the device: far less memory, same result"
@@ -179,7 +183,9 @@ class RunSettings:
         """How the frozen base is stored and run."""
         from sonolora.ltx.memory.weight_policy import WeightPolicy
 
-        return WeightPolicy(self.weights, self.gradient_checkpointing, self.block_offload, self.compile)
+        return WeightPolicy(
+            self.weights, self.gradient_checkpointing, self.checkpointed_blocks, self.block_offload, self.compile
+        )
 
     @property
     def one_way_video(self) -> bool:

@@ -2,8 +2,8 @@
 
 In: a base's shape, the tokens of an example, a device type. Out: bytes and FLOPs of a training step and of a sampling
 step, and bytes of encoding. Both steps run with two and with three layers and are extrapolated: from the second on
-layers are alike, and every figure grows by the same amount with each. With gradient checkpointing the last blocks
-decide the peak of a few layers, so it takes four and five.
+layers are alike, and every figure grows by the same amount with each. Of layers that are recomputed the last ones
+decide the peak of a few, so it takes four and five of them.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ from sonolora.training.loss import flow_losses
 from sonolora.training.step_phases import flop_counter, read_phases
 from sonolora.training.trainer import Trainer, TrainingConfig
 
-_COUNTED_LAYERS = 2, 3
-_COUNTED_LAYERS_CHECKPOINTED = 4, 5
+_COUNTED, _COUNTED_RECOMPUTED = 2, 4  # layers
 
 
 @dataclass(frozen=True)
@@ -126,15 +125,14 @@ def make_example(
 
 def step_bytes(shape: BaseShape, step: Step, device_type: str) -> StepBytes:
     """Memory of every step after the first."""
-    # Without the weights it does not matter where they wait; only that offloaded blocks are computed again.
-    policy = replace(step.policy, gradient_checkpointing=step.policy.uses_gradient_checkpointing, offloaded=False)
-    return _step_bytes(shape, replace(step, policy=policy), device_type)
+    return _step_bytes(shape, replace(step, policy=_counted(step.policy, shape)), device_type)
 
 
 @lru_cache
 def _step_bytes(shape: BaseShape, step: Step, device_type: str) -> StepBytes:
-    def with_layers(layers: int) -> tuple[int, ...]:
-        model = _model(shape, layers, step.tokens, device_type, step.policy)
+    def count(layers: int, recomputed: int) -> tuple[int, ...]:
+        policy = replace(step.policy, checkpointed_blocks=recomputed)
+        model = _model(shape, layers, step.tokens, device_type, policy)
         with device_kernels(device_type), Allocations(META.type) as live:
             trainer, example = _trainer(shape, model, step)
             before, forward, backward, update = read_phases(trainer, model, lambda: (live.now, live.take_peak()), 1)
@@ -145,27 +143,31 @@ def _step_bytes(shape: BaseShape, step: Step, device_type: str) -> StepBytes:
         peak = max(forward[1] + moments, backward[1] + moments, resident)
         return example, adapters, resident, forward[0] - before[0], peak
 
-    return StepBytes(
-        *_extrapolated(
-            with_layers,
-            shape,
-            _COUNTED_LAYERS_CHECKPOINTED if step.policy.uses_gradient_checkpointing else _COUNTED_LAYERS,
-        )
-    )
+    return StepBytes(*_of_all_layers(count, shape, step.policy.checkpointed_blocks))
+
+
+def step_flops(shape: BaseShape, step: Step, device_type: str) -> StepFlops:
+    """FLOPs of one step."""
+    return _step_flops(shape, replace(step, policy=_counted(step.policy, shape)), device_type)
 
 
 @lru_cache
-def step_flops(shape: BaseShape, step: Step, device_type: str) -> StepFlops:
-    """FLOPs of one step."""
-
-    def with_layers(layers: int) -> tuple[int, ...]:
-        model = _model(shape, layers, step.tokens, device_type, step.policy)
+def _step_flops(shape: BaseShape, step: Step, device_type: str) -> StepFlops:
+    def count(layers: int, recomputed: int) -> tuple[int, ...]:
+        policy = replace(step.policy, checkpointed_blocks=recomputed)
+        model = _model(shape, layers, step.tokens, device_type, policy)
         with device_kernels(device_type), flop_counter() as counter:
             trainer, _ = _trainer(shape, model, step)
             _, forward, _, whole = read_phases(trainer, model, counter.get_total_flops, 1)
         return forward, whole
 
-    return StepFlops(*_extrapolated(with_layers, shape, _COUNTED_LAYERS))
+    return StepFlops(*_of_all_layers(count, shape, step.policy.checkpointed_blocks))
+
+
+def _counted(policy: WeightPolicy, shape: BaseShape) -> WeightPolicy:
+    """The same work. Without the weights it does not matter where they wait, only how many blocks are recomputed."""
+    recomputed = policy.recomputed(shape.transformer_config.layers)
+    return replace(policy, gradient_checkpointing=False, checkpointed_blocks=recomputed, offloaded=False)
 
 
 def _model(
@@ -173,7 +175,7 @@ def _model(
 ) -> Transformer:
     dtype = compute_dtype(torch.device(device_type))
     model = shape.transformer(layers, dtype, video=tokens.joint, one_way=tokens.one_way, policy=policy)
-    for block in model.transformer_blocks if policy.uses_gradient_checkpointing else ():
+    for block in list(model.transformer_blocks)[: policy.recomputed(layers)]:
         bind_device_kernels(block, device_type)
     return model
 
@@ -211,13 +213,13 @@ def preview_bytes(
 def preview_flops(shape: BaseShape, tokens: Tokens, device_type: str, guidance: Guidance | None) -> int:
     """FLOPs of the same."""
 
-    def with_layers(layers: int) -> tuple[int, ...]:
+    def count(layers: int, _: int) -> tuple[int, ...]:
         model = _model(shape, layers, tokens, device_type)
         with flop_counter() as counter:
             _run_without_gradients(shape, model, tokens, device_type, guidance)
         return (counter.get_total_flops(),)
 
-    return _extrapolated(with_layers, shape, _COUNTED_LAYERS)[0]
+    return _of_all_layers(count, shape, 0)[0]
 
 
 def _run_without_gradients(
@@ -233,15 +235,21 @@ def _run_without_gradients(
             sample(model, example, negative_context, noise, SamplingSettings(1, guidance))
 
 
-def _extrapolated(
-    count: Callable[[int], tuple[int, ...]], shape: BaseShape, counted: tuple[int, int]
-) -> tuple[int, ...]:
-    """The figures with all layers, from those with two other numbers of layers, of which the second is one more."""
-    layers = shape.transformer_config.layers
-    if layers <= max(counted):
-        return count(layers)
-    fewer, more = map(count, counted)
-    return tuple(a + (b - a) * (layers - counted[0]) for a, b in zip(fewer, more, strict=True))
+def _of_all_layers(count: Callable[[int, int], tuple[int, ...]], shape: BaseShape, recomputed: int) -> tuple[int, ...]:
+    """The figures with all layers, extrapolated from `count(layers, how many of them are recomputed)` of a few."""
+    plain = shape.transformer_config.layers - recomputed
+    few_plain, few_recomputed = min(plain, _COUNTED), min(recomputed, _COUNTED_RECOMPUTED)
+
+    def with_few(more_plain: int, more_recomputed: int) -> tuple[int, ...]:
+        again = few_recomputed + more_recomputed
+        return count(few_plain + more_plain + again, again)
+
+    start = result = with_few(0, 0)
+    for rest, more in ((plain - few_plain, (1, 0)), (recomputed - few_recomputed, (0, 1))):
+        if rest:
+            each = with_few(*more)
+            result = tuple(a + rest * (b - c) for a, b, c in zip(result, each, start, strict=True))
+    return result
 
 
 @lru_cache

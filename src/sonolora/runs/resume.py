@@ -41,8 +41,9 @@ def resume(
 ) -> Path:
     """Continue a run from its newest state, to the result that it would have had; raises as `start` does.
 
-    `changed`: settings other than before, which may be `base`, `device`, `gradient_checkpointing` and `block_offload`.
-    The last two do not change the result; between a GPU and a CPU it differs by their precision.
+    `changed`: settings other than before, which may be `base`, `device`, `gradient_checkpointing`,
+    `checkpointed_blocks` and `block_offload`. The last three do not change the result; between a GPU and a CPU it
+    differs by their precision.
     """
     artifacts = RunArtifacts(folder)
     record = artifacts.record()

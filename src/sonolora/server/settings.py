@@ -101,6 +101,7 @@ class ServerSettings:
     checkpoint_every: int | None = same_setting(RunSettings, "checkpoint_every")
     weights: str = same_setting(RunSettings, "weights")
     gradient_checkpointing: bool = same_setting(RunSettings, "gradient_checkpointing")
+    checkpointed_blocks: int = same_setting(RunSettings, "checkpointed_blocks")
     block_offload: bool = same_setting(RunSettings, "block_offload")
     v2a_video: str = same_setting(RunSettings, "v2a_video")
     deterministic: bool = same_setting(RunSettings, "deterministic")

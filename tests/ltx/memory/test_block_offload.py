@@ -22,7 +22,11 @@ from sonolora.sampling.sampler import SamplingSettings, sample
 from sonolora.training.trainer import Trainer, TrainingConfig
 
 CPU = torch.device("cpu")
-HOLDINGS = {"recomputed": WeightPolicy(gradient_checkpointing=True), "streamed": WeightPolicy(offloaded=True)}
+HOLDINGS = {
+    "recomputed": WeightPolicy(gradient_checkpointing=True),
+    "first recomputed": WeightPolicy(checkpointed_blocks=1),
+    "streamed": WeightPolicy(offloaded=True),
+}
 
 
 def load(checkpoint, policy, video):

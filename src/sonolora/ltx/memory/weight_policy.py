@@ -23,7 +23,8 @@ class WeightPolicy:
     """Validated on construction (`ValueError`). Only `weights` changes the network's output, apart from rounding."""
 
     weights: str = FULL  # format of the large linear layers in the blocks: one of `WEIGHTS`
-    gradient_checkpointing: bool = False  # of each block
+    gradient_checkpointing: bool = False  # of all blocks
+    checkpointed_blocks: int = 0  # of the first ones
     offloaded: bool = False  # blocks are in host memory (see `block_offload`); implies gradient checkpointing
     compiled: bool = False  # each block runs under torch.compile; equal up to rounding
 
@@ -33,10 +34,12 @@ class WeightPolicy:
         if self.compiled and self.offloaded:
             raise ValueError("offloaded blocks cannot be compiled")
 
-    @property
-    def uses_gradient_checkpointing(self) -> bool:
-        """Whether the backward pass recomputes each block: on request, and always with block offload."""
-        return self.gradient_checkpointing or self.offloaded
+    def recomputed(self, layers: int) -> int:
+        """How many of the blocks, from the first, the backward pass recomputes; with block offload all.
+
+        The first ones: when the backward pass comes to them, what the others kept is free again.
+        """
+        return layers if self.gradient_checkpointing or self.offloaded else min(self.checkpointed_blocks, layers)
 
 
 PLAIN = WeightPolicy()

@@ -87,7 +87,7 @@ class Transformer(nn.Module):
         self.config = config
         self.has_video = video
         self.one_way = one_way
-        self.gradient_checkpointing = False  # of each block
+        self.checkpointed_blocks = 0  # the first ones
         self.adapters: Adapters | None = None
         audio = not (video and one_way)
         if audio:
@@ -153,7 +153,7 @@ class Transformer(nn.Module):
                 video_kv = video.keys_BLHNK[:, index], video.values_BLHNK[:, index]
             inputs = x_audio, x_video, audio_inputs_of[index], video_inputs_of[index], video_kv
             run = partial(block, values_only=values_only, keep_video=video_velocity or block is not blocks[-1])
-            if self.gradient_checkpointing and torch.is_grad_enabled():
+            if index < self.checkpointed_blocks and torch.is_grad_enabled():
                 x_audio, x_video = gradient_checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
                 x_audio, x_video = run(*inputs)
@@ -274,7 +274,7 @@ def apply_policy(model: Transformer, policy: WeightPolicy, device: torch.device)
     """Set up joint products, gradient checkpointing, block offload and compilation of a model with loaded weights."""
     blocks = list(model.transformer_blocks)
     join_layers(model)
-    model.gradient_checkpointing = policy.uses_gradient_checkpointing
+    model.checkpointed_blocks = policy.recomputed(len(blocks))
     if policy.offloaded:
         offload_blocks(blocks, [_block_tensors(block) for block in blocks], device)
     if policy.compiled:
