@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent / "learning"))
 from experiment import Plan, learn, make_encoder, prepare
 from figures import f_score, inside, mel_distance, onsets, seam_flux, seam_steps
 from made_data import FRAME_RATE, Made, make
+from paired import paired_difference
 
 from sonolora.analysis.likeness import log_mel
 from sonolora.core.frames import FRAME_SECONDS, frame_count
@@ -50,7 +51,6 @@ from sonolora.sampling.paste_kept import paste_kept
 from sonolora.sampling.sampler import SamplingSettings, euler, sample_continued
 from sonolora.sampling.windows import WindowedDenoiser, window_starts
 from sonolora.training.trainer import TrainingConfig
-from sonolora.training.validation import paired_difference
 
 CPU = torch.device("cpu")
 GIVEN = 0.4  # seconds that an extension is given: as much as of a training clip

@@ -26,7 +26,7 @@ from sonolora.core.randomness import generator, normal
 from sonolora.ltx.codec.audio_codec import load_audio_codec
 from sonolora.ltx.lora.adapters import add_adapters, rounded_to_bf16
 from sonolora.ltx.memory.weight_forms import FULL, WEIGHTS
-from sonolora.ltx.memory.weight_policy import WeightPolicy, hold
+from sonolora.ltx.memory.weight_policy import WeightPolicy, place_weight
 from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Stream, Transformer, audio_token_midpoints, load_transformer
 from sonolora.ltx.text.text_encoder import load_text_encoder
@@ -191,7 +191,7 @@ def random_block(shape: BaseShape, weights: str) -> Transformer:
             values /= tensor.shape[1] ** 0.5
         else:
             values *= 0.1
-        if (kept := hold(model, name, values, WeightPolicy(weights))) is not None:
+        if (kept := place_weight(model, name, values, WeightPolicy(weights))) is not None:
             state[name] = kept
     model.load_state_dict(state, assign=True)
     return model.eval()

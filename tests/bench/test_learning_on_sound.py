@@ -24,7 +24,7 @@ def heard(mode, held_out, **training):
     usual = {"steps": 100, "learning_rate": 2e-3, "seed": 0, "sigma_density": mode.sigma_density}
     config = TrainingConfig(**usual | training)
     guidance = Guidance.of_base(find_base("tiny").checkpoint.metadata)
-    plan = Plan(12, held_out, 0, 1.0, 16, config, SamplingSettings(8, guidance))
+    plan = Plan(12, held_out, 0, 1.0, 16, config, SamplingSettings(6, guidance))
     encoder = make_encoder(mode, find_base("tiny"), CPU)
     data = prepare(mode, encoder, plan)
     outcomes = {LORA: with_lora(mode, encoder, data, plan, print), "base": base_alone(mode, encoder, data, plan, print)}
@@ -39,7 +39,7 @@ def test_sounds_after_words_come_nearer_to_the_new_kind(embedding):
 
 
 def test_a_transformation_is_learnt():
-    _, base = judge(FIGURES["a2a"][:1], *heard(MODES["a2a"], 4))
+    _, base = judge(FIGURES["a2a"][:1], *heard(MODES["a2a"], 4, steps=50))
     assert base.beaten, base
 
 

@@ -53,6 +53,14 @@ def test_the_extension_decides_the_format(tmp_path: Path, tones, extension: str,
         assert (reader.format.name, reader.streams.audio[0].codec_context.name) == (container, codec)
 
 
+@pytest.mark.parametrize("extension", AUDIO_EXTENSIONS)
+def test_the_same_sound_gives_the_same_file(tmp_path: Path, tones, extension: str) -> None:
+    files = [tmp_path / f"{name}{extension}" for name in "ab"]
+    for file in files:
+        write_audio(file, tones(440, seconds=0.2))
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_unknown_extension(tmp_path: Path, tones) -> None:
     with pytest.raises(ValueError, match=r"\.mp3"):
         write_audio(tmp_path / "a.xyz", tones(440))

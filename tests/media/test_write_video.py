@@ -39,6 +39,14 @@ def test_round_trip(tmp_path: Path, tones, peak_hertz, extension: str, frame_rat
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("extension", VIDEO_EXTENSIONS)
+def test_the_same_video_gives_the_same_file(tmp_path: Path, tones, extension: str) -> None:
+    files = [tmp_path / f"{name}{extension}" for name in "ab"]
+    for file in files:
+        write_video(file, _frames(4), 24, tones(440, seconds=0.2))
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 @pytest.mark.parametrize(
     ("extension", "container", "codecs"),
     [

@@ -395,5 +395,19 @@ class TestCommands:
         assert lines[1].split() == ["t2a", "3", "3000", "0.0022", "6.60"]
         assert lines[-1].split() == ["6.60"]
 
+    def test_ledger_by_key(self, run, store):
+        for units in (1000, 2000):
+            result = Result(status=200, body={}, billable_units=units, inference_time=1800.0)
+            store.finish(self.add(store), result)
+        assert run("ledger", "--by", "key").splitlines()[1].split()[-3:] == ["2", "3000", "1.00"]
+        assert "--by 'day' is not one of mode, key" in run("ledger", "--by", "day", code=1)
+
+    def test_a_node_is_drained_and_comes_back(self, run, store):
+        assert run("nodes", "drain", "box-a", "--move") == "box-a is given no more runs, and its runs move\n"
+        assert store.drains.all()[0].covers("box-a/gpu0")
+        assert run("nodes", "list").endswith("  box-a  (its runs move)\n")
+        assert run("nodes", "undrain", "box-a") == "box-a is given runs again\n"
+        assert "'box-a' is not drained" in run("nodes", "undrain", "box-a", code=1)
+
     def test_without_a_server(self, run):
         assert "there is no server in" in run("requests", "list", code=1)

@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from sonolora.runs.demo import TRIGGER, make_dataset
 
 FIELDS = {"audio_duration_seconds": 2.0, "number_of_steps": 400, "rank": 16, "learning_rate": 0.002}
-PROMPTS = ("a shrill plasma gun fires three shots", "a deep plasma gun fires two shots")
+PROMPTS = ("a high plasma gun fires three times", "a low plasma gun fires three times")
 WIDE, NARROW = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 COLOURS = 160
 FORM = '{"fields": {"audio_duration_seconds": 2, "number_of_steps": 400}, "settings": {}}'
@@ -74,7 +74,8 @@ def fill(client: httpx.Client) -> None:
     first = client.post("/api/runs", json=run).json()["id"]
     while client.get(f"/api/runs/{first}").json()["state"] not in ("finished", "failed"):
         time.sleep(2)
-    sounds = {"mode": "t2a", "run": first, "prompts": [f"{TRIGGER} four shots of a plasma gun"], "scales": [0, 0.5, 1]}
+    prompts = [f"{TRIGGER} a plasma gun fires four times"]
+    sounds = {"mode": "t2a", "run": first, "prompts": prompts, "scales": [0, 0.5, 1]}
     made = client.post("/api/generations", json={**sounds, "seeds": [7]}).json()["id"]
     while client.get(f"/api/runs/{made}").json()["state"] not in ("finished", "failed"):
         time.sleep(1)

@@ -46,6 +46,8 @@ def captions() -> Iterator[str]:
             place = _PLACES[(at * 3 + turn * 5) % len(_PLACES)]
             sentence = f"{sound} {manner} {place}" if turn % 2 else f"{place}, {sound} {manner}"
             yield f"{sentence[0].upper()}{sentence[1:]}."
-    for kind in (*KINDS.values(), *FILM_KINDS.values()):
-        for template in kind.captions:
+    for captions_of_kind in [kind.captions for kind in KINDS.values()] + [
+        kind.captions for kind in FILM_KINDS.values()
+    ]:
+        for template in captions_of_kind:
             yield from [re.sub(r"\s+", " ", re.sub(r"\{\w*\}", "", template)).strip()] * 4

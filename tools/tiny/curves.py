@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from sonolora.core.atomic_files import atomic_write
+from sonolora.analysis.save_figure import save_figure
 
 PARTS = {
     "vae": ("mel", "coarse"),
@@ -57,8 +57,7 @@ def draw(logs: Path, out: Path) -> None:
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     rows[-1].set_xlabel("step")
-    with atomic_write(out) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(out, figure)
 
 
 def main() -> None:

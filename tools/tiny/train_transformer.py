@@ -198,7 +198,8 @@ def batch_of(
         reference = _changed(latents, tilts_KC, rng)
     if block.video_BCFHW is not None and torch.rand((), generator=rng) > mix.without_picture:
         seen = block.video_BCFHW[rows].float().to(device)
-        positions = video_token_midpoints(*seen.shape[2:], train_video_encoder.FRAME_RATE).to(device)
+        frames, height, width = seen.shape[2:]
+        positions = video_token_midpoints(frames, height, width, train_video_encoder.FRAME_RATE).to(device)
         tokens = seen.flatten(2).transpose(1, 2)
         video = Video(tokens, positions.expand(len(rows), -1, -1), network.video(states, mask))
     return Example(latents, context, keep, reference, video)

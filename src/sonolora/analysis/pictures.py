@@ -6,7 +6,6 @@ In: rows, each with a sound and its title. Out: a PNG of 1000 pixels in width th
 from __future__ import annotations
 
 import textwrap
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from numpy.typing import NDArray
 
 from sonolora.analysis.levels import amplified, gain_words, matching_gain_db
 from sonolora.analysis.mel import hertz_to_mel
+from sonolora.analysis.save_figure import save_figure
 from sonolora.analysis.spectrogram import envelope, mel_dbfs, mel_ticks
-from sonolora.core.atomic_files import atomic_write
 from sonolora.core.frames import Span
 from sonolora.media.audio import Waveform, resample
 
@@ -96,10 +95,7 @@ def draw_sounds(
     panels[-1].set_xlim(0, max(seconds, 1e-3))
     panels[-1].set_xlabel("seconds", fontsize=_SMALL)
     panels[-1].xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    with atomic_write(path) as temporary, warnings.catch_warnings():
-        # A prompt may be in a script that the built-in font lacks: boxes in the title are better than a warning.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(temporary, format="png")
+    save_figure(path, figure)
     return gains
 
 

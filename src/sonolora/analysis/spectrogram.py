@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from sonolora.analysis.mel import hertz_to_mel, mel_filters
-from sonolora.core.atomic_files import atomic_write
+from sonolora.analysis.save_figure import save_figure
 from sonolora.media.audio import Waveform
 
 _WIDTH, _HEIGHT, _DPI = 10.0, 5.0, 100  # inches: 1000 x 500 pixels
@@ -89,10 +88,7 @@ def _finish(path: Path, figure: Figure, all_axes: Sequence[Axes], image: AxesIma
     for axes in all_axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=_SMALL)
-    with atomic_write(path) as temporary, warnings.catch_warnings():
-        # A prompt may be in a script that the built-in font lacks: boxes in the title are better than a warning.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(temporary, format="png")
+    save_figure(path, figure)
 
 
 def envelope(waveform: Waveform) -> tuple[NDArray[np.float64], ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sonolora.cli.stop_signal import StopSignal
-from sonolora.cli.terminal import TerminalProgress
+from sonolora.cli.terminal import TerminalProgress, called_as
 from sonolora.cli.train import print_outputs
 
 
@@ -20,7 +19,7 @@ def demo(out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the r
     The base is tiny, a small model that comes with the program. The results are two audio files, before and after
     training, and a picture of both.
     """
-    from sonolora.runs.demo import TRIGGER, run_demo
+    from sonolora.runs.demo import run_demo
 
     began = time.monotonic()
     with StopSignal().installed() as stop, TerminalProgress() as progress:
@@ -28,9 +27,5 @@ def demo(out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the r
     print(f"\nDone in {time.monotonic() - began:.0f} seconds.")
     print_outputs(result.run)
     print(f"\nlisten:   {out / 'before.wav'}, {out / 'after.wav'}, {out / 'real.wav'}\nlook:     {result.picture}")
-    print(f"\nThe LoRA moved the base's output {result.moved:.0%} of the way to the real clips. Next:")
-    # As it was called, so that the lines can be pasted.
-    command = sys.argv[0] if Path(sys.argv[0]).name == "sonolora" else "sonolora"
-    prompt = f"{TRIGGER} a shrill plasma gun fires two shots"
-    print(f'  {command} generate t2a --lora {result.lora} --prompt "{prompt}" --out plasma.wav')
-    print(f"  {command} train t2a YOUR_CLIPS.zip --out my-run --prompt 'a prompt for previews'")
+    print(f"\nThe LoRA moved the base's output {result.moved:.0%} of the way to the real clips. With your own sounds:")
+    print(f"  {called_as()} train t2a YOUR_CLIPS.zip --out my-run --prompt 'a prompt for previews'")

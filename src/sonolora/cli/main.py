@@ -28,7 +28,7 @@ from sonolora.cli.help_pages import add_command, make_group, ordered
 from sonolora.cli.lora import inspect, merge
 from sonolora.cli.selftest import selftest
 from sonolora.cli.serve import SERVE_HELP, serve
-from sonolora.cli.server import keys_app, ledger, requests_app
+from sonolora.cli.server import keys_app, ledger, nodes_app, requests_app
 from sonolora.cli.streams import OutputFailedError, ReaderLeftError, guarded_streams
 from sonolora.cli.sweep import sweep_app
 from sonolora.cli.train import train_app
@@ -42,7 +42,8 @@ from sonolora.planning.run_settings import RENAMED, option
 READER_LEFT = 141  # as a shell reports a program that SIGPIPE has ended
 _ORDER = (
     *("demo", "base", "check", "estimate", "train", "sweep", "generate", "inspect", "merge"),
-    *("serve", "keys", "requests", "ledger", "backup", "restore", "cache", "env", "selftest", "bench", "completion"),
+    *("serve", "keys", "requests", "nodes", "ledger", "backup", "restore"),
+    *("cache", "env", "selftest", "bench", "completion"),
 )
 
 
@@ -68,6 +69,7 @@ app.add_typer(base_app, name="base")
 app.add_typer(cache_app, name="cache")
 app.add_typer(keys_app, name="keys")
 app.add_typer(requests_app, name="requests")
+app.add_typer(nodes_app, name="nodes")
 app.add_typer(bench_app, name="bench")
 add_command(app, "serve", serve, help=SERVE_HELP)
 add_command(app, "verify-comfyui", verify_comfyui)

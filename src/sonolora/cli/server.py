@@ -1,4 +1,4 @@
-"""`sonolora keys`, `sonolora requests` and `sonolora ledger`: the server's data, in a terminal beside it.
+"""`sonolora keys`, `requests`, `nodes` and `ledger`: the server's data, in a terminal beside it.
 
 Several processes may open the job store, so these work whether the server runs or not.
 """
@@ -150,10 +150,17 @@ def cancel_request(id: Id, folder: Folder = None) -> None:
     print(f"request {request.id} will be cancelled")
 
 
-def ledger(folder: Folder = None) -> None:
-    """Show what completed requests would have cost at the published prices."""
+def ledger(
+    by: Annotated[str, typer.Option(metavar="mode|key", help="What the lines are about.")] = "mode",
+    folder: Folder = None,
+) -> None:
+    """Show what completed requests would have cost at the published prices, or what each key has used."""
     from sonolora.server.settings import default_folder, load_settings
 
+    if by == "key":
+        return _usage(folder)
+    if by != "mode":
+        raise SonoloraError(f"--by {by!r} is not one of mode, key")
     prices = load_settings(folder or default_folder()).prices
     with _store(folder) as store:
         billed = store.billed()
@@ -163,6 +170,47 @@ def ledger(folder: Folder = None) -> None:
         total += units * prices[mode]
         print(f"{mode:<20} {number:>9} {units:>13} {prices[mode]:>9.4f} {units * prices[mode]:>11.2f}")
     print(f"{'':<20} {'':>9} {'':>13} {'':>9} {total:>11.2f}")
+    return None
+
+
+def _usage(folder: Path | None) -> None:
+    from sonolora.server.jobs.keys import Keys
+    from sonolora.server.jobs.store import Store
+
+    with _database(folder) as database:
+        names = {key.id: key.name for key in Keys(database).all()}
+        used = Store(database).used()
+    print(f"{'key':<16}  {'name':<20} {'requests':>9} {'billed steps':>13} {'device hours':>13}")
+    for key, number, units, seconds in used:
+        print(f"{key:<16}  {names.get(key, ''):<20} {number:>9} {units:>13} {seconds / 3600:>13.2f}")
+
+
+def list_drained(folder: Folder = None) -> None:
+    """List the nodes and devices that are given no more runs."""
+    with _store(folder) as store:
+        for drain in store.drains.all():
+            print(f"{_when(drain.since)}  {drain.name}{'  (its runs move)' if drain.move else ''}")
+
+
+def drain_node(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A node, or a device, as the queue's page shows it.")],
+    move: Annotated[bool, typer.Option("--move", help="Its runs save their state and go on elsewhere.")] = False,
+    folder: Folder = None,
+) -> None:
+    """Give a node or a device no more runs; those that it has end there."""
+    with _store(folder) as store:
+        store.drains.add(name, move=move)
+    print(f"{name} is given no more runs{', and its runs move' if move else ''}")
+
+
+def undrain_node(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `nodes list` shows it.")], folder: Folder = None
+) -> None:
+    """Give a node or a device runs again."""
+    with _store(folder) as store:
+        if not store.drains.remove(name):
+            raise SonoloraError(f"{name!r} is not drained; `sonolora nodes list` shows what is")
+    print(f"{name} is given runs again")
 
 
 @contextmanager
@@ -242,3 +290,8 @@ add_command(requests_app, "list", list_requests)
 add_command(requests_app, "show", show_request)
 add_command(requests_app, "logs", show_logs)
 add_command(requests_app, "cancel", cancel_request)
+
+nodes_app = make_group("Take nodes and devices out of service, and back.")
+add_command(nodes_app, "list", list_drained)
+add_command(nodes_app, "drain", drain_node)
+add_command(nodes_app, "undrain", undrain_node)

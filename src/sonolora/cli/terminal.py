@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +17,12 @@ from rich.text import Text
 
 _LINE_SECONDS = 10.0  # between two lines about a phase where nobody watches a bar
 _BAR_WIDTH = 18  # columns: with the longest phase, counts and times, 80 suffice
+
+
+def called_as() -> str:
+    """How this terminal finds the command: its name where that is on the PATH, else the path that was called."""
+    called = sys.argv[0]
+    return called if Path(called).name == "sonolora" and shutil.which("sonolora") is None else "sonolora"
 
 
 class TerminalProgress:

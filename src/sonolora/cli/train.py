@@ -12,7 +12,7 @@ from sonolora.cli.mode_commands import add_training_commands, refuse_missing_fil
 from sonolora.cli.run_options import run_options, run_settings
 from sonolora.cli.setting_options import Options, override_options
 from sonolora.cli.stop_signal import StopSignal
-from sonolora.cli.terminal import TerminalProgress
+from sonolora.cli.terminal import TerminalProgress, called_as
 from sonolora.core.errors import InputError
 from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
@@ -101,7 +101,7 @@ def print_outputs(folder: Path) -> None:
     result = verdict(artifacts)
     print(f"\n{result.text}")
     for what, command in result.commands:
-        print(f"\n{what}:\n  {command}")
+        print(f"\n{what}:\n  {command.replace('sonolora', called_as(), 1)}")
 
 
 class _TrainGroup(ModeGroup):

@@ -23,6 +23,8 @@ _CODECS = {
     **{".mp3": "libmp3lame", ".ogg": "libopus", ".aac": "aac", ".m4a": "aac"},
 }
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+# Of a container: no random serial numbers, no version of the muxer; the same sound gives the same file.
+REPEATABLE = {"fflags": "+bitexact"}
 _COMMON_RATE = 48_000  # every lossy codec here supports it
 _MIN_BIT_RATE = 96_000  # per channel: the sound may have been through a lossy codec before
 
@@ -153,7 +155,7 @@ def _encode(
     layout = _LAYOUTS.get(len(samples), f"{len(samples)}C")
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T).reshape(1, -1), sample_format, layout)
     frame.sample_rate, frame.pts, frame.time_base = sample_rate, 0, Fraction(1, sample_rate)
-    with atomic_write(path) as temporary, av.open(f"file:{temporary}", "w") as container:
+    with atomic_write(path) as temporary, av.open(f"file:{temporary}", "w", options=REPEATABLE) as container:
         stream = container.add_stream(codec, rate=sample_rate, layout=layout)
         assert isinstance(stream, AudioStream)
         if sample_format != "flt":

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sonolora.core.atomic_files import atomic_write
 from sonolora.media.audio import Waveform, resample, to_stereo
 from sonolora.media.video import VIDEO_EXTENSIONS, customary_matrix
+from sonolora.media.write_audio import REPEATABLE
 
 # Video codec, its pixel format and options, audio codec. MP3, which is usual in AVI, would start late: AVI cannot
 # declare encoder padding.
@@ -44,7 +45,7 @@ def write_video(path: Path, frames: NDArray[np.uint8], frame_rate: float, wavefo
     # MPEG-4 cannot name its colour matrix, so all files use the customary one.
     matrix = customary_matrix(height) if pixels == "yuv420p" else None
     rate = Fraction(frame_rate).limit_denominator(1001)
-    with atomic_write(path) as temporary, av.open(f"file:{temporary}", "w") as container:
+    with atomic_write(path) as temporary, av.open(f"file:{temporary}", "w", options=REPEATABLE) as container:
         picture = container.add_stream(picture_codec, rate, options, width=width, height=height, pix_fmt=pixels)
         assert isinstance(picture, VideoStream)
         if waveform is not None:

@@ -29,7 +29,8 @@ from sonolora.runs.start import start
 from sonolora.sampling.preview import joined, joints
 
 CLIPS = 16
-PROMPTS = ("a shrill plasma gun fires three shots", "a deep plasma gun fires two shots")
+# `tiny` knows "high" and "low", and follows them. It knows numbers as well, but follows them poorly.
+PROMPTS = ("a high plasma gun fires three times", "a low plasma gun fires three times")
 REAL = 16  # clips to compare with, which are not trained on
 TRIGGER = "pl4smagun"
 FORMATS = (".wav", ".mp3", ".flac", ".ogg", ".aac", ".m4a")
@@ -42,7 +43,7 @@ REQUEST: dict[str, Any] = {
     "audio_duration_seconds": SECONDS,
 }
 _RATE = 44100
-_COUNTS = ("one shot", "two shots", "three shots", "four shots")
+_TIMES = ("once", "twice", "three times", "four times")
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,12 @@ class Demo:
 
 
 def plasma_gun(shots: int, high: bool, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Shots of a narrow band of noise that falls from the treble to the bass, (samples,)."""
+    """Shots of a narrow band of noise that falls by four octaves or more, (samples,)."""
     sound = np.zeros(round((SECONDS + 0.2) * _RATE))
     pace = (SECONDS - 0.1) / shots
     count = round(min(pace * 0.9, rng.uniform(0.45, 0.6)) * _RATE)
     time = np.arange(count) / count
-    hertz = (7000 if high else 3500) * np.exp(-rng.uniform(3.0, 3.6) * time)
+    hertz = (7500 if high else 2000) * np.exp(-rng.uniform(2.8, 3.3) * time)
     turns = np.cumsum(hertz) / _RATE
     for shot in range(shots):
         # Noise slower than the carrier makes a band of it, a third of an octave wide at first.
@@ -81,8 +82,8 @@ def clip(index: int) -> tuple[Waveform, str]:
     side = rng.uniform(0.35, 0.65)
     stereo = np.stack([sound * (1 - side), sound * side])
     stereo *= 0.8 / np.abs(stereo).max()
-    gun, count = f"a {'shrill' if high else 'deep'} plasma gun", _COUNTS[shots - 1]
-    caption = f"{gun} fires {count}" if index % 16 < 8 else f"{count} of {gun}"
+    gun, times = f"a {'high' if high else 'low'} plasma gun", _TIMES[shots - 1]
+    caption = f"{gun} fires {times}" if index % 16 < 8 else f"{times} {gun} is fired"
     return Waveform(stereo.astype(np.float32), _RATE), caption
 
 
@@ -111,7 +112,7 @@ def run_demo(folder: Path, progress: Progress, stop: Callable[[], bool]) -> Demo
         "training_data_url": str(data),
         "validation": [{"prompt": f"{TRIGGER} {prompt}"} for prompt in PROMPTS],
     }
-    settings = RunSettings(preview_every=REQUEST["number_of_steps"], checkpoint_every=100)
+    settings = RunSettings(seed=1, preview_every=REQUEST["number_of_steps"], checkpoint_every=100)
     lora = start(T2A, parse(T2A.request, body), settings, run, progress, stop)
     return _compare(folder, run, lora)
 

@@ -36,10 +36,12 @@ from sonolora.server.files.remote import RemoteFiles
 from sonolora.server.files.storage import Storage
 from sonolora.server.folder_lock import single_instance
 from sonolora.server.health import Health
+from sonolora.server.jobs.assistant_process import Assistant
 from sonolora.server.jobs.attempt_folders import id_of, remove_run_folder
 from sonolora.server.jobs.deliveries import Deliveries
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.local_placer import LocalPlacer
+from sonolora.server.jobs.memory_needs import MemoryNeeds
 from sonolora.server.jobs.notifier import Notifier
 from sonolora.server.jobs.placer import Placer
 from sonolora.server.jobs.ray_placer import check_ray
@@ -205,7 +207,10 @@ async def _serve(
             port = await stack.enter_async_context(tunnel(settings.host, settings.proxy_port, to))
             settings = replace(settings, proxy_port=port)
 
-        workers = Workers(settings, store, storage, retrying, notifier.notify, partial(_placer, settings))
+        assistant = Assistant()
+        stack.push_async_callback(assistant.stop)
+        memory, placer = MemoryNeeds(settings, assistant), partial(_placer, settings)
+        workers = Workers(settings, store, storage, retrying, notifier.notify, placer, memory)
         services = Services(
             settings,
             store,

@@ -88,6 +88,10 @@ class ServerSettings:
         "Let clients download from the object store, which they must be able to reach, and not through the server",
     )
     queue_limit: int = setting(1000, "Queued requests per key", minimum=1)
+    running_limit: int | None = setting(None, "Running requests per key; by default no limit", minimum=1)
+    fair_share_hours: float = setting(
+        24.0, "Of two keys whose requests wait, the one whose runs took less time in these hours goes first; 0: by age"
+    )
     attempts: int = setting(3, "Attempts at a request whose worker crashes", minimum=1)
     max_body_bytes: int = setting(64 << 20, "Largest JSON body, data: URIs included", minimum=1)
     max_upload_bytes: int = setting(20 << 30, "Largest upload", minimum=1)
@@ -108,6 +112,8 @@ class ServerSettings:
             port = getattr(self, name)
             if port is not None and not 0 <= port <= 65535:
                 raise SonoloraError(f"{name} must be 0 to 65535, not {port}")
+        if self.fair_share_hours < 0:
+            raise SonoloraError(f"fair_share_hours must be 0 or more, not {self.fair_share_hours:g}")
         if self.keep_days <= 0:
             raise SonoloraError(f"keep_days must be greater than 0, not {self.keep_days:g}")
         if not self.devices:

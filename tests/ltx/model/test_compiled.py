@@ -35,7 +35,7 @@ def load(checkpoint, video, policy=PLAIN):
 
 @pytest.mark.parametrize(
     ("video", "weights"),
-    [pytest.param(False, "full", marks=pytest.mark.slow, id="audio-full"), pytest.param(True, "nf4", id="video-nf4")],
+    [pytest.param(False, "nf4", id="audio-nf4"), pytest.param(True, "nf4", marks=pytest.mark.slow, id="video-nf4")],
 )
 def test_a_block_is_one_graph(checkpoint, cases, video, weights):
     """Dynamo captures each block in one graph (`fullgraph` raises otherwise), which then runs eagerly: no compiler is

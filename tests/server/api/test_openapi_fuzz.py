@@ -92,7 +92,7 @@ def _worker(live):
 
 @pytest.mark.parametrize(
     ("endpoint", "examples"),
-    [(NESTED, 3), *(pytest.param(endpoint, 10, marks=pytest.mark.slow) for endpoint in ENDPOINTS)],
+    [(NESTED, 2), *(pytest.param(endpoint, 10, marks=pytest.mark.slow) for endpoint in ENDPOINTS)],
 )
 @pytest.mark.usefixtures("_worker")
 def test_responses_are_as_described(endpoint, examples, live, tmp_path):

@@ -22,7 +22,7 @@ from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.records import NewRequest
 from sonolora.server.jobs.store import Store
 
-ADDED = ("kind", "options", "paused", "place", "starts")  # columns of requests, since version 1
+ADDED = ("kind", "options", "paused", "place", "starts", "gb")  # columns of requests, since version 1
 KEY = {"id": "a", "name": "laptop", "sha256": "0", "created": 1.0}
 
 
@@ -78,7 +78,7 @@ def test_a_newer_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as plain:
         plain.execute("PRAGMA user_version = 99")
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"server\.db: it was written by a newer Sonolora \(.* 99, .* 4\)\. Update"):
+    with pytest.raises(StoreError, match=r"server\.db: it was written by a newer Sonolora \(.* 99, .* 5\)\. Update"):
         SqliteDatabase(path)
     assert path.read_bytes() == before
 
@@ -138,7 +138,8 @@ def test_a_database_of_version_1_is_migrated(tmp_path: Path) -> None:
     make(path)
     with closing(sqlite3.connect(path)) as plain:
         plain.executescript(
-            "DROP INDEX queue; DROP INDEX running; DROP TABLE alembic_version;"
+            "DROP INDEX queue; DROP INDEX running; DROP INDEX requests_by_end; DROP TABLE drains;"
+            "DROP TABLE alembic_version;"
             + "".join(f"ALTER TABLE requests DROP COLUMN {name};" for name in ADDED)
             + "CREATE INDEX queue ON requests (priority, number) WHERE state = 'queued';"
             "DROP TABLE store; ALTER TABLE files DROP COLUMN mtime_ns; PRAGMA user_version = 1"
@@ -208,7 +209,7 @@ def test_a_full_disk_loses_nothing_and_goes_on_when_there_is_room(tmp_path: Path
             connection.exec_driver_sql(f"PRAGMA max_page_count = {most}")
 
     new = NewRequest(endpoint="t2a", mode="t2a", key_id="k", body={"prompt": "p" * 100_000})
-    pages(50)
+    pages(55)
     first = store.add_request(new)
     with pytest.raises(StoreError, match="disk is full"):
         store.add_request(new)

@@ -130,6 +130,7 @@ class Served:
         self.health = Health()
         self.changed = []
         self.placer = None  # by default on the devices of the settings
+        self.memory = None
 
     def add(self, part, **values):
         body = {"training_data_url": f"https://example.com/{part}", "number_of_steps": 150}
@@ -147,7 +148,7 @@ class Served:
     async def running(self):
         placer = self.placer or partial(LocalPlacer, self.settings.base, self.settings.devices)
         self.workers = Workers(
-            self.settings, self.store, self.storage, Retrying(self.health), self.changed.append, placer
+            self.settings, self.store, self.storage, Retrying(self.health), self.changed.append, placer, self.memory
         )
         task = asyncio.create_task(self.workers.run())
         try:

@@ -15,11 +15,14 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
 from sonolora.server.database.database import Database
 from sonolora.server.database.open_database import open_database
 from sonolora.server.database.sqlite import SqliteDatabase
+from sonolora.server.database.tables import requests
+from sonolora.server.jobs.fair_share import ShareRules
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.records import NewRequest, Result, State
 from sonolora.server.jobs.store import QueueFullError, Store
@@ -392,6 +395,64 @@ class TestRuns:
             ("crashed", {"how": "killed"}),
             ("finished", {"status": 422}),
         ]
+
+    def test_the_key_that_used_less_of_late_goes_first(self, store: Store) -> None:
+        """Within a priority; without the rule by arrival."""
+        rules = ShareRules(hours=1.0)
+        store.finish(store.add_request(new(key_id="much")).id, result(inference_time=100.0))
+        store.finish(store.add_request(new(key_id="little")).id, result(inference_time=10.0))
+        keys = ["much", "much", "little", "new", "little"]
+        ids = [store.add_request(new(key_id=key, priority=int(key == "new"))).id for key in keys]
+        assert store.claim(rules=rules).id == ids[2]
+        assert store.claim(rules=rules).id == ids[4], "what runs counts from its start, which is now"
+        assert store.claim(rules=rules).id == ids[0], "the key that has used nothing has a later priority"
+        assert store.claim().id == ids[1]
+        assert store.claim(rules=rules).id == ids[3]
+
+    def test_what_is_long_ago_does_not_count(self, store: Store, database: Database) -> None:
+        old = store.add_request(new(key_id="much")).id
+        store.finish(old, result(inference_time=100.0))
+        first, second = (store.add_request(new(key_id=key)).id for key in ("much", "other"))
+        database.write(update(requests).where(requests.c.id == old).values(finished=time.time() - 7200))
+        assert store.claim(rules=ShareRules(hours=3.0)).id == second
+        store.requeue(second, crashed=False)
+        assert store.claim(rules=ShareRules(hours=1.0)).id == first
+
+    def test_a_key_has_no_more_runs_than_it_may(self, store: Store) -> None:
+        rules = ShareRules(running=1)
+        ids = [store.add_request(new(key_id=key)).id for key in ("a", "a", "b")]
+        assert [store.claim(rules=rules).id for _ in range(2)] == [ids[0], ids[2]]
+        assert store.claim(rules=rules) is None
+        store.finish(ids[0], result())
+        assert store.claim(rules=rules).id == ids[1]
+
+    def test_only_what_a_device_can_hold_is_claimed(self, store: Store) -> None:
+        ids = [store.add_request(new()).id for _ in range(3)]
+        assert store.uncounted().id == ids[0]
+        for id, gb in zip(ids, (40.0, 8.0), strict=False):
+            store.set_gb(id, gb)
+        assert store.uncounted().id == ids[2]
+        assert store.claim(12.0).id == ids[1]
+        assert store.claim(12.0) is None
+        assert store.claim(80.0).id == ids[0]
+        assert store.claim(80.0) is None, "of the last it is not known"
+        assert store.claim().id == ids[2]
+
+    def test_usage_by_key(self, store: Store) -> None:
+        for key, units in (("b", 100), ("a", 200), ("b", 50)):
+            store.finish(store.add_request(new(key_id=key)).id, result(billable_units=units, inference_time=units / 10))
+        assert store.used() == [("a", 1, 200, 20.0), ("b", 2, 150, 15.0)]
+
+    def test_drains(self, store: Store) -> None:
+        store.drains.add("box", move=False)
+        store.drains.add("box", move=True)
+        (drain,) = store.drains.all()
+        assert (drain.name, drain.move) == ("box", True)
+        assert [name for name in ("box", "box/gpu0", "box2/gpu0", "cuda:0") if drain.covers(name)] == [
+            "box",
+            "box/gpu0",
+        ]
+        assert store.drains.remove("box") and not store.drains.remove("box")
 
     def test_what_an_older_attempt_says_is_ignored(self, store: Store) -> None:
         id = store.add_request(new(webhook="https://example.com")).id

@@ -6,6 +6,7 @@ In: the parts of the server. Out: an ASGI app. Every response but files and stre
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from sonolora import __version__
 from sonolora.core.errors import ErrorItem, InputError
 from sonolora.server.api import storage_api
 from sonolora.server.api.host_routing import HostAliases
+from sonolora.server.api.metrics import Metrics
 from sonolora.server.api.openapi import describe
 from sonolora.server.api.queue_api import QueueApi
 from sonolora.server.api.request_body import BodyMemory
@@ -122,6 +124,12 @@ def build_app(services: Services, rest: Rest | None = None) -> ASGIApp:
             return JsonResponse({"status": "waiting", "waiting_for": reason}, 503)
         return JsonResponse({"status": "ok"})
 
+    figures = Metrics(settings, services.store, services.keys, services.active, services.slots)
+
+    async def metrics(request: Request) -> Response:
+        authorise(request)
+        return Response(await asyncio.to_thread(figures.text), media_type="text/plain; version=0.0.4; charset=utf-8")
+
     async def jwks(request: Request) -> Response:  # noqa: ARG001
         return JsonResponse(services.jwks, headers={"cache-control": "max-age=3600"})
 
@@ -151,6 +159,7 @@ def build_app(services: Services, rest: Rest | None = None) -> ASGIApp:
             Route("/openapi.json", openapi),
             Route("/queue/{id:path}/openapi.json", openapi),
             Route("/health", health),
+            Route("/metrics", metrics),
             Route("/", root),
         ],
         exception_handlers={

@@ -19,7 +19,9 @@ from sonolora.server.net.urls import HOST_ALIASES
 
 TARGET_HEADER = "x-fal-target-url"
 # First segments of our own paths; any other is the owner of an app, in the queue.
-_OWN = frozenset({"", "queue", "run", "rest", "cdn", "files", ".well-known", "health", "openapi.json", "api", "studio"})
+_OWN = frozenset(
+    {"", "queue", "run", "rest", "cdn", "files", ".well-known", "health", "metrics", "openapi.json", "api", "studio"}
+)
 # These mean the same at every host.
 _SHARED = frozenset({"files", ".well-known", "health"})
 _QUEUE_OR_RUN = re.compile(r"/(queue|run)(/|$)")

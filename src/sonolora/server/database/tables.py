@@ -97,8 +97,10 @@ requests = Table(
     Column("paused", Boolean, nullable=False, default=False, server_default="0"),  # stays in the queue, is not started
     Column("place", Float),  # in the queue, where somebody has moved it; null: by arrival
     Column("starts", Integer, nullable=False, default=0, server_default="0"),  # out of the queue: the newest attempt
+    Column("gb", Float),  # memory that it needs on a device; null: not counted yet, or not asked for
     CheckConstraint("state IN ('queued', 'running', 'done')", name="known_state"),
     Index("requests_by_time", "created"),
+    Index("requests_by_end", "finished"),
     # Partial indexes of what is not done: they stay small however many requests there have been.
     _partial_index("queue", "priority", text("coalesce(place, number)"), where="state = 'queued'"),
     _partial_index("queue_by_key", "key_id", where="state = 'queued'"),
@@ -156,6 +158,15 @@ keys = Table(
     Column("sha256", Text, nullable=False),  # of the secret's random part, hexadecimal
     Column("created", Float, nullable=False),
     Column("revoked", Float),
+)
+
+# Nodes and devices that are given no more runs.
+drains = Table(
+    "drains",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("move", Boolean, nullable=False),
+    Column("since", Float, nullable=False),
 )
 
 deliveries = Table(

@@ -3,8 +3,8 @@
     python -m sonolora.server.jobs.assistant
 
 In: JSON lines on standard input, `{"id", "task", "mode", "body", "data", "base", "settings"}`; `data` is a folder, and
-`task` is `check` or `estimate`. Out: JSON lines, `{"id", "progress": {...}}` any number of times, then `{"id",
-"result"}` or `{"id", "detail"}` as in a 422 response, or `{"id", "message"}`.
+`task` is `check`, `estimate` or `memory`, which needs no data. Out: JSON lines, `{"id", "progress": {...}}` any number
+of times, then `{"id", "result"}` or `{"id", "detail"}` as in a 422 response, or `{"id", "message"}`.
 
 It never holds a network on a device: a check reads and measures files, an estimate counts, and measures on the CPU.
 """
@@ -101,7 +101,30 @@ def _estimate(task: Mapping[str, Any], progress: _Progress) -> dict[str, Any]:
     return {**found.as_json(), "peak": found.needs.peak}
 
 
-_TASKS = {"check": _check, "estimate": _estimate}
+def _memory(task: Mapping[str, Any], _: _Progress) -> dict[str, Any]:
+    """What a run needs on a GPU, without a look at its data. `gb`: 10^9 bytes."""
+    import torch
+
+    from sonolora.ltx.weights.base import find_base
+    from sonolora.modes import find_mode
+    from sonolora.modes.request import parse
+    from sonolora.planning.base_shape import PUBLISHED_NAME, BaseShape
+    from sonolora.planning.needs import count_needs
+    from sonolora.planning.run_settings import RunSettings
+
+    mode = find_mode(task["mode"])
+    request = parse(mode.request, {"training_data_url": "data:,", **task["body"]})
+    settings = RunSettings(base=task["base"], **task["settings"])
+    try:
+        shape = BaseShape.of(find_base(task["base"]))
+    except SonoloraError:
+        if task["base"] != PUBLISHED_NAME:  # which only the nodes may have
+            raise
+        shape = BaseShape.published()
+    return {"gb": count_needs(shape, mode, request, settings, torch.device("cuda")).peak / 1e9}
+
+
+_TASKS = {"check": _check, "estimate": _estimate, "memory": _memory}
 
 
 def main() -> None:

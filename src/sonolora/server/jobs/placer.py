@@ -31,6 +31,7 @@ class Slot:
     free: bool
     ready: bool = True  # False while its worker is still starting
     gb: float = math.inf  # memory of the device in GB (10^9 bytes); inf: the run checks it by itself
+    drained: bool = False  # is given no more runs
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ class Request(RequestOptions):
     started: float | None = None  # when it last left the queue; kept when it is requeued
     finished: float | None = None
     attempts: int = 0  # that ended in a crash
+    gb: float | None = None  # memory that it needs on a device, in GB; None: not counted
     starts: int = 0  # how often it has left the queue: the number of its newest attempt
     cancel_requested: bool = False
     paused: bool = False
@@ -121,6 +122,7 @@ class Request(RequestOptions):
             finished=values["finished"],
             attempts=values["attempts"],
             starts=values["starts"],
+            gb=values["gb"],
             cancel_requested=bool(values["cancel_requested"]),
             paused=bool(values["paused"]),
             progress=json.loads(values["progress"]),

@@ -7,6 +7,7 @@ one transaction. Any thread may call. Ids are looked up as given: an unknown one
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +33,11 @@ from sonolora.server.database import tables
 from sonolora.server.database.database import Database
 from sonolora.server.database.faults import StoreError
 from sonolora.server.database.tables import requests, valid_unicode
+from sonolora.server.jobs.drains import Drains
+from sonolora.server.jobs.fair_share import ShareRules, keys_at_limit, share_order
 from sonolora.server.jobs.records import Delivery, Event, Kind, LogLine, NewRequest, Request, Result, State
+
+NO_RULES = ShareRules()
 
 
 class QueueFullError(SonoloraError):
@@ -84,7 +89,7 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.reading = database.reading
+        self.reading, self.drains = database.reading, Drains(database)
         self._uncertain: list[float] = []  # starts of which a lost connection did not say whether they were kept
 
     # The queue
@@ -121,11 +126,11 @@ class Store:
         rows = self._database.fetch(_POSITION, id=valid_unicode(id))
         return int(rows[0][0]) if rows else 0
 
-    def claim(self) -> Request | None:
-        """Take the next request out of the queue to run it, by priority, then by arrival.
+    def claim(self, gb: float = math.inf, rules: ShareRules = NO_RULES) -> Request | None:
+        """Take the next request out of the queue to run it, by priority, then by the rules, then by arrival.
 
-        Skips those whose start deadline has passed, unless they have been started once, those to be cancelled and those
-        that are paused.
+        Skips those whose start deadline has passed, unless they have been started once, those to be cancelled, those
+        that are paused, and those that need more than `gb` of memory, or of which that is not known.
         """
         now = clock.now()
         in_time = or_(
@@ -134,18 +139,22 @@ class Store:
         following = (
             select(requests.c.number)
             .where(_queued, requests.c.cancel_requested.is_(False), requests.c.paused.is_(False), in_time)
-            .order_by(requests.c.priority, _place)
             .limit(1)
             .with_for_update(skip_locked=True)  # where there is more than one writer
             .correlate(None)
-            .scalar_subquery()
         )
-        taken = update(requests).where(requests.c.number == following)
+        if gb < math.inf:
+            following = following.where(requests.c.gb <= gb)
         values = {"state": State.RUNNING, "started": now, "starts": requests.c.starts + 1}
         if self._uncertain and (found := self._started(self._uncertain.pop())):
             return found
         try:
             with self._database.transaction() as transaction:
+                if full := keys_at_limit(transaction, rules):
+                    following = following.where(requests.c.key_id.not_in(full))
+                share = share_order(transaction, rules, now)
+                following = following.order_by(requests.c.priority, *([] if share is None else [share]), _place)
+                taken = update(requests).where(requests.c.number == following.scalar_subquery())
                 row = transaction.execute(taken.values(values).returning(*requests.c)).one_or_none()
         except StoreError:
             self._uncertain.append(now)
@@ -160,6 +169,16 @@ class Store:
             self._uncertain.append(when)
             raise
         return Request.of(rows[0]) if rows else None
+
+    def uncounted(self) -> Request | None:
+        """The first queued request of which it is not known how much memory it needs."""
+        first = select(requests).where(_queued, requests.c.gb.is_(None)).order_by(requests.c.priority, _place).limit(1)
+        rows = self._database.read(first)
+        return Request.of(rows[0]) if rows else None
+
+    def set_gb(self, id: str, gb: float) -> None:
+        """Note how much memory a request needs."""
+        self._database.write(update(requests).where(requests.c.id == id).values(gb=gb))
 
     def overdue(self, now: float) -> list[Request]:
         """The queued requests whose start deadline has passed and that have never been started."""
@@ -306,10 +325,29 @@ class Store:
             query = query.where(requests.c.mode == mode)
         return [Request.of(row) for row in self._database.read(query)]
 
+    def used(self) -> list[tuple[str, int, int, float]]:
+        """The ledger by key: the id, its finished requests, their billable units, and seconds on a device."""
+        columns = (requests.c.key_id, func.count(), func.sum(requests.c.billable_units))
+        done = select(*columns, func.sum(requests.c.inference_time)).where(requests.c.state == State.DONE)
+        rows = self._database.read(done.group_by(requests.c.key_id).order_by(requests.c.key_id))
+        return [(key, number, units, seconds or 0.0) for key, number, units, seconds in rows]
+
+    def waiting(self) -> list[tuple[str, int, float]]:
+        """By kind: how many requests wait, and since when the oldest does."""
+        of_kind = select(requests.c.kind, func.count(), func.min(requests.c.created)).where(_queued)
+        return [(kind, number, oldest) for kind, number, oldest in self._database.read(of_kind.group_by("kind"))]
+
+    def outcomes(self) -> list[tuple[str, int | None, int, int]]:
+        """By mode and status, None of those that are not done: how many requests, and attempts that crashed."""
+        columns = requests.c["mode", "status"]
+        counts = select(*columns, func.count(), func.sum(requests.c.attempts)).group_by(*columns)
+        return [(mode, status, number, int(crashes)) for mode, status, number, crashes in self._database.read(counts)]
+
     def billed(self) -> list[tuple[str, int, int]]:
-        """The ledger: each mode with the number of its finished requests and their billable units."""
-        done = select(requests.c.mode, func.count(), func.sum(requests.c.billable_units))
-        by_mode = done.where(requests.c.state == State.DONE).group_by(requests.c.mode).order_by("mode")
+        """The ledger: each mode with the number of its finished trainings and their billable units."""
+        units = select(requests.c.mode, func.count(), func.sum(requests.c.billable_units))
+        done = units.where(requests.c.state == State.DONE, requests.c.kind == Kind.TRAIN)
+        by_mode = done.group_by(requests.c.mode).order_by("mode")
         return [(mode, number, units) for mode, number, units in self._database.read(by_mode)]
 
     def forget(self, before: float) -> int:

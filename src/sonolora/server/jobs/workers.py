@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sonolora.core.errors import InputError, SonoloraError
+from sonolora.core.errors import ErrorItem, InputError, SonoloraError
 from sonolora.modes import find_mode
 from sonolora.modes.request import parse
 from sonolora.planning.sweep_plan import SweepPlan
@@ -28,6 +30,8 @@ from sonolora.server.database.faults import StoreError
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.active_job import ActiveJob
 from sonolora.server.jobs.attempt_folders import drop_older_attempts
+from sonolora.server.jobs.drains import covering
+from sonolora.server.jobs.fair_share import ShareRules
 from sonolora.server.jobs.journal import Journal
 from sonolora.server.jobs.notifier import wait
 from sonolora.server.jobs.placer import Placer, Slot, WorkerDiedError
@@ -47,7 +51,8 @@ logger = logging.getLogger(__name__)
 class Workers:
     """`changed` is called, in the event loop, with the id of each request that has changed.
 
-    `make_placer` is called with a function that the placer calls when a slot has become free.
+    `make_placer` is called with a function that the placer calls when a slot has become free. `memory` says how much
+    a request with its body needs on a device, in GB, and raises `InputError`; it is asked where devices differ.
     """
 
     def __init__(
@@ -58,10 +63,13 @@ class Workers:
         retrying: Retrying,
         changed: Callable[[str], None],
         make_placer: Callable[[Callable[[], None]], Placer[Any]],
+        memory: Callable[[Request, dict[str, Any]], Awaitable[float]] | None = None,
     ) -> None:
         self._settings, self._store, self._storage, self._changed = settings, store, storage, changed
         self._retrying = retrying
-        self._placer = make_placer(self.wake)
+        self._placer, self._memory = make_placer(self.wake), memory
+        self._rules = ShareRules(settings.fair_share_hours, settings.running_limit)
+        self._largest = -1.0  # memory of the largest device that there has been, in GB
         self._woken = asyncio.Event()
         self._active: dict[str, ActiveJob] = {}
         self._at: dict[str, str] = {}  # ids by slot
@@ -84,6 +92,7 @@ class Workers:
             await self._retrying(self._store.requeue, request.id, crashed=False)
         async with self._placer, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch())
+            tasks.create_task(self._count())
             await self._place(tasks)
 
     async def _place(self, tasks: asyncio.TaskGroup) -> None:
@@ -91,17 +100,56 @@ class Workers:
         while True:
             woken = self._woken
             try:
-                self.slots = await self._placer.capacity()
-                for slot in self.slots:
-                    if not slot.free or slot.name in self._at:
+                await self._look_at_slots()
+                for slot in sorted(self.slots, key=lambda slot: slot.gb):  # so that large ones stay free for large runs
+                    if not slot.free or slot.drained or slot.name in self._at:
                         continue
-                    if not self._has_space() or not (request := await self._retrying(self._store.claim)):
+                    if not self._has_space():
                         break
-                    self._at[slot.name] = request.id
-                    tasks.create_task(self._carry_out(request, slot))
+                    if request := await self._retrying(self._store.claim, slot.gb, self._rules):
+                        self._at[slot.name] = request.id
+                        tasks.create_task(self._carry_out(request, slot))
+                    elif slot.gb == math.inf:
+                        break
             except Exception:  # the runs go on
                 logger.exception("no run could be placed")
             await wait(woken, _POLL_SECONDS)
+
+    async def _look_at_slots(self) -> None:
+        slots, drains = await self._placer.capacity(), await self._retrying(self._store.drains.all)
+        self.slots = [replace(slot, drained=covering(drains, slot.name) is not None) for slot in slots]
+        for slot in slots:
+            self._largest = max(self._largest, slot.gb)
+        for id, name in self.active.items():
+            if (drain := covering(drains, name)) and drain.move and id in self._active:
+                self._active[id].yielding.set()
+
+    async def _count(self) -> None:
+        """Where devices differ, note the memory that each request needs; refuse what none could ever hold."""
+        while True:
+            woken = self._woken
+            if 0 <= self._largest < math.inf and (request := await self._retrying(self._store.uncounted)):
+                await self._count_one(request)
+                self.wake()
+            else:
+                await wait(woken, _POLL_SECONDS)
+
+    async def _count_one(self, request: Request) -> None:
+        try:
+            body = await self._retrying(self._store.body, request.id)
+            gb = 0.0 if self._memory is None else await self._memory(request, body or {})
+        except InputError as error:
+            await self._finish(request, refused(error.detail(), 0.0))
+            return
+        except Exception as error:
+            logger.error("what request %s needs is not known, so the largest device is taken: %s", request.id, error)
+            gb = self._largest
+        await self._retrying(self._store.set_gb, request.id, gb)
+        if gb > self._largest:
+            words = f"it needs {gb:.1f} GB of memory on a device, and the largest has {self._largest:g} GB"
+            advice = "Lower rank or duration, or use settings that save memory: see `sonolora estimate`"
+            item = ErrorItem(("body",), f"{words}. {advice}", "does_not_fit")
+            await self._finish(request, refused(InputError([item]).detail(), 0.0))
 
     def _has_space(self) -> bool:
         """Whether the disk has room to start a run."""

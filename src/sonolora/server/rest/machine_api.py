@@ -6,6 +6,7 @@ In: requests at /api/session, /api/keys, /api/queue. Out: JSON.
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from sonolora.server.api.responses import JsonResponse, RejectedError, error_res
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.placer import Slot
 from sonolora.server.jobs.records import Key, Kind, State
+from sonolora.server.jobs.records import Request as Record
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.rest import run_view
@@ -129,7 +131,7 @@ class MachineApi:
                 if one.paused:
                     entry["reason"] = "paused: it keeps its place, and continues when you resume it"
                     continue
-                entry["reason"] = reason or self._why(one.kind, position, slots, active)
+                entry["reason"] = reason or self._why(one, position, slots, active)
                 position += 1
             return {
                 "running": [
@@ -144,12 +146,22 @@ class MachineApi:
 
         return await anyio.to_thread.run_sync(read)
 
-    def _why(self, kind: Kind, position: int, slots: Sequence[Slot], active: dict[str, str]) -> str:
+    def _why(self, waiting: Record, position: int, slots: Sequence[Slot], active: dict[str, str]) -> str:
         if not any(slot.ready for slot in slots) and not active:
             return "no worker is ready yet: the base is being loaded"
+        if slots and all(slot.drained for slot in slots):
+            return "every device is drained: it takes no more runs"
+        if any(slot.gb < math.inf for slot in slots):
+            if waiting.gb is None:
+                return "the memory that it needs is being counted"
+            fitting = [slot for slot in slots if slot.gb >= waiting.gb and not slot.drained]
+            if not fitting:
+                return f"waits for a device with {waiting.gb:.1f} GB: there is none at the moment"
+            if all(slot.name in active.values() for slot in fitting):
+                return f"waits for one of the {len(fitting)} devices with {waiting.gb:.1f} GB or more: all are busy"
         if position:
             return f"{position} {'other goes' if position == 1 else 'others go'} first"
-        if kind == Kind.GENERATE and self.settings.generate_while_training == INTERRUPT:
+        if waiting.kind == Kind.GENERATE and self.settings.generate_while_training == INTERRUPT:
             return "the training that runs saves its state and makes room"
         return "next, as soon as a device is free"
 
@@ -165,9 +177,14 @@ class MachineApi:
         shown = []
         for slot in slots or [Slot(device, free=False, ready=False) for device in self.settings.devices]:
             device = slot.name
-            entry: dict[str, Any] = {"device": device, "ready": slot.ready, "run": running.get(device)}
+            entry: dict[str, Any] = {
+                "device": device,
+                "ready": slot.ready,
+                "drained": slot.drained,
+                "run": running.get(device),
+            }
             index = device.partition(":")[2] or "0"
-            if device != "cpu" and index in gpus:
+            if slot.gb == math.inf and device != "cpu" and index in gpus:  # one of this machine
                 entry |= gpus[index]
             shown.append(entry)
         return shown
