@@ -70,8 +70,9 @@ class ActiveJob:
             job["copies"] = {"address": settings.files, "attempt": request.starts}
         run_settings = {**settings.run_settings(request.mode), **options.get("settings", {})}
         if "sweep" in options:
+            job["sweep"] = options["sweep"]
             run_settings = {name: value for name, value in run_settings.items() if name not in WITHOUT}
-        return {**job, "sweep": options.get("sweep"), "settings": run_settings}
+        return {**job, "settings": run_settings}
 
     async def start(self, command: dict[str, Any]) -> None:
         """Place the run. Raises `WorkerDiedError`."""
