@@ -3,10 +3,13 @@
     python bench/verdict.py healthy three shuffled strengths copies
 
 `healthy`: 16 clips of a kind of sound that the base does not know. `three`: 3 of them, which can only be memorised.
-`shuffled`: 16 clips of kinds that the base knows, each with the caption of another. 6 more of each set are held out.
+`shuffled`: 16 clips of kinds that the base knows, each with the caption of another. 6 more of each set are held out,
+and the state of their lowest loss is compared with the last one on 12 sounds that are in neither.
 All train with learning rate 1e-3 and rank 32 on `tiny`. `strengths`: the effect of the LoRA of `healthy` after 200
 steps, at several strengths, beside the held-out loss. `copies`: of made sounds of several kinds, how many copies of
-training clips, and how many new sounds of the kind, the copy detector calls copies. Prints a line each;
+training clips, and how many new sounds of the kind, the copy detector calls copies. `time`: the share of a whole
+run's computing time that its evaluations, table of clips, effect and copies take, by the process's own clock, without
+previews in the whole. Prints a line each;
 docs/evaluation.md quotes them.
 """
 
@@ -17,11 +20,13 @@ import math
 import random
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,18 +36,23 @@ sys.path.insert(0, str(Path(__file__).parent / "learning"))
 
 from corpus import sound
 from experiment import make_encoder, read_clips
-from made_data import Made, known_sounds, make
+from made_data import Made, known_sounds, make, write_dataset
 from sounds import HELD_OUT_KINDS, KINDS
 
 from sonolora.analysis.copies import is_copy, likenesses, pattern
+from sonolora.cli.terminal import TerminalProgress
 from sonolora.conditioning import Example
-from sonolora.ltx.lora.adapters import add_adapters, at_strength, rounded_to_bf16
+from sonolora.ltx.lora.adapters import add_adapters, at_strength, rounded_to_bf16, with_values
 from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.weights.base import find_base
 from sonolora.media.audio import Waveform
 from sonolora.modes import MODES
+from sonolora.modes.request import parse
+from sonolora.planning.run_settings import RunSettings
+from sonolora.runs.evaluation.evaluation import Evaluation
 from sonolora.runs.evaluation.evaluation_record import percent
+from sonolora.runs.start import start
 from sonolora.training.differences import difference
 from sonolora.training.effect import measure_effect
 from sonolora.training.evaluation import History, changes, judge
@@ -50,9 +60,10 @@ from sonolora.training.trainer import Trainer, TrainingConfig
 from sonolora.training.validation import MAX_CLIPS, grid_losses
 
 CPU = torch.device("cpu")
-HELD_OUT, EVERY, RANK, LEARNING_RATE = 6, 100, 32, 1e-3
+HELD_OUT, UNSEEN, EVERY, RANK, LEARNING_RATE = 6, 12, 100, 32, 1e-3
 STRENGTHS = (0.03, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
 STRENGTH_STEPS = 200
+TIMED_CLIPS = 24
 COPY_KINDS = ("laser", "purr", "chiptune", "creak", "rain", "piano", "melody", "drum pattern", "speech", "knock")
 COPY_CLIPS, COPIES = 16, 8  # training clips; as many held out, copies and new sounds each
 SETS = {"healthy": 16, "three": 3, "shuffled": 16}
@@ -60,7 +71,7 @@ SETS = {"healthy": 16, "three": 3, "shuffled": 16}
 
 def sounds(name: str, seed: int, seconds: float) -> list[Made]:
     """The training sounds of a set, then the held-out ones."""
-    count = SETS[name] + HELD_OUT
+    count = SETS[name] + HELD_OUT + UNSEEN
     if name != "shuffled":
         return [make("t2a", seed, index, seconds) for index in range(count)]
     known = known_sounds(seed + 50, count, seconds)
@@ -79,19 +90,21 @@ def encoded(made: Sequence[Made]) -> tuple[Example, ...]:
 
 def trained(
     name: str, options: argparse.Namespace, steps: int
-) -> tuple[Transformer, Adapters, Trainer, Sequence[Example], Sequence[Example]]:
-    """Everything to train with, and the training and held-out examples; no step is taken yet."""
+) -> tuple[Transformer, Adapters, Trainer, Sequence[Example], Sequence[Example], Sequence[Example]]:
+    """Everything to train with, and the training, held-out and unseen examples; no step is taken yet."""
     examples = encoded(sounds(name, options.seed, options.seconds))
-    training, held_out = examples[: SETS[name]], examples[SETS[name] :]
+    training, others = examples[: SETS[name]], examples[SETS[name] :]
     model = load_transformer(find_base("tiny").checkpoint, video=False, device=CPU, dtype=torch.float32)
     adapters = add_adapters(model, MODES["t2a"].lora_targets, RANK, options.seed)
     trainer = Trainer(model, adapters, training, TrainingConfig(steps, LEARNING_RATE, options.seed))
-    return model, adapters, trainer, training, held_out
+    return model, adapters, trainer, training, others[:HELD_OUT], others[HELD_OUT:]
 
 
 def judge_set(name: str, options: argparse.Namespace) -> None:
     """Print the judgement of each evaluation."""
-    model, adapters, trainer, training, held_out = trained(name, options, options.steps)
+    model, adapters, trainer, training, held_out, unseen = trained(name, options, options.steps)
+    best = adapters.flat.detach().clone()
+    base_unseen = grid_losses(model, unseen, CPU)
     measured = training[:MAX_CLIPS]
     history = History(range(len(measured)), range(100, 100 + HELD_OUT), all_training=len(measured) == len(training))
     looks = options.steps // EVERY
@@ -100,6 +113,8 @@ def judge_set(name: str, options: argparse.Namespace) -> None:
             trainer.step()
         with rounded_to_bf16(adapters):
             history.add(step, *(grid_losses(model, part, CPU) for part in (measured, held_out)))
+        if history.best() == len(history.steps) - 1:
+            best = adapters.flat.detach().clone()
         found = judge(history, len(history.steps) - 1, looks)
         if found is not None:
             on_training = math.expm1(changes(history.training[0], history.training[-1]).mean().item())
@@ -107,11 +122,22 @@ def judge_set(name: str, options: argparse.Namespace) -> None:
                 f"| {name} | {step} | {found.status} | {percent(found.change)} | {100 * on_training:+.0f} % |",
                 flush=True,
             )
+    with rounded_to_bf16(adapters):
+        last_unseen = grid_losses(model, unseen, CPU)
+    with with_values(adapters, best), rounded_to_bf16(adapters):
+        best_unseen = grid_losses(model, unseen, CPU)
+    best_change, last_change = changes(base_unseen, best_unseen), changes(base_unseen, last_unseen)
+    print(
+        f"| {name} | best: step {history.steps[history.best() or 0]} | unseen sounds against the base: best "
+        f"{percent(difference(best_change, range(UNSEEN)))}, last {percent(difference(last_change, range(UNSEEN)))}, "
+        f"best against last {percent(difference(best_change - last_change, range(UNSEEN)))} |",
+        flush=True,
+    )
 
 
 def strengths(options: argparse.Namespace) -> None:
     """Print the effect and the held-out loss by strength."""
-    model, adapters, trainer, _, held_out = trained("healthy", options, STRENGTH_STEPS)
+    model, adapters, trainer, _, held_out, _ = trained("healthy", options, STRENGTH_STEPS)
     base = grid_losses(model, held_out, CPU)
     while trainer.step_count < STRENGTH_STEPS:
         trainer.step()
@@ -151,16 +177,43 @@ def _changed(clip: Waveform, seed: int) -> Waveform:
     return replace(clip, samples=samples[:, : round(1.6 * clip.sample_rate)].astype(np.float32))
 
 
+def share_of_time(options: argparse.Namespace) -> None:
+    """Print what the evaluation of a run takes."""
+    spent = 0.0
+
+    def timed(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            nonlocal spent
+            began = time.process_time()
+            try:
+                return method(*args)
+            finally:
+                spent += time.process_time() - began
+
+        return call
+
+    for name in ("measure", "finish", "add_previews", "metrics", "summary"):
+        setattr(Evaluation, name, timed(getattr(Evaluation, name)))
+    mode = MODES["t2a"]
+    with tempfile.TemporaryDirectory() as folder:
+        made = [make("t2a", options.seed, index, options.seconds) for index in range(TIMED_CLIPS)]
+        body = write_dataset("t2a", Path(folder) / "data", made) | {"number_of_steps": options.steps}
+        began = time.process_time()
+        start(mode, parse(mode.request, body), RunSettings(device="cpu"), Path(folder) / "run", TerminalProgress())
+        whole = time.process_time() - began
+    print(f"{options.steps} steps on {TIMED_CLIPS} clips: {spent:.1f} of {whole:.1f} s, {spent / whole:.1%}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", choices=[*SETS, "strengths", "copies"])
+    parser.add_argument("what", nargs="+", choices=[*SETS, "strengths", "copies", "time"])
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
     for what in options.what:
-        {"strengths": strengths, "copies": copies}.get(what, partial(judge_set, what))(options)
+        {"strengths": strengths, "copies": copies, "time": share_of_time}.get(what, partial(judge_set, what))(options)
 
 
 if __name__ == "__main__":

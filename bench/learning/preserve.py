@@ -95,7 +95,7 @@ class Seed:
         self.foreign = [*self.encoder.encode_texts(FOREIGN_CAPTIONS, lambda note: None).values()]  # noqa: ARG005
         model = self._model()
         self.base_losses = self._losses(model)
-        self.base_sounds = sounds(model, self.encoder, self.data, plan)
+        self.base_sounds = sounds(model, self.encoder, self.data, plan) if plan.sampling.steps > 1 else []
 
     def _model(self) -> Transformer:
         return load_transformer(
@@ -117,13 +117,15 @@ class Seed:
             trainer.step()
         with rounded_to_bf16(adapters):
             losses = self._losses(model)
-            made = sounds(model, self.encoder, self.data, self.plan)
+            made = sounds(model, self.encoder, self.data, self.plan) if self.base_sounds else []
         held_out = self.data.held_out
         row: dict[str, Any] = {
             name: asdict(paired_difference(before, after))
             for name, before, after in zip(("new", "known"), self.base_losses, losses, strict=True)
         }
         row["base_losses"] = [one.mean().item() for one in self.base_losses]
+        if not made:
+            return row | {"figures": {}}
         if (figures := FIGURES.get(self.mode.name)) is not None:
             row["figures"] = {one.name: _value(one, held_out, made) for one in figures[:2]}
             row["base_figures"] = {one.name: _value(one, held_out, self.base_sounds) for one in figures[:2]}
@@ -162,7 +164,12 @@ def page(rows: Sequence[dict[str, Any]], steps: int) -> str:
         for seed in dict.fromkeys(row["seed"] for row in some):
             of_seed = [row for row in some if row["seed"] == seed]
             base = of_seed[0]
-            cells = [str(seed), "base", "", *(f"{base['base_figures'][name]:.3f}" for name in figures)]
+            cells = [
+                str(seed),
+                "base",
+                "",
+                *(f"{base['base_figures'][name]:.3f}" for name in figures if "base_figures" in base),
+            ]
             cells += [f"{loss:.3f}" for loss in base["base_losses"]]
             cells += [_interval(base["leaks"][0])] if "leaks" in base else []
             lines.append(f"| {' | '.join(cells)} |")
@@ -186,7 +193,7 @@ def main() -> None:
     parser.add_argument("--shares", nargs="+", type=float, default=[0.0, 0.25, 0.5])
     parser.add_argument("--weights", nargs="+", type=float, default=[preservation.WEIGHT])
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--sampling-steps", type=int, default=12)
+    parser.add_argument("--sampling-steps", type=int, default=12, help="1: losses alone, without sounds")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--rows", type=Path, default=Path("preserve.jsonl"))
     parser.add_argument("--out", type=Path)

@@ -27,6 +27,7 @@ from sonolora.modes import MODES
 from sonolora.server import client_examples as examples
 
 pytestmark = pytest.mark.xdist_group("every-endpoint")
+APP = "fal-ai/ltx-2.3-quality"
 HERE = Path(__file__).parent
 RATE, SECONDS = 48_000, 1
 DOCS = (HERE.parents[1] / "docs" / "inference.md").read_text("utf-8")
@@ -157,6 +158,33 @@ def test_the_javascript_client(served, sound, folder, run_here):
     assert len(sound(gave["inpainted"]["data"]["audio"])) == SECONDS * RATE
     (fault,) = gave["refused"]["fieldErrors"]
     assert gave["refused"]["status"] == 422 and fault["loc"] == ["body", "extend_seconds_after"]
+
+
+@pytest.mark.slow
+def test_what_training_returned_is_heard(served, clips, sound):
+    data = served.upload((clips / "clips.zip").read_bytes())
+    body = {"training_data_url": data, "rank": 8, "number_of_steps": 100, "learning_rate": 0.01}
+    trained = served.result(served.submit("t2a", {**body, "audio_duration_seconds": 0.5})).json()
+    made = []
+    for scale in (0, 1):
+        fields = {"prompt": "a tone, number 0", "num_inference_steps": 8, "seed": 3}
+        loras = [{"path": trained["lora_file"]["url"], "scale": scale}]
+        answer = served.http.post(f"/run/{APP}/text-to-audio/lora", json={**fields, "loras": loras}, timeout=300)
+        assert answer.status_code == 200, answer.text
+        made.append(sound(answer.json()["audio"]))
+    base, lora = made
+    assert base.shape == lora.shape == (RATE // 2, 2), "as long as the clips of the training"
+    assert np.sum((lora - base) ** 2) > 1e-4 * np.sum(base**2)
+
+
+@pytest.mark.slow
+def test_a_film_without_a_prompt_and_a_file_that_is_no_film(served, folder):
+    film, take = (served.upload((folder / name).read_bytes(), name, "video/mp4") for name in ("film.mp4", "take.wav"))
+    path = f"/run/{APP}/video-to-audio/lora"
+    made = served.http.post(path, json={"video_url": film, "num_inference_steps": 1, "duration": 0.2}, timeout=300)
+    assert made.status_code == 200 and made.json()["video"] is None and made.json()["prompt"] == ""
+    wrong = served.http.post(path, json={"video_url": take, "num_inference_steps": 1}, timeout=300)
+    assert wrong.status_code == 422 and wrong.json()["detail"][0]["loc"] == ["body", "video_url"]
 
 
 @pytest.mark.slow

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
 from sonolora.core.errors import SonoloraError
+from sonolora.runs.artifacts import METRICS
 
 PROJECT = "sonolora"
 TENSORBOARD_FOLDER = "tensorboard"  # in the run's folder
@@ -62,13 +64,16 @@ class _WeightsAndBiases:
 class _Trackio:
     def __init__(self, folder: Path) -> None:
         self._module = _import("trackio", "trackio")
-        self._module.init(project=PROJECT, name=folder.name)
+        resume = "allow" if (folder / METRICS).exists() else "never"
+        with redirect_stdout(sys.stderr):  # it greets on stdout, where the results of commands go
+            self._module.init(project=PROJECT, name=folder.name, resume=resume)
 
     def log(self, step: int, values: Mapping[str, float | str]) -> None:
         self._module.log(dict(values), step=step)
 
     def close(self) -> None:
-        self._module.finish()
+        with redirect_stdout(sys.stderr):
+            self._module.finish()
 
 
 SINKS: dict[str, Callable[[Path], MetricsSink]] = {

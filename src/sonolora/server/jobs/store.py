@@ -344,9 +344,10 @@ class Store:
         return [(mode, status, number, int(crashes)) for mode, status, number, crashes in self._database.read(counts)]
 
     def billed(self) -> list[tuple[str, int, int]]:
-        """The ledger: each mode with the number of its finished requests and their billable units."""
-        done = select(requests.c.mode, func.count(), func.sum(requests.c.billable_units))
-        by_mode = done.where(requests.c.state == State.DONE).group_by(requests.c.mode).order_by("mode")
+        """The ledger: each mode with the number of its finished trainings and their billable units."""
+        units = select(requests.c.mode, func.count(), func.sum(requests.c.billable_units))
+        done = units.where(requests.c.state == State.DONE, requests.c.kind == Kind.TRAIN)
+        by_mode = done.group_by(requests.c.mode).order_by("mode")
         return [(mode, number, units) for mode, number, units in self._database.read(by_mode)]
 
     def forget(self, before: float) -> int:

@@ -30,14 +30,14 @@ export function Switches() {
     <span class="soft"><kbd>space</kbd> plays, <kbd>1</kbd>–<kbd>9</kbd> switch in the middle of the sound</span></div>`;
 }
 
-// One row: sounds that play together, of which one is heard.
-export function Voices({ group, title, voices, spans, detail }) {
+// One row: sounds that play together, of which one is heard. Rows of a page need labels of their own.
+export function Voices({ group, title, label = title, voices, spans, detail }) {
   const figures = useLoudness(voices);
   const film = useRef(null);
   const withVideo = voices.find((voice) => voice.film);
   setGroup(group, voices.map((voice) => ({ key: voice.key, url: voice.url, lufs: figures[voice.key]?.lufs })), film.current);
   const now = playing.value?.group === group;
-  return html`<section class="stack tight" data-group=${group} aria-label=${title}>
+  return html`<section class="stack tight" data-group=${group} aria-label=${label}>
     <div class="row"><button class="icon ${now ? "" : "main"}" aria-label=${now ? "Pause" : `Play: ${title}`} onClick=${() => toggle(group)}><${Icon} name=${now ? "pause" : "play"} /></button>
       <span class="prompt grow">${title}</span>${detail}</div>
     ${withVideo && html`<video ref=${film} class="film" style=${{ maxWidth: "30rem" }} muted playsinline preload="auto" tabindex="-1" src=${withVideo.film} />`}
@@ -108,7 +108,7 @@ export function Listen({ run, previews }) {
     ${rows.map(({ number, prompt, voices, source, spans }) => {
       const real = realVoice(data, prompt, choice[number]);
       const given = source && { key: "given", label: run.mode === "a2a" ? "before" : "source", note: "what was given", url: source, spans, ...ownPictures(source) };
-      return html`<div class="panel" key=${number}><${Voices} group=${`preview-${number}`} title=${prompt} spans=${spans} voices=${[...voices, given, real].filter(Boolean)}
+      return html`<div class="panel" key=${number}><${Voices} group=${`preview-${number}`} title=${prompt} label=${`Preview ${number}: ${prompt}`} spans=${spans} voices=${[...voices, given, real].filter(Boolean)}
         detail=${real && html`<${PickReal} data=${data} value=${real.clip} label=${`Real clip beside preview ${number}`} onChange=${(clip) => setChoice({ ...choice, [number]: clip })} />`} /></div>`;
     })}
     ${run.state === "finished" ? html`<${Generate} run=${run} data=${data} />` : html`<p class="soft small">New prompts and other strengths can be heard here when the run is finished.</p>`}
@@ -171,11 +171,11 @@ function Generate({ run, data }) {
       </div>
       <div class="row"><button class="main" type="submit" disabled=${needs && !source}>Generate</button><span class="small soft">The base alone is made beside it, with the same seed.</span></div>
     </form>
-    ${made.map((one) => html`<${Made} key=${one.id} first=${one} source=${source} mode=${mode} data=${data} />`)}
+    ${made.map((one, index) => html`<${Made} key=${one.id} first=${one} number=${made.length - index} source=${source} mode=${mode} data=${data} />`)}
   </section>`;
 }
 
-function Made({ first, mode, data }) {
+function Made({ first, number, mode, data }) {
   const [found, setFound] = useState(first);
   const done = ["finished", "failed", "cancelled"].includes(found.state);
   useEffect(() => {
@@ -198,7 +198,7 @@ function Made({ first, mode, data }) {
     ${!done && html`<div class="stack tight"><p class="small soft" role="status">${found.state === "queued" ? "Waiting for a device. " : ""}${found.progress.phase ?? "Starting"}: ${many(ready.length, "sound")} of ${found.samples.length} ready</p>
       <${Progress} step=${found.progress.step ?? 0} steps=${found.progress.steps ?? 0} label="Generating" /></div>`}
     ${found.state === "failed" && html`<p class="note bad" role="alert">${found.error}</p>`}
-    ${voices.length > 0 && html`<${Voices} group=${`made-${found.id}`} title=${found.samples[0].prompt} voices=${voices} />`}</div>`;
+    ${voices.length > 0 && html`<${Voices} group=${`made-${found.id}`} title=${found.samples[0].prompt} label=${`New sounds ${number}: ${found.samples[0].prompt}`} voices=${voices} />`}</div>`;
 }
 
 // Two runs side by side: their last previews of equal prompts in one row.
