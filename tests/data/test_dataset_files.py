@@ -66,6 +66,15 @@ def test_name_that_is_no_text(tmp_path: Path) -> None:
     assert files.ignored == {"caf\\xe9.wav": "its name is not valid text: rename it"}
 
 
+def test_results_of_an_earlier_run_are_no_data(tmp_path: Path) -> None:
+    for name in ("a.wav", "my-run/report.json", "my-run/report.html", "my-run/previews/0001.wav", "b/report.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    files = discover(tmp_path)
+    assert files.names == ("a.wav", "b/report.json")
+    assert files.ignored == {"my-run/": "results of an earlier check or run, not data"}
+
+
 def test_links(tmp_path: Path) -> None:
     outside = folder_of(tmp_path / "outside", "o.wav", "sub/p.wav")
     root = folder_of(tmp_path / "root", "in/a.wav", ".store/b.wav")

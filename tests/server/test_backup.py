@@ -220,6 +220,23 @@ def test_what_cannot_be_copied_leaves_nothing(server, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("copy*")) and not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        (
+            'database = "postgresql+psycopg://db/queue"',
+            "the queue is in PostgreSQL, which makes its own backups: pg_dump",
+        ),
+        ('files = "s3://studio/files"', "files are in an object store"),
+    ],
+)
+def test_what_is_elsewhere_is_not_copied(server, tmp_path, setting, reason):
+    (server.folder / "server.toml").write_text(setting)
+    with pytest.raises(SonoloraError, match=reason):
+        backup(server.folder, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
 def test_commands(server, tmp_path):
     def run(*arguments):
         done = CliRunner().invoke(app, list(map(str, arguments)))

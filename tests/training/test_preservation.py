@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sonolora.conditioning import Example, velocity, with_text
+from sonolora.conditioning import Example, Video, velocity, with_text
 from sonolora.core.randomness import normal
 from sonolora.ltx.lora.adapters import add_adapters
 from sonolora.ltx.lora.lora_targets import AUDIO_TARGETS
@@ -95,3 +95,19 @@ def test_it_needs_captions(make_trainer, cases):
         Trainer(model, adapters, make_examples(cases), TrainingConfig(3, 1e-3, 1, preserve=0.5))
     with pytest.raises(ValueError, match="below 1"):
         TrainingConfig(3, 1e-3, 1, preserve=1.0)
+
+
+def test_a_video_gets_the_foreign_caption_too(checkpoint, cases):
+    model = load_transformer(checkpoint, video=True, device=CPU, dtype=torch.float32)
+    adapters = add_adapters(model, AUDIO_TARGETS, 8, 1)
+    video = Video(cases["video_latents"], cases["video_positions"].mean(-1), cases["video_context"])
+    example = Example(cases["audio_latents"], cases["audio_context"], video=video)
+    foreign = TextContext(-cases["audio_context"], -cases["video_context"])
+    other = with_text(example, foreign.audio, foreign.video)
+    assert torch.equal(other.video.context_BSD, foreign.video) and other.video.latents_BNC is video.latents_BNC
+    trainer = Trainer(model, adapters, [example], TrainingConfig(4, 2e-3, 1, preserve=0.5), foreign=[foreign])
+    kinds = [trainer.preserves(step) for step in range(4)]
+    losses = [trainer.step().mean().item() for _ in kinds]
+    assert sum(kinds) == 2
+    for kind, loss in zip(kinds[1:], losses[1:], strict=True):
+        assert 0 < loss < 0.1 if kind else loss > 0.1

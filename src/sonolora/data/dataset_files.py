@@ -19,6 +19,7 @@ from sonolora.media.video import VIDEO_EXTENSIONS
 ARCHIVE_SUFFIXES = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz")
 MAC_FILES = (".DS_Store", "Icon\r")
 DESKTOP_FILES = ("thumbs.db", "desktop.ini")
+_RESULTS = ("report.json", "report.html")  # what every folder has that a check or a run has written
 _TEXT_EXTENSIONS = (".txt", ".json", ".jsonl", ".csv")
 
 
@@ -38,7 +39,8 @@ def discover(folder: Path, not_unpacked: Mapping[str, str] | None = None) -> Fil
     """List `folder` with all folders below it; `not_unpacked` adds ignored names. InputError if it cannot be read.
 
     Ignored with a reason: hidden and system files, archives inside the archive, links that lead out of the folder or
-    to another folder, and whatever is not a file. An ignored folder is listed once, not by its files.
+    to another folder, folders of a check or a run, and whatever is not a file. An ignored folder is listed once, not by
+    its files.
     """
     names: list[str] = []
     ignored = dict(not_unpacked or {})
@@ -105,4 +107,6 @@ def _reason_to_ignore(entry: Path, mode: int, root: Path) -> str:
         return "not a file"
     if entry.suffix.lower() in ARCHIVE_SUFFIXES and not stat.S_ISDIR(mode):
         return "an archive inside the archive is not opened: put its files here"
+    if stat.S_ISDIR(mode) and all((entry / name).is_file() for name in _RESULTS):
+        return "results of an earlier check or run, not data"
     return ""

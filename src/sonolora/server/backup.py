@@ -29,6 +29,7 @@ from sonolora.server.database.identity import identity_file, open_read_only
 from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.files.incoming import BLOCK_BYTES, HashingWriter, sync
 from sonolora.server.folder_lock import single_instance
+from sonolora.server.settings import load_settings
 
 DATABASE, MANIFEST, CONTENT = "server.db", "backup.json", Path("files", "content")
 # Beside the database and the files. All of it can be missing.
@@ -69,6 +70,15 @@ def backup(folder: Path, copy: Path, report: Callable[[str], None] = lambda _: N
     Files that are missing or damaged on the server's disk are skipped and named in the summary. Raises
     `SonoloraError` for everything else, and then there is no copy.
     """
+    settings = load_settings(folder)
+    if settings.database is not None:
+        raise SonoloraError(
+            "the queue is in PostgreSQL, which makes its own backups: pg_dump, and for the rest see docs/backup.md"
+        )
+    if settings.files is not None:
+        raise SonoloraError(
+            "the files are in an object store, which this command does not copy: see docs/backup.md for what to copy"
+        )
     database = folder / DATABASE
     if not database.exists():
         raise SonoloraError(f"there is no server in {folder}: give its --folder")

@@ -350,13 +350,14 @@ async def _clean(settings: ServerSettings, store: Store, storage: Storage, retry
         # Days that a clock skipped do not count.
         before = now - clock.forward_jumps() - settings.keep_days * 86400
         await retrying(store.forget, before)
-        await retrying(_remove_old_runs, settings.folder / "runs", store, before)
+        await retrying(_remove_old_runs, settings.folder / "runs", store, storage, before)
         await asyncio.sleep(CLEANING_SECONDS)
 
 
-def _remove_old_runs(folder: Path, store: Store, before: float) -> None:
+def _remove_old_runs(folder: Path, store: Store, storage: Storage, before: float) -> None:
     """Remove the run folders of requests that finished before then; their outputs are in the file store."""
     for run in list(folder.iterdir()) if folder.is_dir() else ():
         request = store.request(id_of(run))
         if request and request.state == State.DONE and (request.finished or before) < before:
+            storage.remove_run_copies(request.id)
             remove_run_folder(run)

@@ -19,7 +19,7 @@ from sonolora.server.database.identity import identity_file, read_identity
 from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.database.tables import files, keys, logs, store
 from sonolora.server.jobs.keys import Keys
-from sonolora.server.jobs.records import NewRequest
+from sonolora.server.jobs.records import NewRequest, State
 from sonolora.server.jobs.store import Store
 
 ADDED = ("kind", "options", "paused", "place", "starts", "gb")  # columns of requests, since version 1
@@ -152,6 +152,37 @@ def test_a_database_of_version_1_is_migrated(tmp_path: Path) -> None:
         Store(database).queue()
     identity = read_identity(path)
     assert identity and (identity.store, identity.keys) == (id, 1)
+
+
+def test_a_database_of_version_3_is_migrated_and_has_the_tables_of_a_new_one(tmp_path: Path) -> None:
+    """That of the last version before there were scripts: one request is done, one runs, one is paused in the queue."""
+    path = tmp_path / "server.db"
+    with closing(sqlite3.connect(path)) as plain:
+        plain.executescript((Path(__file__).parent / "fixtures" / "version-3.sql").read_text())
+    make(tmp_path / "new.db")
+    with closing(SqliteDatabase(path)) as database:
+        store = Store(database)
+        states = {one.state: one for one in store.requests()}
+        done = states[State.DONE]
+        assert done.result and done.result.billable_units == 100 and done.starts == 0
+        assert store.metrics(done.id) == [(3, {"loss": 0.5})] and store.deliveries(done.id)
+        assert states[State.RUNNING].options == {"name": "rain"} and states[State.QUEUED].paused
+        store.requeue(states[State.RUNNING].id, crashed=False)
+        assert (again := store.claim()) and (again.id, again.starts) == (states[State.RUNNING].id, 1)
+        assert [key.name for key in Keys(database).all()] == ["laptop"]
+    schemas = []
+    for file in (path, tmp_path / "new.db"):
+        with closing(sqlite3.connect(file)) as plain:
+            tables = [name for (name,) in plain.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            schemas.append(
+                (
+                    {name: sorted(row[1:4] for row in plain.execute(f"PRAGMA table_info({name})")) for name in tables},
+                    {row[0] for row in plain.execute("SELECT name FROM sqlite_master WHERE type = 'index'")},
+                    plain.execute("PRAGMA user_version").fetchone(),
+                    plain.execute("SELECT version_num FROM alembic_version").fetchall(),
+                )
+            )
+    assert schemas[0] == schemas[1]
 
 
 def test_files_that_are_no_database(tmp_path: Path) -> None:

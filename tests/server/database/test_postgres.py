@@ -9,10 +9,10 @@ from contextlib import closing
 
 import pytest
 from postgres_server import PostgresServer
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from sonolora.core.errors import SonoloraError
-from sonolora.server.database import schema
+from sonolora.server.database import schema, tables
 from sonolora.server.database.active_server import ActiveServer
 from sonolora.server.database.faults import StoreError
 from sonolora.server.database.postgres import ConnectionLostError, PostgresDatabase
@@ -61,6 +61,24 @@ def test_a_newer_database_is_refused(address: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(schema, "VERSION", schema.VERSION - 1)
     with pytest.raises(StoreError, match="written by a newer Sonolora"):
         PostgresDatabase(address)
+
+
+def test_an_older_database_is_migrated(postgres: PostgresServer) -> None:
+    address = postgres.new_database()
+    with closing(PostgresDatabase(address)) as database:
+        id = Store(database).add_request(NEW).id
+        with database.transaction() as transaction:
+            for statement in (
+                "DROP INDEX running",
+                "DROP INDEX requests_by_end",
+                "DROP TABLE drains",
+                "ALTER TABLE requests DROP COLUMN starts, DROP COLUMN gb",
+                "UPDATE alembic_version SET version_num = '0003'",
+            ):
+                transaction.execute(text(statement))
+    with closing(PostgresDatabase(address)) as database:
+        assert (claimed := Store(database).claim()) and (claimed.id, claimed.starts) == (id, 1)
+        assert database.read(select(tables.alembic_version))[0][0] == f"{schema.VERSION:04}"
 
 
 def test_reading_goes_on_when_connections_break_and_writing_after_one_error(address: str) -> None:

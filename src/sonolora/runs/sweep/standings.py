@@ -22,6 +22,7 @@ from sonolora.training.evaluation import changes
 
 _TENSORS = ("sweep.base", "sweep.steps", "sweep.losses", "sweep.training")
 _VERSION = 1
+DIVERGED, LOWER_RATES = "all members of the sweep diverged", "start again with lower learning rates"
 
 
 @dataclass
@@ -71,9 +72,7 @@ class Standings:
         """The numbers of those that train on, in the order of the plan. Raises as `best`."""
         order = sorted(self.training, key=lambda member: self.change(member, -1))
         if self.change(order[0], -1) == math.inf:
-            raise SonoloraError(
-                f"all members of the sweep diverged by step {self.steps[-1]}: start again with lower learning rates"
-            )
+            raise SonoloraError(f"{DIVERGED} by step {self.steps[-1]}: {LOWER_RATES}")
         return sorted(order[:count])
 
     def last_evaluation(self, member: int) -> int:

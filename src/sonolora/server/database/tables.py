@@ -7,6 +7,8 @@ the row of a request, which is polled and rewritten all the time, stays small.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -46,8 +48,11 @@ class AnyText(TypeDecorator[str]):
 Number = BigInteger().with_variant(Integer, "sqlite")
 
 
-def _partial_index(name: str, *columns: TextClause | str, where: str) -> Index:
-    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+def _partial_index(name: str, *columns: TextClause | str, where: str, include: Sequence[str] = ()) -> Index:
+    """`include`: columns that Postgres needs beside those of an expression, so as not to look at the table's rows."""
+    return Index(
+        name, *columns, sqlite_where=text(where), postgresql_where=text(where), postgresql_include=list(include)
+    )
 
 
 metadata = MetaData()
@@ -102,7 +107,9 @@ requests = Table(
     Index("requests_by_time", "created"),
     Index("requests_by_end", "finished"),
     # Partial indexes of what is not done: they stay small however many requests there have been.
-    _partial_index("queue", "priority", text("coalesce(place, number)"), where="state = 'queued'"),
+    _partial_index(
+        "queue", "priority", text("coalesce(place, number)"), where="state = 'queued'", include=("place", "number")
+    ),
     _partial_index("queue_by_key", "key_id", where="state = 'queued'"),
     _partial_index("running", "number", where="state = 'running'"),
     Index(

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from sonolora.core.object_store import ObjectStore, ObjectStoreError
+from sonolora.runs.run_copy import remove_copies
 from sonolora.server.database.faults import StoreError
 from sonolora.server.files.names import disposition
 from sonolora.server.files.records import StoredFile
@@ -64,6 +65,11 @@ class RemoteFiles:
         with _faults():
             for one in list(self.objects.list(f"content/{id}")):
                 self.objects.delete(one.name)
+
+    def remove_run_copies(self, request_id: str) -> None:
+        """What `RunCopy` has stored of a request."""
+        with _faults():
+            remove_copies(self.objects, request_id)
 
     def clean(self, now: float, known: Collection[str]) -> int:
         """Once a day delete objects whose ids are not known and that are old; returns how many."""

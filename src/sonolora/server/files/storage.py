@@ -219,6 +219,11 @@ class Storage:
             removed += self._remote.clean(now, known)
         return removed + self._unknown.clean(now)
 
+    def remove_run_copies(self, request_id: str) -> None:
+        """What attempts at a run have left in the object store, if there is one."""
+        if self._remote is not None:
+            self._remote.remove_run_copies(request_id)
+
     def restart_waiting(self, now: float) -> None:
         """Count from now what waits to be deleted, after the system's clock was set."""
         self._unknown.restart(now)
