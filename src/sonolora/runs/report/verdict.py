@@ -167,7 +167,7 @@ def _commands(
     if best.get("file") and best["file"] in artifacts:
         lora = artifacts.path(best["file"])
     previews = artifacts.previews()
-    prompt = previews[-1].prompt if previews else f"{request.get('trigger_phrase', '')} a prompt of yours".strip()
+    prompt = previews[0].prompt if previews else f"{request.get('trigger_phrase', '')} a prompt of yours".strip()
     given = {"t2a": [], "v2a": ["--input", "FILM.mp4"]}.get(record.mode, ["--input", "SOUND.wav"])
     if record.mode == "audio-inpaint":
         given += ["--time-ranges", "[[0.8, 1.4]]"]
