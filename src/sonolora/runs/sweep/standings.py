@@ -123,8 +123,14 @@ class Standings:
             "held_out_clips": len(self.recordings),
             "rungs": {str(step): left for step, left in self.plan.rungs(steps).items()},
             "best": best,
+            "summary": self._summary(best),
             "members": members,
         }
+
+    def _summary(self, best: int) -> str:
+        change = self.against_base(best)
+        text = f"Best of {len(self.plan.members)} LoRAs by step {self.steps[-1]:,}: {self.plan.members[best].name}"
+        return f"{text}." if change is None else f"{text}, held-out loss {percent(change)} against the base."
 
 
 def table(standings: Mapping[str, Any]) -> str:
