@@ -22,6 +22,7 @@ from typing import Any
 from sonolora.core.errors import ErrorItem, InputError, SonoloraError
 from sonolora.modes import find_mode
 from sonolora.modes.request import parse
+from sonolora.planning.sweep_plan import SweepPlan
 from sonolora.runs.artifacts import RunArtifacts
 from sonolora.runs.run_folder import remove_scratch
 from sonolora.server import clock
@@ -276,7 +277,7 @@ class Workers:
             except (OSError, SonoloraError) as error:
                 logger.error("the sounds of request %s, in %s, could not be stored: %s", request.id, job.folder, error)
                 return failed("the sounds could not be stored", seconds)
-        steps = parse(find_mode(request.mode).request, job.body).number_of_steps
+        steps = _billed(request, job.body)
         try:
             # The run's own file has what a server had not yet written when it was killed.
             metrics = await asyncio.to_thread(_metrics, job.folder)
@@ -311,6 +312,15 @@ class Workers:
         await self._retrying(self._store.finish, request.id, result, attempt)
         logger.info("request %s: %s", request.id, result.outcome)
         self._changed(request.id)
+
+
+def _billed(request: Request, body: dict[str, Any]) -> int:
+    """Steps, of a sweep those of all its members."""
+    mode = find_mode(request.mode)
+    if "sweep" not in request.options:
+        return parse(mode.request, body).number_of_steps
+    plan = SweepPlan.of(request.options["sweep"])
+    return plan.member_steps(plan.request(mode, body).number_of_steps)
 
 
 def _metrics(folder: Path) -> list[tuple[int, dict[str, Any]]]:
