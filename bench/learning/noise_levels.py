@@ -109,13 +109,11 @@ class _Study(Trainer):
         return example, torch.cat(noise), torch.tensor(sigmas)
 
     def _compute(self, example: Example, noise_BTC: Tensor, sigma_B: Tensor) -> Tensor:
-        self._optimizer.zero_grad(set_to_none=True)
+        self._free_gradients()
         losses = flow_losses(self._model, example, noise_BTC, sigma_B)
-        scale = self._weight(sigma_B[0].item()) if self._variant.weighted else 1.0
-        (losses.mean() * scale).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._adapters.flat, self.config.max_grad_norm)
-        self._optimizer.step()
-        return losses.detach()
+        # Two clips at high noise are a batch of their own size.
+        weight = self.config.batch_size / len(losses)
+        return self._update(losses, weight * (self._weight(sigma_B[0].item()) if self._variant.weighted else 1.0))
 
     def _weight(self, sigma: float) -> float:
         nearest = min(range(len(SIGMAS)), key=lambda index: abs(SIGMAS[index] - sigma))

@@ -149,7 +149,7 @@ def _leakage(leaks: Sequence[Leak]) -> list[str]:
     text = (
         "Does the LoRA change sounds that it was not trained on? Mean distances in the same embedding, for captions of "
         "kinds that the base knows. Below 0 in the last column, the sounds stay closer to their caption than to the "
-        "new kind."
+        "new kind. [What `--preserve` does about it](../bench/results/preserve.md) is measured apart."
     )
     return [_filled(text), table(("sounds of", "compared with", "distance", "to the new kind", "difference"), cells)]
 

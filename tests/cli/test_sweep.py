@@ -6,7 +6,8 @@ import pytest
 
 from sonolora.cli.sweep import print_sweep
 from sonolora.core.atomic_files import write_json
-from sonolora.runs.artifacts import RECORD, SWEEP
+from sonolora.runs.artifacts import METRICS, RECORD, SWEEP, RunArtifacts
+from sonolora.runs.report.verdict import verdict
 from sonolora.runs.run_record import RunRecord
 
 PLAN = {"members": [{"learning_rate": 1e-4, "rank": 8}, {"learning_rate": 2e-4, "rank": 8}], "keep_all": False}
@@ -35,15 +36,18 @@ def test_a_run_of_one_lora_is_not_continued_as_a_sweep(sonolora, tmp_path):
 
 
 def test_the_table_has_the_best_first(tmp_path, capsys):
-    write_json(tmp_path / RECORD, RunRecord.new("t2a", {}, {}, "f", PLAN).as_json())
+    write_json(tmp_path / RECORD, RunRecord.new("a2a", {"number_of_steps": 100}, {}, "f", PLAN).as_json())
     change = {"mean": -0.2, "low": -0.3, "high": -0.1}
     members = [
         {**PLAN["members"][0], "steps": 50, "change": None, "behind_best": None, "curve": []},
         {**PLAN["members"][1], "steps": 100, "change": change, "behind_best": None, "curve": []},
     ]
-    write_json(tmp_path / SWEEP, {"best": 1, "members": members, "held_out_clips": 5})
+    write_json(tmp_path / SWEEP, {"summary": "Best.", "best": 1, "members": members, "held_out_clips": 5})
+    (tmp_path / METRICS).write_text('{"step": 100, "loss": 0.1}\n')
     print_sweep(tmp_path)
     lines = capsys.readouterr().out.splitlines()
+    assert "--input SOUND.wav" in lines[-1]
+    assert verdict(RunArtifacts(tmp_path)).text == "Best."
     assert "0.0002" in lines[2]
     assert "-18 % [-26, -10]" in lines[2]
     assert "diverged" in lines[3]

@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from sonolora.core.errors import InputError, SonoloraError
 from sonolora.core.randomness import normal
+from sonolora.data.foreign_captions import FOREIGN_CAPTIONS
 from sonolora.ltx.codec.audio_codec import load_audio_codec
 from sonolora.ltx.codec.video_encoder import load_video_encoder
 from sonolora.ltx.model.transformer import load_transformer
@@ -247,6 +248,15 @@ def test_on_the_cpu_it_is_a_warning(base):
 
 def test_available_memory_is_the_systems():
     assert 0 < available_bytes(CPU) < 2**50
+
+
+def test_keeping_the_base_needs_captions_and_the_adapters_once_more(shape):
+    mode = MODES["t2a"]
+    request = parse(mode.request, {"training_data_url": "x", "rank": RANK})
+    plain, keeping = (count_needs(shape, mode, request, RunSettings(preserve=share), CPU) for share in (0.0, 0.2))
+    training, more = (next(one for one in needs.stages if one.name == "training") for needs in (plain, keeping))
+    captions = len(FOREIGN_CAPTIONS) * shape.context_bytes(torch.float32, video=False)
+    assert more.peak - training.peak == captions + plain.step.adapters
 
 
 def test_examples_share_contexts_and_are_no_part_of_the_peak(shape):

@@ -69,7 +69,11 @@ def test_half_of_the_members_end_at_each_rung_and_the_best_is_kept(swept):
     assert all(one.any() for name, one in tensors.items() if "lora_B" in name)
     assert (swept / SWEEP_PICTURE).read_bytes().startswith(b"\x89PNG")
     assert RunArtifacts(swept).is_finished()
+    assert standings["summary"].startswith(f"Best of 4 LoRAs by step 12: rank {best['rank']}, learning rate ")
     assert len(table(standings).splitlines()) == 1 + 4 + 2
+    lines = [line for line in RunArtifacts(swept).metrics() if "losses" in line]
+    assert [(line["step"], len(line["losses"])) for line in lines] == [(10, 1), (12, 1)]
+    assert all(line["loss"] == min(line["losses"].values()) for line in lines), "as whoever follows a run expects"
 
 
 class Killed(BaseException):

@@ -363,7 +363,7 @@ class TestCommands:
         assert "failed with 422: no clips" in run("requests", "list")
         assert "already done" in run("requests", "cancel", second, code=1)
         store.finish(first, CANCELLED)
-        assert run("requests", "list").splitlines()[1].endswith("t2a                  cancelled")
+        assert run("requests", "list").splitlines()[1].endswith("t2a                     cancelled")
         over = json.loads(run("requests", "show", first))
         assert (over["standing"], over["progress"], over["attempts"]) == ("cancelled", None, 1)
         assert "there is no request" in run("requests", "show", "x", code=1)

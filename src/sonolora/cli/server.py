@@ -90,7 +90,7 @@ def list_requests(
         served = is_served(folder or default_folder())
     for request in requests:
         # The first characters of an id are enough for every command here.
-        line = f"{request.id[:_SHOWN_ID]}  {_when(request.created)[:-3]}  {request.mode:<19}  "
+        line = f"{request.id[:_SHOWN_ID]}  {_when(request.created)[:-3]}  {request.endpoint:<22}  "
         print((line + _standing(request, served))[: _width()])
 
 

@@ -109,16 +109,17 @@ def _resume(own: dict[str, Any], _: dict[str, Any]) -> None:
 def print_sweep(folder: Path) -> None:
     """The table of a finished sweep, where its results are, and what to do with them."""
     from sonolora.runs.artifacts import LORA, SWEEP, SWEEP_PICTURE, RunArtifacts
+    from sonolora.runs.report.verdict import verdict
     from sonolora.runs.sweep.standings import table
 
     artifacts = RunArtifacts(folder)
     standings = json.loads(artifacts.path(SWEEP).read_bytes())
-    best, mode = standings["members"][standings["best"]], artifacts.record().mode
+    best = standings["members"][standings["best"]]
     print(f"\n{table(standings)}\n")
     print(f"best LoRA: {artifacts.path(LORA)} (rank {best['rank']}, learning rate {best['learning_rate']:g})")
     print(f"curves:    {artifacts.path(SWEEP_PICTURE)}")
-    generate = f"sonolora generate {mode} --lora {artifacts.path(LORA)} --prompt 'a prompt of yours' --out new.wav"
-    print(f"\nuse it:\n  {generate}")
+    for what, command in verdict(artifacts).commands:
+        print(f"\n{what}:\n  {command}")
 
 
 sweep_app = make_group("Train several LoRAs at once and keep the best.", ModeGroup, invoke_without_command=True)

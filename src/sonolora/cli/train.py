@@ -12,6 +12,7 @@ from sonolora.cli.mode_commands import add_training_commands, refuse_missing_fil
 from sonolora.cli.run_options import run_options, run_settings
 from sonolora.cli.setting_options import Options, override_options
 from sonolora.cli.stop_signal import StopSignal
+from sonolora.cli.sweep import print_sweep
 from sonolora.cli.terminal import TerminalProgress, called_as
 from sonolora.core.errors import InputError
 from sonolora.modes import MODES
@@ -47,13 +48,13 @@ def _resume(own: dict[str, Any], _: dict[str, Any]) -> None:
 
     if RunArtifacts(folder).is_finished():
         print("this run is already finished")
-        print_outputs(folder)
+        print_results(folder)
         return
     from sonolora.runs.resume import resume
 
     with StopSignal().installed() as stop, TerminalProgress() as progress:
         resume(folder, progress, stop, **changed)
-    print_outputs(folder)
+    print_results(folder)
 
 
 def _takes_no_mode(folder: Path) -> InputError:
@@ -85,6 +86,14 @@ def _train(mode: Mode, request: TrainRequest, own: dict[str, Any]) -> None:
     with StopSignal().installed() as stop, TerminalProgress() as progress:
         start(mode, request, settings, own["out"], progress, stop)
     print_outputs(own["out"])
+
+
+def print_results(folder: Path) -> None:
+    """Of a finished run, which may be a sweep."""
+    from sonolora.runs.artifacts import RunArtifacts
+
+    is_sweep = RunArtifacts(folder).record().sweep is not None
+    (print_sweep if is_sweep else print_outputs)(folder)
 
 
 def print_outputs(folder: Path) -> None:

@@ -57,6 +57,12 @@ class SweepPlan:
         """For `of`."""
         return {"members": [asdict(one) for one in self.members], "keep_all": self.keep_all}
 
+    def request(self, mode: Mode, body: Mapping[str, Any]) -> TrainRequest:
+        """What all members share, with the first learning rate, the highest rank and no previews."""
+        highest = max(member.rank for member in self.members)
+        own = {"learning_rate": self.members[0].learning_rate, "rank": highest, "validation": []}
+        return parse(mode.request, {**body, **own})
+
     def rungs(self, steps: int) -> dict[int, int]:
         """How many members go on after a step, by step: evenly spread, and one is left after the last."""
         count = 0 if self.keep_all else math.ceil(math.log2(len(self.members)))
@@ -83,10 +89,10 @@ def read_sweep(mode: Mode, body: Mapping[str, Any], *, keep_all: bool = False) -
     than two members and for more than `MAX_MEMBERS`.
     """
     values = {name: _values(name, body[name]) for name in AXES if name in body}
-    members: dict[Member, TrainRequest] = {}
+    members: dict[Member, None] = {}
     for own in product(*values.values()):
         request = parse(mode.request, {**body, **dict(zip(values, own, strict=True))})
-        members.setdefault(Member(request.learning_rate, request.rank), request)
+        members[Member(request.learning_rate, request.rank)] = None
         if len(members) > MAX_MEMBERS:
             raise InputError.of(AXES[1], f"a sweep has at most {MAX_MEMBERS} members: give fewer values")
     if len(members) < 2:
@@ -94,9 +100,8 @@ def read_sweep(mode: Mode, body: Mapping[str, Any], *, keep_all: bool = False) -
             "learning_rate",
             "a sweep needs two members or more: give several learning rates or ranks, such as 1e-4,2e-4,5e-4",
         )
-    first, *_ = members.values()
-    highest = max(member.rank for member in members)
-    return SweepPlan(tuple(members), keep_all), first.model_copy(update={"rank": highest, "validation": []})
+    plan = SweepPlan(tuple(members), keep_all)
+    return plan, plan.request(mode, body)
 
 
 def check_settings(settings: RunSettings) -> None:

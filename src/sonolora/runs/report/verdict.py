@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sonolora.runs.artifacts import LORA, RunArtifacts
+from sonolora.runs.artifacts import LORA, SWEEP, RunArtifacts
 from sonolora.runs.run_record import RunRecord
 
 EVALUATION = "evaluation.json"
@@ -59,6 +59,9 @@ def verdict(artifacts: RunArtifacts) -> Verdict:
     """Of a run that has begun to train. Raises as `RunArtifacts.record` does."""
     record = artifacts.record()
     step, steps = _steps(artifacts, record)
+    if record.sweep is not None:
+        standings = _json(artifacts, SWEEP) or {"summary": "Nothing has been measured yet to compare the LoRAs by."}
+        return Verdict(standings["summary"], tuple(_commands(artifacts, record, None, step < steps)[:1]))
     evaluation = evaluation_of(artifacts)
     parts = [_better(artifacts, evaluation), _previews(Finish.of(artifacts)), _state(artifacts, evaluation)]
     if step < steps:
@@ -164,7 +167,7 @@ def _commands(
     if best.get("file") and best["file"] in artifacts:
         lora = artifacts.path(best["file"])
     previews = artifacts.previews()
-    prompt = previews[-1].prompt if previews else f"{request.get('trigger_phrase', '')} a prompt of yours".strip()
+    prompt = previews[0].prompt if previews else f"{request.get('trigger_phrase', '')} a prompt of yours".strip()
     given = {"t2a": [], "v2a": ["--input", "FILM.mp4"]}.get(record.mode, ["--input", "SOUND.wav"])
     if record.mode == "audio-inpaint":
         given += ["--time-ranges", "[[0.8, 1.4]]"]

@@ -22,6 +22,7 @@ from sonolora.training.evaluation import changes
 
 _TENSORS = ("sweep.base", "sweep.steps", "sweep.losses", "sweep.training")
 _VERSION = 1
+DIVERGED, LOWER_RATES = "all members of the sweep diverged", "start again with lower learning rates"
 
 
 @dataclass
@@ -71,9 +72,7 @@ class Standings:
         """The numbers of those that train on, in the order of the plan. Raises as `best`."""
         order = sorted(self.training, key=lambda member: self.change(member, -1))
         if self.change(order[0], -1) == math.inf:
-            raise SonoloraError(
-                f"all members of the sweep diverged by step {self.steps[-1]}: start again with lower learning rates"
-            )
+            raise SonoloraError(f"{DIVERGED} by step {self.steps[-1]}: {LOWER_RATES}")
         return sorted(order[:count])
 
     def last_evaluation(self, member: int) -> int:
@@ -124,8 +123,14 @@ class Standings:
             "held_out_clips": len(self.recordings),
             "rungs": {str(step): left for step, left in self.plan.rungs(steps).items()},
             "best": best,
+            "summary": self._summary(best),
             "members": members,
         }
+
+    def _summary(self, best: int) -> str:
+        change = self.against_base(best)
+        text = f"Best of {len(self.plan.members)} LoRAs by step {self.steps[-1]:,}: {self.plan.members[best].name}"
+        return f"{text}." if change is None else f"{text}, held-out loss {percent(change)} against the base."
 
 
 def table(standings: Mapping[str, Any]) -> str:

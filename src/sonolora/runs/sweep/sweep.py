@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sonolora.core.cancellation import CancelToken, InterruptedRunError, StopRequestedError
-from sonolora.core.errors import InputError
+from sonolora.core.errors import InputError, SonoloraError
 from sonolora.core.progress import Progress
 from sonolora.core.tensor_file import save_tensors
 from sonolora.data.prepared import Prepared
@@ -32,7 +32,7 @@ from sonolora.runs.evaluation.metrics_sinks import MetricsSink, open_sinks
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.lora_metadata import lora_config, lora_metadata
 from sonolora.runs.run import Run
-from sonolora.runs.sweep.standings import Standings
+from sonolora.runs.sweep.standings import DIVERGED, LOWER_RATES, Standings
 from sonolora.runs.sweep.sweep_picture import draw_sweep
 from sonolora.runs.training_inputs import frozen_model, newest_state, placed_data
 from sonolora.training.members import state_of_members
@@ -250,9 +250,12 @@ class _Sweep:
         means = torch.stack(list(losses)).mean(0)
         named = zip(self.standings.training, means.tolist(), means.isfinite().tolist(), strict=True)
         values = {self._plan.members[number].name: round(loss, 6) for number, loss, finite in named if finite}
+        lowest = min(values.values(), default=None)
+        if lowest is None:
+            raise SonoloraError(f"{DIVERGED} by step {step}: {LOWER_RATES}")
         per_second = round((step - since[0]) / max(time.monotonic() - since[1], 1e-9), 2)
-        self._log.add(step, losses=values, steps_per_second=per_second)
-        self._progress.advance(f"{len(means)} LoRAs, lowest loss {min(values.values(), default=0):.3f}", to=step)
+        self._log.add(step, loss=lowest, losses=values, steps_per_second=per_second)
+        self._progress.advance(f"{len(means)} LoRAs, lowest loss {lowest:.3f}", to=step)
 
     def _finish(self, stage: _Stage) -> None:
         run, standings = self._run, self.standings

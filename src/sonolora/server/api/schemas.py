@@ -70,6 +70,13 @@ class TrainingOutput(BaseModel):
     debug_dataset: File | None = Field(default=None, description="The data as the model gets it, if requested.")
 
 
+class SweepOutput(TrainingOutput):
+    """The result of a sweep: the best LoRA, and how all of them stood."""
+
+    standings: File
+    curves: File
+
+
 class TextToAudioOutput(BaseModel):
     """A sound."""
 

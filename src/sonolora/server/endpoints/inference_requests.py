@@ -23,7 +23,8 @@ from sonolora.server.net.urls import URL_PATTERN, data_url_fault
 
 MAX_LORAS = 3
 _LONGEST = float(1 << 31)  # seconds: how long a sound is, only the worker knows
-HUB_ID_PATTERN = r"^[0-9A-Za-z_.-]+/[0-9A-Za-z_.-]+$"
+_NAME = r"[0-9A-Za-z]+([._-][0-9A-Za-z]+)*"
+HUB_ID_PATTERN = f"^{_NAME}/{_NAME}$"  # as OpenAPI describes it; revisions and files are accepted, too
 _PROMPT = "What to generate, trigger phrase included."
 _STEPS = "Sampling steps. Not sent: 30, as previews have, or 8 for a distilled base."
 _GUIDANCE = "Classifier-free guidance. Not sent: as the base recommends."

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from sonolora.server.endpoints.endpoint import Endpoint
 from sonolora.server.endpoints.inference import INFERENCE
+from sonolora.server.endpoints.sweeps import SWEEPS
 from sonolora.server.endpoints.training import APP, TRAINING
 
-ENDPOINTS: Mapping[str, Endpoint] = {endpoint.id: endpoint for endpoint in (*TRAINING, *INFERENCE)}
+ENDPOINTS: Mapping[str, Endpoint] = {endpoint.id: endpoint for endpoint in (*TRAINING, *INFERENCE, *SWEEPS)}
 APPS = tuple(dict.fromkeys(endpoint.app for endpoint in ENDPOINTS.values()))
 ENDPOINT_PATHS = ", ".join(f"/{id}" for id in ENDPOINTS)  # for messages
 _BY_PATH = {endpoint.path: endpoint for endpoint in ENDPOINTS.values()}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sonolora.planning.sweep_plan import WITHOUT
 from sonolora.server.files.names import file_id
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.journal import Journal
@@ -67,7 +68,11 @@ class ActiveJob:
             }
         if settings.files is not None:
             job["copies"] = {"address": settings.files, "attempt": request.starts}
-        return {**job, "settings": {**settings.run_settings(request.mode), **options.get("settings", {})}}
+        run_settings = {**settings.run_settings(request.mode), **options.get("settings", {})}
+        if "sweep" in options:
+            job["sweep"] = options["sweep"]
+            run_settings = {name: value for name, value in run_settings.items() if name not in WITHOUT}
+        return {**job, "settings": run_settings}
 
     async def start(self, command: dict[str, Any]) -> None:
         """Place the run. Raises `WorkerDiedError`."""

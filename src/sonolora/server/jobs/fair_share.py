@@ -28,9 +28,12 @@ def share_order(transaction: Connection, rules: ShareRules, now: float) -> Colum
     queued = requests.c.state == literal_column("'queued'")
     if not rules.hours:
         return None
-    keys = [row.key_id for row in transaction.execute(select(requests.c.key_id).distinct().where(queued))]
-    if len(keys) < 2:
+    # Two ends of an index, which tell whether there is more than one key, however long the queue is.
+    ends = [select(end(requests.c.key_id)).where(queued).scalar_subquery() for end in (func.min, func.max)]
+    first, last = transaction.execute(select(*ends)).one()
+    if first == last:
         return None
+    keys = [row.key_id for row in transaction.execute(select(requests.c.key_id).distinct().where(queued))]
     seconds: dict[str, float] = dict.fromkeys(keys, 0.0)
     running = select(requests.c.key_id, func.sum(now - requests.c.started)).where(
         requests.c.state == literal_column("'running'")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sonolora.planning.prices import billed_steps
-from sonolora.runs.artifacts import CONFIG, DEBUG_ARCHIVE, LORA, PREVIEW, RunArtifacts
+from sonolora.runs.artifacts import CONFIG, DEBUG_ARCHIVE, LORA, PREVIEW, SWEEP, SWEEP_PICTURE, RunArtifacts
 from sonolora.server import clock
 from sonolora.server.endpoints.registry import endpoint_of
 from sonolora.server.files.records import StoredFile
@@ -23,6 +23,8 @@ _OUTPUTS = (
     ("config_file", CONFIG, "application/json"),
     ("audio", PREVIEW, "audio/wav"),
     ("debug_dataset", DEBUG_ARCHIVE, "application/zip"),
+    ("standings", SWEEP, "application/json"),  # these two of a sweep
+    ("curves", SWEEP_PICTURE, "image/png"),
 )
 _MEDIA_TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".mp4": "video/mp4"}
 

@@ -55,6 +55,7 @@ from sonolora.modes import find_mode
 from sonolora.modes.request import parse
 from sonolora.planning.generate_settings import GenerateSettings
 from sonolora.planning.run_settings import RunSettings
+from sonolora.planning.sweep_plan import SweepPlan
 from sonolora.runs.artifacts import RECORD, RunArtifacts, RunDeletedError
 from sonolora.runs.generation.passes import NamedLoRA, Pass, generate_passes
 from sonolora.runs.loaded_networks import Networks
@@ -297,9 +298,10 @@ def _start_or_resume(
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         mode = find_mode(job["mode"])
-        request = parse(mode.request, job["body"])
+        plan = SweepPlan.of(job["sweep"]) if job.get("sweep") else None
+        request = parse(mode.request, job["body"]) if plan is None else plan.request(mode, job["body"])
         settings = RunSettings(networks.base.name, str(networks.device), **job["settings"])
-        start(mode, request, settings, folder, events, stop, sources=_sources(job), networks=networks)
+        start(mode, request, settings, folder, events, stop, sources=_sources(job), networks=networks, plan=plan)
 
 
 def main() -> int:

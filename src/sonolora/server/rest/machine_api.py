@@ -31,7 +31,7 @@ from sonolora.server.jobs.store import Store
 from sonolora.server.rest import run_view
 from sonolora.server.rest.operations import Operation
 from sonolora.server.rest.sessions import Sessions
-from sonolora.server.settings import INTERRUPT, ServerSettings
+from sonolora.server.settings import INTERRUPT, LOCAL, ServerSettings
 
 _GPU = (
     "nvidia-smi",
@@ -147,6 +147,8 @@ class MachineApi:
         return await anyio.to_thread.run_sync(read)
 
     def _why(self, waiting: Record, position: int, slots: Sequence[Slot], active: dict[str, str]) -> str:
+        if not slots and self.settings.placer != LOCAL:
+            return "the cluster has no device at the moment, or cannot be reached: the server's log may say why"
         if not any(slot.ready for slot in slots) and not active:
             return "no worker is ready yet: the base is being loaded"
         if slots and all(slot.drained for slot in slots):
@@ -175,7 +177,8 @@ class MachineApi:
         running = {device: id for id, device in active.items()}
         gpus = _gpus()
         shown = []
-        for slot in slots or [Slot(device, free=False, ready=False) for device in self.settings.devices]:
+        starting = self.settings.devices if self.settings.placer == LOCAL else ()
+        for slot in slots or [Slot(device, free=False, ready=False) for device in starting]:
             device = slot.name
             entry: dict[str, Any] = {
                 "device": device,
