@@ -30,7 +30,7 @@ from sonolora.server.database.faults import StoreError
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.active_job import ActiveJob
 from sonolora.server.jobs.attempt_folders import drop_older_attempts
-from sonolora.server.jobs.drains import covering
+from sonolora.server.jobs.drains import Drain, covering
 from sonolora.server.jobs.fair_share import ShareRules
 from sonolora.server.jobs.journal import Journal
 from sonolora.server.jobs.notifier import wait
@@ -67,10 +67,11 @@ class Workers:
     ) -> None:
         self._settings, self._store, self._storage, self._changed = settings, store, storage, changed
         self._retrying = retrying
-        self._placer, self._memory = make_placer(self.wake), memory
+        self._placer, self._memory = make_placer(self._place_more), memory
         self._rules = ShareRules(settings.fair_share_hours, settings.running_limit)
         self._largest = -1.0  # memory of the largest device that there has been, in GB
-        self._woken = asyncio.Event()
+        self._woken, self._place_woken = asyncio.Event(), asyncio.Event()
+        self._drains: list[Drain] = []  # as they were when last looked at
         self._active: dict[str, ActiveJob] = {}
         self._at: dict[str, str] = {}  # ids by slot
         self.slots: Sequence[Slot] = ()  # as they were when last looked at
@@ -81,8 +82,14 @@ class Workers:
         return {id: slot for slot, id in self._at.items()}
 
     def wake(self) -> None:
-        """There is a new request, or one to cancel, or a free slot. Called in the event loop."""
+        """There is a new request, or one to cancel. Called in the event loop."""
         woken, self._woken = self._woken, asyncio.Event()
+        woken.set()
+        self._place_more()
+
+    def _place_more(self) -> None:
+        """There is a request that could be placed, or a free slot."""
+        woken, self._place_woken = self._place_woken, asyncio.Event()
         woken.set()
 
     async def run(self) -> None:
@@ -90,6 +97,7 @@ class Workers:
         # Runs that an earlier server left running are resumed.
         for request in await self._retrying(self._store.requests, state=State.RUNNING, limit=1_000_000):
             await self._retrying(self._store.requeue, request.id, crashed=False)
+        await self._look_at_drains()
         async with self._placer, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch())
             tasks.create_task(self._count())
@@ -98,9 +106,9 @@ class Workers:
     async def _place(self, tasks: asyncio.TaskGroup) -> None:
         """Give each slot that is free the next request."""
         while True:
-            woken = self._woken
+            woken = self._place_woken
             try:
-                await self._look_at_slots()
+                self._look_at(await self._placer.capacity())
                 for slot in sorted(self.slots, key=lambda slot: slot.gb):  # so that large ones stay free for large runs
                     if not slot.free or slot.drained or slot.name in self._at:
                         continue
@@ -115,13 +123,14 @@ class Workers:
                 logger.exception("no run could be placed")
             await wait(woken, _POLL_SECONDS)
 
-    async def _look_at_slots(self) -> None:
-        slots, drains = await self._placer.capacity(), await self._retrying(self._store.drains.all)
-        self.slots = [replace(slot, drained=covering(drains, slot.name) is not None) for slot in slots]
-        for slot in slots:
-            self._largest = max(self._largest, slot.gb)
+    def _look_at(self, slots: Sequence[Slot]) -> None:
+        self.slots = [replace(slot, drained=covering(self._drains, slot.name) is not None) for slot in slots]
+        self._largest = max([self._largest, *(slot.gb for slot in slots)])
+
+    async def _look_at_drains(self) -> None:
+        self._drains = await self._retrying(self._store.drains.all)
         for id, name in self.active.items():
-            if (drain := covering(drains, name)) and drain.move and id in self._active:
+            if (drain := covering(self._drains, name)) and drain.move and id in self._active:
                 self._active[id].yielding.set()
 
     async def _count(self) -> None:
@@ -130,7 +139,7 @@ class Workers:
             woken = self._woken
             if 0 <= self._largest < math.inf and (request := await self._retrying(self._store.uncounted)):
                 await self._count_one(request)
-                self.wake()
+                self._place_more()
             else:
                 await wait(woken, _POLL_SECONDS)
 
@@ -171,6 +180,7 @@ class Workers:
             for id in await self._retrying(self._store.to_pause):
                 if id in self._active:
                     self._active[id].yielding.set()
+            await self._look_at_drains()
             await self._make_room()
             for request in await self._retrying(self._store.overdue, clock.now()):
                 await self._finish(request, OVERDUE)
@@ -226,7 +236,7 @@ class Workers:
             for task in (*stopping, writing):
                 task.cancel()
         self._changed(request.id)
-        self.wake()
+        self._place_more()
 
     async def _ending(self, job: ActiveJob) -> tuple[dict[str, Any] | None, str]:
         """The event that says how the run ended; None when the worker has died, with how it died."""
