@@ -46,7 +46,8 @@ _IMPORT = """
 import importlib, pkgutil
 import sonolora
 for module in pkgutil.walk_packages(sonolora.__path__, "sonolora."):
-    if not module.name.endswith(("__main__", "server.serve", "norm_kernels")):  # a system with all this; Triton
+    # Those need a system with all this, Triton, and Alembic, which runs its scripts itself.
+    if not module.name.endswith(("__main__", "server.serve", "norm_kernels", "migrations.env")):
         importlib.import_module(module.name)
 """
 _TRAIN = """

@@ -43,7 +43,7 @@ def test_the_folder_holds_everything_that_was_promised(finished):
     assert names == {
         "lora.safetensors", "config.json", "preview.wav", "previews", "metrics.jsonl", "report.json", "report.html",
         "report", "checkpoints", "evaluation.json", "debug_dataset.zip", "run.json", "prepared.safetensors",
-        "finish.json",
+        "finish.json", "patterns.safetensors",
     }, "nothing temporary stays"  # fmt: skip
     previews = sorted(path.name for path in (finished / "previews").iterdir())
     steps = [f"step-{step:06d}-{number}{kind}" for step in (0, 6, 12) for number in (1, 2) for kind in (".png", ".wav")]

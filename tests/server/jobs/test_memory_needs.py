@@ -47,5 +47,9 @@ def test_it_is_what_estimate_says(clips, tmp_path):
     run = RunSettings(base=base, **settings.run_settings("t2a"))
     assert counted == estimate(mode, asked, run, tmp_path, Silent(), card=80.0).needs.peak / 1e9
     assert asyncio.run(needs(request(Kind.GENERATE, base=base), {})) > 0.0
+    rates = [1e-4 * number for number in range(1, 49)]  # so many that training needs more than encoding
+    sweep = {"members": [{"learning_rate": rate, "rank": 16} for rate in rates], "keep_all": False}
+    asked_for = {**body, "rank": [16], "learning_rate": rates}
+    assert asyncio.run(needs(request(base=base, sweep=sweep), asked_for)) > counted
     with pytest.raises(InputError, match="rank"):
         asyncio.run(needs(request(base=base), {**body, "rank": -1}))

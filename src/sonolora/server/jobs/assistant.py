@@ -111,9 +111,13 @@ def _memory(task: Mapping[str, Any], _: _Progress) -> dict[str, Any]:
     from sonolora.planning.base_shape import PUBLISHED_NAME, BaseShape
     from sonolora.planning.needs import count_needs
     from sonolora.planning.run_settings import RunSettings
+    from sonolora.planning.sweep_plan import SweepPlan
 
     mode = find_mode(task["mode"])
-    request = parse(mode.request, {"training_data_url": "data:,", **task["body"]})
+    body = {"training_data_url": "data:,", **task["body"]}
+    plan = SweepPlan.of(task["sweep"]) if "sweep" in task else None
+    request = parse(mode.request, body) if plan is None else plan.request(mode, body)
+    members = 1 if plan is None else len(plan.members)
     settings = RunSettings(base=task["base"], **task["settings"])
     try:
         shape = BaseShape.of(find_base(task["base"]))
@@ -121,7 +125,7 @@ def _memory(task: Mapping[str, Any], _: _Progress) -> dict[str, Any]:
         if task["base"] != PUBLISHED_NAME:  # which only the nodes may have
             raise
         shape = BaseShape.published()
-    return {"gb": count_needs(shape, mode, request, settings, torch.device("cuda")).peak / 1e9}
+    return {"gb": count_needs(shape, mode, request, settings, torch.device("cuda"), members=members).peak / 1e9}
 
 
 _TASKS = {"check": _check, "estimate": _estimate, "memory": _memory}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sonolora.planning.sweep_plan import WITHOUT
 from sonolora.server.jobs.assistant_process import Assistant
 from sonolora.server.jobs.records import Kind, Request
 from sonolora.server.settings import EMBEDDED_BASE, ServerSettings
@@ -25,4 +26,7 @@ class MemoryNeeds:
         if request.kind == Kind.GENERATE:
             body, settings = {}, {name: settings[name] for name in ("weights", "block_offload")}
         task = {"task": "memory", "mode": request.mode, "body": body, "data": "", "base": base, "settings": settings}
+        if "sweep" in request.options:
+            task["sweep"] = request.options["sweep"]
+            task["settings"] = {name: value for name, value in settings.items() if name not in WITHOUT}
         return float((await self._assistant(task))["gb"])
