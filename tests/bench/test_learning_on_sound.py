@@ -38,6 +38,7 @@ def test_sounds_after_words_come_nearer_to_the_new_kind(embedding):
     assert base.beaten, base
 
 
+@pytest.mark.slow
 def test_a_transformation_is_learnt():
     _, base = judge(FIGURES["a2a"][:1], *heard(MODES["a2a"], 4, steps=50))
     assert base.beaten, base

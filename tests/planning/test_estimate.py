@@ -36,6 +36,7 @@ def clips(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_base_that_is_not_here(clips, monkeypatch, tmp_path):
     """On a machine without a registered LTX-2.3 its published shape is taken, and its time is a bound on this CPU."""
     monkeypatch.setenv("SONOLORA_BASES", str(tmp_path / "bases.json"))

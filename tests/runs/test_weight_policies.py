@@ -82,6 +82,7 @@ def test_checkpointed_blocks_are_extrapolated(monkeypatch, blocks):
     assert step_bytes(replace(shape, fingerprint="whole"), step, "cuda") == extended
 
 
+@pytest.mark.slow
 def test_each_checkpointed_block_keeps_less_and_costs_a_pass_more():
     shape, policies = BaseShape.find("tiny"), [WeightPolicy(checkpointed_blocks=blocks) for blocks in (0, 3, 6)]
     steps = [Step(T2A.lora_targets, 4, Tokens(126), policy=policy) for policy in policies]

@@ -97,14 +97,15 @@ class _Search:
 
     def error(self, problem: str) -> SonoloraError:
         """The problem, and what to do: one change, else two options, else several changes together."""
-        recomputed, quantised, offloaded, both = _smaller_settings(self.settings, self.shape.transformer_config.layers)
+        recomputed, quantised, offloaded, both = _smaller_settings(self.settings)
         every = [self.settings, *recomputed, *quantised, *offloaded, *both]
         smallest, changes = self.smallest_request()
         if all(self.count(smallest, settings).peak > self.available for settings in (every[-1], *self.one_way)):
             return self.nothing_fits(problem, every[-1])
         fewer = [replace(self.settings, batch_size=size) for size in range(self.settings.batch_size - 1, 0, -1)]
         kinds = (recomputed, fewer, quantised, offloaded, self.one_way)
-        options = [self.options(settings) for kind in kinds if (settings := self.first(kind, self.request))]
+        found = [settings for kind in kinds if (settings := self.first(kind, self.request))]
+        options = [self.options(self.with_fewest_blocks(settings)) for settings in found]
         fields = self.fields()
         if fields or options:
             words = f"{problem}. It would fit with {', or '.join([*options, *map(_assignment, fields.items())])}"
@@ -168,6 +169,18 @@ class _Search:
     def first(self, candidates: Iterable[RunSettings], request: TrainRequest) -> RunSettings | None:
         return next((settings for settings in candidates if self.fits(request, settings)), None)
 
+    def with_fewest_blocks(self, settings: RunSettings) -> RunSettings:
+        """The settings, with gradient checkpointing of a quarter, half or three quarters where that fits, too."""
+        if not settings.gradient_checkpointing or self.settings.gradient_checkpointing:
+            return settings
+        layers = self.shape.transformer_config.layers
+        fewer = [
+            replace(settings, gradient_checkpointing=False, checkpointed_blocks=-(-layers * quarters // 4))
+            for quarters in (1, 2, 3)
+        ]
+        more = [one for one in fewer if self.settings.checkpointed_blocks < one.checkpointed_blocks < layers]
+        return self.first(more, self.request) or settings
+
     def options(self, settings: RunSettings) -> str:
         """What to add to the command line."""
         current = self.settings
@@ -185,22 +198,19 @@ class _Search:
         return " ".join(words)
 
 
-def _smaller_settings(settings: RunSettings, layers: int) -> tuple[list[RunSettings], ...]:
-    """Settings that need less memory, by the time that they cost: with a quarter of the blocks recomputed, up to all
-    of them, at most a forward pass more; with quantised weights, which are dequantised at each use; with block offload,
-    where all weights cross the bus twice a step; with two of them. Without fp8, which needs as much as int8 and is less
-    exact.
+def _smaller_settings(settings: RunSettings) -> tuple[list[RunSettings], ...]:
+    """Settings that need less memory, by the time that they cost: with gradient checkpointing, a forward pass more;
+    with quantised weights, which are dequantised at each use; with block offload, where all weights cross the bus twice
+    a step; with two of them. Without fp8, which needs as much as int8 and is less exact.
     """
-    parts = range(layers // 4, layers, max(1, layers // 4)) if not settings.checkpointed_blocks else ()
-    recomputing: list[dict[str, Any]] = [{"checkpointed_blocks": count} for count in parts if count]
-    recomputing.append({"gradient_checkpointing": True})
+    recomputing: list[dict[str, Any]] = [{"gradient_checkpointing": True}]
     offloading: list[dict[str, Any]] = [{"block_offload": True}]
     if settings.block_offload or settings.gradient_checkpointing:
         recomputing = []
     if settings.block_offload or settings.cuda_graph or settings.compile:  # neither works with offloaded blocks
         offloading = []
     coarser = [{"weights": weights} for weights in WEIGHTS[WEIGHTS.index(settings.weights) + 1 :] if weights != "fp8"]
-    both = [one | other for kind in (recomputing[-1:], offloading) for one in coarser for other in kind]
+    both = [one | other for kind in (recomputing, offloading) for one in coarser for other in kind]
     return tuple(
         [replace(settings, **changes) for changes in kind] for kind in (recomputing, coarser, offloading, both)
     )

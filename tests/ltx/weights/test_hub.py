@@ -513,6 +513,7 @@ print(count, status("rchar", "/proc/self/io") - read_before, 1024 * (status("VmH
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts what the kernel has read")
+@pytest.mark.slow
 def test_whole_model_is_read_by_tensor(whole):
     """What stays is on the device (here: nowhere); the host holds a piece at a time and reads nothing else."""
     checkpoint = Checkpoint.open(whole)
