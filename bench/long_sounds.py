@@ -4,7 +4,7 @@
 
 For each mode trains a LoRA on made clips of a second and generates held-out sounds of three: at full length; in windows
 of the trained length, denoised together or one by one; and, where a part of the sound is given, in windows each of
-which continues the one before. Prints a page: the errors of the level step and of the spectral flux at the seams of the windows
+which continues the one before. Prints the errors of the level step and of the spectral flux at the seams of the windows
 (for all variants at the same places) and the log-mel distance to the true sound. In brackets the difference to full
 length and its 95 % interval (paired bootstrap over sounds). About ten minutes of one core.
 """
