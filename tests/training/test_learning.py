@@ -42,7 +42,7 @@ def train(mode, **config):
     [pytest.param(mode, id=name, marks=[] if name in NOT_SLOW else pytest.mark.slow) for name, mode in MODES.items()],
 )
 def test_the_lora_beats_the_base_on_held_out_clips(mode):
-    config = {"steps": 120, "learning_rate": 1e-3} if mode.video else {"steps": 60, "learning_rate": 2e-3}
+    config = {"steps": 240, "learning_rate": 1e-3} if mode.video else {"steps": 60, "learning_rate": 2e-3}
     held_out, base, lora = train(mode, sigma_density="published", **config)
     assert paired_difference(base, lora).high < 0
     assert paired_difference(zero_velocity(held_out).expand_as(lora), lora).high < 0
