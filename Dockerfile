@@ -10,6 +10,8 @@
 FROM python:3.12-slim
 
 ARG TORCH_INDEX=""
+# Extras for several machines, such as EXTRAS=postgres,s3,ray
+ARG EXTRAS=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
 
 WORKDIR /opt/sonolora
@@ -18,7 +20,7 @@ COPY constraints.txt ./
 RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$(grep '^torch==' constraints.txt)"
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
-RUN grep -v '^torch==' constraints.txt >/tmp/constraints.txt && pip install -c /tmp/constraints.txt .
+RUN grep -v '^torch==' constraints.txt >/tmp/constraints.txt && pip install -c /tmp/constraints.txt ".${EXTRAS:+[$EXTRAS]}"
 
 # Everything that is to outlast a container is below /data.
 RUN useradd --create-home --uid 1000 sonolora && install -d -o sonolora -g sonolora /data

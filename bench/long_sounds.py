@@ -6,7 +6,7 @@ For each mode trains a LoRA on made clips of a second and generates held-out sou
 of the trained length, denoised together or one by one; and, where a part of the sound is given, in windows each of
 which continues the one before. Prints the errors of the level step and of the spectral flux at the seams of the windows
 (for all variants at the same places) and the log-mel distance to the true sound. In brackets the difference to full
-length and its 95 % interval (paired bootstrap over sounds). About half an hour of one core.
+length and its 95 % interval (paired bootstrap over sounds). About ten minutes of one core.
 """
 
 from __future__ import annotations
@@ -324,6 +324,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    print("# Sounds longer than the training clips\n")
     for mode in options.modes:
         for line in rows(mode, options):
             print(line, flush=True)

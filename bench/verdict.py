@@ -42,7 +42,7 @@ from sounds import HELD_OUT_KINDS, KINDS
 from sonolora.analysis.copies import is_copy, likenesses, pattern
 from sonolora.cli.terminal import TerminalProgress
 from sonolora.conditioning import Example
-from sonolora.ltx.lora.adapters import add_adapters, at_strength, rounded_to_bf16, with_values
+from sonolora.ltx.lora.adapters import add_adapters, at_strength, rounded_to_bf16, save_lora, with_values
 from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.weights.base import find_base
@@ -52,6 +52,7 @@ from sonolora.modes.request import parse
 from sonolora.planning.run_settings import RunSettings
 from sonolora.runs.evaluation.evaluation import Evaluation
 from sonolora.runs.evaluation.evaluation_record import percent
+from sonolora.runs.lora_files.inspect_lora import inspect_lora
 from sonolora.runs.start import start
 from sonolora.training.differences import difference
 from sonolora.training.effect import measure_effect
@@ -142,11 +143,18 @@ def strengths(options: argparse.Namespace) -> None:
     base = grid_losses(model, held_out, CPU)
     while trainer.step_count < STRENGTH_STEPS:
         trainer.step()
+    with tempfile.TemporaryDirectory() as folder:
+        save_lora(Path(folder) / "lora.safetensors", adapters, {})
+        weights = inspect_lora(Path(folder) / "lora.safetensors", find_base("tiny")).total.change or 0.0
     for strength in STRENGTHS:
         with at_strength(adapters, strength):
             effect = measure_effect(model, adapters, held_out, CPU)
             change = difference(changes(base, grid_losses(model, held_out, CPU)), range(HELD_OUT))
-        print(f"| {strength:g} | {effect.change:.3f} | {effect.verdict} | {percent(change)} |", flush=True)
+        weights_changed = f"{100 * strength * weights:.1f} %"
+        print(
+            f"| {strength:g} | {weights_changed} | {effect.change:.3f} | {effect.verdict} | {percent(change)} |",
+            flush=True,
+        )
 
 
 def copies(options: argparse.Namespace) -> None:

@@ -99,6 +99,21 @@ def test_compose_runs_the_image_of_the_dockerfile():
     assert list(compose["volumes"]) == ["data"]
 
 
+def test_the_cluster_starts_the_server_with_options_that_it_has():
+    cluster = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
+    first, *options = cluster["services"]["server"]["command"]
+    assert first == "serve"
+    given = {name.removeprefix("--"): value for name, _, value in (one.partition("=") for one in options)}
+    ServerSettings(ROOT, **{name.replace("-", "_"): value for name, value in given.items()})
+    assert given["ray-address"].partition(":")[0] in cluster["services"]
+    extras = cluster["services"]["server"]["build"]["args"]["EXTRAS"].split(",")
+    assert set(extras) <= PROJECT["optional-dependencies"].keys()
+    (kind,) = {one["kind"] for one in yaml.safe_load_all((ROOT / "deploy" / "kuberay.yaml").read_text())} - {
+        "PersistentVolumeClaim"
+    }
+    assert kind == "RayCluster"
+
+
 def test_hooks_run_what_the_scripts_run():
     (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert local["repo"] == "local"

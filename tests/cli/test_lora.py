@@ -64,6 +64,7 @@ def test_merge_makes_a_base(lora, tmp_path):
     done = sonolora(*arguments)
     assert done.exit_code == 0
     assert "1 layers changed" in done.stdout and "rounding:" in done.stdout
+    assert "in size like a change of the strength by 0" in done.stdout
     tiny = find_base("tiny")
     shutil.copytree(tiny.text_encoder, folder / "text_encoder")
     merged = find_base(str(folder))

@@ -243,13 +243,15 @@ class TestLengths:
     @pytest.mark.parametrize("side", ["prefix", "suffix"])
     def test_a_long_extension_continues_itself(self, load, tmp_path, side):
         mode, told = f"audio-extend-{side}", Recorded()
-        body = {"audio": write_sound(tmp_path / "s.wav", 1.0), "conditioning_seconds": 0.2, "extend_seconds": 1.0}
+        body = {"audio": write_sound(tmp_path / "s.wav", 1.0), "conditioning_seconds": 0.2, "extend_seconds": 3.0}
         (region,) = load(mode, body, told).regions
-        assert region.end - region.start == pytest.approx(1.2)
-        assert "1.00 s are added to audio in windows of 0.5 s, each of which continues the one before" in told.messages
+        assert region.end - region.start == pytest.approx(3.2)
+        assert "3.00 s are added to audio in windows of 2 s, each of which continues the one before" in told.messages
         spec = parse(MODES[mode].generation, {"prompt": "x", **body}).spec()
-        starts, window = continued_windows(spec, 1.2, ClipLength(TRAINED, 20.0))
-        assert (sorted(starts)[0], sorted(starts)[-1] + window) == (0, frame_count(1.2))
+        length = ClipLength(TRAINED, 20.0)
+        assert continued_windows(spec, 1.2, length) == ([0], frame_count(1.2)), "at once, as far as the LoRA holds"
+        starts, window = continued_windows(spec, 3.2, length)
+        assert (sorted(starts)[0], sorted(starts)[-1] + window) == (0, frame_count(3.2))
         assert starts == sorted(starts, reverse=side == "suffix")
         assert all(abs(a - b) <= window - round(0.2 / 0.04) for a, b in pairwise(starts)), "with as much context"
 

@@ -16,10 +16,14 @@ from sonolora.core.errors import InputError, SonoloraError
 from sonolora.planning.run_settings import RunSettings
 
 if TYPE_CHECKING:
+    from sonolora.ltx.lora.merge import MergeReport
     from sonolora.ltx.weights.base import Base
     from sonolora.runs.lora_files.inspect_lora import Inspection
 
 _SHOWN = 3
+_LARGE_ROUNDING = 0.25  # of the change
+# Measured by `bench/verdict.py strengths` and with the LoRA of `sonolora demo`: docs/evaluation.md.
+_SCALE = "(LoRAs on tiny that had learnt changed 2 to 15 % in all; for the effect on the sound see evaluation.json)"
 
 
 def inspect(
@@ -78,10 +82,15 @@ def merge(
     merged = merge_loras(original.checkpoint, loras, out, overwrite=overwrite, progress=log_progress(out.name))
     print(f"merged:   {out}: {merged.layers} layers changed, by {_percent(merged.change)} of their weights")
     print(f"rounding: {_percent(merged.rounding)} of the weights, {_percent(merged.rounding_of_change)} of the change")
+    print(f"          in size like a change of the strength by {merged.rounding_of_change:.2g}{_advice(merged)}")
     for path, unused in zip(lora, merged.unused, strict=True):
         for line in summarise(unused):
             print(f"not used: {path.name}: {_printable(line)}")
     print(f"as base:  {_use(original, out)}")
+
+
+def _advice(merged: MergeReport) -> str:
+    return ": much of the LoRA is lost; use it unmerged" if merged.rounding_of_change > _LARGE_ROUNDING else ""
 
 
 def _use(base: Base, out: Path) -> str:
@@ -113,6 +122,7 @@ def _card(result: Inspection) -> str:
         "",
         f"{'changed part':<36} {'layers':>6}  change of the weights",
         *(f"{kind.kind:<36} {kind.layers:>6,}  {_percent(kind.change)}" for kind in (*result.kinds, result.total)),
+        _SCALE,
         "",
         *(f"strongest   {name}  {_percent(change)}" for name, change in ordered[:_SHOWN]),
         *(f"weakest     {name}  {_percent(change)}" for name, change in ordered[_SHOWN:][-_SHOWN:]),

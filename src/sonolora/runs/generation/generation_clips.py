@@ -82,8 +82,14 @@ class ClipLength:
 
     @property
     def region(self) -> float:
-        """Of what is regenerated of a recording, with its context."""
+        """Of what is inpainted at once, with its context."""
         return self.trained or self.longest
+
+    @property
+    def extension(self) -> float:
+        """Of what is added at once, with its context: at full length it sounded better than in windows, as far as a
+        LoRA holds (`bench/long_sounds.py`)."""
+        return self.longest if self.trained is None else min(self.longest, FAR * self.trained)
 
 
 def load_generation_input(
@@ -141,10 +147,11 @@ def continued_windows(spec: GenerationSpec, seconds: float, length: ClipLength) 
 
     Each continues the one before: an extension with as much context as it is given, inpainting with half a window.
     """
-    frames, window = frame_count(seconds), frame_count(length.region)
+    at_once = length.extension if spec.extend else length.region
+    frames, window = frame_count(seconds), frame_count(at_once)
     if frames <= window + 1:  # of rounding
         return [0], frames
-    context = spec.context_seconds or _OVERLAP * length.region
+    context = spec.context_seconds or _OVERLAP * at_once
     overlap = min(round(context / FRAME_SECONDS), window // 2)
     starts = window_starts(frames, window, overlap)
     return (starts[::-1] if spec.extend == "before" else starts), window
@@ -169,10 +176,10 @@ def _recording(path: Path, spec: GenerationSpec, length: ClipLength, progress: P
     new, context = _new_seconds(seconds, spec, length), spec.context_seconds or 0.0
     check_long_enough(recording, context, spec.field)
     context, before, count = min(context, seconds), spec.extend == "before", round(new * recording.sample_rate)
-    if context + new > length.region + FRAME_SECONDS:
+    if context + new > length.extension + FRAME_SECONDS:
         progress.message(
-            f"{new:.2f} s are added to {spec.field} in windows of {length.region:g} s, each of which continues the one "
-            "before"
+            f"{new:.2f} s are added to {spec.field} in windows of {length.extension:g} s, each of which continues the "
+            "one before"
         )
     padding = (count, 0) if before else (0, count)
     recording = replace(recording, samples=np.pad(recording.samples, ((0, 0), padding)))
