@@ -6,6 +6,7 @@ import pytest
 
 from sonolora.cli.sweep import print_sweep
 from sonolora.core.atomic_files import write_json
+from sonolora.core.cancellation import InterruptedRunError
 from sonolora.runs.artifacts import METRICS, RECORD, SWEEP, RunArtifacts
 from sonolora.runs.report.verdict import verdict
 from sonolora.runs.run_record import RunRecord
@@ -51,3 +52,10 @@ def test_the_table_has_the_best_first(tmp_path, capsys):
     assert "0.0002" in lines[2]
     assert "-18 % [-26, -10]" in lines[2]
     assert "diverged" in lines[3]
+
+
+def test_an_unfinished_sweep_is_continued_as_a_sweep(tmp_path):
+    write_json(tmp_path / RECORD, RunRecord.new("t2a", {"number_of_steps": 100}, {}, "f", PLAN).as_json())
+    ((_, command),) = verdict(RunArtifacts(tmp_path)).commands
+    assert command == f"sonolora sweep --resume {tmp_path}"
+    assert command in str(InterruptedRunError(tmp_path, 3, 100, "sweep"))

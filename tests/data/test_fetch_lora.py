@@ -100,3 +100,10 @@ def test_what_an_id_looks_like():
     good = ("someone/rain", "some-one/Rain_2.0", "a/b/sub/c.safetensors", "a/b@v1")
     bad = ("rain", "/etc/passwd", "../x/y", "a/../b", "./x", "http://x/y", "a/b/c", "a b/c", "")
     assert [is_hub_id(text) for text in (*good, *bad)] == [True] * len(good) + [False] * len(bad)
+
+
+def test_a_hub_that_does_not_answer_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(InputError, match="someone/one: the hub cannot be reached") as caught:
+        fetch_lora("someone/one", tmp_path)
+    assert caught.value.items[0].type == "file_download_error"

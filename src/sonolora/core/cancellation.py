@@ -46,12 +46,16 @@ class CancelToken:
 
 
 class InterruptedRunError(SonoloraError):
-    """The run was asked to stop. It has saved its state if training had begun; otherwise `step` is None."""
+    """The run was asked to stop. It has saved its state if training had begun; otherwise `step` is None.
 
-    def __init__(self, folder: Path, step: int | None, steps: int) -> None:
+    `command`: the one whose `--resume` continues it.
+    """
+
+    def __init__(self, folder: Path, step: int | None, steps: int, command: str = "train") -> None:
         self.step = step
         super().__init__(
             "stopped before training began; start it again"
             if step is None
-            else f"stopped at step {step} of {steps}; nothing is lost. Continue with: sonolora train --resume {folder}"
+            else f"stopped at step {step} of {steps}; nothing is lost. "
+            f"Continue with: sonolora {command} --resume {folder}"
         )

@@ -37,8 +37,8 @@ def fetch_lora(
 
 
 def _from_hub(source: str, weight_name: str | None, field: str) -> Path:
-    import httpx
     from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx in 1.x, httpx2 in 2.x
 
     match = _HUB_ID.fullmatch(source)
     assert match is not None
@@ -52,7 +52,7 @@ def _from_hub(source: str, weight_name: str | None, field: str) -> Path:
             msg = f"{repository}/{name} has {sizes[name]:,} bytes, more than the {MAX_BYTES:,} allowed."
             raise InputError.of(field, msg, "file_too_large", max_size=MAX_BYTES)
         return Path(hf_hub_download(repository, name, revision=info.sha, endpoint=endpoint))
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except (OSError, ValueError, HTTPError) as error:
         response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
         status = getattr(response, "status_code", None)
         why = f"answered with {status}" if status else f"cannot be reached ({type(error).__name__})"

@@ -162,6 +162,7 @@ def fetch_text_encoder(hub_id: HubId) -> Path:
     Files are checked against their SHA-256 where the hub reports it. Raises `CheckpointError`.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx in 1.x, httpx2 in 2.x
 
     try:
         folder = Path(
@@ -172,7 +173,7 @@ def fetch_text_encoder(hub_id: HubId) -> Path:
                 endpoint=_endpoint(),
             )
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPError) as error:
         response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
         if response is not None:
             raise _refusal(hub_id.repository, response.status_code) from None

@@ -159,7 +159,7 @@ def _commands(
 ) -> Sequence[tuple[str, str]]:
     folder = str(artifacts.folder)
     if unfinished:
-        return [("continue", _line("train", "--resume", folder))]
+        return [("continue", _line("train" if record.sweep is None else "sweep", "--resume", folder))]
     request, settings = record.request, record.settings
     base = [] if settings.get("base", "tiny") == "tiny" else ["--base", str(settings["base"])]
     lora = artifacts.path(LORA)

@@ -156,7 +156,8 @@ def _reading(standings: Mapping[str, Any]) -> str:
         1 for one in standings["members"] if one["behind_best"] and not Difference(**one["behind_best"]).above_zero
     )
     clips = standings["held_out_clips"]
-    text = f"The best was chosen on these {clips} held-out clips, so its own figure is slightly optimistic."
+    chosen_on = "this one held-out clip" if clips == 1 else f"these {clips} held-out clips"
+    text = f"The best was chosen on {chosen_on}, so its own figure is slightly optimistic."
     if close:
         which = "1 other is" if close == 1 else f"{close} others are"
         text = f"{which} not clearly worse than the best: more held-out clips would tell. {text}"

@@ -70,7 +70,7 @@ def sweep(run: Run, prepared: Prepared, networks: Networks, progress: Progress, 
             _Sweep(run, plan, placed, model, networks.device, sinks, progress, cancel).carry_out()
     except StopRequestedError:  # before the first step
         step = max((step for step, _ in run.artifacts.states()), default=0)
-        raise InterruptedRunError(run.folder, step, run.request.number_of_steps) from None
+        raise InterruptedRunError(run.folder, step, run.request.number_of_steps, "sweep") from None
     progress.message(f"trained and written in {time.monotonic() - began:.0f} s")
     if LORA not in run.artifacts:
         raise RunDeletedError
@@ -188,7 +188,7 @@ class _Sweep:
             except StopRequestedError:
                 writer.save()
                 writer.finish()
-                raise InterruptedRunError(self._run.folder, trainer.step_count, self._steps) from None
+                raise InterruptedRunError(self._run.folder, trainer.step_count, self._steps, "sweep") from None
 
     def _take_steps(self, stage: _Stage, writer: StateWriter) -> None:
         trainer, standings, settings = stage.trainer, self.standings, self._run.settings
