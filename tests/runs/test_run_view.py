@@ -78,6 +78,17 @@ def test_players_are_as_loud_as_the_real_sound_and_files_stay(run: RunArtifacts)
     assert np.abs(decode_audio(run.path("previews/step-000100-1.wav")).waveform.samples).max() < 0.06
 
 
+def test_what_to_try_next_keeps_the_settings_of_the_run(run: RunArtifacts) -> None:
+    record = json.loads(run.path(RECORD).read_text())
+    settings = {"base": "tiny", "held_out": 0, "preserve": 0.5, "block_offload": True, "seed": 42, "steps_of_old": 3}
+    run.put_json(RECORD, {**record, "settings": settings})
+    run.put_json(EVALUATION, evaluated(-0.04, -0.06, -0.02))
+    run.put_json(FINISH, {"seconds": 60.0, "moved": 0.5})
+    run.add_metrics(200, {"train_eval_loss": 0.3})
+    *_, (_, command) = verdict(run).commands
+    assert " --held-out 0 --preserve 0.5 --block-offload --out " in command
+
+
 def test_better_is_said_only_where_the_interval_says_so(run: RunArtifacts) -> None:
     run.put_json(EVALUATION, evaluated(-0.04, -0.06, -0.02))
     assert (

@@ -11,6 +11,7 @@ import pytest
 from sonolora.core.errors import InputError, SonoloraError
 from sonolora.core.setting_field import described
 from sonolora.planning.run_settings import RunSettings
+from sonolora.server.jobs import slurm_placer
 from sonolora.server.settings import ServerSettings, load_settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "server.md"
@@ -65,3 +66,11 @@ def test_runs_get_the_settings_of_their_mode(tmp_path):
     assert settings.run_settings("v2a")["v2a_video"] == "frozen-cached"
     assert "v2a_video" not in settings.run_settings("t2a")
     assert RunSettings(**settings.run_settings("t2a")).weights == "nf4"
+
+
+@pytest.mark.parametrize(("options", "words"), [("cluster=local,foo", "'foo' is not NAME=VALUE"), ("a=b", "no `srun`")])
+def test_slurm_is_looked_for_before_the_server_starts(monkeypatch, options, words):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(slurm_placer.importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(SonoloraError, match=words):
+        slurm_placer.check_slurm(options)

@@ -86,7 +86,7 @@ def test_resuming_is_exact(work, tmp_path, clips, name):
 
 
 def test_a_state_of_another_header_is_refused(work):
-    with pytest.raises(ValueError, match=r"vae\.pt is of a network of other sizes"):
+    with pytest.raises(ValueError, match=r"vae\.pt belongs to a network of other sizes"):
         newest(work, "vae", PARTS["bwe"])
 
 

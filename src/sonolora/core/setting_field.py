@@ -7,6 +7,7 @@ default and every help text is written once.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field
 from typing import Any
@@ -50,6 +51,8 @@ def check_values(settings: Any) -> None:
         value = getattr(settings, name)
         if value is None:
             continue
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError.of(name, f"must be a finite number, not {value}")
         if known.choices and value not in known.choices:
             raise InputError.of(name, f"{value!r} is not one of {', '.join(known.choices)}")
         if known.minimum is not None and value < known.minimum:

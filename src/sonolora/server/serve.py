@@ -48,6 +48,7 @@ from sonolora.server.jobs.ray_placer import check_ray
 from sonolora.server.jobs.records import State
 from sonolora.server.jobs.remote_placer import RemotePlacer
 from sonolora.server.jobs.retrying import Retrying
+from sonolora.server.jobs.slurm_placer import check_slurm
 from sonolora.server.jobs.store import Store
 from sonolora.server.jobs.workers import Workers
 from sonolora.server.net.listen import HttpServer, certificate_for, listen, loopback_of
@@ -95,6 +96,8 @@ def serve(settings: ServerSettings, *, accept_database: bool = False, with_examp
             _check_writable(folder)
         if settings.placer == RAY:
             check_ray()
+        if settings.placer == SLURM:
+            check_slurm(settings.slurm_options or "")
         _check_base(settings.base)
         objects = None
         if settings.files is not None:

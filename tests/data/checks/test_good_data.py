@@ -17,8 +17,8 @@ from sonolora.runs.demo import CLIPS, clip
 CODEC_RATE = 16_000
 SECONDS = 2.0
 # Silence has a warning of its own; noise is at times mono and at times stereo, of which there is one, too. Surf between
-# two waves and the rumble after a clap of thunder are steady noise, and a choir on a low B is steady lines near multiples
-# of 60 Hz: a clip of each of these is taken for background, and the warning says what to do if it is none.
+# two waves and the rumble after a clap of thunder are steady noise, and a choir on a low B is steady lines near
+# multiples of 60 Hz: a clip of each of these is taken for background, and the warning says what to do if it is none.
 AMBIGUOUS = ("silence", "noise", "surf", "thunder", "choir")
 EVERY_KIND = {name: kind for name, kind in {**KINDS, **HELD_OUT_KINDS}.items() if name not in AMBIGUOUS}
 QUICK = ("drum", "bird", "chiptune", "drips")

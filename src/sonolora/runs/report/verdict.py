@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sonolora.planning.run_settings import RunSettings, option
 from sonolora.runs.artifacts import LORA, SWEEP, RunArtifacts
 from sonolora.runs.run_record import RunRecord
 
@@ -22,6 +23,11 @@ _SMALL, _LARGE = 0.005, 0.02  # differences of the loss, relative to the base's:
 _DEFAULTS = {"training_data_url": "DATA", "rank": 32, "number_of_steps": 2000, "learning_rate": 2e-4}
 _LESS, _MORE = 0.5, 2  # times the learning rate, or the steps
 _MAX_STEPS = 20_000
+# Of the run's own; without them the next run would be another experiment, or not fit.
+_KEPT_SETTINGS = (
+    "seed", "batch_size", "sigma_density", "held_out", "preserve", "keep", "weights", "gradient_checkpointing",
+    "checkpointed_blocks", "block_offload", "v2a_video", "reference_positions", "preview_leak",
+)  # fmt: skip
 _SHOWN_FIELDS = ("rank", "number_of_steps", "learning_rate", "audio_duration_seconds", "number_of_frames")
 
 
@@ -202,9 +208,15 @@ def _next(
         for part in (f"--{name.replace('_', '-')}", f"{request[name]:g}")
     ]
     trigger = ["--trigger-phrase", request["trigger_phrase"]] if request.get("trigger_phrase") else []
+    kept = [
+        part
+        for name in _KEPT_SETTINGS
+        if (value := record.settings.get(name, getattr(RunSettings, name))) != getattr(RunSettings, name)
+        for part in (option(name), *([] if value is True else [str(value)]))
+    ]
     out = f"{artifacts.folder}-2"
     data = str(request["training_data_url"])
-    return why, _line("train", record.mode, data, *base, *fields, *trigger, "--out", out)
+    return why, _line("train", record.mode, data, *base, *fields, *trigger, *kept, "--out", out)
 
 
 def _line(*words: str) -> str:

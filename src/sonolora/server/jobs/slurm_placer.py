@@ -7,7 +7,9 @@ share the server's folder. Slurm, not the server, knows which cards there are: a
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -67,6 +69,17 @@ class Placed:
     seen: int = 0
 
 
+def check_slurm(options: str) -> None:
+    """Raise `SonoloraError` unless submitit and Slurm are here and the options are of the form NAME=VALUE,..."""
+    if importlib.util.find_spec("submitit") is None:
+        raise SonoloraError("--placer slurm needs submitit: pip install 'sonolora[slurm]'")
+    for one in filter(None, options.split(",")):
+        if not all(one.partition("=")):
+            raise SonoloraError(f"--slurm-options: {one!r} is not NAME=VALUE")
+    if "cluster=local" not in options.split(",") and shutil.which("srun") is None:
+        raise SonoloraError("--placer slurm needs Slurm: there is no `srun` on the PATH of this machine")
+
+
 class SlurmPlacer:
     """`options` are parameters of submitit, and `cluster=local` for a trial without Slurm.
 
@@ -75,14 +88,12 @@ class SlurmPlacer:
 
     def __init__(self, base: str, folder: Path, jobs: int, options: str) -> None:
         self._base, self._folder, self._jobs = base, folder, jobs
-        self._options = dict(option.split("=", 1) for option in options.split(",") if "=" in option)
+        self._options = dict(option.split("=", 1) for option in filter(None, options.split(",")))
         self._placed: list[Placed] = []
 
     async def __aenter__(self) -> Self:
-        try:
-            import submitit
-        except ImportError:
-            raise SonoloraError("--placer slurm needs submitit: pip install 'sonolora[slurm]'") from None
+        import submitit
+
         options = {name: int(value) if value.isdecimal() else value for name, value in self._options.items()}
         try:
             self._executor = submitit.AutoExecutor(self._folder, cluster=str(options.pop("cluster", "slurm")))
