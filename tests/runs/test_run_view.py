@@ -80,7 +80,8 @@ def test_players_are_as_loud_as_the_real_sound_and_files_stay(run: RunArtifacts)
 
 def test_what_to_try_next_keeps_the_settings_of_the_run(run: RunArtifacts) -> None:
     record = json.loads(run.path(RECORD).read_text())
-    settings = {"base": "tiny", "held_out": 0, "preserve": 0.5, "block_offload": True, "seed": 42, "steps_of_old": 3}
+    settings = {"base": "tiny", "held_out": 0, "preserve": 0.5, "block_offload": True, "seed": 42, "of_old": 3}
+    settings["sigma_density"] = MODES["t2a"].sigma_density
     run.put_json(RECORD, {**record, "settings": settings})
     run.put_json(EVALUATION, evaluated(-0.04, -0.06, -0.02))
     run.put_json(FINISH, {"seconds": 60.0, "moved": 0.5})

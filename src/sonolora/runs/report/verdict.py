@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sonolora.modes import find_mode
 from sonolora.planning.run_settings import RunSettings, option
 from sonolora.runs.artifacts import LORA, SWEEP, RunArtifacts
 from sonolora.runs.run_record import RunRecord
@@ -212,6 +213,7 @@ def _next(
         part
         for name in _KEPT_SETTINGS
         if (value := record.settings.get(name, getattr(RunSettings, name))) != getattr(RunSettings, name)
+        and (name != "sigma_density" or value != find_mode(record.mode).sigma_density)  # which a run records
         for part in (option(name), *([] if value is True else [str(value)]))
     ]
     out = f"{artifacts.folder}-2"
