@@ -11,7 +11,7 @@ import pytest
 from sonolora.core.errors import InputError, SonoloraError
 from sonolora.core.setting_field import described
 from sonolora.planning.run_settings import RunSettings
-from sonolora.server.jobs import slurm_placer
+from sonolora.server.placing import slurm_placer
 from sonolora.server.settings import ServerSettings, load_settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "server.md"

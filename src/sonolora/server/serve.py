@@ -37,23 +37,23 @@ from sonolora.server.files.storage import Storage
 from sonolora.server.folder_lock import single_instance
 from sonolora.server.health import Health
 from sonolora.server.jobs.assistant_process import Assistant
-from sonolora.server.jobs.attempt_folders import id_of, remove_run_folder
 from sonolora.server.jobs.deliveries import Deliveries
 from sonolora.server.jobs.keys import Keys
-from sonolora.server.jobs.local_placer import LocalPlacer
 from sonolora.server.jobs.memory_needs import MemoryNeeds
 from sonolora.server.jobs.notifier import Notifier
-from sonolora.server.jobs.placer import Placer
-from sonolora.server.jobs.ray_placer import check_ray
 from sonolora.server.jobs.records import State
-from sonolora.server.jobs.remote_placer import RemotePlacer
 from sonolora.server.jobs.retrying import Retrying
-from sonolora.server.jobs.slurm_placer import check_slurm
 from sonolora.server.jobs.store import Store
 from sonolora.server.jobs.workers import Workers
 from sonolora.server.net.listen import HttpServer, certificate_for, listen, loopback_of
 from sonolora.server.net.tunnel import tunnel
 from sonolora.server.net.urls import own_address
+from sonolora.server.placing.attempt_folders import id_of, remove_run_folder
+from sonolora.server.placing.local_placer import LocalPlacer
+from sonolora.server.placing.placer import Placer
+from sonolora.server.placing.ray_placer import check_ray
+from sonolora.server.placing.remote_placer import RemotePlacer
+from sonolora.server.placing.slurm_placer import check_slurm
 from sonolora.server.settings import EMBEDDED_BASE, RAY, SLURM, ServerSettings
 from sonolora.server.shared_secrets import share_secrets
 from sonolora.server.webhooks import Deliverer, jwks, load_signing_key

@@ -13,13 +13,14 @@ import pytest
 from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.files.storage import Storage
 from sonolora.server.health import Health
-from sonolora.server.jobs import local_placer, retrying
-from sonolora.server.jobs import worker_process as process
-from sonolora.server.jobs.local_placer import LocalPlacer
+from sonolora.server.jobs import retrying
 from sonolora.server.jobs.records import NewRequest, State
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.jobs.workers import Workers
+from sonolora.server.placing import local_placer
+from sonolora.server.placing import worker_process as process
+from sonolora.server.placing.local_placer import LocalPlacer
 from sonolora.server.settings import ServerSettings
 
 LIMIT = 30  # seconds for anything to happen, on a busy machine

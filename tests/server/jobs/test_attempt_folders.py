@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sonolora.core.atomic_files import OutputError
-from sonolora.server.jobs import attempt_folders
-from sonolora.server.jobs.attempt_folders import begin_attempt, drop_older_attempts, id_of, remove_run_folder
+from sonolora.server.placing import attempt_folders
+from sonolora.server.placing.attempt_folders import begin_attempt, drop_older_attempts, id_of, remove_run_folder
 
 
 def content(folder):

@@ -7,8 +7,8 @@ from dataclasses import replace
 import uvloop
 
 from sonolora.core.errors import InputError
-from sonolora.server.jobs.local_placer import LocalPlacer
 from sonolora.server.jobs.records import State
+from sonolora.server.placing.local_placer import LocalPlacer
 
 SIZES = {"cpu": 12.0, "auto": 80.0}
 

@@ -17,12 +17,12 @@ from sonolora.core.errors import SonoloraError
 from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.files.storage import Storage
 from sonolora.server.health import Health
-from sonolora.server.jobs.ray_placer import check_ray
 from sonolora.server.jobs.records import NewRequest, State
-from sonolora.server.jobs.remote_placer import RemotePlacer
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.jobs.workers import Workers
+from sonolora.server.placing.ray_placer import check_ray
+from sonolora.server.placing.remote_placer import RemotePlacer
 from sonolora.server.settings import ServerSettings
 
 LIMIT = 400  # seconds for anything to happen, on a busy machine

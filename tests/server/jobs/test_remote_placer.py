@@ -10,14 +10,14 @@ from functools import partial
 import pytest
 import uvloop
 
-from sonolora.server.jobs import remote_placer
-from sonolora.server.jobs.remote_placer import RemotePlacer
+from sonolora.server.placing import remote_placer
+from sonolora.server.placing.remote_placer import RemotePlacer
 
 PROCESS = """
 import asyncio, os, sys
-from sonolora.server.jobs import worker_process
-from sonolora.server.jobs.local_placer import LocalPlacer
-from sonolora.server.jobs.placer_process import relay
+from sonolora.server.placing import worker_process
+from sonolora.server.placing.local_placer import LocalPlacer
+from sonolora.server.placing.placer_process import relay
 
 worker_process._COMMAND = (sys.executable, sys.argv[1])
 open(sys.argv[2], "a").write(f"{os.getpid()}\\n")

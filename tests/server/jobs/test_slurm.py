@@ -9,7 +9,7 @@ import pytest
 import uvloop
 
 from sonolora.server.jobs.records import NewRequest, State
-from sonolora.server.jobs.remote_placer import RemotePlacer
+from sonolora.server.placing.remote_placer import RemotePlacer
 
 pytestmark = [
     pytest.mark.slow,

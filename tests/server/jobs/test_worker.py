@@ -25,12 +25,12 @@ from sonolora.runs.artifacts import RunArtifacts
 from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.files.storage import Storage
 from sonolora.server.health import Health
-from sonolora.server.jobs.attempt_folders import begin_attempt, drop_older_attempts
-from sonolora.server.jobs.local_placer import LocalPlacer
 from sonolora.server.jobs.records import NewRequest, State
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.jobs.workers import Workers
+from sonolora.server.placing.attempt_folders import begin_attempt, drop_older_attempts
+from sonolora.server.placing.local_placer import LocalPlacer
 from sonolora.server.settings import ServerSettings
 
 pytestmark = pytest.mark.xdist_group("worker")  # they share an undisturbed run

@@ -19,8 +19,8 @@ import uvloop
 
 from sonolora.server.database.faults import StoreError
 from sonolora.server.jobs import active_job, workers
-from sonolora.server.jobs import worker_process as process
 from sonolora.server.jobs.records import NewRequest, State
+from sonolora.server.placing import worker_process as process
 
 KILLED = "the worker was killed by SIGKILL (out of memory?)"
 LIMIT = 30  # seconds for anything to happen, on a busy machine

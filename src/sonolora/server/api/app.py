@@ -36,11 +36,11 @@ from sonolora.server.files.incoming import UploadError
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.notifier import Notifier
-from sonolora.server.jobs.placer import Slot
 from sonolora.server.jobs.records import Key
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.net.urls import base_url
+from sonolora.server.placing.placer import Slot
 from sonolora.server.rest.rest import Rest
 from sonolora.server.settings import ServerSettings
 

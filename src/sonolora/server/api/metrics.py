@@ -15,9 +15,9 @@ from prometheus_client.registry import Collector
 
 from sonolora.server import clock
 from sonolora.server.jobs.keys import Keys
-from sonolora.server.jobs.placer import Slot
 from sonolora.server.jobs.records import State
 from sonolora.server.jobs.store import Store
+from sonolora.server.placing.placer import Slot
 from sonolora.server.settings import ServerSettings
 
 Family = GaugeMetricFamily | CounterMetricFamily

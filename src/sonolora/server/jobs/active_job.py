@@ -13,9 +13,9 @@ from sonolora.planning.sweep_plan import WITHOUT
 from sonolora.server.files.names import file_id
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.journal import Journal
-from sonolora.server.jobs.placer import ENDINGS, STOP_SECONDS, Placer, Run, WorkerDiedError
 from sonolora.server.jobs.records import Kind, Request
 from sonolora.server.net.urls import holds_address, is_own_url
+from sonolora.server.placing.placer import ENDINGS, STOP_SECONDS, Placer, Run, WorkerDiedError
 from sonolora.server.settings import ServerSettings
 
 GIVEN = ("audio", "reference", "video")  # fields of a request to generate that hold an address

@@ -29,16 +29,16 @@ from sonolora.server import clock
 from sonolora.server.database.faults import StoreError
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.active_job import ActiveJob
-from sonolora.server.jobs.attempt_folders import drop_older_attempts
 from sonolora.server.jobs.drains import Drain, covering
 from sonolora.server.jobs.fair_share import ShareRules
 from sonolora.server.jobs.journal import Journal
 from sonolora.server.jobs.notifier import wait
-from sonolora.server.jobs.placer import Placer, Slot, WorkerDiedError
 from sonolora.server.jobs.records import Kind, Request, Result, State
 from sonolora.server.jobs.results import CANCELLED, OVERDUE, crashed, failed, finished, generated, refused
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
+from sonolora.server.placing.attempt_folders import drop_older_attempts
+from sonolora.server.placing.placer import Placer, Slot, WorkerDiedError
 from sonolora.server.settings import INTERRUPT, ServerSettings
 
 MIN_FREE_BYTES = 256 << 20  # on the server's disk; with less no run is started

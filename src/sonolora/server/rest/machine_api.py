@@ -23,11 +23,11 @@ from sonolora import __version__
 from sonolora.modes.request import Body
 from sonolora.server.api.responses import JsonResponse, RejectedError, error_response
 from sonolora.server.jobs.keys import Keys
-from sonolora.server.jobs.placer import Slot
 from sonolora.server.jobs.records import Key, Kind, State
 from sonolora.server.jobs.records import Request as Record
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
+from sonolora.server.placing.placer import Slot
 from sonolora.server.rest import run_view
 from sonolora.server.rest.operations import Operation
 from sonolora.server.rest.sessions import Sessions

@@ -21,10 +21,10 @@ from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.assistant_process import Assistant
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.notifier import Notifier
-from sonolora.server.jobs.placer import Slot
 from sonolora.server.jobs.records import Key
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
+from sonolora.server.placing.placer import Slot
 from sonolora.server.rest import generate_api, hub_api, modes_api, page
 from sonolora.server.rest.datasets_api import DatasetsApi
 from sonolora.server.rest.machine_api import MachineApi

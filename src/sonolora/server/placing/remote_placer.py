@@ -17,9 +17,9 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
-from sonolora.server.jobs.placer import ENDINGS, Run, Slot, WorkerDiedError
+from sonolora.server.placing.placer import ENDINGS, Run, Slot, WorkerDiedError
 
-_COMMAND = (sys.executable, "-m", "sonolora.server.jobs.placer_process")
+_COMMAND = (sys.executable, "-m", "sonolora.server.placing.placer_process")
 _MAX_LINE_BYTES = 1 << 26
 _LOST = "the cluster was lost"
 FIRST_PAUSE, MAX_PAUSE = 1.0, 30.0  # seconds before the process is started again

@@ -1,7 +1,7 @@
 """A placer in a process of its own: Ray's library ends the process that uses it when it loses the head of its cluster.
 
-    python -m sonolora.server.jobs.placer_process --base ltx-2.3 ray 10.0.0.1:6379
-    python -m sonolora.server.jobs.placer_process --base ltx-2.3 slurm FOLDER --jobs 4 --options gpus_per_node=1
+    python -m sonolora.server.placing.placer_process --base ltx-2.3 ray 10.0.0.1:6379
+    python -m sonolora.server.placing.placer_process --base ltx-2.3 slurm FOLDER --jobs 4 --options gpus_per_node=1
 
 In: JSON lines on standard input. `{"id", "capacity": null}` and `{"id", "start": {fields of Run}, "attempt"}` are
 answered by `{"id", "result"}` or `{"id", "died": how}`; `{"stop": handle, "save"}` is not answered. The result of a
@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from sonolora.core.errors import SonoloraError
-from sonolora.server.jobs.placer import Placer, Run, WorkerDiedError
-from sonolora.server.jobs.ray_placer import RayPlacer
-from sonolora.server.jobs.slurm_placer import SlurmPlacer
+from sonolora.server.placing.placer import Placer, Run, WorkerDiedError
+from sonolora.server.placing.ray_placer import RayPlacer
+from sonolora.server.placing.slurm_placer import SlurmPlacer
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ async def relay(placer: Placer[Any], commands: TextIO, out: TextIO) -> None:
 
 def main() -> int:
     """Run the process; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="sonolora.server.jobs.placer_process")
+    parser = argparse.ArgumentParser(prog="sonolora.server.placing.placer_process")
     parser.add_argument("--base", required=True)
     kinds = parser.add_subparsers(dest="kind", required=True)
     kinds.add_parser("ray").add_argument("address")

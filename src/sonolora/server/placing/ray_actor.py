@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from sonolora.server.jobs.placer import WorkerDiedError
-from sonolora.server.jobs.worker_process import WorkerProcess
+from sonolora.server.placing.placer import WorkerDiedError
+from sonolora.server.placing.worker_process import WorkerProcess
 
 DIED = "died"  # the event after the last one
 

@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from sonolora.core.errors import SonoloraError
-from sonolora.server.jobs.attempt_folders import begin_attempt
-from sonolora.server.jobs.placer import ENDINGS, Run, Slot, WorkerDiedError
+from sonolora.server.placing.attempt_folders import begin_attempt
+from sonolora.server.placing.placer import ENDINGS, Run, Slot, WorkerDiedError
 
 _COMMAND = (sys.executable, "-m", "sonolora.server.jobs.worker")
 _EVENTS, _STOP = "events.jsonl", "stop"

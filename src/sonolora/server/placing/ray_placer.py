@@ -21,9 +21,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from sonolora.core.errors import SonoloraError
-from sonolora.server.jobs.attempt_folders import begin_attempt
-from sonolora.server.jobs.placer import ENDINGS, Run, Slot, WorkerDiedError
-from sonolora.server.jobs.ray_actor import DIED, RunActor
+from sonolora.server.placing.attempt_folders import begin_attempt
+from sonolora.server.placing.placer import ENDINGS, Run, Slot, WorkerDiedError
+from sonolora.server.placing.ray_actor import DIED, RunActor
 
 GPU_GB = "gpu_gb"  # the custom resource
 _STOP_SECONDS = 5.0  # for a node to say that it has killed a process

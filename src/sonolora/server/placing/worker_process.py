@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from sonolora.server.jobs.placer import WorkerDiedError
+from sonolora.server.placing.placer import WorkerDiedError
 
 _COMMAND = (sys.executable, "-m", "sonolora.server.jobs.worker")
 _START_SECONDS = 600.0  # until it is ready: a large base may be read from a slow disk

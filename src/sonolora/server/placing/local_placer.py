@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from sonolora.server.jobs.placer import ENDINGS, STOP_SECONDS, Run, Slot, WorkerDiedError
-from sonolora.server.jobs.worker_process import WorkerProcess
+from sonolora.server.placing.placer import ENDINGS, STOP_SECONDS, Run, Slot, WorkerDiedError
+from sonolora.server.placing.worker_process import WorkerProcess
 
 FIRST_PAUSE, MAX_PAUSE = 1.0, 60.0  # seconds before a device gets a new worker, doubled for each that died
 
