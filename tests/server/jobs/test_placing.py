@@ -65,9 +65,10 @@ def test_a_drained_device_gets_no_more_runs(served):
             await served.until(lambda: served.workers.slots[0].drained)
             assert served.store.request(moving).state == State.QUEUED
             served.store.drains.remove("cpu")
-            await served.until(lambda: len(served.goes(moving)) == 2)
+            # Not before its worker has said so: what the end of the test stops has begun.
+            await served.until(lambda: len(served.kinds(moving)) == 3)
+            assert served.kinds(moving)[2] == "resumed"
 
     served.settings = replace(served.settings, devices=("cpu",))
     moving = served.add("wait")
     uvloop.run(run())
-    assert served.kinds(moving)[2] == "resumed"
