@@ -147,10 +147,10 @@ def _check_writable(folder: Path) -> None:
 
 def _placer(settings: ServerSettings, changed: Callable[[], None]) -> Placer[Any]:
     if settings.placer == RAY:
-        return RemotePlacer(("--base", settings.base, "ray", str(settings.ray_address)), changed)
+        return RemotePlacer(("ray", str(settings.ray_address)), changed)
     if settings.placer == SLURM:
         options = ("--jobs", str(settings.slurm_jobs), "--options", settings.slurm_options or "")
-        return RemotePlacer(("--base", settings.base, "slurm", str(settings.folder / "slurm"), *options), changed)
+        return RemotePlacer(("slurm", str(settings.folder / "slurm"), "--base", settings.base, *options), changed)
     return LocalPlacer(settings.base, settings.devices, changed)
 
 
