@@ -22,7 +22,7 @@ from sonolora.core.errors import CheckpointError
 from sonolora.core.object_store import ObjectStore
 from sonolora.ltx.weights.base import Base, open_entry
 from sonolora.ltx.weights.hub import HubCheckpoint, models_folder
-from sonolora.ltx.weights.registry import Entry
+from sonolora.ltx.weights.registry import Entry, stored_record
 from sonolora.ltx.weights.stored_tensor import files_of
 
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all
@@ -35,7 +35,7 @@ _LOOK_SECONDS = 0.2  # between two looks whether another process has fetched it
 
 def is_published(objects: ObjectStore, fingerprint: str) -> bool:
     """Whether the base is in the store, complete. Raises `ObjectStoreError`."""
-    return objects.read(_name(fingerprint, _RECORD)) is not None
+    return objects.read(stored_record(fingerprint)) is not None
 
 
 def publish(base: Base, objects: ObjectStore, progress: Progress) -> bool:
@@ -64,7 +64,7 @@ def publish(base: Base, objects: ObjectStore, progress: Progress) -> bool:
         done += path.stat().st_size
         progress(done, total)
     text = json.dumps({"name": base.name, "distilled": base.distilled, "files": record}, indent=2)
-    objects.create(_name(base.fingerprint, _RECORD), text.encode())
+    objects.create(stored_record(base.fingerprint), text.encode())
     return True
 
 
@@ -93,7 +93,7 @@ def fetch(
     try:
         if (base := fetched(fingerprint, name)) is not None:
             return base
-        if (content := objects.read(_name(fingerprint, _RECORD))) is None:
+        if (content := objects.read(stored_record(fingerprint))) is None:
             return None
         record = json.loads(content)
         _fetch_files(fingerprint, record["files"], folder, objects, progress)
