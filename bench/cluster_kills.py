@@ -139,7 +139,7 @@ class Kills:
         ray: RayProcesses | None,
     ) -> None:
         self.dice, self.cluster, self.postgres, self.s3, self.ray = dice, cluster, postgres, s3, ray
-        self._asleep: list[tuple[float, list[psutil.Process]]] = []  # what goes on when
+        self._asleep: list[list[psutil.Process]] = []
 
     def kinds(self) -> dict[str, Callable[[], bool]]:
         common = {"server": self.server, "database": self.database, "object store": self.store}
@@ -148,12 +148,7 @@ class Kills:
         return {**common, "node": self.node, "node stands still": self.still, "head": self.head}
 
     def keep(self) -> None:
-        """Start again what has ended, as a supervisor would, and let go on what has stood still."""
-        for one in [one for one in self._asleep if one[0] < time.monotonic()]:
-            self._asleep.remove(one)
-            for process in one[1]:
-                with suppress(psutil.NoSuchProcess):
-                    process.send_signal(signal.SIGCONT)
+        """Start again what has ended, as a supervisor would."""
         for server in self.cluster.servers:  # one that lost its turn stops by itself
             if server.process.poll() is not None:
                 server.start()
@@ -202,12 +197,24 @@ class Kills:
         return True
 
     def _sleep(self, processes: list[psutil.Process], seconds: float) -> bool:
-        if any(set(processes) & set(others) for _, others in self._asleep):
+        """They go on after so long, whatever happens meanwhile."""
+        if any(set(processes) & set(others) for others in self._asleep):
             return False
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGSTOP)
-        self._asleep.append((time.monotonic() + seconds, processes))
+
+        def send(number: signal.Signals) -> None:
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+
+        def wake() -> None:
+            send(signal.SIGCONT)
+            self._asleep.remove(processes)
+
+        self._asleep.append(processes)
+        send(signal.SIGSTOP)
+        timer = threading.Timer(seconds, wake)
+        timer.daemon = True
+        timer.start()
         return True
 
 
