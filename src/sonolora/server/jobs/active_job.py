@@ -13,6 +13,7 @@ from sonolora.planning.sweep_plan import WITHOUT
 from sonolora.server.files.names import file_id
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.journal import Journal
+from sonolora.server.jobs.keys import Access
 from sonolora.server.jobs.records import Kind, Request
 from sonolora.server.net.urls import holds_address, is_own_url
 from sonolora.server.placing.placer import ENDINGS, STOP_SECONDS, Placer, Run, WorkerDiedError
@@ -39,13 +40,14 @@ class ActiveJob:
         """Since the request left the queue."""
         return round(time.monotonic() - self.began, 3)
 
-    def command(self, settings: ServerSettings, storage: Storage) -> dict[str, Any]:
-        """What the worker is sent. Looks up the request's files."""
-        known = {
-            url: path and str(path)
-            for url in _urls([self.body, self.request.options])
-            if (path := storage.local(url)) or (file_id(url) and is_own_url(url, settings))
-        }
+    def command(self, settings: ServerSettings, storage: Storage, access: Access) -> dict[str, Any]:
+        """What the worker is sent. Looks up the request's files, of which `access` says which it may use."""
+        known = {}
+        for url in _urls([self.body, self.request.options]):
+            if (file := storage.behind(url)) is not None:  # another owner's is as one that is not there
+                known[url] = str(storage.content(file)) if access.own(file) else None
+            elif file_id(url) and is_own_url(url, settings):
+                known[url] = None
         request, options = self.request, self.request.options
         job = {
             "id": request.id,
