@@ -314,8 +314,9 @@ class Store:
         key_ids: Sequence[str] | None = None,
         limit: int = 100,
         before: float | None = None,
+        sweeps: bool = False,
     ) -> list[Request]:
-        """The newest first; with `before` only those created before that time, with `key_ids` those of these keys."""
+        """The newest first: those created before a time, of these keys, of sweeps alone, where that is asked for."""
         query = select(requests).order_by(requests.c.created.desc(), requests.c.number.desc()).limit(limit)
         if state is not None:
             query = query.where(_is(state))
@@ -327,6 +328,8 @@ class Store:
             query = query.where(requests.c.mode == mode)
         if key_ids is not None:
             query = query.where(requests.c.key_id.in_(key_ids))
+        if sweeps:
+            query = query.where(requests.c.endpoint.endswith("/sweep", autoescape=True))
         return [Request.of(row) for row in self._database.read(query)]
 
     def used(self) -> list[tuple[str, int, int, float]]:
