@@ -37,9 +37,9 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
     if path.suffix == ".whl":
         with zipfile.ZipFile(path) as wheel:
             content = wheel.read(_IN_WHEEL)
-    numbers = [np._core.multiarray.scalar, np.dtype, np.dtypes.Int64DType]
-    # The file names the module as NumPy 1 had it.
-    allowed = [*numbers, (np._core.multiarray.scalar, "numpy.core.multiarray.scalar")]
+    scalar = np.int64(0).__reduce__()[0]  # what makes a number of NumPy from its bytes
+    # The file names its module as NumPy 1 had it.
+    allowed = [(scalar, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Int64DType]
     with torch.serialization.safe_globals(allowed):
         tensors, _ = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return tensors
