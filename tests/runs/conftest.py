@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from pydantic import Field, create_model
-from run_support import Recorded, Silent, begin
+from run_support import STEPS, Recorded, Silent, begin, short_runs
 from shallow_base import write_shallow_base
 
 from sonolora.ltx.weights.base import BUILT_IN
 from sonolora.media.audio import Waveform
 from sonolora.media.write_audio import write_audio
-from sonolora.modes import MODES
-from sonolora.planning import needs
 from sonolora.planning.run_settings import RunSettings
 
 CLIP_RATE = 16000
-STEPS = 12
-
-
-@contextmanager
-def short_runs():
-    """Within it modes take fewer steps than the published minimum of 100, and previews are sampled in 4 steps.
-
-    The minimum is a rule of the request and not of training: tests/modes holds it.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        for name, mode in MODES.items():
-            steps = (int, Field(STEPS, ge=1, le=20000))
-            request = create_model(f"Short{mode.request.__name__}", __base__=mode.request, number_of_steps=steps)
-            patch.setitem(MODES, name, replace(mode, request=request))
-        patch.setattr(needs, "PREVIEW_STEPS", 4)
-        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+from pydantic import Field, create_model
+
 from sonolora.core.cancellation import never
-from sonolora.modes import find_mode
+from sonolora.modes import MODES, find_mode
 from sonolora.modes.request import parse
+from sonolora.planning import needs
 from sonolora.runs.artifacts import RunArtifacts
 from sonolora.runs.start import start
+
+STEPS = 12
+
+
+@contextmanager
+def short_runs():
+    """Within it modes take fewer steps than the published minimum of 100, and previews are sampled in 4 steps.
+
+    The minimum is a rule of the request and not of training: tests/modes holds it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name, mode in MODES.items():
+            steps = (int, Field(STEPS, ge=1, le=20000))
+            request = create_model(f"Short{mode.request.__name__}", __base__=mode.request, number_of_steps=steps)
+            patch.setitem(MODES, name, replace(mode, request=request))
+        patch.setattr(needs, "PREVIEW_STEPS", 4)
+        yield
 
 
 class Silent:

@@ -200,6 +200,26 @@ def remove(
         print(f"'{name}' is removed; {entry.checkpoint} stays")
 
 
+def publish(
+    name: Name,
+    files: Annotated[
+        str, typer.Option("--files", metavar="URL", help="The server's object store: s3://bucket/prefix.")
+    ],
+) -> None:
+    """Put a base into an object store, from which the nodes of a cluster fetch it.
+
+    They know it by its fingerprint, and check every file. Files that are there are not sent again.
+    """
+    from sonolora.core.object_store import ObjectStore
+    from sonolora.ltx.weights import stored_base
+    from sonolora.ltx.weights.base import find_base
+
+    base, objects = find_base(name), ObjectStore(files)
+    with _bar(name) as progress:
+        new = stored_base.publish(base, objects, progress)
+    print(f"'{name}' {'is' if new else 'was'} in {files}, with the fingerprint {base.fingerprint}")
+
+
 def _amount(checkpoint: Checkpoint) -> str:
     size = sum(info.end - info.start for info in checkpoint.tensors.values())
     return f"{len(checkpoint.tensors):,} tensors, {size / 1e9:.2f} GB"
@@ -229,6 +249,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_bases,
     "show": show,
     "verify": verify,
+    "publish": publish,
     "remove": remove,
 }
 for _name, _command in _COMMANDS.items():

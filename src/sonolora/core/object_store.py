@@ -8,18 +8,22 @@ endpoint come from the usual variables (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from sonolora.core.atomic_files import atomic_write
+from sonolora.core.atomic_files import PartialFile, atomic_write, require_free, writing
 from sonolora.core.errors import SonoloraError
 
 _BLOCK_BYTES = 4 << 20
 _RETRY_SECONDS = 60  # how long the store may be away before a call fails
+_BROKEN_DOWNLOADS = 5  # in a row, each without a new byte, before a download fails
+_PAUSE_SECONDS = 1.0  # before a broken download is continued
 _SCHEMES = ("s3://", "gs://", "az://", "file:///")  # file: for tests, and for disks that all machines share
 
 
@@ -36,6 +40,15 @@ class StoredObject:
     name: str
     size: int  # bytes
     changed: float  # unix seconds
+    tag: str = ""  # another one for other content
+
+
+@dataclass(frozen=True)
+class ObjectAddress:
+    """Where an object is, for another machine: a store by its address, and a name in it."""
+
+    store: str
+    name: str
 
 
 class ObjectStore:
@@ -96,6 +109,51 @@ class ObjectStore:
                 file.write(block)
         return True
 
+    def download(
+        self, name: str, path: Path, progress: Callable[[int], None] | None = None, *, sha256: str | None = None
+    ) -> bool:
+        """As `fetch`, for a large object: a download that broke off is continued, also by a later process.
+
+        `progress` gets the bytes so far. Content of another SHA-256 than this one is removed, and is an
+        `ObjectStoreError`. Raises `OutputError` when the disk has no room.
+        """
+        with self._faults():
+            try:
+                head = self._obstore.head(self._store, name)
+            except FileNotFoundError:
+                return False
+        size, tag, partial = int(head["size"]), head["e_tag"] or "", PartialFile(path)
+        with writing(path):
+            if partial.resume()[0] != f"{size} {tag}" or partial.size > size:
+                partial.begin(f"{size} {tag}")
+            require_free(path.parent, size - partial.size)
+        broken = 0
+        while (begin := partial.size) < size:
+            have = begin
+            try:
+                with self._faults():
+                    options: Any = {"range": {"offset": begin}, **({"if_match": tag} if tag else {})}
+                    found = self._obstore.get(self._store, name, options=options)
+                    with writing(path), partial.part.open("ab") as file:
+                        for block in found.stream(min_chunk_size=_BLOCK_BYTES):
+                            file.write(block)
+                            have += len(block)
+                            if progress:
+                                progress(have)
+            except ObjectStoreError:
+                broken = broken + 1 if partial.size == begin else 0
+                if broken == _BROKEN_DOWNLOADS:
+                    raise
+                time.sleep(_PAUSE_SECONDS)
+        if sha256 is not None:
+            with partial.part.open("rb") as file:
+                if file_digest(file, "sha256").hexdigest() != sha256:
+                    partial.discard()
+                    raise ObjectStoreError(self.address, "it has damaged content", f"{name} has another SHA-256")
+        with writing(path):
+            partial.finish()
+        return True
+
     async def stream(self, name: str, start: int, end: int) -> AsyncIterator[bytes]:
         """The bytes of an object from `start` up to `end`."""
         with self._faults():
@@ -117,7 +175,7 @@ class ObjectStore:
         with self._faults():
             for page in self._obstore.list(self._store, prefix=under):
                 for one in page:
-                    yield StoredObject(one["path"], one["size"], one["last_modified"].timestamp())
+                    yield StoredObject(one["path"], one["size"], one["last_modified"].timestamp(), one["e_tag"] or "")
 
     def delete(self, name: str) -> None:
         """Also where there is none."""

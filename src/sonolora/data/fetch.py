@@ -30,6 +30,7 @@ from sonolora.core.download import (
     download,
 )
 from sonolora.core.errors import InputError
+from sonolora.core.object_store import ObjectAddress, ObjectStore
 from sonolora.core.public_addresses import PrivateAddressError, PublicTransport
 from sonolora.core.web_address import AddressError, parse_web_address
 
@@ -60,8 +61,8 @@ class Sources:
 
     local: bool = True  # paths of this machine
     private: bool = True  # hosts that are not on the public internet
-    # Our own addresses, and the files behind them; None where there is none any more.
-    known: Mapping[str, Path | None] = field(default_factory=dict)
+    # Our own addresses, and the files behind them, here or in an object store; None where there is none any more.
+    known: Mapping[str, Path | ObjectAddress | None] = field(default_factory=dict)
 
 
 ANYWHERE = Sources()
@@ -87,7 +88,11 @@ def fetch(
     """
     source = source.strip()
     if source in sources.known:
-        if (known := sources.known[source]) is None or not known.is_file():
+        known = sources.known[source]
+        if isinstance(known, ObjectAddress):
+            with writing(into):
+                known = _from_store(known, into, progress)
+        if known is None or not known.is_file():
             raise InputError.of(
                 field,
                 "there is no such file on this server: it has expired, or its address is mistyped. Upload it again.",
@@ -171,6 +176,16 @@ def _inline(source: str, into: Path, field: str, limits: FetchLimits) -> Path:
     return file
 
 
+def _from_store(known: ObjectAddress, into: Path, progress: Progress | None) -> Path | None:
+    """None where there is no object of that name."""
+    file = into / _stable_name(known.name, known.name)
+    into.mkdir(parents=True, exist_ok=True)
+    if file.is_file():
+        return file
+    report = None if progress is None else lambda done: progress(done, None)
+    return file if ObjectStore(known.store).download(known.name, file, report) else None
+
+
 def _remote(
     source: str, into: Path, field: str, sources: Sources, limits: FetchLimits, progress: Progress | None
 ) -> Path:
@@ -179,7 +194,7 @@ def _remote(
     except AddressError as error:
         msg = f"this is not a valid URL: {error}. One looks like https://host/path/clips.zip."
         raise InputError.of(field, msg) from None
-    file = into / _stable_name(url)
+    file = into / _stable_name(url.path, str(url))
     if file.is_file():
         return file
     into.mkdir(parents=True, exist_ok=True)
@@ -234,8 +249,8 @@ def _too_large(what: str, field: str, limits: FetchLimits) -> InputError:
     )
 
 
-def _stable_name(url: httpx.URL) -> str:
-    """The file name in the URL, made harmless, with a mark of the whole URL: two URLs never share a file."""
-    name = Path(re.sub(r"[^\w.-]+", "_", url.path.rsplit("/", 1)[-1]).lstrip(".") or "download")
-    mark = sha256(str(url).encode()).hexdigest()[:16]
+def _stable_name(path: str, whole: str) -> str:
+    """The file name of a URL, made harmless, with a mark of the whole URL: two URLs never share a file."""
+    name = Path(re.sub(r"[^\w.-]+", "_", path.rsplit("/", 1)[-1]).lstrip(".") or "download")
+    mark = sha256(whole.encode()).hexdigest()[:16]
     return f"{name.stem[:40]}-{mark}{name.suffix[:8]}"

@@ -245,6 +245,11 @@ def _write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def is_state(name: str) -> bool:
+    """Whether the artifact is a training state."""
+    return _STATE.fullmatch(name) is not None
+
+
 def video_of(number: int) -> str:
     """The artifact with the video, and its sound, of clip number `number`; only where the clip has a picture."""
     return f"{REPORT_MEDIA}/{number:04d}.mp4"

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from sonolora.core.atomic_files import writing
 from sonolora.core.errors import SonoloraError
 from sonolora.core.object_store import ObjectStore
+from sonolora.ltx.weights.registry import stored_record
 from sonolora.server import clock
 from sonolora.server.api.app import Services, build_app, make_rest
 from sonolora.server.api.serializers import result_body
@@ -37,6 +38,7 @@ from sonolora.server.files.storage import Storage
 from sonolora.server.folder_lock import single_instance
 from sonolora.server.health import Health
 from sonolora.server.jobs.assistant_process import Assistant
+from sonolora.server.jobs.base_fingerprints import fingerprint_of
 from sonolora.server.jobs.deliveries import Deliveries
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.memory_needs import MemoryNeeds
@@ -103,6 +105,8 @@ def serve(settings: ServerSettings, *, accept_database: bool = False, with_examp
         if settings.files is not None:
             objects = ObjectStore(settings.files)
             share_secrets(objects, settings.folder)
+            if settings.nodes_share_nothing:
+                _tell_of_missing_base(objects, settings.base)
         with _turn(database) as listen_to_others:
             try:
                 uvloop.run(_serve(settings, database, objects, listen_to_others, with_examples))
@@ -147,10 +151,10 @@ def _check_writable(folder: Path) -> None:
 
 def _placer(settings: ServerSettings, changed: Callable[[], None]) -> Placer[Any]:
     if settings.placer == RAY:
-        return RemotePlacer(("--base", settings.base, "ray", str(settings.ray_address)), changed)
+        return RemotePlacer(("ray", str(settings.ray_address)), changed)
     if settings.placer == SLURM:
         options = ("--jobs", str(settings.slurm_jobs), "--options", settings.slurm_options or "")
-        return RemotePlacer(("--base", settings.base, "slurm", str(settings.folder / "slurm"), *options), changed)
+        return RemotePlacer(("slurm", str(settings.folder / "slurm"), "--base", settings.base, *options), changed)
     return LocalPlacer(settings.base, settings.devices, changed)
 
 
@@ -164,6 +168,18 @@ def _check_base(base: str) -> None:
     shown = subprocess.run([sys.executable, "-m", "sonolora", "base", "show", base], stdout=subprocess.DEVNULL)
     if shown.returncode:
         raise SonoloraError(f"the server does not start without its base, '{base}'")
+
+
+def _tell_of_missing_base(objects: ObjectStore, base: str) -> None:
+    """Where nodes would have to have the base themselves."""
+    if base == EMBEDDED_BASE or (fingerprint := fingerprint_of(base)) is None:
+        return
+    if objects.read(stored_record(fingerprint)) is None:
+        print(
+            f"note: nodes that lack the base {base} cannot fetch it from {objects.address}. To put it there: "
+            f"sonolora base publish {base} --files {objects.address}",
+            flush=True,
+        )
 
 
 def _first_key(keys: Keys, settings: ServerSettings) -> str | None:

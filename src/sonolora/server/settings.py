@@ -153,6 +153,11 @@ class ServerSettings:
         return {name: getattr(self, name) for name in shared if name != "v2a_video" or MODES[mode].video}
 
     @property
+    def nodes_share_nothing(self) -> bool:
+        """Whether runs work on disks that this machine cannot read, and all goes through the object store."""
+        return self.placer == RAY and self.files is not None
+
+    @property
     def database_address(self) -> Path | str:
         """The job store's file, or the URL of its database."""
         return self.database or self.folder / "server.db"

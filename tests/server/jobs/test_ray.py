@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import signal
 import sys
 import time
-from functools import partial
 from importlib.util import find_spec
 
-import psutil
 import pytest
+from ray_cluster import STEPS, Server, of_node, running_cluster
+from s3_server import BUCKET, running_s3
 
 from sonolora.core.errors import SonoloraError
-from sonolora.server.database.sqlite import SqliteDatabase
-from sonolora.server.files.storage import Storage
-from sonolora.server.health import Health
-from sonolora.server.jobs.records import NewRequest, State
-from sonolora.server.jobs.retrying import Retrying
-from sonolora.server.jobs.store import Store
-from sonolora.server.jobs.workers import Workers
 from sonolora.server.placing.ray_placer import check_ray
-from sonolora.server.placing.remote_placer import RemotePlacer
-from sonolora.server.settings import ServerSettings
-
-LIMIT = 400  # seconds for anything to happen, on a busy machine
-STEPS = 100
-
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="needs pip install 'sonolora[ray]'")
 
@@ -41,86 +27,9 @@ def test_a_cluster_without_a_token_is_refused(monkeypatch):
 
 
 @pytest.fixture
-def cluster(monkeypatch):
-    """A head without CPUs; nodes are added by the test."""
-    values = {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "OMP_NUM_THREADS": "1",
-        # How soon the head gives up a node that does not answer.
-        "RAY_health_check_period_ms": "1000",
-        "RAY_health_check_timeout_ms": "2000",
-        "RAY_health_check_failure_threshold": "3",
-    }
-    for name, value in values.items():
-        monkeypatch.setenv(name, value)
-    from ray.cluster_utils import Cluster  # now: Ray reads its token once
-
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    yield made
-    made.shutdown()
-
-
-class Server:
-    """A store and a storage, and the workers on a cluster."""
-
-    def __init__(self, folder, address):
-        folder.mkdir()
-        self.settings = ServerSettings(folder, placer="ray", ray_address=address, checkpoint_every=10, attempts=3)
-        self.database = SqliteDatabase(self.settings.database_address)
-        self.store = Store(self.database)
-        self.storage = Storage(folder / "files", self.database, 1 << 20)
-        placer = partial(RemotePlacer, ("--base", "tiny", "ray", address))
-        self.workers = Workers(
-            self.settings,
-            self.store,
-            self.storage,
-            Retrying(Health()),
-            lambda id: None,  # noqa: ARG005
-            placer,
-        )
-
-    async def upload(self, path):
-        async def chunks():
-            yield path.read_bytes()
-
-        file = await self.storage.receive(self.storage.new("clips.zip", "application/zip"), chunks())
-        return f"http://127.0.0.1:8000{file.address}"
-
-    def add(self, url):
-        body = {"training_data_url": url, "rank": 8, "number_of_steps": STEPS, "audio_duration_seconds": 0.5}
-        return self.store.add_request(NewRequest(endpoint="t2a", mode="t2a", body=body, key_id="k")).id
-
-    async def until(self, holds):
-        end = time.monotonic() + LIMIT
-        while not (found := holds()):
-            assert time.monotonic() < end
-            await asyncio.sleep(0.1)
-        return found
-
-    async def at_step(self, id, step):
-        await self.until(
-            lambda: (one := self.store.request(id).progress).get("steps") == STEPS and one.get("step", 0) >= step
-        )
-
-    async def done(self, id):
-        await self.until(lambda: self.store.request(id).state == State.DONE)
-        assert self.store.request(id).result.status == 200, self.store.request(id).result
-        return self.lora(id)
-
-    def lora(self, id):
-        url = self.store.request(id).result.body["lora_file"]["url"]
-        return self.storage.local(f"http://127.0.0.1:8000{url}").read_bytes()
-
-    def kinds(self, id):
-        return [event.kind for event in self.store.events(id)]
-
-
-def of_node(node):
-    """The raylet of a node of the test, with all its descendants: what a machine that hangs would have."""
-    raylet = node.all_processes["raylet"][0].process
-    return [psutil.Process(raylet.pid), *psutil.Process(raylet.pid).children(recursive=True)]
+def cluster():
+    with running_cluster() as made:
+        yield made
 
 
 @pytest.mark.slow
@@ -177,3 +86,52 @@ def test_a_run_moves_when_its_node_hangs_or_dies_and_the_lora_is_the_same(cluste
         assert steps == sorted(set(steps)) and steps[-1] == STEPS
     with capsys.disabled():
         print(f"\nthe run went on after {times[0]:.0f} s where its node hung, {times[1]:.0f} s where it was killed")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="stops the processes of a node")
+def test_nodes_that_share_nothing_but_an_object_store(clips, tmp_path, capsys):
+    """Each has a disk of its own. An undisturbed run; one whose node hangs and wakes up again; one whose node dies."""
+    with running_s3(), running_cluster() as cluster:
+        server = Server(tmp_path / "server", cluster.address, files=f"s3://{BUCKET}/one")
+
+        def add_node(name):
+            return cluster.add_node(num_cpus=1, env_vars={"SONOLORA_NODE_FOLDER": str(tmp_path / name)})
+
+        async def run():
+            url = await server.upload(clips / "clips.zip")
+            task = asyncio.create_task(server.workers.run())
+            nodes, times = [add_node("a")], []
+            try:
+                ids = [server.add(url)]
+                lora = await server.done(ids[0])
+                for name, end in (("b", signal.SIGSTOP), ("c", signal.SIGKILL)):
+                    ids.append(server.add(url))
+                    await server.at_step(ids[-1], 20)
+                    nodes.append(add_node(name))
+                    stopped = of_node(nodes[-2])
+                    for process in stopped:
+                        process.send_signal(end)
+                    began = time.monotonic()
+                    await server.until(lambda: "resumed" in server.kinds(ids[-1]))
+                    times.append(time.monotonic() - began)
+                    if end == signal.SIGSTOP:
+                        for process in stopped:
+                            process.send_signal(signal.SIGCONT)
+                    assert await server.done(ids[-1]) == lora
+                    assert server.kinds(ids[-1]) == ["started", "crashed", "resumed", "finished"]
+                return ids, times
+            finally:
+                task.cancel()
+                await asyncio.wait({task})
+
+        ids, times = asyncio.run(run())
+        assert server.store.billed() == [("t2a", len(ids), STEPS * len(ids))]
+        for id in ids:
+            made = {path.name for path in server.settings.run_folder(id).rglob("*") if path.is_file()}
+            assert {"report.json", "metrics.jsonl", "lora.safetensors"} <= made, "for those who look"
+            steps = [step for step, values in server.store.metrics(id) if "loss" in values]
+            assert steps == sorted(set(steps)) and steps[-1] == STEPS
+        assert not list((tmp_path / "c" / "runs").iterdir())
+        with capsys.disabled():
+            print(f"\nthe run went on after {times[0]:.0f} s where its node hung, {times[1]:.0f} s where it was killed")

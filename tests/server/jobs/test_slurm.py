@@ -20,7 +20,7 @@ LIMIT = 300  # seconds for anything to happen, on a busy machine
 
 def test_a_run_is_paused_goes_on_in_another_job_and_the_next_one_is_refused(served, clips, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    options = ("--base", "tiny", "slurm", str(tmp_path / "slurm"), "--options", "cluster=local,timeout_min=10")
+    options = ("slurm", str(tmp_path / "slurm"), "--base", "tiny", "--options", "cluster=local,timeout_min=10")
     served.placer = partial(RemotePlacer, options)
     body = {"rank": 8, "number_of_steps": 100, "audio_duration_seconds": 0.5}
 

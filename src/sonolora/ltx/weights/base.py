@@ -59,7 +59,7 @@ def find_base(name_or_path: str) -> Base:
     if name_or_path in BUILT_IN_NAMES:
         return _from_folder(name_or_path, BUILT_IN / name_or_path)
     if (entry := registered().get(name_or_path)) is not None:
-        return _from_entry(name_or_path, entry)
+        return open_entry(name_or_path, entry)
     if folder.exists():
         return _from_folder(name_or_path, folder)
     # A text whose first part is an existing folder is meant as a path, not as a hub id.
@@ -69,7 +69,7 @@ def find_base(name_or_path: str) -> Base:
             f"`sonolora base add {name_or_path} --checkpoint FILE --text-encoder DIR`, or give a folder or a Hugging "
             f"Face id; {_LAYOUT}"
         )
-    return _from_entry(name_or_path, add_base(name_or_path, [name_or_path], TEXT_ENCODER))
+    return open_entry(name_or_path, add_base(name_or_path, [name_or_path], TEXT_ENCODER))
 
 
 def add_base(name: str, checkpoints: Sequence[str], text_encoder: str, distilled: bool | None = None) -> Entry:
@@ -122,7 +122,7 @@ def _open_checkpoint(checkpoints: Sequence[str]) -> Checkpoint:
     return open_checkpoint(*paths)
 
 
-def _from_entry(name: str, entry: Entry) -> Base:
+def open_entry(name: str, entry: Entry) -> Base:
     checkpoint = open_parts([entry.checkpoint, *entry.parts]) if entry.parts else open_local(entry.checkpoint)
     _require_readable(checkpoint)
     if not entry.text_encoder.is_file() and not (entry.text_encoder / "config.json").is_file():

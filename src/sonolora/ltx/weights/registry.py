@@ -31,6 +31,11 @@ class Entry:
     distilled: bool | None = None  # None: the header or the name says so, or nothing does
 
 
+def stored_record(fingerprint: str) -> str:
+    """The object that says that a base is in an object store; see `stored_base`."""
+    return f"bases/{fingerprint}/base.json"
+
+
 def registry_file() -> Path:
     """Where the names are kept."""
     return Path(os.environ.get("SONOLORA_BASES") or config_folder() / "bases.json")

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from sonolora.core.object_store import ObjectStore, ObjectStoreError
-from sonolora.runs.run_copy import remove_copies
+from sonolora.runs.run_copy import RunCopy, remove_copies
 from sonolora.server.database.faults import StoreError
 from sonolora.server.files.names import disposition
 from sonolora.server.files.records import StoredFile
@@ -83,6 +83,12 @@ class RemoteFiles:
                     self.objects.delete(one.name)
                     removed += 1
         return removed
+
+
+def collect(copy: RunCopy, folder: Path) -> None:
+    """All that an attempt at a run has made, once it is over."""
+    with _faults():
+        copy.collect(folder, own=True)
 
 
 @contextmanager

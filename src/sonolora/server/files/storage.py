@@ -31,6 +31,7 @@ from weakref import WeakValueDictionary
 from starlette.concurrency import run_in_threadpool
 
 from sonolora.core.atomic_files import writing
+from sonolora.runs.run_copy import RunCopy
 from sonolora.server import clock
 from sonolora.server.database.database import Database
 from sonolora.server.files.incoming import Incoming, UploadError, Written, sync, sync_folder
@@ -218,6 +219,10 @@ class Storage:
         if self._remote is not None:
             removed += self._remote.clean(now, known)
         return removed + self._unknown.clean(now)
+
+    def run_copy(self, request_id: str, attempt: int) -> RunCopy | None:
+        """What an attempt at a run puts into the object store, if there is one."""
+        return None if self._remote is None else RunCopy(self._remote.objects, request_id, attempt)
 
     def remove_run_copies(self, request_id: str) -> None:
         """What attempts at a run have left in the object store, if there is one."""

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sonolora.core.errors import SonoloraError
 from sonolora.planning.sweep_plan import WITHOUT
+from sonolora.runs.run_copy import RunCopy
 from sonolora.server.files.names import file_id
 from sonolora.server.files.storage import Storage
+from sonolora.server.jobs.base_fingerprints import fingerprint_of
 from sonolora.server.jobs.journal import Journal
 from sonolora.server.jobs.records import Kind, Request
 from sonolora.server.net.urls import holds_address, is_own_url
 from sonolora.server.placing.placer import ENDINGS, STOP_SECONDS, Placer, Run, WorkerDiedError
-from sonolora.server.settings import ServerSettings
+from sonolora.server.settings import EMBEDDED_BASE, ServerSettings
 
 GIVEN = ("audio", "reference", "video")  # fields of a request to generate that hold an address
+COLLECT_SECONDS = 5.0  # between two looks for what a run elsewhere has made
+_COLLECTING = ThreadPoolExecutor(4, "collect")  # not the usual one, which a store that is away would take up
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -29,6 +39,7 @@ class ActiveJob:
     slot: str
     placer: Placer[Any]
     journal: Journal
+    copy: RunCopy | None = None  # where it is made elsewhere
     handle: Any = None  # the placer's, while the run is placed
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     yielding: asyncio.Event = field(default_factory=asyncio.Event)  # to be stopped, and continued later
@@ -41,21 +52,28 @@ class ActiveJob:
 
     def command(self, settings: ServerSettings, storage: Storage) -> dict[str, Any]:
         """What the worker is sent. Looks up the request's files."""
+        apart = settings.nodes_share_nothing
         known = {
-            url: path and str(path)
+            url: place
             for url in _urls([self.body, self.request.options])
-            if (path := storage.local(url)) or (file_id(url) and is_own_url(url, settings))
+            if (place := _place(url, storage, apart=apart)) or (file_id(url) and is_own_url(url, settings))
         }
         request, options = self.request, self.request.options
         job = {
             "id": request.id,
             "kind": request.kind,
-            "folder": str(self.folder),
             "mode": request.mode,
             "base": options.get("base", settings.base),
             "body": self.body,
             "sources": {"local": False, "private": settings.allow_private_urls, "known": known},
         }
+        if apart:
+            if job["base"] != EMBEDDED_BASE:
+                job["base_fingerprint"] = fingerprint_of(job["base"])
+        else:
+            job["folder"] = str(self.folder)
+        if settings.files is not None and (apart or request.kind != Kind.GENERATE):
+            job["copies"] = {"address": settings.files, "attempt": request.starts}
         if request.kind == Kind.GENERATE:
             weights = {name: getattr(settings, name) for name in ("weights", "block_offload")}
             return {
@@ -66,8 +84,6 @@ class ActiveJob:
                 "format": options.get("format", "wav"),
                 "settings": {**weights, **options.get("settings", {})},
             }
-        if settings.files is not None:
-            job["copies"] = {"address": settings.files, "attempt": request.starts}
         run_settings = {**settings.run_settings(request.mode), **options.get("settings", {})}
         if "sweep" in options:
             job["sweep"] = options["sweep"]
@@ -109,6 +125,22 @@ class ActiveJob:
         await asyncio.sleep(STOP_SECONDS)
         await self.stop(save=False)
 
+    async def collect_while_running(self) -> None:
+        """Fetch what the run makes, for those who look at it."""
+        while self.copy is not None:
+            await asyncio.sleep(COLLECT_SECONDS)
+            await self.collect()
+
+    async def collect(self, *, own: bool = False) -> None:
+        """Fetch what there is now; with `own` what this attempt has made alone. A fault is logged."""
+        if self.copy is None:
+            return
+        try:
+            work = partial(self.copy.collect, self.folder, own=own)
+            await asyncio.get_running_loop().run_in_executor(_COLLECTING, work)
+        except (SonoloraError, OSError) as error:
+            logger.info("what request %s has made is not fetched now: %s", self.request.id, error)
+
     async def end(self) -> None:
         """Let the run save its state, and wait for its end; after a time kill it."""
         if self.handle is None:
@@ -126,6 +158,16 @@ class ActiveJob:
         """What `Placer.stop` does, while the run is placed."""
         if self.handle is not None:
             await self.placer.stop(self.handle, save)
+
+
+def _place(url: str, storage: Storage, *, apart: bool) -> str | dict[str, str] | None:
+    """Where a worker finds one of our own files: a path, or for one `apart` an object; None if there is none."""
+    if not apart:
+        path = storage.local(url)
+        return str(path) if path else None
+    id = file_id(url)
+    file = storage.find(id) if id else None
+    return {"object": file.object_name} if file else None
 
 
 async def _ignored(kind: str) -> None: ...

@@ -312,8 +312,9 @@ class Store:
         mode: str | None = None,
         limit: int = 100,
         before: float | None = None,
+        sweeps: bool = False,
     ) -> list[Request]:
-        """The newest first; with `before` only those created before that time."""
+        """The newest first; with `before` only those created before that time, with `sweeps` only sweeps."""
         query = select(requests).order_by(requests.c.created.desc(), requests.c.number.desc()).limit(limit)
         if state is not None:
             query = query.where(_is(state))
@@ -323,6 +324,8 @@ class Store:
             query = query.where(requests.c.kind == kind)
         if mode is not None:
             query = query.where(requests.c.mode == mode)
+        if sweeps:
+            query = query.where(requests.c.endpoint.endswith("/sweep", autoescape=True))
         return [Request.of(row) for row in self._database.read(query)]
 
     def used(self) -> list[tuple[str, int, int, float]]:

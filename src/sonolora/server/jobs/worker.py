@@ -6,7 +6,9 @@ In: JSON lines on standard input. A job is `{"id", "folder", "mode", "body", "so
 and `settings` are fields of `Sources` and `RunSettings`; `{"stop": id}` ends that job's run early. A job whose folder
 holds a run resumes it; otherwise the folder is emptied and the run starts.
 
-A job may name its own `base`, and with `copies` (address, attempt) where its folder is copied to: see `RunCopy`.
+A job may name its own `base`, and with `copies` (address, attempt) where its folder is copied to: see `RunCopy`. A job
+without a `folder` works on this machine's own disk, claims its attempt first, and leaves nothing but the copy; its
+files are objects (`{"object": name}`), and its base is found by `base_fingerprint`.
 A job of `"kind": "generate"` has `samples` (prompt, scale, seed each), `loras` (path,
 and if need be scale and weight_name), `passes` (mode, body, names: see `sonolora.runs.generation.passes`), a `format`,
 and as `settings` fields of `GenerateSettings`; it writes sample-001.wav and so on into its folder. A sample's scale is
@@ -27,6 +29,7 @@ import argparse
 import faulthandler
 import json
 import os
+import platform
 import queue
 import shutil
 import signal
@@ -35,8 +38,9 @@ import tempfile
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -46,11 +50,12 @@ import torch
 from sonolora.core.cancellation import CancelToken, InterruptedRunError, StopRequestedError
 from sonolora.core.devices import resolve_device
 from sonolora.core.errors import OUT_OF_MEMORY, InputError, SonoloraError
-from sonolora.core.object_store import ObjectStore, ObjectStoreError
+from sonolora.core.object_store import ObjectAddress, ObjectStore, ObjectStoreError
 from sonolora.data.cache_folder import default_cache_folder
 from sonolora.data.fetch import Sources
 from sonolora.data.fetch_lora import fetch_lora
 from sonolora.ltx.weights.base import Base, find_base
+from sonolora.ltx.weights.base_lookup import find_by_fingerprint
 from sonolora.modes import find_mode
 from sonolora.modes.request import parse
 from sonolora.planning.generate_settings import GenerateSettings
@@ -60,15 +65,17 @@ from sonolora.runs.artifacts import RECORD, RunArtifacts, RunDeletedError
 from sonolora.runs.generation.passes import NamedLoRA, Pass, generate_passes
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.resume import resume
-from sonolora.runs.run_copy import RunCopy
+from sonolora.runs.run_copy import RunCopy, SupersededError
 from sonolora.runs.run_folder import exclusive_use
 from sonolora.runs.start import start
 from sonolora.server.jobs.hidden_paths import HiddenPaths
 from sonolora.server.jobs.results import sample_name
 from sonolora.server.jobs.retrying import is_disk_full
+from sonolora.server.placing.node_folder import make_node_run_folder, node_run_folder
 
 _PROGRESS_SECONDS = 0.1
 _SAVE_SECONDS = 30.0  # to save the state when the server is gone; then the process exits
+_OWNER = f"{platform.node()} {os.getpid()} {uuid.uuid4()}"  # of the attempts that this process claims
 
 
 class CommandReader:
@@ -152,16 +159,23 @@ class Events:
 class Desk:
     """The networks that the process has loaded: of one base at a time."""
 
-    def __init__(self, networks: Networks) -> None:
-        self.networks = networks
+    def __init__(self, device: torch.device, networks: Networks | None = None) -> None:
+        self.device, self.networks = device, networks
 
-    def of(self, base: str | None) -> Networks:
-        """Those of the base with that name. Raises `SonoloraError` when it is not there."""
-        if base is not None and base != self.networks.base.name:
-            found = find_base(base)
-            if found.name != self.networks.base.name:
-                self.networks = Networks(found, self.networks.device)
+    def of(self, job: Mapping[str, Any], events: Events) -> Networks:
+        """Those of the base that the job names. Raises `SonoloraError` when it is not there."""
+        name = job.get("base")
+        if self.networks is None or (name is not None and name != self.networks.base.name):
+            found = _base(job, events)
+            if self.networks is None or found.name != self.networks.base.name:
+                self.networks = Networks(found, self.device)
         return self.networks
+
+
+def _base(job: Mapping[str, Any], events: Events) -> Base:
+    if fingerprint := job.get("base_fingerprint"):
+        return find_by_fingerprint(job["base"], fingerprint, ObjectStore(job["copies"]["address"]), events)
+    return find_base(job["base"])
 
 
 def work(desk: Desk, job: Mapping[str, Any], commands: CommandReader, events: Events) -> bool:
@@ -170,10 +184,13 @@ def work(desk: Desk, job: Mapping[str, Any], commands: CommandReader, events: Ev
     After an unexpected fault, such as one of the device, the next job in this process may fail, too.
     """
     try:
-        networks = desk.of(job.get("base"))
+        networks = desk.of(job, events)
         (_generate if job.get("kind") == "generate" else _run)(networks, job, commands, events)
     except InterruptedRunError as error:
         events.send("stopped", step=error.step)
+    except SupersededError as error:
+        events.warning(str(error))
+        events.send("stopped", step=None)
     except ObjectStoreError as error:
         events.warning(f"the object store cannot be used ({error.reason}): the run is tried again")
         events.send("stopped", step=None)
@@ -205,8 +222,39 @@ def _hide_paths(events: Events, folder: Path, base: Base) -> None:
 
 
 def _sources(job: Mapping[str, Any]) -> Sources:
-    known = {url: path and Path(path) for url, path in job["sources"]["known"].items()}
+    def place(known: Any) -> Path | ObjectAddress | None:
+        if isinstance(known, dict):
+            return ObjectAddress(job["copies"]["address"], known["object"])
+        return known and Path(known)
+
+    known = {url: place(known) for url, known in job["sources"]["known"].items()}
     return Sources(**{**job["sources"], "known": known})
+
+
+@contextmanager
+def _at_work(job: Mapping[str, Any]) -> Iterator[Path]:
+    """The folder of the job, for this process alone. What is made there is copied to where the job says.
+
+    Raises `SupersededError` and `ObjectStoreError` as `RunCopy.kept` does.
+    """
+    copies = job.get("copies")
+    copy = RunCopy(ObjectStore(copies["address"]), job["id"], copies["attempt"]) if copies else None
+    if "folder" in job:
+        folder = Path(job["folder"])
+        folder.mkdir(parents=True, exist_ok=True)
+        # A killed server may have left its worker running.
+        with exclusive_use(folder, wait=True), copy.kept(folder) if copy else nullcontext():
+            yield folder
+        return
+    assert copy is not None
+    folder = make_node_run_folder(job["id"])
+    with exclusive_use(folder, wait=True), copy.kept(folder, _OWNER):
+        yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder(job: Mapping[str, Any]) -> Path:
+    return Path(job["folder"]) if "folder" in job else node_run_folder(job["id"])
 
 
 class _StoppableEvents(Events):
@@ -223,14 +271,12 @@ class _StoppableEvents(Events):
 
 def _generate(networks: Networks, job: Mapping[str, Any], commands: CommandReader, events: Events) -> None:
     """Samples that are there already, from before an interruption, are not generated again."""
-    folder = Path(job["folder"])
-    _hide_paths(events, folder, networks.base)
-    folder.mkdir(parents=True, exist_ok=True)
+    _hide_paths(events, _folder(job), networks.base)
     samples, sources = job["samples"], _sources(job)
     passes = [Pass(find_mode(one["mode"]), one["body"], one["names"]) for one in job["passes"]]
     cancel = CancelToken(lambda: commands.stops(job["id"]))
     stoppable = _StoppableEvents(events, cancel)
-    with exclusive_use(folder, wait=True), tempfile.TemporaryDirectory(dir=folder, prefix=".loras-") as scratch:
+    with _at_work(job) as folder, tempfile.TemporaryDirectory(dir=folder, prefix=".loras-") as scratch:
         events.send("begun", resumed=False)
         loras = _loras(job["loras"], Path(scratch), sources)
         for number, sample in enumerate(samples, start=1):
@@ -263,33 +309,20 @@ def _loras(named: Sequence[Mapping[str, Any]], into: Path, sources: Sources) -> 
 
 
 def _run(networks: Networks, job: Mapping[str, Any], commands: CommandReader, events: Events) -> None:
-    folder = Path(job["folder"])
-    _hide_paths(events, folder, networks.base)
+    _hide_paths(events, _folder(job), networks.base)
 
     def stop() -> bool:
         return commands.stops(job["id"])
 
     try:
-        _start_or_resume(networks, job, folder, events, stop)
+        _start_or_resume(networks, job, events, stop)
     except RunDeletedError:
         events.warning("the folder of this run was deleted while it was in use: the run starts again")
-        _start_or_resume(networks, job, folder, events, stop)
+        _start_or_resume(networks, job, events, stop)
 
 
-def _copied(job: Mapping[str, Any], folder: Path) -> AbstractContextManager[None]:
-    """What the run makes is copied to the object store that the job names, from which other machines continue it."""
-    copies = job.get("copies")
-    if not copies:
-        return nullcontext()
-    return RunCopy(ObjectStore(copies["address"]), job["id"], copies["attempt"]).kept(folder)
-
-
-def _start_or_resume(
-    networks: Networks, job: Mapping[str, Any], folder: Path, events: Events, stop: Callable[[], bool]
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    # A killed server may have left its worker running.
-    with exclusive_use(folder, wait=True), _copied(job, folder):
+def _start_or_resume(networks: Networks, job: Mapping[str, Any], events: Events, stop: Callable[[], bool]) -> None:
+    with _at_work(job) as folder:
         resumed = RECORD in RunArtifacts(folder)
         events.send("begun", resumed=resumed)
         if resumed:
@@ -307,7 +340,7 @@ def _start_or_resume(
 def main() -> int:
     """Run the process; returns its exit code."""
     parser = argparse.ArgumentParser(prog="sonolora.server.jobs.worker")
-    parser.add_argument("--base", default="tiny")
+    parser.add_argument("--base", help="loaded now; without it that of the first job is")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     events = Events(os.fdopen(os.dup(1), "w", encoding="ascii"))
@@ -317,12 +350,13 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: commands.close())
     threading.Thread(target=commands.read, args=(sys.stdin,), daemon=True).start()
     try:
-        networks = Networks(find_base(arguments.base), resolve_device(arguments.device))
-        networks.codec  # noqa: B018 - loaded now, so that a faulty base is reported now
+        desk = Desk(resolve_device(arguments.device))
+        if arguments.base is not None:
+            desk.networks = Networks(find_base(arguments.base), desk.device)
+            desk.networks.codec  # noqa: B018 - loaded now, so that a faulty base is reported now
     except SonoloraError as error:
         print(error, file=sys.stderr)
         return 1
-    desk = Desk(networks)
     events.send("ready")
     for job in commands.jobs():
         if not work(desk, job, commands, events):

@@ -27,6 +27,7 @@ from sonolora.runs.artifacts import RunArtifacts
 from sonolora.runs.run_folder import remove_scratch
 from sonolora.server import clock
 from sonolora.server.database.faults import StoreError
+from sonolora.server.files.remote import collect
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.active_job import ActiveJob
 from sonolora.server.jobs.drains import Drain, covering
@@ -201,9 +202,11 @@ class Workers:
         """Place the request on a slot, and record what becomes of it. What goes wrong does not reach other runs."""
         journal = Journal(self._store, self._retrying, request.id, request.starts, self._changed)
         folder = self._settings.run_folder(request.id)
-        job = ActiveJob(request, {}, folder, slot.name, self._placer, journal)
+        copy = self._storage.run_copy(request.id, request.starts) if self._settings.nodes_share_nothing else None
+        job = ActiveJob(request, {}, folder, slot.name, self._placer, journal, copy)
         writing = asyncio.create_task(journal.run())
-        stopping = [asyncio.create_task(job.stop_when_cancelled()), asyncio.create_task(job.stop_when_yielding())]
+        beside = (job.stop_when_cancelled, job.stop_when_yielding, job.collect_while_running)
+        stopping = [asyncio.create_task(work()) for work in beside]
         try:
             body = await self._retrying(self._store.body, request.id)
             job.body = body or {}
@@ -268,6 +271,7 @@ class Workers:
             case None:
                 return await self._crash(job, how)
             case {"event": "input_error", "detail": detail}:
+                await job.collect(own=True)  # the report
                 return refused(detail, job.seconds)
             case {"event": "failed", "disk_full": True}:
                 line = (time.time(), "WARN", "the server's disk is full; the run continues when there is space")
@@ -281,6 +285,8 @@ class Workers:
 
     async def _success(self, job: ActiveJob) -> Result:
         request, seconds = job.request, job.seconds
+        if job.copy is not None:
+            await self._retrying(collect, job.copy, job.folder)
         if request.kind == Kind.GENERATE:
             try:
                 return await self._retrying(generated, request, job.folder, self._storage, seconds)

@@ -1,7 +1,7 @@
 """A placer in a process of its own: Ray's library ends the process that uses it when it loses the head of its cluster.
 
-    python -m sonolora.server.placing.placer_process --base ltx-2.3 ray 10.0.0.1:6379
-    python -m sonolora.server.placing.placer_process --base ltx-2.3 slurm FOLDER --jobs 4 --options gpus_per_node=1
+    python -m sonolora.server.placing.placer_process ray 10.0.0.1:6379
+    python -m sonolora.server.placing.placer_process slurm FOLDER --base ltx-2.3 --jobs 4 --options gpus_per_node=1
 
 In: JSON lines on standard input. `{"id", "capacity": null}` and `{"id", "start": {fields of Run}, "attempt"}` are
 answered by `{"id", "result"}` or `{"id", "died": how}`; `{"stop": handle, "save"}` is not answered. The result of a
@@ -77,17 +77,17 @@ async def relay(placer: Placer[Any], commands: TextIO, out: TextIO) -> None:
 def main() -> int:
     """Run the process; returns its exit code."""
     parser = argparse.ArgumentParser(prog="sonolora.server.placing.placer_process")
-    parser.add_argument("--base", required=True)
     kinds = parser.add_subparsers(dest="kind", required=True)
     kinds.add_parser("ray").add_argument("address")
     slurm = kinds.add_parser("slurm")
     slurm.add_argument("folder", type=Path)
+    slurm.add_argument("--base", required=True)
     slurm.add_argument("--jobs", type=int, default=1)
     slurm.add_argument("--options", default="")
     arguments = parser.parse_args()
     placer: Placer[Any]
     if arguments.kind == "ray":
-        placer = RayPlacer(arguments.address, arguments.base)
+        placer = RayPlacer(arguments.address)
     else:
         placer = SlurmPlacer(arguments.base, arguments.folder, arguments.jobs, arguments.options)
     logging.basicConfig(level=logging.WARNING)

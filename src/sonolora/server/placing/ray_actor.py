@@ -18,8 +18,8 @@ DIED = "died"  # the event after the last one
 class RunActor:
     """An asynchronous Ray actor. Events are kept until the server says that it has them."""
 
-    def __init__(self, base: str, device: str, command: dict[str, Any]) -> None:
-        self._base, self._device, self._command = base, device, command
+    def __init__(self, device: str, command: dict[str, Any]) -> None:
+        self._device, self._command = device, command
         self._process: WorkerProcess | None = None
         self._task: asyncio.Task[None] | None = None
         self._events: list[dict[str, Any]] = []
@@ -52,7 +52,7 @@ class RunActor:
 
     async def _work(self) -> None:
         try:
-            self._process = await WorkerProcess.start(self._base, self._device)
+            self._process = await WorkerProcess.start(None, self._device)
             await self._process.send(self._command)
             while event := await self._process.event():
                 self._tell(event)

@@ -2,7 +2,8 @@
 
 In: the address of a cluster that needs a token. Out: slots, which are the cards of its nodes. A node says how much
 memory its cards have together by the custom resource `gpu_gb`. The actor is not restarted: the server counts attempts
-and places anew. Each attempt has a folder of its own, as a node that Ray has given up may still be at work.
+and places anew. Each attempt has a folder of its own, as a node that Ray has given up may still be at work: below the
+run's folder that all nodes share, or, where the run is copied to an object store, on the node's own disk.
 
 Ray's own queue is not used: the server gives a node no more runs than it has cards, so it knows what waits for what.
 """
@@ -64,8 +65,8 @@ class _Card:
 
 
 class RayPlacer:
-    def __init__(self, address: str, base: str) -> None:
-        self._address, self._base = address, base
+    def __init__(self, address: str) -> None:
+        self._address = address
         self._cards: dict[str, _Card] = {}
 
     async def __aenter__(self) -> Self:
@@ -90,9 +91,10 @@ class RayPlacer:
         card = self._cards.get(run.slot)
         if card is None:
             raise WorkerDiedError(f"{run.slot} is not in the cluster any more")
-        folder = await asyncio.to_thread(begin_attempt, Path(run.command["folder"]), attempt)
-        command = {**run.command, "folder": str(folder)}
-        return Placed(await asyncio.to_thread(_place, card, self._base, command), card.node)
+        command = dict(run.command)
+        if "folder" in command:
+            command["folder"] = str(await asyncio.to_thread(begin_attempt, Path(command["folder"]), attempt))
+        return Placed(await asyncio.to_thread(_place, card, command), card.node)
 
     async def lines(self, handle: Placed) -> AsyncIterator[dict[str, Any]]:
         import ray
@@ -140,7 +142,7 @@ def _connect(address: str) -> None:
         raise SonoloraError(f"there is no Ray cluster at {address}, or it has another token: {error}") from error
 
 
-def _place(card: _Card, base: str, command: Mapping[str, Any]) -> Any:
+def _place(card: _Card, command: Mapping[str, Any]) -> Any:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -153,7 +155,7 @@ def _place(card: _Card, base: str, command: Mapping[str, Any]) -> Any:
             scheduling_strategy=NodeAffinitySchedulingStrategy(card.node_id, soft=False),
             max_restarts=0,
         )
-        .remote(base, "auto" if card.gpus else "cpu", dict(command))
+        .remote("auto" if card.gpus else "cpu", dict(command))
     )
     actor.begin.remote()
     return actor

@@ -1,6 +1,7 @@
 """A worker process, from the server's side: started, sent commands, read from, ended.
 
-In: a base and a device. Out: the events that `sonolora.server.jobs.worker` writes, as dictionaries.
+In: a base, which it loads at once, and a device. Out: the events that `sonolora.server.jobs.worker` writes, as
+dictionaries.
 """
 
 from __future__ import annotations
@@ -29,12 +30,16 @@ class WorkerProcess:
         self._process, self._commands, self._events = process, process.stdin, process.stdout
 
     @classmethod
-    async def start(cls, base: str, device: str) -> WorkerProcess:
-        """A worker that is ready for a job. Raises `WorkerDiedError`; the cause is then on standard error."""
+    async def start(cls, base: str | None, device: str) -> WorkerProcess:
+        """A worker that is ready for a job; without a base it loads that of the job.
+
+        Raises `WorkerDiedError`; the cause is then on standard error.
+        """
         spawning = asyncio.ensure_future(
             asyncio.create_subprocess_exec(
                 *_COMMAND,
-                *("--base", base, "--device", device),
+                *(() if base is None else ("--base", base)),
+                *("--device", device),
                 stdin=PIPE,
                 stdout=PIPE,
                 limit=_MAX_LINE_BYTES,

@@ -321,6 +321,7 @@ class DatasetsApi:
                 "warnings": check["warnings"],
                 "error": check["error"],
                 "clips": check["clips"],
+                "fields": check["fields"],
             },
             "checking": self.checking.get(dataset.id),
         }

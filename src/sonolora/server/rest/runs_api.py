@@ -9,7 +9,7 @@ import asyncio
 import mimetypes
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,13 @@ from sonolora.core.errors import InputError, MediaError
 from sonolora.modes import find_mode
 from sonolora.modes.request import Body, parse
 from sonolora.planning.run_settings import RunSettings
+from sonolora.planning.sweep_plan import WITHOUT, check_settings, is_sweep
 from sonolora.server.api.event_stream import PING, event_stream
 from sonolora.server.api.responses import RejectedError, error_response
 from sonolora.server.datasets.dataset import Dataset, Datasets
 from sonolora.server.datasets.pictures import Pictures
+from sonolora.server.endpoints.endpoint import Endpoint
+from sonolora.server.endpoints.registry import endpoint_of
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs import records
 from sonolora.server.jobs.assistant_process import Assistant
@@ -44,14 +47,17 @@ CLIP = "clip:"  # in place of an address: a file of the dataset, as in "clip:rai
 
 
 class NewRun(Body):
-    """A training of a dataset."""
+    """A training of a dataset; with several learning rates or ranks in its fields a sweep."""
 
     mode: str
     dataset: str = Field(description="The id of a dataset on this server.")
     name: str = ""
     fields: dict[str, Any] = Field(
         default_factory=dict,
-        description="Fields of the mode's request. A file of the dataset can stand for an address: clip:rain_03.wav.",
+        description=(
+            "Fields of the mode's request. A file of the dataset can stand for an address: clip:rain_03.wav. A list of "
+            "learning rates or ranks makes a sweep, which also takes keep_all and held_out."
+        ),
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="Settings of the run.")
     base: str | None = Field(None, description="By default the server's own.")
@@ -87,7 +93,7 @@ class RunsApi:
         artifact = f"{one}/artifacts/{{name:path}}"
         signed = "They need no key with the signature of the address that a run shows."
         return [
-            Operation("POST", "/api/estimate", "Time, memory, disk space and price of a run.", self.estimate, NewRun),
+            Operation("POST", "/api/estimate", "Time, memory, disk space and price of it.", self.estimate, NewRun),
             Operation(
                 "GET",
                 "/api/runs",
@@ -96,12 +102,12 @@ class RunsApi:
                 query=(
                     ("state", "queued, running or done."),
                     ("mode", "Of this mode only."),
-                    ("kind", "train, by default, or generate, or all."),
+                    ("kind", "train, by default, or sweep, which are some of these, or generate, or all."),
                     ("before", "Created before this time, in unix seconds."),
                     ("limit", "At most so many; 100."),
                 ),
             ),
-            Operation("POST", "/api/runs", "Start a run: it is queued.", self.start, NewRun, status=201),
+            Operation("POST", "/api/runs", "Start a run or a sweep: it is queued.", self.start, NewRun, status=201),
             Operation("GET", one, "A run with its outputs and previews.", self.show),
             Operation("PATCH", one, "Rename a run.", self.rename, RunChanges),
             Operation(
@@ -162,13 +168,15 @@ class RunsApi:
     async def list(self, request: Request, _: None) -> Any:
         query = request.query_params
         kind = query.get("kind", Kind.TRAIN)
+        sweeps = kind == "sweep"
         try:
             before, limit = float(query.get("before", "inf")), int(query.get("limit", "100"))
             state = State(query["state"]) if query.get("state") else None
             found = await self.store.reading(
                 self.store.requests,
                 state=state,
-                kind=None if kind == "all" else Kind(kind),
+                kind=None if kind == "all" else Kind.TRAIN if sweeps else Kind(kind),
+                sweeps=sweeps,
                 mode=query.get("mode") or None,
                 limit=max(1, min(limit, 1000)),
                 before=before if before < float("inf") else None,
@@ -189,16 +197,20 @@ class RunsApi:
     async def estimate(self, _request: Request, body: NewRun) -> Any:
         dataset = self._dataset(body)
         fields = self._fields(body, dataset, "dataset")
+        endpoint = _endpoint(body)
         # Prompts cost time, their files do not: an estimate need not fetch them.
-        parse(find_mode(body.mode).request, fields)
+        job = endpoint.job(parse(endpoint.request, fields))
+        settings = self._run_settings(body) | job.options.get("settings", {})
         task = {
             "task": "estimate",
             "mode": body.mode,
             "body": fields,
             "data": str(dataset.files),
             "base": self._base(body),
-            "settings": self._run_settings(body) | {"device": self.settings.devices[0]},
+            "settings": settings | {"device": self.settings.devices[0]},
         }
+        if "sweep" in job.options:
+            task["sweep"] = job.options["sweep"]
         return await self.assistant(task)
 
     async def start(self, request: Request, body: NewRun) -> Any:
@@ -206,27 +218,31 @@ class RunsApi:
         key: Key = request.state.key
         dataset = self._dataset(body)
         fields = self._fields(body, dataset, "dataset")
-        mode = find_mode(body.mode)
-        settings, base = self._run_settings(body), self._base(body)
-        RunSettings(base, **settings).check_mode(mode)
-        parse(mode.request, fields)
+        endpoint, base = _endpoint(body), self._base(body)
+        job = endpoint.job(parse(endpoint.request, fields))
+        settings = self._run_settings(body) | job.options.get("settings", {})
+        chosen = RunSettings(base, **settings)
+        chosen.check_mode(find_mode(body.mode))
+        if "sweep" in job.options:
+            check_settings(chosen)
         id = secrets.token_hex(8)
         fields = await anyio.to_thread.run_sync(self._with_files, fields, dataset)
         address = await anyio.to_thread.run_sync(self._snapshot, dataset, id)
         fields["training_data_url"] = address
         new = NewRequest(
-            endpoint=body.mode,
+            endpoint=endpoint.path,
             mode=body.mode,
             body=fields,
             key_id=key.id,
             options={
+                **job.options,
                 "name": body.name.strip()[:120] or dataset.info.name,
                 "dataset": {"id": dataset.id, "name": dataset.info.name, "revision": dataset.info.revision},
                 "base": base,
                 "settings": settings,
             },
         )
-        return await self.enqueue(new)
+        return await self.enqueue(new, job.notes)
 
     async def retry(self, request: Request, body: Retry) -> Any:
         found = await self.store.reading(self.find, request)
@@ -245,10 +261,11 @@ class RunsApi:
         )
         return await self.enqueue(new)
 
-    async def enqueue(self, new: NewRequest) -> dict[str, Any]:
-        """Queue it; how it is shown."""
+    async def enqueue(self, new: NewRequest, notes: Sequence[str] = ()) -> dict[str, Any]:
+        """Queue it; how it is shown. `notes` are lines for its log."""
+        limit = self.settings.queue_limit
         try:
-            queued = await asyncio.to_thread(self.store.add_request, new, queue_limit=self.settings.queue_limit)
+            queued = await asyncio.to_thread(self.store.add_request, new, queue_limit=limit, warnings=notes)
         except QueueFullError as error:
             raise RejectedError(error_response(429, f"{error}.", "concurrent_requests_limit")) from error
         self.wake()
@@ -380,7 +397,10 @@ class RunsApi:
     def _run_settings(self, body: NewRun) -> dict[str, Any]:
         if unknown := sorted(set(body.settings) - set(RUN_SETTINGS)):
             raise InputError.of("settings", f"unknown: {', '.join(unknown)}; there are {', '.join(RUN_SETTINGS)}")
-        return {**self.settings.run_settings(body.mode), **body.settings}
+        own = self.settings.run_settings(body.mode)
+        if is_sweep(body.fields):
+            own = {name: value for name, value in own.items() if name not in WITHOUT}
+        return own | body.settings
 
     def _fields(self, body: NewRun, dataset: Dataset, address: str) -> dict[str, Any]:
         return {"trigger_phrase": dataset.info.trigger_phrase, **body.fields, "training_data_url": address}
@@ -423,6 +443,13 @@ class RunsApi:
                 path, "dataset.zip", "application/zip", request_id=f"dataset-{dataset.id}-{id}", expires=None
             )
         return self.own_address(file.address)
+
+
+def _endpoint(body: NewRun) -> Endpoint:
+    """That of the wire which takes the same request."""
+    found = endpoint_of(f"{body.mode}/sweep" if is_sweep(body.fields) else body.mode)
+    assert found is not None
+    return found
 
 
 def _picture(path: Path) -> FileResponse:
