@@ -11,11 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers.models.gemma3 import Gemma3TextConfig
 
 from sonolora.core.errors import InputError, SonoloraError
 from sonolora.core.tensor_file import TensorInfo
@@ -36,6 +35,9 @@ from sonolora.ltx.weights.tensor_table import (
     published_tensors,
 )
 from sonolora.ltx.weights.transformer_config import TransformerConfig
+
+if TYPE_CHECKING:
+    from transformers.models.gemma3 import Gemma3TextConfig
 
 PUBLISHED_NAME = "ltx-2.3"
 META = torch.device("meta")
@@ -88,6 +90,8 @@ class BaseShape:
     @classmethod
     def published(cls) -> BaseShape:
         """LTX-2.3 with Gemma 3 12B, from the published table."""
+        from transformers.models.gemma3 import Gemma3TextConfig  # after the codec: see its import
+
         text = Gemma3TextConfig(**_GEMMA_12B)
         return cls(PUBLISHED_NAME, "published", LTX23_CONFIG, {}, published_tensors(), text, PUBLISHED_TOKENS)
 
