@@ -112,6 +112,13 @@ def test_killed_and_resumed_gives_the_same_files(short_body, sweep_settings, swe
     assert (tmp_path / METRICS).read_text().count('"held_out_change"') == 3
 
 
+def test_the_highest_rank_may_end_first(short_body, sweep_settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(Standings, "best_members", lambda self, count: self.training[:count])
+    body = {**short_body, "learning_rate": [3e-3], "rank": [8, 16], "number_of_steps": 4}
+    lora = load_file(begin_sweep(body, replace(sweep_settings, evaluate_every=2), tmp_path / "out"))
+    assert {one.shape[0] for name, one in lora.items() if "lora_A" in name} == {8}
+
+
 @pytest.mark.slow
 def test_a_member_is_what_it_would_be_alone_to_rounding(short_body, sweep_settings, tmp_path):
     body = {**short_body, "learning_rate": [1e-3, 2e-3]}

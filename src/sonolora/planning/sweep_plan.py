@@ -82,6 +82,11 @@ class SweepPlan:
         return sum((end - start) * self.left_after(start, steps) for start, end in pairwise(edges))
 
 
+def is_sweep(body: Mapping[str, Any]) -> bool:
+    """Whether the body of a request has lists where a training has one learning rate and one rank."""
+    return any(isinstance(body.get(name), list) for name in AXES)
+
+
 def read_sweep(mode: Mode, body: Mapping[str, Any], *, keep_all: bool = False) -> tuple[SweepPlan, TrainRequest]:
     """The plan, and a request with the first learning rate, the highest rank and no previews.
 

@@ -33,6 +33,7 @@ def test_its_lines_run(served, clips, tmp_path):
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert "finished" in done.stdout and "a tone, number 0" in done.stdout
+    assert "Best of 4 LoRAs by step 100: " in done.stdout
     assert (tmp_path / "clip0.png").read_bytes().startswith(b"\x89PNG")
     for name in ("preview.wav", "strong.wav"):
         assert (tmp_path / name).read_bytes().startswith(b"RIFF")

@@ -8,6 +8,7 @@ import zipfile
 import pytest
 from rest_support import tone
 
+from sonolora.server.jobs import assistant
 from sonolora.server.jobs.records import Kind, NewRequest, Result, State
 from sonolora.server.jobs.results import CANCELLED
 
@@ -59,6 +60,9 @@ def test_a_run_gets_the_dataset_as_it_was(client, live, run):
         ({"base": "unknown"}, "base"),
         ({"dataset": "nothing-here"}, "dataset"),
         ({"mode": "t2b"}, "mode"),
+        ({"fields": {**FIELDS, "rank": [8, 9]}}, "rank"),
+        ({"fields": {**FIELDS, "rank": [8], "learning_rate": [1e-4]}}, "learning_rate"),
+        ({"fields": {**FIELDS, "rank": [8, 16]}, "settings": {"batch_size": 2}}, "batch_size"),
     ],
 )
 def test_what_is_wrong_is_said_at_once(client, dataset, change, where):
@@ -66,6 +70,41 @@ def test_what_is_wrong_is_said_at_once(client, dataset, change, where):
     answer = client.post("/api/runs", json={"mode": "t2a", "dataset": id, "fields": FIELDS, **change})
     assert answer.status_code == 422
     assert where in answer.json()["detail"][0]["loc"]
+
+
+SWEEP = {**FIELDS, "learning_rate": [1e-4, 1e-3], "rank": [8, 16], "held_out": 1}
+
+
+def test_several_learning_rates_and_ranks_make_a_sweep(client, live, run):
+    run(name="One LoRA")
+    shown = run(name="Which rate", fields={**SWEEP, "validation": [{"prompt": "x"}]}, settings={"seed": 3})
+    pairs = [(one["rank"], one["learning_rate"]) for one in shown["sweep"]["members"]]
+    assert pairs == [(8, 1e-4), (8, 1e-3), (16, 1e-4), (16, 1e-3)]
+    assert (shown["endpoint"], shown["members"], shown["sweep"]["standings"]) == ("t2a/sweep", 4, None)
+    assert (shown["settings"]["held_out"], shown["settings"]["seed"]) == (1, 3)
+    assert "no previews" in client.get(f"/api/runs/{shown['id']}/log").json()["log"][0]["message"]
+    assert [one["id"] for one in client.get("/api/runs?kind=sweep").json()["runs"]] == [shown["id"]]
+    assert [one["members"] for one in client.get("/api/runs?limit=2").json()["runs"]] == [4, 1]
+    folder = live.settings.run_folder(shown["id"])
+    folder.mkdir(parents=True)
+    (folder / "sweep.json").write_text('{"best": 2}')
+    assert client.get(f"/api/runs/{shown['id']}").json()["sweep"]["standings"] == {"best": 2}
+    again = client.post(f"/api/runs/{shown['id']}/retry", json={}).json()
+    assert again["sweep"]["members"] == shown["sweep"]["members"]
+
+
+@pytest.mark.usefixtures("assistant_here")
+def test_the_estimate_of_a_sweep_counts_all_its_members(client, dataset, monkeypatch):
+    plans = []
+
+    def estimate(task, _):
+        plans.append(task["sweep"]["members"])
+        return {}
+
+    monkeypatch.setitem(assistant._TASKS, "estimate", estimate)
+    id = dataset(TONES)["id"]
+    assert client.post("/api/estimate", json={"mode": "t2a", "dataset": id, "fields": SWEEP}).status_code == 200
+    assert len(plans[0]) == 4
 
 
 def test_a_clip_of_the_dataset_stands_for_an_address(live, run):

@@ -5,8 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 from playwright.sync_api import expect
 from rest_support import packed, tone
+
+from sonolora.planning.sweep_plan import SweepPlan
+from sonolora.runs.artifacts import SWEEP, RunArtifacts
+from sonolora.runs.sweep.standings import Standings
 
 pytestmark = pytest.mark.xdist_group("studio")
 
@@ -42,6 +47,16 @@ def test_files_become_clips_whose_captions_are_edited(page, client):
     id = page.url.rsplit("/", 1)[1]
     captions = {clip["name"]: clip["caption"] for clip in client.get(f"/api/datasets/{id}").json()["clips"]}
     assert captions == {"rain": "soft rain", "wind": "strong storm in trees"}
+
+
+@pytest.mark.usefixtures("assistant_here")
+def test_what_is_given_of_a_short_clip_is_set_beside_the_check(live, opened, dataset):
+    page = opened(live.address, live.key, f"datasets/{dataset(CLIPS, 'audio-extend-suffix')['id']}")
+    page.get_by_label("Seconds of it that are given").fill("0.2")
+    page.get_by_label("Seconds of a training clip").fill("0.5")
+    expect(page.get_by_text("2 clips will be trained on.")).to_be_visible()
+    page.get_by_role("link", name="Train on this").click()
+    expect(page.get_by_label("Conditioning seconds")).to_have_value("0.2")
 
 
 def masks(client, id):
@@ -130,6 +145,29 @@ def test_the_form_shows_what_has_an_effect_and_is_kept(live, opened, client, dat
     live.changed(run["id"])
     expect(page.get_by_text("Reading the text encoder: 3 of 48")).to_be_visible()
     expect(page.get_by_text("a line of the log")).to_be_visible()
+
+
+def test_several_learning_rates_make_a_sweep(live, opened, client, dataset):
+    page = opened(live.address, live.key, f"start/{dataset(CLIPS)['id']}")
+    page.route("**/api/estimate", lambda route: route.fulfill(json=ESTIMATE))
+    page.get_by_label("Try several").check()
+    page.get_by_label("Learning rate", exact=True).fill("1e-4, x")
+    expect(page.get_by_text("numbers with commas")).to_be_visible()
+    page.get_by_label("Learning rate", exact=True).fill("1e-4, 5e-4")
+    expect(page.get_by_role("button", name="Start training")).to_be_disabled()  # nothing is held out
+    page.get_by_label("Held out").fill("1")
+    page.get_by_role("button", name="Start training").click()
+    expect(page.get_by_text("rank 32, 0.0001 · rank 32, 0.0005")).to_be_visible()
+    (run,) = client.get("/api/runs?kind=sweep&state=queued").json()["runs"]
+    plan = SweepPlan.of(live.store.request(run["id"]).options["sweep"])
+    standings = Standings(plan, [0], torch.tensor([[1.0, 1.0]]))
+    standings.add(100, torch.tensor([[[0.9, 0.9]], [[0.8, 0.8]]]))
+    live.settings.run_folder(run["id"]).mkdir(parents=True)
+    RunArtifacts(live.settings.run_folder(run["id"])).put_json(SWEEP, standings.as_json(2000))
+    live.store.record(run["id"], metrics=[(100, {"held_out_change": {"rank 32, learning rate 0.0001": -0.1}})])
+    live.changed(run["id"])
+    first = page.get_by_role("region", name="Members of the sweep").locator("tbody tr").first
+    expect(first).to_contain_text(re.compile(r"320.0005100.*−20.0 %.*best"))
 
 
 ESTIMATE = {

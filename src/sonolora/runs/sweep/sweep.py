@@ -168,8 +168,9 @@ class _Sweep:
         ended = [self._plan.members[number].name for number in before if number not in standings.training]
         self._progress.message(f"step {old.step_count}: {left} train on; ended: {'; '.join(ended)}")
         kept = [before.index(number) for number in standings.training]
+        state, layout = old.state(), old.layout  # before the model's layers have the new adapters, of other ranks
         new = self._stage()
-        new.trainer.load_state(state_of_members(old.state(), old.layout, kept, new.trainer.layout), old.step_count)
+        new.trainer.load_state(state_of_members(state, layout, kept, new.trainer.layout), old.step_count)
         return new
 
     def _train(self, stage: _Stage) -> None:

@@ -93,11 +93,13 @@ def _estimate(task: Mapping[str, Any], progress: _Progress) -> dict[str, Any]:
     from sonolora.modes.request import parse
     from sonolora.planning.estimate import estimate
     from sonolora.planning.run_settings import RunSettings
+    from sonolora.planning.sweep_plan import SweepPlan
 
-    mode = find_mode(task["mode"])
-    request = parse(mode.request, {**task["body"], "training_data_url": task["data"]})
+    mode, body = find_mode(task["mode"]), {**task["body"], "training_data_url": task["data"]}
+    plan = SweepPlan.of(task["sweep"]) if "sweep" in task else None
+    request = parse(mode.request, body) if plan is None else plan.request(mode, body)
     settings = RunSettings(base=task["base"], **task["settings"])
-    found = estimate(mode, request, settings, Path(task["data"]), progress)
+    found = estimate(mode, request, settings, Path(task["data"]), progress, plan=plan)
     return {**found.as_json(), "peak": found.needs.peak}
 
 

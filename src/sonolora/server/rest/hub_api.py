@@ -19,9 +19,11 @@ from sonolora import __version__
 from sonolora.core.errors import InputError, SonoloraError
 from sonolora.modes import MODES
 from sonolora.modes.request import Body
+from sonolora.planning.sweep_plan import AXES
 from sonolora.runs.artifacts import RunArtifacts
 from sonolora.server.api.responses import RejectedError, error_response
 from sonolora.server.jobs import records
+from sonolora.server.rest import run_view
 from sonolora.server.rest.modes_api import TITLES
 from sonolora.server.rest.operations import Operation
 from sonolora.server.rest.runs_api import RunsApi
@@ -70,8 +72,12 @@ def _finished(runs: RunsApi, request: Request) -> records.Request:
 
 
 def _card_of(runs: RunsApi, found: records.Request) -> str:
-    artifacts = RunArtifacts(runs.settings.run_folder(found.id))
-    return model_card(found, runs.store.body(found.id) or {}, artifacts)
+    folder = runs.settings.run_folder(found.id)
+    fields, sweep = runs.store.body(found.id) or {}, run_view.sweep(found, folder)
+    if sweep is not None and (standings := sweep["standings"]):
+        best = standings["members"][standings["best"]]
+        fields |= {name: best[name] for name in AXES}
+    return model_card(found, fields, RunArtifacts(folder))
 
 
 def model_card(found: records.Request, fields: Mapping[str, Any], artifacts: RunArtifacts) -> str:
@@ -118,6 +124,8 @@ def model_card(found: records.Request, fields: Mapping[str, Any], artifacts: Run
         f"| learning rate | {parsed.learning_rate:g} |",
         f"| seconds of a clip | {parsed.clip_seconds:g} |",
     ]
+    if "sweep" in found.options:
+        lines.append(f"| chosen from | {len(found.options['sweep']['members'])} LoRAs of a sweep |")
     if len(losses) > 1:
         first, last = losses[min(losses)], losses[max(losses)]
         lines.append(f"| loss on training clips with fixed noise | {first:.4f} before, {last:.4f} after |")

@@ -22,6 +22,8 @@ from sonolora.modes.request import Body
 from sonolora.planning.generate_settings import GenerateSettings
 from sonolora.planning.prices import PUBLISHED_PRICES
 from sonolora.planning.run_settings import RunSettings
+from sonolora.planning.sweep_plan import WITHOUT
+from sonolora.server.endpoints.sweeps import SWEEPS
 from sonolora.server.rest.operations import Operation
 from sonolora.server.settings import EMBEDDED_BASE, ServerSettings
 
@@ -44,6 +46,8 @@ RUN_SETTINGS = (
     "seed", "batch_size", "sigma_density", "weights", "gradient_checkpointing", "block_offload", "v2a_video",
     "preview_every", "checkpoint_every",
 )  # fmt: skip
+_OF_SWEEPS = "learning_rate", "rank", "keep_all", "held_out"
+_SWEEP_REQUESTS = dict(zip(MODES, (endpoint.request for endpoint in SWEEPS), strict=True))
 GENERATE_SETTINGS = ("steps", "sampler", "cfg_scale", "stg_scale")
 
 
@@ -95,6 +99,7 @@ def describe_mode(mode: Mode) -> dict[str, Any]:
             for name, info in request.model_fields.items()
             if name not in request.without_effect | _SET_ELSEWHERE
         ],
+        "sweep": [_field(name, _SWEEP_REQUESTS[mode.name].model_fields[name]) for name in _OF_SWEEPS],
         "validation": _validation(request),
         "generation": [_field(name, info) for name, info in mode.generation.model_fields.items()],
     }
@@ -163,5 +168,7 @@ def _settings(model: type[Any], names: tuple[str, ...], settings: ServerSettings
             entry["maximum"] = setting.maximum
         if name == "v2a_video":
             entry["modes"] = ["v2a"]
+        if name in WITHOUT:
+            entry["without_sweep"] = True
         result.append(entry)
     return result

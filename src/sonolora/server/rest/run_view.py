@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sonolora.runs.artifacts import RunArtifacts
+from sonolora.runs.artifacts import EVALUATION, SWEEP, RunArtifacts
 from sonolora.server.jobs.records import Kind, LogLine, Request, State
 from sonolora.server.jobs.results import sample_name
 from sonolora.server.rest.sessions import Sessions
@@ -21,6 +21,8 @@ _FIELDS_OUTPUTS = {
     "config_file": "configuration",
     "audio": "previews of the last step, one after the other",
     "debug_dataset": "the data as the model gets it",
+    "standings": "how the LoRAs of the sweep stood",
+    "curves": "their held-out losses by step",
 }
 REPORTS = ("best.safetensors", "report.html", "report.json", "metrics.jsonl", "evaluation.json", "evaluation.html")
 
@@ -58,6 +60,7 @@ def summary(request: Request) -> dict[str, Any]:
         "endpoint": request.endpoint,
         "key_id": request.key_id,
         "from_page": "name" in options,
+        "members": len(options["sweep"]["members"]) if "sweep" in options else 1,
     }
 
 
@@ -80,7 +83,8 @@ def details(request: Request, body: Mapping[str, Any] | None, folder: Path, sess
             for name in REPORTS
             if (folder / name).is_file()
         ],
-        "evaluation": _evaluation(folder),
+        "evaluation": _json(folder / EVALUATION),
+        "sweep": sweep(request, folder),
         "detail": result.body.get("detail") if result and result.status >= 400 else None,
     }
     if request.kind == Kind.GENERATE:
@@ -133,9 +137,16 @@ def artifact_path(id: str, name: str) -> str:
     return f"api/runs/{id}/artifacts/{name}"
 
 
-def _evaluation(folder: Path) -> Any:
-    """What held-out clips say, if the run was evaluated on some."""
+def sweep(request: Request, folder: Path) -> dict[str, Any] | None:
+    """What a sweep tries, and from its first evaluation on its `standings`, as in `sweep.json`; None for a run."""
+    if "sweep" not in request.options:
+        return None
+    return {**request.options["sweep"], "standings": _json(folder / SWEEP)}
+
+
+def _json(path: Path) -> Any:
+    """What a file holds, or None while there is none."""
     try:
-        return json.loads((folder / "evaluation.json").read_bytes())
+        return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None

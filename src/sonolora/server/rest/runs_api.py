@@ -9,7 +9,7 @@ import asyncio
 import mimetypes
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,20 +23,24 @@ from sonolora.core.errors import InputError, MediaError
 from sonolora.modes import find_mode
 from sonolora.modes.request import Body, parse
 from sonolora.planning.run_settings import RunSettings
+from sonolora.planning.sweep_plan import WITHOUT, check_settings, is_sweep
 from sonolora.server.api.event_stream import PING, event_stream
 from sonolora.server.api.responses import RejectedError, error_response
 from sonolora.server.datasets.dataset import Dataset, Datasets
 from sonolora.server.datasets.pictures import Pictures
+from sonolora.server.endpoints.endpoint import Endpoint
+from sonolora.server.endpoints.registry import endpoint_of
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs import records
 from sonolora.server.jobs.assistant_process import Assistant
+from sonolora.server.jobs.keys import Access
 from sonolora.server.jobs.notifier import Notifier
-from sonolora.server.jobs.records import Key, Kind, NewRequest, State
+from sonolora.server.jobs.records import Kind, NewRequest, State
 from sonolora.server.jobs.store import QueueFullError, Store
 from sonolora.server.net.urls import data_url_fault
 from sonolora.server.rest import run_events, run_view
 from sonolora.server.rest.modes_api import RUN_SETTINGS, bases
-from sonolora.server.rest.operations import Operation
+from sonolora.server.rest.operations import Operation, access_of
 from sonolora.server.rest.sessions import Sessions
 from sonolora.server.settings import ServerSettings
 
@@ -44,14 +48,17 @@ CLIP = "clip:"  # in place of an address: a file of the dataset, as in "clip:rai
 
 
 class NewRun(Body):
-    """A training of a dataset."""
+    """A training of a dataset; with several learning rates or ranks in its fields a sweep."""
 
     mode: str
     dataset: str = Field(description="The id of a dataset on this server.")
     name: str = ""
     fields: dict[str, Any] = Field(
         default_factory=dict,
-        description="Fields of the mode's request. A file of the dataset can stand for an address: clip:rain_03.wav.",
+        description=(
+            "Fields of the mode's request. A file of the dataset can stand for an address: clip:rain_03.wav. A list of "
+            "learning rates or ranks makes a sweep, which also takes keep_all and held_out."
+        ),
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="Settings of the run.")
     base: str | None = Field(None, description="By default the server's own.")
@@ -80,14 +87,14 @@ class RunsApi:
     notifier: Notifier
     sessions: Sessions
     wake: Callable[[], None]
-    authorise: Callable[[Request], Key]
+    authorise: Callable[[Request], Access]
 
     def operations(self) -> list[Operation]:
         one = "/api/runs/{id}"
         artifact = f"{one}/artifacts/{{name:path}}"
         signed = "They need no key with the signature of the address that a run shows."
         return [
-            Operation("POST", "/api/estimate", "Time, memory, disk space and price of a run.", self.estimate, NewRun),
+            Operation("POST", "/api/estimate", "Time, memory, disk space and price of it.", self.estimate, NewRun),
             Operation(
                 "GET",
                 "/api/runs",
@@ -96,12 +103,12 @@ class RunsApi:
                 query=(
                     ("state", "queued, running or done."),
                     ("mode", "Of this mode only."),
-                    ("kind", "train, by default, or generate, or all."),
+                    ("kind", "train, by default, or sweep, which are some of these, or generate, or all."),
                     ("before", "Created before this time, in unix seconds."),
                     ("limit", "At most so many; 100."),
                 ),
             ),
-            Operation("POST", "/api/runs", "Start a run: it is queued.", self.start, NewRun, status=201),
+            Operation("POST", "/api/runs", "Start a run or a sweep: it is queued.", self.start, NewRun, status=201),
             Operation("GET", one, "A run with its outputs and previews.", self.show),
             Operation("PATCH", one, "Rename a run.", self.rename, RunChanges),
             Operation(
@@ -142,7 +149,7 @@ class RunsApi:
         ]
 
     def find(self, request: Request) -> records.Request:
-        found = self.store.request(request.path_params["id"])
+        found = access_of(request).own(self.store.request(request.path_params["id"]))
         if found is None:
             raise RejectedError(error_response(404, "there is no such run"))
         return found
@@ -162,20 +169,25 @@ class RunsApi:
     async def list(self, request: Request, _: None) -> Any:
         query = request.query_params
         kind = query.get("kind", Kind.TRAIN)
+        sweeps = kind == "sweep"
         try:
             before, limit = float(query.get("before", "inf")), int(query.get("limit", "100"))
             state = State(query["state"]) if query.get("state") else None
+            key_ids = await self.store.reading(access_of(request).key_ids)
             found = await self.store.reading(
                 self.store.requests,
                 state=state,
-                kind=None if kind == "all" else Kind(kind),
+                kind=None if kind == "all" else Kind.TRAIN if sweeps else Kind(kind),
+                sweeps=sweeps,
                 mode=query.get("mode") or None,
+                key_ids=key_ids,
                 limit=max(1, min(limit, 1000)),
                 before=before if before < float("inf") else None,
             )
         except ValueError as error:
             raise RejectedError(error_response(400, f"a query parameter is invalid: {error}")) from error
-        return {"runs": [run_view.summary(one) for one in found]}
+        owners = await self.store.reading(access_of(request).owners)
+        return {"runs": [{**run_view.summary(one), "owner": owners.get(one.key_id)} for one in found]}
 
     async def show(self, request: Request, _: None) -> Any:
         found = await self.store.reading(self.find, request)
@@ -186,69 +198,77 @@ class RunsApi:
         await anyio.to_thread.run_sync(lambda: self.store.set_options(found.id, name=body.name.strip()[:120]))
         return await anyio.to_thread.run_sync(self._shown, found.id)
 
-    async def estimate(self, _request: Request, body: NewRun) -> Any:
-        dataset = self._dataset(body)
+    async def estimate(self, request: Request, body: NewRun) -> Any:
+        dataset = await self.store.reading(self._dataset, request, body)
         fields = self._fields(body, dataset, "dataset")
+        endpoint = _endpoint(body)
         # Prompts cost time, their files do not: an estimate need not fetch them.
-        parse(find_mode(body.mode).request, fields)
+        job = endpoint.job(parse(endpoint.request, fields))
+        settings = self._run_settings(body) | job.options.get("settings", {})
         task = {
             "task": "estimate",
             "mode": body.mode,
             "body": fields,
             "data": str(dataset.files),
             "base": self._base(body),
-            "settings": self._run_settings(body) | {"device": self.settings.devices[0]},
+            "settings": settings | {"device": self.settings.devices[0]},
         }
+        if "sweep" in job.options:
+            task["sweep"] = job.options["sweep"]
         return await self.assistant(task)
 
     async def start(self, request: Request, body: NewRun) -> Any:
         """The dataset as it is now is stored as a zip, so that later edits do not reach the run."""
-        key: Key = request.state.key
-        dataset = self._dataset(body)
+        key_id = access_of(request).key.id
+        dataset = await self.store.reading(self._dataset, request, body)
         fields = self._fields(body, dataset, "dataset")
-        mode = find_mode(body.mode)
-        settings, base = self._run_settings(body), self._base(body)
-        RunSettings(base, **settings).check_mode(mode)
-        parse(mode.request, fields)
+        endpoint, base = _endpoint(body), self._base(body)
+        job = endpoint.job(parse(endpoint.request, fields))
+        settings = self._run_settings(body) | job.options.get("settings", {})
+        chosen = RunSettings(base, **settings)
+        chosen.check_mode(find_mode(body.mode))
+        if "sweep" in job.options:
+            check_settings(chosen)
         id = secrets.token_hex(8)
-        fields = await anyio.to_thread.run_sync(self._with_files, fields, dataset)
-        address = await anyio.to_thread.run_sync(self._snapshot, dataset, id)
+        fields = await anyio.to_thread.run_sync(self._with_files, fields, dataset, key_id)
+        address = await anyio.to_thread.run_sync(self._snapshot, dataset, id, key_id)
         fields["training_data_url"] = address
         new = NewRequest(
-            endpoint=body.mode,
+            endpoint=endpoint.path,
             mode=body.mode,
             body=fields,
-            key_id=key.id,
+            key_id=key_id,
             options={
+                **job.options,
                 "name": body.name.strip()[:120] or dataset.info.name,
                 "dataset": {"id": dataset.id, "name": dataset.info.name, "revision": dataset.info.revision},
                 "base": base,
                 "settings": settings,
             },
         )
-        return await self.enqueue(new)
+        return await self.enqueue(new, job.notes)
 
     async def retry(self, request: Request, body: Retry) -> Any:
         found = await self.store.reading(self.find, request)
         fields = await self.store.reading(self.store.body, found.id)
         if fields is None:
             raise RejectedError(error_response(410, "the run is too old: its fields are not kept any more"))
-        key: Key = request.state.key
         new = NewRequest(
             endpoint=found.endpoint,
             mode=found.mode,
             body=fields,
-            key_id=key.id,
+            key_id=access_of(request).key.id,
             kind=found.kind,
             priority=found.priority,
             options={**found.options, "name": body.name or found.options.get("name", "")},
         )
         return await self.enqueue(new)
 
-    async def enqueue(self, new: NewRequest) -> dict[str, Any]:
-        """Queue it; how it is shown."""
+    async def enqueue(self, new: NewRequest, notes: Sequence[str] = ()) -> dict[str, Any]:
+        """Queue it; how it is shown. `notes` are lines for its log."""
+        limit = self.settings.queue_limit
         try:
-            queued = await asyncio.to_thread(self.store.add_request, new, queue_limit=self.settings.queue_limit)
+            queued = await asyncio.to_thread(self.store.add_request, new, queue_limit=limit, warnings=notes)
         except QueueFullError as error:
             raise RejectedError(error_response(429, f"{error}.", "concurrent_requests_limit")) from error
         self.wake()
@@ -354,20 +374,26 @@ class RunsApi:
             raise InputError.of("name", error.reason, "unreadable_media") from error
 
     def _artifact(self, request: Request) -> Path:
-        if not self.sessions.is_signed(request):
-            self.authorise(request)
         id, name = request.path_params["id"], request.path_params["name"]
+        run = self.store.request(id)
+        if not self.sessions.is_signed(request):
+            run = self.authorise(request).own(run)
         folder = self.settings.run_folder(id).resolve()
         path: Path = (folder / name).resolve()
-        known = self.store.request(id) is not None and path.is_relative_to(folder) and path.is_file()
+        known = run is not None and path.is_relative_to(folder) and path.is_file()
         if not known or path.name.startswith("."):
             raise RejectedError(error_response(404, "the run has no such file"))
         return path
 
-    def _dataset(self, body: NewRun) -> Dataset:
-        dataset = self.datasets.find(body.dataset)
+    def find_dataset(self, request: Request, id: str) -> Dataset:
+        """Raises `InputError`."""
+        dataset = access_of(request).own(self.datasets.find(id))
         if dataset is None:
             raise InputError.of("dataset", "there is no such dataset")
+        return dataset
+
+    def _dataset(self, request: Request, body: NewRun) -> Dataset:
+        dataset = self.find_dataset(request, body.dataset)
         find_mode(body.mode)
         return dataset
 
@@ -380,12 +406,15 @@ class RunsApi:
     def _run_settings(self, body: NewRun) -> dict[str, Any]:
         if unknown := sorted(set(body.settings) - set(RUN_SETTINGS)):
             raise InputError.of("settings", f"unknown: {', '.join(unknown)}; there are {', '.join(RUN_SETTINGS)}")
-        return {**self.settings.run_settings(body.mode), **body.settings}
+        own = self.settings.run_settings(body.mode)
+        if is_sweep(body.fields):
+            own = {name: value for name, value in own.items() if name not in WITHOUT}
+        return own | body.settings
 
     def _fields(self, body: NewRun, dataset: Dataset, address: str) -> dict[str, Any]:
         return {"trigger_phrase": dataset.info.trigger_phrase, **body.fields, "training_data_url": address}
 
-    def _with_files(self, fields: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
+    def _with_files(self, fields: dict[str, Any], dataset: Dataset, key_id: str) -> dict[str, Any]:
         """The fields with addresses of stored files where they name files of the dataset."""
         entries = []
         for index, entry in enumerate(fields.get("validation", [])):
@@ -395,34 +424,38 @@ class RunsApi:
                     continue
                 field = f"validation.{index}.{name}"
                 if str(value).startswith(CLIP):
-                    changed[name] = self.adopt_clip(dataset, str(value))
+                    changed[name] = self.adopt_clip(dataset, str(value), key_id)
                 elif fault := data_url_fault(str(value)):
                     raise InputError.of(field, fault)
             entries.append(changed)
         return {**fields, "validation": entries} if entries else fields
 
-    def adopt_clip(self, dataset: Dataset, value: str) -> str:
-        """The address of a copy of the dataset's file that `value`, such as clip:rain_03.wav, names."""
+    def adopt_clip(self, dataset: Dataset, value: str, key_id: str) -> str:
+        """The address of a copy of the dataset's file that `value`, such as clip:rain_03.wav, names, for that key."""
         path = dataset.path(value.removeprefix(CLIP))
         content_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        owner = f"clip-{secrets.token_hex(8)}"
-        return self.own_address(
-            self.storage.adopt(path, path.name, content_type, request_id=owner, expires=None).address
-        )
+        owner = {"request_id": f"clip-{secrets.token_hex(8)}", "key_id": key_id}
+        return self.own_address(self.storage.adopt(path, path.name, content_type, **owner, expires=None).address)
 
     def own_address(self, path: str) -> str:
         """The whole address of a stored file, for the body of a request."""
         return f"http://127.0.0.1:{self.settings.port}{path}"
 
-    def _snapshot(self, dataset: Dataset, id: str) -> str:
+    def _snapshot(self, dataset: Dataset, id: str, key_id: str) -> str:
         """The address of the dataset's zip; revisions that are equal share one."""
         with tempfile.TemporaryDirectory(dir=dataset.folder / "incoming") as scratch:
             path = Path(scratch) / "dataset.zip"
             self.datasets.write_zip(dataset, path)
-            file = self.storage.adopt(
-                path, "dataset.zip", "application/zip", request_id=f"dataset-{dataset.id}-{id}", expires=None
-            )
+            owner = {"request_id": f"dataset-{dataset.id}-{id}", "key_id": key_id}
+            file = self.storage.adopt(path, "dataset.zip", "application/zip", **owner, expires=None)
         return self.own_address(file.address)
+
+
+def _endpoint(body: NewRun) -> Endpoint:
+    """That of the wire which takes the same request."""
+    found = endpoint_of(f"{body.mode}/sweep" if is_sweep(body.fields) else body.mode)
+    assert found is not None
+    return found
 
 
 def _picture(path: Path) -> FileResponse:

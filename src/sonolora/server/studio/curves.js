@@ -2,7 +2,7 @@
 import uPlot from "uplot";
 import { html, useEffect, useRef, useState } from "./lib.js";
 
-const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 // The mean of the values around each one that weighs near ones more, as far back as there are any.
 export function smoothed(values, weight = 0.9) {
@@ -35,7 +35,7 @@ export function Curves({ rows, evaluation, steps }) {
   const evaluated = rows.filter((row) => row.train_eval_loss !== undefined);
   const bySigma = (row) => row.held_out_loss_by_sigma ?? row.train_eval_loss_by_sigma ?? {};
   const sigmas = [...new Set(evaluated.flatMap((row) => Object.keys(bySigma(row))))].sort((a, b) => a - b);
-  const shape = `${levels}${log}${held.length > 0}${sigmas}`;
+  const shape = `${levels}${log}${held.length > 0}${evaluated.length > 0}${sigmas}`;
 
   useEffect(() => {
     const all = [...new Set([...rows.map((row) => row.step), ...held.map((row) => row.step)])].sort((a, b) => a - b);
@@ -44,10 +44,10 @@ export function Curves({ rows, evaluation, steps }) {
     const other = new Map(held.map((row) => [row.step, row]));
     const column = (pick) => all.map((step) => pick(by.get(step) ?? {}, other.get(step) ?? {}) ?? null);
     const loss = column((row) => row.loss);
-    const ink = color("--ink");
-    const grid = { stroke: color("--line"), width: 1 };
-    const axis = { stroke: color("--soft"), grid, ticks: grid, font: "12px system-ui, sans-serif" };
-    const accent = color("--accent");
+    const ink = colour("--ink");
+    const grid = { stroke: colour("--line"), width: 1 };
+    const axis = { stroke: colour("--soft"), grid, ticks: grid, font: "12px system-ui, sans-serif" };
+    const accent = colour("--accent");
     const series = [{ label: "step" }];
     const data = [all];
     const bands = [];
@@ -59,15 +59,15 @@ export function Curves({ rows, evaluation, steps }) {
       sigmas.forEach((sigma, index) => add(column((row) => bySigma(row)[sigma]), {
         label: `σ ${sigma}`, stroke: `hsl(${175 + (150 * index) / Math.max(1, sigmas.length - 1)} 55% ${matchMedia("(prefers-color-scheme: dark)").matches ? 65 : 40}%)`, width: 2, points: { show: true, size: 5 } }));
     } else {
-      add(loss, { label: "training", stroke: `${color("--soft")}66`, width: 1 });
-      add(smoothed(loss), { label: "smoothed", stroke: color("--soft"), width: 1.25 });
+      add(loss, { label: "training", stroke: `${colour("--soft")}66`, width: 1 });
+      add(smoothed(loss), { label: "smoothed", stroke: colour("--soft"), width: 1.25 });
       if (held.length) {
         add(column((_, row) => row.high), { label: "at most", stroke: "transparent" });
         add(column((_, row) => row.low), { label: "at least", stroke: "transparent" });
         bands.push({ series: [3, 4], fill: `${accent}33` });
         add(column((_, row) => row.base), { label: "base", stroke: ink, width: 1, dash: [5, 5] });
         add(column((_, row) => row.loss), { label: "held out", stroke: accent, width: 3, points: { show: true, size: 7, fill: accent } });
-      } else {
+      } else if (evaluated.length) {
         add(column((row) => row.train_eval_loss), { label: "training clips, fixed noise", stroke: accent, width: 3, points: { show: true, size: 7, fill: accent } });
       }
     }

@@ -1,7 +1,8 @@
 // Data: dropped, looked at, captioned, marked, checked.
 import { html, useEffect, useMemo, useRef, useState } from "./lib.js";
-import { del, get, modes, patch, post, put } from "./api.js";
+import { del, get, modes, otherOwner, patch, post, put } from "./api.js";
 import { DropZone, send } from "./drop.js";
+import { faultOf } from "./fields.js";
 import { MaskEditor } from "./mask.js";
 import { Slicer } from "./slicer.js";
 import { setGroup } from "./player.js";
@@ -49,7 +50,7 @@ export function DatasetList() {
       ${list === null ? html`<p class="soft">Loading…</p>` : list.length === 0
         ? html`<p class="soft">None yet. What you drop above is kept on this server and can be used again.</p>`
         : html`<div class="tiles">${list.map((one) => html`<a class="tile" href=${`#/datasets/${one.id}`} key=${one.id}>
-            <b>${one.name}</b><span class="small soft">${modes.value.modes.find((m) => m.name === one.mode)?.title} · ${many(one.clips, "clip")} · ${ago(one.changed)}</span></a>`)}</div>`}
+            <b>${one.name}</b><span class="small soft">${modes.value.modes.find((m) => m.name === one.mode)?.title} · ${many(one.clips, "clip")} · ${ago(one.changed)}${otherOwner(one) && ` · ${otherOwner(one)}`}</span></a>`)}</div>`}
     </section>
     <p class="hidden">${current?.summary}</p>
   </div>`;
@@ -66,6 +67,13 @@ const WANTED = {
 
 const PAGE = 60;
 const STATUS = { used: ["good", "used"], fitted: ["good", "fitted"], skipped: ["bad", "skipped"], ignored: ["", "ignored"] };
+
+// Fields of the request that decide how long a clip is, in their words here.
+const LENGTHS = { audio_duration_seconds: "Seconds of a training clip", conditioning_seconds: "Seconds of it that are given",
+  number_of_frames: "Frames of a training clip", frame_rate: "Frames a second" };
+// Fields that have no effect on the data.
+const NOT_OF_DATA = /^(number_of_steps|rank|learning_rate|stg_scale|validation_.*)$/;
+const fieldsOf = (id) => Object.fromEntries(Object.entries(formOf(id).fields).filter(([name, value]) => value !== undefined && !NOT_OF_DATA.test(name)).sort());
 
 export const formOf = (id) => kept(`form.${id}`, { fields: {}, settings: {} });
 
@@ -100,7 +108,7 @@ export function DatasetView({ id }) {
     const mine = (running.current = new AbortController());
     setChecking(true);
     try {
-      await post(`datasets/${id}/check`, { fields: formOf(id).fields }, { signal: mine.signal });
+      await post(`datasets/${id}/check`, { fields: fieldsOf(id) }, { signal: mine.signal });
       await load();
     } catch (error) {
       if (!mine.signal.aborted) failed(error);
@@ -109,7 +117,7 @@ export function DatasetView({ id }) {
   };
   const checkSoon = useMemo(() => later(1500, check), [id]);
   useEffect(() => {
-    if (data && data.clips.length && !data.check?.current && !checking) checkSoon();
+    if (data && data.clips.length && !isCurrent(data) && !checking) checkSoon();
     return checkSoon.cancel;
   }, [data?.revision, data?.mode]);
 
@@ -142,9 +150,8 @@ export function DatasetView({ id }) {
       failed(error);
     }
   };
-  const setLength = (value) => {
-    const field = mode.clip_seconds_field;
-    const next = { ...form, fields: { ...form.fields, [field]: value === "" ? undefined : Number(value) } };
+  const setLength = (name, value) => {
+    const next = { ...form, fields: { ...form.fields, [name]: value === "" ? undefined : Number.isNaN(Number(value)) ? value : Number(value) } };
     setForm(next);
     keep(`form.${id}`, { ...formOf(id), fields: next.fields });
     checkSoon();
@@ -158,7 +165,7 @@ export function DatasetView({ id }) {
 
   const shown = data.clips.filter((clip) => matches(clip, filter) && (!search ||
     `${clip.name} ${clip.caption}`.toLowerCase().includes(search.toLowerCase()))).sort(ORDERS[order]);
-  const usable = data.check?.current ? data.check.clips : null;
+  const usable = isCurrent(data) ? data.check.clips : null;
   return html`<div>
     <div class="head">
       <div class="grow"><h1><${Editable} value=${data.name} label="Name of the dataset" onChange=${(name) => change({ name })} /></h1>
@@ -174,9 +181,10 @@ export function DatasetView({ id }) {
           ${modes.value.modes.map((one) => html`<option value=${one.name}>${one.title}</option>`)}</select></div>
         <div><label class="label" for="trigger">Trigger phrase</label><${Committed} id="trigger" value=${data.trigger_phrase}
           placeholder="none" onCommit=${(trigger_phrase) => change({ trigger_phrase })} /></div>
-        ${mode.clip_seconds_field && html`<div><label class="label" for="length">Seconds of a training clip</label>
-          <input id="length" inputmode="decimal" value=${form.fields[mode.clip_seconds_field] ?? ""} placeholder="5"
-            onInput=${(e) => setLength(e.currentTarget.value)} /></div>`}
+        ${mode.fields.filter((field) => LENGTHS[field.name]).map((field) => html`<div key=${field.name}><label class="label" for=${`length-${field.name}`}>${LENGTHS[field.name]}</label>
+          <input id=${`length-${field.name}`} inputmode="decimal" value=${form.fields[field.name] ?? ""} placeholder=${field.default} title=${field.help} aria-invalid=${!!faultOf(field, form.fields[field.name])}
+            onInput=${(e) => setLength(field.name, e.currentTarget.value)} />
+          ${faultOf(field, form.fields[field.name]) && html`<p class="fault">${faultOf(field, form.fields[field.name])}</p>`}</div>`)}
       </div>
       <${CheckState} data=${data} checking=${checking} />
       <${DropZone} slim onFiles=${take} busy=${progress !== null}>
@@ -206,6 +214,9 @@ export function DatasetView({ id }) {
     ${replacing && html`<${Replace} id=${id} clips=${data.clips} onClose=${() => setReplacing(false)} onDone=${load} />`}
   </div>`;
 }
+
+// Whether the last check was of these files and these fields.
+const isCurrent = ({ id, check }) => !!check?.current && JSON.stringify(check.fields) === JSON.stringify(fieldsOf(id));
 
 function totalSeconds(clips) {
   const known = clips.flatMap((clip) => clip.sounds).map((one) => one.seconds);
@@ -249,7 +260,7 @@ function CheckState({ data, checking }) {
   const { used, fitted, skipped, warnings } = check.summary;
   return html`<div class=${`note ${skipped || warnings ? "warn" : "good"}`} role="status">
     <b>${check.clips ? `${many(check.clips, "clip")} will be trained on.` : ""}</b> ${many(used + fitted, "file")} used${skipped ? `, ${skipped} skipped` : ""}${warnings ? `, ${many(warnings, "warning")}` : ", no warnings"}.
-    ${!check.current && " (before the last change)"}
+    ${!isCurrent(data) && " (before the last change)"}
     ${check.warnings.map((text) => html`<div>${text}</div>`)}</div>`;
 }
 

@@ -2,8 +2,12 @@
 import { html } from "./lib.js";
 import { words } from "./ui.js";
 
+// Of text with commas.
+export const listOf = (text) => String(text).split(",").map((part) => part.trim()).filter(Boolean).map(Number);
+
 export function faultOf(field, value) {
   if (value === "" || value === null || value === undefined) return field.optional || field.default !== undefined ? "" : "needed";
+  if (field.type === "list") return listOf(value).some(Number.isNaN) ? "numbers with commas between them are needed" : "";
   if (field.type === "integer" && !Number.isInteger(Number(value))) return "a whole number is needed";
   if ((field.type === "integer" || field.type === "number") && Number.isNaN(Number(value))) return "a number is needed";
   if (field.minimum !== undefined && Number(value) < field.minimum) return `at least ${field.minimum}`;
@@ -12,7 +16,7 @@ export function faultOf(field, value) {
 }
 
 export function Field({ field, value, onChange, id }) {
-  const shown = value === undefined ? field.default : value;
+  const shown = value === undefined ? (field.type === "list" ? field.default.join(", ") : field.default) : value;
   const fault = faultOf(field, shown);
   const label = words(field.name);
   const help = html`<p class="help" id=${`${id}-help`}>${field.help}</p>`;

@@ -5,6 +5,7 @@ import { Curves } from "./curves.js";
 import { Editable } from "./datasets.js";
 import { Listen } from "./listen.js";
 import { BlindTest } from "./abx.js";
+import { Sweep } from "./sweep.js";
 import { Take } from "./take.js";
 import { titleOf } from "./runs.js";
 import { Progress, State, clock, duration, failed } from "./ui.js";
@@ -30,6 +31,7 @@ export function RunView({ id, tab }) {
       metrics: (rows) => setMetrics((now) => {
         const next = new Map(now);
         for (const row of rows) next.set(row.step, row);
+        if (rows.some((row) => row.held_out_change)) details(); // how the members of a sweep stand now
         return next;
       }),
       previews: setPreviews,
@@ -93,6 +95,7 @@ function Watch({ run, metrics, log }) {
       ${evaluated.length > 1 && html`<${Figure} value=${`${(100 * (evaluated.at(-1).train_eval_loss / evaluated[0].train_eval_loss - 1)).toFixed(1)} %`} label="loss on training clips, against the base" />`}
       ${held?.best && html`<${Figure} value=${held.best.step} label="best step on held-out clips" />`}
       <div class="row"><a class="button main" href=${`#/runs/${run.id}/listen`}>Listen</a><a class="button" href=${`#/runs/${run.id}/take`}>Take it</a></div></section>`}
+    ${run.sweep && html`<${Sweep} run=${run} />`}
     ${held?.summary && html`<${Verdict} evaluation=${held} />`}
     <section class="panel stack tight"><h2>Loss</h2><${Curves} rows=${rows} evaluation=${held} steps=${steps} /></section>
     <section class="panel stack tight"><div class="row apart"><h2>Log</h2></div>

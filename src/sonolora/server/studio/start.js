@@ -1,16 +1,23 @@
 // Start: what a run is made from. Only fields with an effect in the mode; the form is kept in the browser.
 import { html, useEffect, useMemo, useRef, useState } from "./lib.js";
 import { get, modes, post } from "./api.js";
-import { Field, faultOf } from "./fields.js";
+import { Field, faultOf, listOf } from "./fields.js";
 import { formOf } from "./datasets.js";
 import { Progress, bytes, dollars, duration, failed, keep, later, many, words } from "./ui.js";
 
-const EMPTY = { name: "", fields: {}, settings: {}, base: null, validation: null };
+const EMPTY = { name: "", fields: {}, settings: {}, base: null, validation: null, sweep: null };
+const LEAST_CLIPS = 12; // from which on some are held out by themselves
 
 // A finished run as the beginning of a form: what it was started with, files of the dataset aside.
 function formFrom(run) {
-  const { training_data_url: _, trigger_phrase: __, validation, ...fields } = run.fields;
-  return { ...EMPTY, name: `${run.name}, again`, fields, base: run.base, settings: run.settings,
+  const { training_data_url: _, trigger_phrase: __, validation, keep_all, held_out, ...fields } = run.fields;
+  const sweep = run.sweep && { keep_all, held_out };
+  for (const name of ["learning_rate", "rank"]) {
+    if (!sweep || fields[name] === undefined) continue;
+    sweep[name] = fields[name].join(", ");
+    delete fields[name];
+  }
+  return { ...EMPTY, name: `${run.name}, again`, fields, sweep, base: run.base, settings: run.settings,
     validation: (validation ?? []).map(({ prompt, ...rest }) => ({ prompt, ...rest })) };
 }
 
@@ -34,12 +41,18 @@ export function StartView({ dataset, from }) {
   if (gone) return html`<p class="note bad">There is no such dataset any more. <a href="#/">All datasets</a></p>`;
   if (!data) return html`<p class="soft">Loading…</p>`;
   const mode = modes.value.modes.find((one) => one.name === data.mode);
-  const settings = modes.value.settings.filter((one) => !one.modes || one.modes.includes(mode.name));
+  const settings = modes.value.settings.filter((one) => (!one.modes || one.modes.includes(mode.name)) && !(form.sweep && one.without_sweep));
   const validation = form.validation ?? suggested(mode, data);
   const body = bodyOf(form, validation, mode, data, settings);
-  const wrong = [...mode.fields.map((field) => [field, form.fields[field.name]]), ...settings.map((field) => [field, form.settings[field.name]])]
+  const several = form.sweep ? mode.sweep : [];
+  const tried = new Set(several.map((field) => field.name));
+  const plain = mode.fields.filter((field) => !tried.has(field.name));
+  const wrong = [...plain.map((field) => [field, form.fields[field.name]]), ...several.map((field) => [field, form.sweep[field.name]]), ...settings.map((field) => [field, form.settings[field.name]])]
     .filter(([field, value]) => value !== undefined && faultOf(field, value)).map(([field]) => field.name);
   const setField = (field, value) => change({ ...form, fields: { ...form.fields, [field]: value } });
+  const setSweep = (field, value) => change({ ...form, sweep: { ...form.sweep, [field]: value } });
+  const fewClips = form.sweep && !form.sweep.held_out && data.clips.length < LEAST_CLIPS;
+  if (fewClips) wrong.push("held_out");
   const setSetting = (field, value) => change({ ...form, settings: { ...form.settings, [field]: value } });
   const start = async () => {
     setBusy(true);
@@ -63,9 +76,13 @@ export function StartView({ dataset, from }) {
           <p class="help">As it stands in the list of runs.</p></div>
         <div><label class="label" for="base">Base</label><select id="base" value=${form.base ?? modes.value.base} onChange=${(e) => change({ ...form, base: e.currentTarget.value })}>
           ${modes.value.bases.map((base) => html`<option value=${base}>${base}</option>`)}</select><p class="help">The model that learns. tiny is for trying things out.</p></div>
-        ${mode.fields.filter((field) => field.first).map(shown)}</div></section>
-    <${Previews} mode=${mode} data=${data} entries=${validation} onChange=${(entries) => change({ ...form, validation: entries })} />
-    <details class="panel"><summary>More fields of the request</summary><div class="fields">${mode.fields.filter((field) => !field.first).map(shown)}</div></details>
+        ${plain.filter((field) => field.first).map(shown)}</div>
+      <label class="check"><input type="checkbox" checked=${!!form.sweep} onChange=${(e) => change({ ...form, sweep: e.currentTarget.checked ? {} : null })} /><span>Try several learning rates and ranks, and keep the best</span></label>
+      ${form.sweep && html`<div class="fields">${several.map((field) => html`<${Field} key=${field.name} id=${`sweep-${field.name}`} field=${field} value=${form.sweep[field.name]} onChange=${(value) => setSweep(field.name, value)} />`)}</div>
+        <p class="small soft">All are trained at once on one base, and compared on clips that are held out of training. There are no previews: the best is heard afterwards, with new sounds.</p>
+        ${fewClips && html`<p class="fault">With fewer than ${LEAST_CLIPS} clips, say how many are held out.</p>`}`}</section>
+    ${!form.sweep && html`<${Previews} mode=${mode} data=${data} entries=${validation} onChange=${(entries) => change({ ...form, validation: entries })} />`}
+    <details class="panel"><summary>More fields of the request</summary><div class="fields">${plain.filter((field) => !field.first).map(shown)}</div></details>
     <details class="panel"><summary>How it is carried out on this machine</summary><div class="fields">${settings.map((field) => html`
       <${Field} key=${field.name} id=${`setting-${field.name}`} field=${field} value=${form.settings[field.name]} onChange=${(value) => setSetting(field.name, value)} />`)}</div></details>
     ${faults.length > 0 && html`<div class="note bad" role="alert">${faults.map((text) => html`<div>${text}</div>`)}</div>`}
@@ -79,6 +96,13 @@ function bodyOf(form, validation, mode, data, settings) {
   const known = new Set(mode.fields.map((field) => field.name));
   const set = (values, names) => Object.fromEntries(Object.entries(values).filter(([name, value]) => names.has(name) && value !== undefined && value !== "" && value !== null));
   const fields = set(form.fields, known);
+  if (form.sweep) {
+    for (const field of mode.sweep) {
+      const value = form.sweep[field.name] || field.default;
+      if (value !== null && value !== "") fields[field.name] = field.type === "list" ? listOf(value) : value;
+    }
+    validation = [];
+  }
   const entries = validation.filter((entry) => entry.prompt.trim() && mode.validation.every((field) => !field.name.endsWith("_url") || entry[field.name]));
   if (entries.length) fields.validation = entries.map((entry) => Object.fromEntries(mode.validation.map((field) => [field.name, entry[field.name]])));
   return { mode: mode.name, dataset: data.id, name: form.name, base: form.base ?? undefined, fields, settings: set(form.settings, new Set(settings.map((field) => field.name))) };
