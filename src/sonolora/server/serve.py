@@ -43,7 +43,7 @@ from sonolora.server.jobs.deliveries import Deliveries
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.memory_needs import MemoryNeeds
 from sonolora.server.jobs.notifier import Notifier
-from sonolora.server.jobs.records import State
+from sonolora.server.jobs.records import Role, State
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.jobs.workers import Workers
@@ -191,7 +191,7 @@ def _first_key(keys: Keys, settings: ServerSettings) -> str | None:
             f"other machines can reach {settings.host}, and there is no key yet. "
             f"Make one first: sonolora keys add NAME --folder {settings.folder}"
         )
-    return keys.add("first")[1]
+    return keys.add("first", role=Role.OPERATOR)[1]
 
 
 def _valid_keys(keys: Keys) -> int:
