@@ -28,7 +28,7 @@ from sonolora.ltx.text.text_projector import empty_projectors
 from sonolora.ltx.weights.base import Base, find_base
 from sonolora.ltx.weights.checkpoint import MetaCheckpoint
 from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG, LTX23_TEXT_STATES
-from sonolora.ltx.weights.stored_tensor import PUBLISHED_PRECISION, stored_precision
+from sonolora.ltx.weights.stored_tensor import PUBLISHED_PRECISION, loaded_dtype, stored_precision
 from sonolora.ltx.weights.tensor_table import (
     PublishedTensor,
     needed,
@@ -166,6 +166,8 @@ class BaseShape:
 
     def _dtype(self, name: str, dtype: torch.dtype) -> torch.dtype:
         info = self.tensors.get(name)  # a missing one is an error when the base is loaded
+        if isinstance(info, TensorInfo):
+            return loaded_dtype(info, dtype)
         return torch.float32 if info is not None and info.dtype == "F32" else dtype
 
     def transformer(
@@ -204,7 +206,10 @@ class BaseShape:
 
         gemma = {name: TensorInfo("BF16", size, 0, 0) for name, size in tensor_shapes(self.text_config).items()}
         files = dict.fromkeys(gemma, MetaCheckpoint(Path(self.name), gemma, {}))
-        own = {name: TensorInfo(info.dtype, tuple(info.shape), 0, 0) for name, info in self.tensors.items()}
+        own = {
+            name: info if isinstance(info, TensorInfo) else TensorInfo(info.dtype, tuple(info.shape), 0, 0)
+            for name, info in self.tensors.items()
+        }
         checkpoint = MetaCheckpoint(Path(self.name), own, {"config": self.config})
         language_model = LanguageModel(self.text_config, files, "", device=META, dtype=dtype, host=META)
         return TextEncoder(tokenizer, language_model, checkpoint, empty_projectors(checkpoint, video=video))
