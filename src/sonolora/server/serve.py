@@ -40,8 +40,10 @@ from sonolora.server.health import Health
 from sonolora.server.jobs.assistant_process import Assistant
 from sonolora.server.jobs.base_fingerprints import fingerprint_of
 from sonolora.server.jobs.deliveries import Deliveries
+from sonolora.server.jobs.fair_share import ShareRules
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.memory_needs import MemoryNeeds
+from sonolora.server.jobs.missing_folders import keep_folders
 from sonolora.server.jobs.notifier import Notifier
 from sonolora.server.jobs.records import Role, State
 from sonolora.server.jobs.retrying import Retrying
@@ -209,7 +211,8 @@ async def _serve(
     loop = asyncio.get_running_loop()
     notifier, health = Notifier(), Health()
     retrying = Retrying(health)
-    store, keys = Store(database), Keys(database)
+    store = Store(database, ShareRules(settings.fair_share_hours, settings.running_limit))
+    keys = store.keys
     remote = None if objects is None else RemoteFiles(objects, redirect=settings.redirect_downloads)
     storage = Storage(settings.folder / "files", database, settings.max_upload_bytes, remote)
     signing_key = load_signing_key(settings.folder)
@@ -263,6 +266,8 @@ async def _serve(
         keep: list[Callable[[], Awaitable[None]]] = []
         if isinstance(database, SqliteDatabase):
             keep.append(partial(_keep_database, database, retrying))
+        if objects is not None:
+            keep.append(partial(keep_folders, settings, store, storage, retrying))
         background = [
             asyncio.create_task(_kept_up(work))
             for work in (
