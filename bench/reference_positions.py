@@ -1,6 +1,6 @@
 """a2a with its reference overlapping the target or at negative times: what each LoRA is worth in each.
 
-    python bench/reference_positions.py --steps 300 > bench/results/reference_positions.md
+    python bench/reference_positions.py --steps 200 > bench/results/reference_positions.md
 
 Trains a LoRA on made pairs (a sound, and the same through a small radio) with each of the two, and measures the loss on
 held-out pairs with fixed noise in both, beside the base. In brackets the loss with the reference of the next pair: the

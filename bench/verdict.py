@@ -8,8 +8,9 @@ and the state of their lowest loss is compared with the last one on 12 sounds th
 All train with learning rate 1e-3 and rank 32 on `tiny`. `strengths`: the effect of the LoRA of `healthy` after 200
 steps, at several strengths, beside the held-out loss. `copies`: of made sounds of several kinds, how many copies of
 training clips, and how many new sounds of the kind, the copy detector calls copies. `time`: the share of a run's
-computing time that its evaluations, table of clips and effect take, by the process's own clock, without previews. Of
-its training steps a few are taken, and the time of the others follows from them. Prints a line each;
+computing time that its evaluations, table of clips, effect and distances of sounds take, by the process's own clock,
+without the previews themselves. Of its training steps a few are taken, and the time of the others follows from them.
+Prints a line each;
 docs/evaluation.md quotes them.
 """
 
@@ -53,6 +54,7 @@ from sonolora.planning.run_settings import RunSettings
 from sonolora.runs.evaluation.evaluation import Evaluation
 from sonolora.runs.evaluation.evaluation_record import percent
 from sonolora.runs.lora_files.inspect_lora import inspect_lora
+from sonolora.runs.report import finish
 from sonolora.runs.start import start
 from sonolora.training.differences import difference
 from sonolora.training.effect import measure_effect
@@ -191,11 +193,11 @@ def share_of_time(options: argparse.Namespace) -> None:
     spent = 0.0
 
     def timed(method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
+        def call(*args: Any, **named: Any) -> Any:
             nonlocal spent
             began = time.process_time()
             try:
-                return method(*args)
+                return method(*args, **named)
             finally:
                 spent += time.process_time() - began
 
@@ -203,6 +205,7 @@ def share_of_time(options: argparse.Namespace) -> None:
 
     for name in ("measure", "finish", "add_previews", "metrics", "summary"):
         setattr(Evaluation, name, timed(getattr(Evaluation, name)))
+    finish.preview_distances = timed(finish.preview_distances)  # type: ignore[assignment]
     mode = MODES["t2a"]
     with tempfile.TemporaryDirectory() as folder:
         made = [make("t2a", options.seed, index, options.seconds) for index in range(TIMED_CLIPS)]

@@ -29,6 +29,7 @@ from sonolora.data.conditioning_inputs import ConditioningInput, load_conditioni
 from sonolora.data.dataset_files import discover
 from sonolora.data.encode import Encoder
 from sonolora.data.encoding_cache import Cache, content_key
+from sonolora.data.foreign_captions import FOREIGN_CAPTIONS
 from sonolora.data.prepared import PreviewItem
 from sonolora.data.report import Report
 from sonolora.ltx.codec.audio_codec import load_audio_codec
@@ -141,11 +142,12 @@ def learn(
     config: TrainingConfig,
     device: torch.device,
     advance: Callable[[int], None] = lambda step: None,  # noqa: ARG005
+    foreign: Sequence[Tensor] = (),
 ) -> tuple[Transformer, Adapters]:
-    """Train a LoRA on the examples; returns the model with its adapters."""
+    """Train a LoRA on the examples; returns the model with its adapters. `foreign`: contexts for `preserve`."""
     model = load_transformer(base.checkpoint, video=mode.video, device=device, dtype=compute_dtype(device))
     adapters = add_adapters(model, mode.lora_targets, rank, config.seed)
-    trainer = Trainer(model, adapters, examples, config)
+    trainer = Trainer(model, adapters, examples, config, foreign=foreign)
     while trainer.step_count < config.steps:
         trainer.step()
         advance(trainer.step_count)
@@ -172,8 +174,9 @@ def with_lora(mode: Mode, encoder: Encoder, data: Data, plan: Plan, tell: Callab
             tell(f"step {step} of {total}")
 
     def measure() -> dict[str, Tensor]:
+        foreign = [*encoder.encode_texts(FOREIGN_CAPTIONS, _silent).values()] if plan.training.preserve else []
         model, adapters = learn(
-            mode, encoder.base, data.training_examples, plan.rank, plan.training, encoder.device, advance
+            mode, encoder.base, data.training_examples, plan.rank, plan.training, encoder.device, advance, foreign
         )
         tell("generating with the LoRA")
         with rounded_to_bf16(adapters):

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
 from figures import f_score, inside, mel_distance, onsets, seam_flux, seam_steps, seams_of
 from made_data import Made
 from paired import Difference, paired_difference
-from sets import Embedding, nearer
+from sets import Space, nearer
 from torch import Tensor
 
+from sonolora.analysis.learned_space import LearnedSpace
 from sonolora.analysis.likeness import description, distances, energy_distance, log_mel
 from sonolora.media.audio import Waveform, peak, peak_normalized
 
@@ -80,6 +81,15 @@ def _statistics(sound: Waveform, made: Made) -> float:
     return (ours - theirs).abs().mean().item()
 
 
+def _learned(sound: Waveform, made: Made) -> float:
+    return (_vector(sound) - _vector(made.true)).norm().item()
+
+
+@lru_cache(maxsize=300)  # by identity; the truth is compared with every contender
+def _vector(sound: Waveform) -> Tensor:
+    return LearnedSpace()([sound])[0]
+
+
 def _at_seams(figure: Callable[[Waveform, Sequence[float]], Tensor], sound: Waveform, made: Made) -> float:
     seams = seams_of(made.regenerate or (), made.seconds)
     ours, theirs = (figure(one, seams) for one in _levelled(sound, made))
@@ -90,9 +100,11 @@ def _onset_f_score(sound: Waveform, made: Made) -> float:
     return f_score(onsets(sound), made.events)
 
 
+_LEARNED = Figure("distance to the truth in the learned space", _learned)
 _OF_SPANS = (
     Figure("log-mel distance to the truth inside the spans, dB", _mel),
     Figure("distance to the truth's statistics inside the spans, dB", _statistics),
+    _LEARNED,
     Figure("error of the level step at the seams, dB", partial(_at_seams, seam_steps)),
     Figure("error of the spectral flux at the seams, dB", partial(_at_seams, seam_flux)),
 )
@@ -101,16 +113,24 @@ FIGURES: Mapping[str, Sequence[Figure]] = {
     "a2a": (
         Figure("log-mel distance to the true target, dB", _mel),
         Figure("distance to the true target's statistics, dB", _statistics),
+        _LEARNED,
     ),
     "v2a": (
         Figure("F-score of the onsets", _onset_f_score, higher_is_better=True),
         Figure("log-mel distance to the true sound, dB", _mel),
         Figure("distance to the true sound's statistics, dB", _statistics),
+        _LEARNED,
     ),
     "audio-inpaint": _OF_SPANS,
     "audio-extend-suffix": _OF_SPANS,
     "audio-extend-prefix": _OF_SPANS,
 }
+
+
+def space_figures(mode: str) -> Mapping[str, Figure]:
+    """The main metric of a mode, and its distances to the truth in either space."""
+    by_function = {figure.of: figure for figure in FIGURES[mode]}
+    return {"main": FIGURES[mode][0], "log_mel": by_function[_mel], "learned": by_function[_learned]}
 
 
 def judge(figures: Sequence[Figure], samples: Sequence[Made], contenders: Contenders) -> list[Row]:
@@ -124,19 +144,22 @@ def judge(figures: Sequence[Figure], samples: Sequence[Made], contenders: Conten
     return rows
 
 
-def judge_sets(samples: Sequence[Made], contenders: Contenders, embedding: Embedding) -> list[Row]:
-    """Rows of the energy distance between the sounds of each contender and the true ones."""
-    true = embedding([made.true for made in samples])
-    sets = {name: embedding([sound for some in sounds for sound in some]) for name, sounds in contenders.items()}
-    return [
-        Row(
-            "energy distance to the held-out sounds",
-            name,
-            energy_distance(theirs, true),
-            None if name == LORA else nearer(sets[LORA], theirs, true),
-        )
-        for name, theirs in sets.items()
-    ]
+def judge_sets(samples: Sequence[Made], contenders: Contenders, spaces: Sequence[Space]) -> list[Row]:
+    """Rows of the energy distance between the sounds of each contender and the true ones, space after space."""
+    rows = []
+    for space in spaces:
+        true = space([made.true for made in samples])
+        sets = {name: space([sound for some in sounds for sound in some]) for name, sounds in contenders.items()}
+        rows += [
+            Row(
+                f"energy distance to the held-out sounds, {space.name}",
+                name,
+                energy_distance(theirs, true),
+                None if name == LORA else nearer(sets[LORA], theirs, true),
+            )
+            for name, theirs in sets.items()
+        ]
+    return rows
 
 
 def _per_sample(figure: Figure, samples: Sequence[Made], sounds: Sequence[Sequence[Waveform]]) -> Tensor:
@@ -153,6 +176,7 @@ class Leak:
     `margin` is the first minus the second: below 0 the sounds are nearer to what the captions say than to the new kind.
     """
 
+    space: str
     whose: str
     other: str
     to_other: float
@@ -161,15 +185,15 @@ class Leak:
 
 
 def leaks(
-    embedding: Embedding,
+    space: Space,
     unrelated: Sequence[Made],
     base: Sequence[Waveform],
     lora: Sequence[Waveform],
     samples: Sequence[Made],
 ) -> list[Leak]:
     """Leakage of base and LoRA; `samples` are of the new kind, `unrelated` has the true sounds of the captions."""
-    true, new = (embedding([made.true for made in some]) for some in (unrelated, samples))
-    before, after = embedding(base), embedding(lora)
+    true, new = (space([made.true for made in some]) for some in (unrelated, samples))
+    before, after = space(base), space(lora)
     found = []
     for whose, sounds, other, compared in (
         ("base", before, "the true sound", true),
@@ -179,5 +203,5 @@ def leaks(
         to_other = distances(sounds, compared).diagonal()[:, None]
         to_new = distances(sounds, new).mean(1, keepdim=True)
         margin = paired_difference(to_new, to_other)
-        found.append(Leak(whose, other, to_other.mean().item(), to_new.mean().item(), margin))
+        found.append(Leak(space.name, whose, other, to_other.mean().item(), to_new.mean().item(), margin))
     return found

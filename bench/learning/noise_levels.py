@@ -1,10 +1,16 @@
 """Which noise levels to train at: densities, and ways to draw or weight them, by held-out losses and sounds.
 
 For each seed a dataset is made, and a LoRA trained on it with each variant. Held-out losses are taken at nine noise
-levels with antithetic pairs of noise, and sounds are judged by the mode's main metric. In: options. Out: a line of JSON
-for each LoRA, appended to `--rows` (what stands there is not trained again), and a page of tables.
+levels with antithetic pairs of noise, and sounds are judged by the mode's main metric and by their distances to the
+truth in two spaces. In: options. Out: a line of JSON for each LoRA, appended to `--rows` (what stands there is not
+trained again), and a page of tables.
 
-    python bench/learning/noise_levels.py --threads 1 --rows noise-levels.jsonl --out bench/results/noise_levels.md
+    python bench/learning/noise_levels.py --threads 1 --variants published clamped matched --rows noise-levels.jsonl \
+        --out bench/results/noise_levels.md
+
+The rule, fixed before the rows: another density than `published` becomes the default of a mode where over five seeds or
+more it is clearly better (95 % Student interval of the paired difference) by sounds in one space or more and clearly
+worse in none, and not clearly worse by the loss weighted by where the sampler steps.
 """
 
 from __future__ import annotations
@@ -18,8 +24,9 @@ from pathlib import Path
 
 import torch
 from experiment import Data, Plan, make_encoder, prepare
-from judge import FIGURES, LORA, judge, judge_sets
-from sets import Embedding
+from judge import FIGURES, LORA, judge, judge_sets, space_figures
+from made_data import Made
+from sets import both_spaces
 from torch import Tensor
 
 from sonolora.conditioning import Example, collate
@@ -29,12 +36,14 @@ from sonolora.ltx.lora.adapters import add_adapters, rounded_to_bf16, with_value
 from sonolora.ltx.model.lora_layer import Adapters
 from sonolora.ltx.model.transformer import Transformer, load_transformer
 from sonolora.ltx.weights.base import find_base
+from sonolora.media.audio import Waveform
 from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.noise_schedule import sampling_sigmas
 from sonolora.sampling.preview import render
 from sonolora.sampling.sampler import SamplingSettings
+from sonolora.training.differences import student_quantile
 from sonolora.training.loss import flow_losses
 from sonolora.training.noise import DENSITIES
 from sonolora.training.trainer import Trainer, TrainingConfig
@@ -140,9 +149,17 @@ def sampler_weights() -> Tensor:
 
 
 def measure(
-    mode: Mode, name: str, data: Data, encoder: Encoder, plan: Plan, base_losses: Tensor, *, sounds: bool
+    mode: Mode,
+    name: str,
+    data: Data,
+    encoder: Encoder,
+    plan: Plan,
+    base_losses: Tensor,
+    *,
+    sounds: bool,
+    averaged: bool,
 ) -> dict[str, object]:
-    """Train one LoRA; its held-out losses, those of its averaged weights, and the main metric of its sounds."""
+    """Train one LoRA; its held-out losses, those of its averaged weights, and the metrics of its sounds."""
     variant = VARIANTS[name]
     model = load_transformer(encoder.base.checkpoint, video=mode.video, device=encoder.device, dtype=encoder.dtype)
     adapters = add_adapters(model, mode.lora_targets, plan.rank, plan.training.seed)
@@ -155,26 +172,34 @@ def measure(
         average.lerp_(adapters.flat.detach(), 1 - keep)
     with rounded_to_bf16(adapters):
         losses = held_out_losses(model, data.held_out_examples)
-        metric = _sounds(mode, model, data, encoder, plan) if sounds else None
-    row: dict[str, object] = {"losses": losses.mean(0).tolist(), "sounds": metric}
-    if name == USUAL:
+        found = generated(model, data, encoder, plan) if sounds else []
+    row: dict[str, object] = {
+        "losses": losses.mean(0).tolist(),
+        "sounds": metrics(mode.name, data.held_out, found) if found else None,
+    }
+    if averaged and name == USUAL:
         with with_values(adapters, average), rounded_to_bf16(adapters):
             row["averaged"] = held_out_losses(model, data.held_out_examples).mean(0).tolist()
     return row
 
 
-def _sounds(mode: Mode, model: Transformer, data: Data, encoder: Encoder, plan: Plan) -> float:
-    """The mode's main metric of one sound for each of the first held-out samples."""
-    samples, items = data.held_out[:SOUNDS], data.items[:SOUNDS]
+def generated(model: Transformer, data: Data, encoder: Encoder, plan: Plan) -> list[Waveform]:
+    """A sound for each of the first held-out samples."""
+    items = data.items[:SOUNDS]
     seeds = range(plan.training.seed, plan.training.seed + len(items))
-    sounds = [
-        (render(model, encoder.codec, item, plan.sampling, seed, encoder.device),)
+    return [
+        render(model, encoder.codec, item, plan.sampling, seed, encoder.device)
         for item, seed in zip(items, seeds, strict=True)
     ]
-    figures = FIGURES.get(mode.name)
-    if figures is None:
-        return judge_sets(samples, {LORA: sounds}, Embedding.of_corpus(samples[0].seconds))[0].value
-    return judge(figures[:1], samples, {LORA: sounds})[0].value
+
+
+def metrics(mode: str, samples: Sequence[Made], sounds: Sequence[Waveform]) -> dict[str, float]:
+    """The mode's `main` metric, and the distances to the truth in the spaces `log_mel` and `learned`."""
+    samples, contenders = samples[: len(sounds)], {LORA: [(sound,) for sound in sounds]}
+    if mode not in FIGURES:
+        log_mel, learned = (row.value for row in judge_sets(samples, contenders, both_spaces(samples[0].seconds)))
+        return {"main": log_mel, "log_mel": log_mel, "learned": learned}
+    return {name: judge([one], samples, contenders)[0].value for name, one in space_figures(mode).items()}
 
 
 def page(rows: Sequence[dict[str, object]], plan: Plan) -> str:
@@ -184,10 +209,16 @@ def page(rows: Sequence[dict[str, object]], plan: Plan) -> str:
         "# Noise levels", "",
         "Made by `python bench/learning/noise_levels.py --threads 1 --out bench/results/noise_levels.md` on the base "
         f"`tiny`: {plan.training.steps} steps on {plan.train_clips} made clips of {plan.seconds:g} s, "
-        f"{plan.held_out_clips} held-out clips. "
-        "Mean over seeds of the held-out loss, plain over nine noise levels and weighted by where the sampler steps, "
-        "and of the main metric of the sounds. Differences are against `published`, paired by seed, with their "
-        "standard error; in brackets, in how many seeds the variant is better. All of it is about `tiny`.",
+        f"{plan.held_out_clips} held-out clips, {SOUNDS} sounds of {plan.sampling.steps} sampling steps; sizes were "
+        "fixed beforehand. Mean over seeds of the held-out loss, plain over nine noise levels and weighted by where "
+        "the sampler steps, of the mode's main metric of the sounds, and of their distances to the truth in log-mels "
+        "and in the learned space ([evaluation](../../docs/evaluation.md#distances-of-sounds)). Differences are "
+        "against `published`, paired by seed, with 95 % Student intervals over seeds; in brackets, in how many seeds "
+        "the variant is better. All of it is about `tiny`.",
+        "",
+        "The rule, fixed before the rows: another density becomes a mode's default where over five seeds or more it is "
+        "clearly better by sounds in one space or more and clearly worse in none, and not clearly worse by the "
+        "weighted loss.",
     ]  # fmt: skip
     by_mode: dict[str, dict[str, dict[int, dict[str, float]]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
@@ -198,12 +229,17 @@ def page(rows: Sequence[dict[str, object]], plan: Plan) -> str:
             losses = torch.tensor(row[key])
             values = {"plain": losses.mean().item(), "weighted": (losses * weights).sum().item()}
             if key == "losses" and row.get("sounds") is not None:
-                values["sounds"] = float(str(row["sounds"]))
+                values |= row["sounds"]  # type: ignore[operator]
             by_mode[mode][f"{name}{suffix}"][seed] = values
     for mode, variants in by_mode.items():
-        lines += ["", f"## {mode}", "", "| variant | seeds | plain | weighted | sounds |", "|---|---:|---|---|---|"]
+        figures = {"plain": "plain", "weighted": "weighted", "main": "main metric"}
+        figures |= {"log_mel": "log-mel distance", "learned": "learned distance"}
+        if mode not in FIGURES or FIGURES[mode][0] is space_figures(mode)["log_mel"]:
+            del figures["main"]
+        lines += ["", f"## {mode}", "", f"| variant | seeds | {' | '.join(figures.values())} |"]
+        lines.append("|---|---:|" + "---|" * len(figures))
         for name, seeds in variants.items():
-            cells = [_cell(variants.get(USUAL, {}), seeds, figure, mode) for figure in ("plain", "weighted", "sounds")]
+            cells = [_cell(variants.get(USUAL, {}), seeds, figure, mode) for figure in figures]
             lines.append(f"| {name} | {len(seeds)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -216,11 +252,12 @@ def _cell(reference: dict[int, dict[str, float]], seeds: dict[int, dict[str, flo
     differences = [value - reference[seed][figure] for seed, value in values.items() if seed in reference]
     if len(differences) < 2 or not any(differences):
         return f"{mean:.4f}"
-    higher = figure == "sounds" and mode in FIGURES and FIGURES[mode][0].higher_is_better
+    higher = figure == "main" and FIGURES[mode][0].higher_is_better
     change = sum(differences) / len(differences)
     error = (sum((one - change) ** 2 for one in differences) / (len(differences) - 1) / len(differences)) ** 0.5
     better = sum((one > 0) == higher for one in differences if one)
-    return f"{mean:.4f} ({change:+.4f} ± {error:.4f}) [{better} of {len(differences)}]"
+    half = student_quantile(0.975, len(differences) - 1) * error
+    return f"{mean:.4f} ({change:+.4f} ± {half:.4f}) [{better} of {len(differences)}]"
 
 
 def main() -> None:
@@ -232,7 +269,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=usual.training.steps)
     parser.add_argument("--seconds", type=float, default=usual.seconds, help="length of a sample")
     parser.add_argument("--held-out-clips", type=int, default=usual.held_out_clips)
-    parser.add_argument("--sampling-steps", type=int, default=16, help="0: losses alone, without sounds")
+    parser.add_argument("--sampling-steps", type=int, default=12, help="0: losses alone, without sounds")
+    parser.add_argument("--averaged", action="store_true", help=f"also the losses of averaged weights of {USUAL}")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--rows", type=Path, default=Path("noise-levels.jsonl"))
     parser.add_argument("--out", type=Path)
@@ -262,7 +300,10 @@ def main() -> None:
             base_losses = held_out_losses(model, data.held_out_examples)
             for name in left:
                 row = {"mode": mode_name, "variant": name, "seed": seed, "base": base_losses.mean(0).tolist()}
-                row |= measure(mode, name, data, encoder, plan, base_losses, sounds=bool(options.sampling_steps))
+                with_sounds = bool(options.sampling_steps)
+                row |= measure(
+                    mode, name, data, encoder, plan, base_losses, sounds=with_sounds, averaged=options.averaged
+                )
                 rows.append(row)
                 with options.rows.open("a") as file:
                     file.write(json.dumps(row) + "\n")

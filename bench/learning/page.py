@@ -33,6 +33,7 @@ GIVEN = {
     "audio-extend-suffix": "closing",
     "audio-extend-prefix": "opening",
 }
+KEPT = "LoRA with --preserve"
 _BEATEN = {True: "yes", False: "no", None: "open"}
 
 
@@ -48,6 +49,15 @@ class Losses:
 
 
 @dataclass(frozen=True)
+class Preserved:
+    """A LoRA that was trained with `--preserve`: all metrics, the margins those of the other LoRA to it; leakage."""
+
+    share: float
+    rows: Sequence[Row]
+    leaks: Sequence[Leak]
+
+
+@dataclass(frozen=True)
 class Report:
     """Results of one mode. `by_density`: the main metric with each sigma density; the first is the LoRA of all other
     tables, and the margins of the others are relative to it."""
@@ -58,6 +68,7 @@ class Report:
     rows: Sequence[Row]
     leaks: Sequence[Leak]
     by_density: Mapping[str, Row]
+    preserved: Preserved | None
     losses: Losses
 
     @property
@@ -97,6 +108,8 @@ def page(reports: Sequence[Report], base: Base, plan: Plan, arguments: Sequence[
         parts += [f"## {report.mode}: {KINDS[report.mode]}", *_figures(report.rows)]
         if report.leaks:
             parts += _leakage(report.leaks)
+        if report.preserved is not None:
+            parts += _preservation(report.preserved)
     if len(reports[0].by_density) > 1:
         parts += _densities(reports, plan)
     return "\n\n".join([*parts, *_losses(reports)]) + "\n"
@@ -144,14 +157,27 @@ def _figures(rows: Sequence[Row]) -> list[str]:
 
 def _leakage(leaks: Sequence[Leak]) -> list[str]:
     cells = [
-        (leak.whose, leak.other, f"{leak.to_other:.3f}", f"{leak.to_new:.3f}", shown(leak.margin)) for leak in leaks
+        (leak.space, leak.whose, leak.other, f"{leak.to_other:.3f}", f"{leak.to_new:.3f}", shown(leak.margin))
+        for leak in leaks
     ]
     text = (
-        "Does the LoRA change sounds that it was not trained on? Mean distances in the same embedding, for captions of "
-        "kinds that the base knows. Below 0 in the last column, the sounds stay closer to their caption than to the "
+        "Does the LoRA change sounds that it was not trained on? Mean distances in both spaces, for captions of kinds "
+        "that the base knows. Below 0 in the last column, the sounds stay closer to their caption than to the "
         "new kind. [What `--preserve` does about it](../bench/results/preserve.md) is measured apart."
     )
-    return [_filled(text), table(("sounds of", "compared with", "distance", "to the new kind", "difference"), cells)]
+    heads = ("space", "sounds of", "compared with", "distance", "to the new kind", "difference")
+    return [_filled(text), table(heads, cells)]
+
+
+def _preservation(preserved: Preserved) -> list[str]:
+    cells = [(row.figure, f"{row.value:.3f}", shown(row.margin)) for row in preserved.rows if row.margin is not None]
+    parts = [
+        _filled(
+            f"The same with `--preserve {preserved.share:g}`; margins are of the LoRA without it to the one with it."
+        ),
+        table(("metric", KEPT, "LoRA − row"), cells),
+    ]
+    return [*parts, *(_leakage(preserved.leaks)[1:] if preserved.leaks else [])]
 
 
 def _densities(reports: Sequence[Report], plan: Plan) -> list[str]:

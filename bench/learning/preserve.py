@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 from experiment import Data, Plan, make_encoder, prepare, read_clips
-from judge import FIGURES, LORA, judge, judge_sets, leaks
+from judge import FIGURES, LORA, judge, judge_sets, leaks, space_figures
 from made_data import FRAME_RATE, Made
 from paired import paired_difference
-from sets import Embedding
+from sets import both_spaces
 from torch import Tensor
 
 from sonolora.conditioning import Example
@@ -45,6 +45,7 @@ from sonolora.training.trainer import Trainer, TrainingConfig
 from sonolora.training.validation import eval_losses
 
 KNOWN = 16  # sounds or films of kinds that the base knows
+_LEAKAGE = {"leaks": "leakage", "learned_leaks": "leakage, learned"}
 _FILM_SEED = 7_000  # of films of known kinds; added to the seed of the data
 
 
@@ -126,18 +127,20 @@ class Seed:
         row["base_losses"] = [one.mean().item() for one in self.base_losses]
         if not made:
             return row | {"figures": {}}
-        if (figures := FIGURES.get(self.mode.name)) is not None:
-            row["figures"] = {one.name: _value(one, held_out, made) for one in figures[:2]}
-            row["base_figures"] = {one.name: _value(one, held_out, self.base_sounds) for one in figures[:2]}
+        if self.mode.name in FIGURES:
+            chosen = dict.fromkeys(space_figures(self.mode.name).values())
+            row["figures"] = {one.name: _value(one, held_out, made) for one in chosen}
+            row["base_figures"] = {one.name: _value(one, held_out, self.base_sounds) for one in chosen}
             return row
-        embedding = Embedding.of_corpus(held_out[0].seconds)
+        spaces = both_spaces(held_out[0].seconds)
         count = len(held_out)
         pairs = ((made, "figures"), (self.base_sounds, "base_figures"))
         for some, name in pairs:
-            found = judge_sets(held_out, {LORA: [(sound,) for sound in some[:count]]}, embedding)[0]
-            row[name] = {found.figure: found.value}
-        found_leaks = leaks(embedding, self.data.unrelated, self.base_sounds[count:], made[count:], held_out)
-        row["leaks"] = [asdict(one.margin) for one in found_leaks]
+            found = judge_sets(held_out, {LORA: [(sound,) for sound in some[:count]]}, spaces)
+            row[name] = {one.figure: one.value for one in found}
+        for space, name in zip(spaces, ("leaks", "learned_leaks"), strict=True):
+            found_leaks = leaks(space, self.data.unrelated, self.base_sounds[count:], made[count:], held_out)
+            row[name] = [asdict(one.margin) for one in found_leaks]
         return row
 
 
@@ -159,7 +162,8 @@ def page(rows: Sequence[dict[str, Any]], steps: int) -> str:
         some = [row for row in rows if row["mode"] == mode]
         figures = list(some[0]["figures"])
         heads = ["seed", "share", "weight", *figures, "loss of the new kind", "loss of known kinds"]
-        heads += ["leakage"] if "leaks" in some[0] else []
+        leaking = [(key, head) for key, head in _LEAKAGE.items() if key in some[0]]
+        heads += [head for _, head in leaking]
         lines += ["", f"## {mode}", "", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
         for seed in dict.fromkeys(row["seed"] for row in some):
             of_seed = [row for row in some if row["seed"] == seed]
@@ -171,13 +175,13 @@ def page(rows: Sequence[dict[str, Any]], steps: int) -> str:
                 *(f"{base['base_figures'][name]:.3f}" for name in figures if "base_figures" in base),
             ]
             cells += [f"{loss:.3f}" for loss in base["base_losses"]]
-            cells += [_interval(base["leaks"][0])] if "leaks" in base else []
+            cells += [_interval(base[key][0]) for key, _ in leaking]
             lines.append(f"| {' | '.join(cells)} |")
             for row in of_seed:
                 cells = [str(seed), f"{row['share']:g}", f"{row['weight']:g}" if row["share"] else ""]
                 cells += [f"{row['figures'][name]:.3f}" for name in figures]
                 cells += [_interval(row["new"]), _interval(row["known"])]
-                cells += [_interval(row["leaks"][1])] if "leaks" in row else []
+                cells += [_interval(row[key][1]) for key, _ in leaking]
                 lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -5,7 +5,7 @@ and base and LoRA generate a sound for each of the others from the same noise. I
 printed, and rewritten at `--out` after every mode. Results are cached: the same command resumes after an interruption.
 
     python bench/learning/run.py --threads 1 --out docs/learning.md                   all modes
-    python bench/learning/run.py --densities published clamped matched --out docs/learning.md
+    python bench/learning/run.py --densities published clamped matched --preserve 0.125 --out docs/learning.md
     python bench/learning/run.py --modes a2a v2a --steps 1000 --sounds heard          some, longer, with the sounds
 """
 
@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 from contenders import contenders
 from experiment import Data, Outcome, Plan, base_alone, make_encoder, prepare, with_lora
-from judge import FIGURES, LORA, Contenders, Row, judge, judge_sets, leaks
+from judge import FIGURES, LORA, Contenders, Leak, Row, judge, judge_sets, leaks
 from losses import zero_velocity
 from made_data import Made
-from page import Losses, Report, page
-from sets import Embedding
+from page import KEPT, Losses, Preserved, Report, page
+from sets import Space, both_spaces
 
 from sonolora.core.atomic_files import atomic_write
 from sonolora.core.devices import resolve_device
@@ -40,11 +40,17 @@ from sonolora.training.trainer import TrainingConfig
 
 # Factors on the number of held-out samples, where a pilot with the usual number gave no clear answer. The densities are
 # compared on the usual number.
+PRESERVED = ("t2a", "v2a")  # modes that `--preserve` is tried in
 MORE_HELD_OUT = {"t2a": 3, "audio-extend-suffix": 8, "audio-extend-prefix": 4}
 
 
-def measure(mode: Mode, base: Base, plans: Mapping[str, Plan], device: torch.device, sounds: Path | None) -> Report:
-    """Make the data, train with each density, generate and evaluate; prints progress."""
+def measure(
+    mode: Mode, base: Base, plans: Mapping[str, Plan], preserve: float, device: torch.device, sounds: Path | None
+) -> Report:
+    """Make the data, train with each density, generate and evaluate; prints progress.
+
+    `preserve`: a LoRA of the first density is also trained with this share of steps that keep the base; 0: none.
+    """
     first, plan = next(iter(plans.items()))
     _tell(mode, "preparing")
     encoder = make_encoder(mode, base, device)
@@ -55,8 +61,12 @@ def measure(mode: Mode, base: Base, plans: Mapping[str, Plan], device: torch.dev
         for density, one in plans.items()
     }
     lora = taught[first]
+    kept = None
+    if preserve:
+        one = replace(plan, training=replace(plan.training, preserve=preserve))
+        kept = with_lora(mode, encoder, data, one, partial(_tell, mode, f"preserve {preserve:g}"))
     _tell(mode, "judging")
-    embedding = Embedding.of_corpus(data.held_out[0].seconds)
+    spaces = both_spaces(data.held_out[0].seconds)
     found = contenders(mode, encoder, data, alone.held_out, lora.held_out)
     if sounds is not None:
         _write_sounds(sounds / mode.name, found, data.held_out)
@@ -64,9 +74,10 @@ def measure(mode: Mode, base: Base, plans: Mapping[str, Plan], device: torch.dev
         mode.name,
         plan.training.steps,
         len(data.held_out),
-        _rows(mode, data.held_out, found, embedding),
-        leaks(embedding, data.unrelated, alone.unrelated, lora.unrelated, data.held_out) if data.unrelated else (),
-        _by_density(mode, data.held_out, taught, embedding),
+        _rows(mode, data.held_out, found, spaces),
+        _leaks(data, alone, lora, spaces),
+        _by_density(mode, data.held_out, taught, spaces),
+        None if kept is None else _preserved(mode, data, alone, lora, preserve, kept, spaces),
         Losses(zero_velocity(data.held_out_examples), alone.losses, lora.losses, lora.exchanged_losses),
     )
 
@@ -79,13 +90,30 @@ def _first(data: Data, count: int) -> Data:
     return replace(data, held_out=data.held_out[:count], held_out_examples=examples, items=items, unrelated=())
 
 
-def _rows(mode: Mode, samples: Sequence[Made], found: Contenders, embedding: Embedding) -> list[Row]:
+def _rows(mode: Mode, samples: Sequence[Made], found: Contenders, spaces: Sequence[Space]) -> list[Row]:
     figures = FIGURES.get(mode.name)
-    return judge_sets(samples, found, embedding) if figures is None else judge(figures, samples, found)
+    return judge_sets(samples, found, spaces) if figures is None else judge(figures, samples, found)
+
+
+def _leaks(data: Data, base: Outcome, lora: Outcome, spaces: Sequence[Space]) -> list[Leak]:
+    if not data.unrelated:
+        return []
+    return [
+        leak for space in spaces for leak in leaks(space, data.unrelated, base.unrelated, lora.unrelated, data.held_out)
+    ]
+
+
+def _preserved(
+    mode: Mode, data: Data, base: Outcome, lora: Outcome, share: float, kept: Outcome, spaces: Sequence[Space]
+) -> Preserved:
+    """All metrics of the LoRA that kept the base, with the margin of the other one."""
+    found = {LORA: [(sound,) for sound in lora.held_out], KEPT: [(sound,) for sound in kept.held_out]}
+    rows = [row for row in _rows(mode, data.held_out, found, spaces) if row.contender == KEPT]
+    return Preserved(share, rows, _leaks(data, base, kept, spaces))
 
 
 def _by_density(
-    mode: Mode, samples: Sequence[Made], taught: Mapping[str, Outcome], embedding: Embedding
+    mode: Mode, samples: Sequence[Made], taught: Mapping[str, Outcome], spaces: Sequence[Space]
 ) -> dict[str, Row]:
     """The rows of the main metric, on the samples common to all densities."""
     first = next(iter(taught))
@@ -94,7 +122,7 @@ def _by_density(
         LORA if density == first else density: [(sound,) for sound in outcome.held_out[:count]]
         for density, outcome in taught.items()
     }
-    rows = _rows(mode, samples[:count], found, embedding)[: len(taught)]
+    rows = _rows(mode, samples[:count], found, spaces[:1])[: len(taught)]
     return dict(zip(taught, rows, strict=True))
 
 
@@ -114,6 +142,8 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
     parser.add_argument("--densities", nargs="+", choices=list(DENSITIES), default=[],
                         help="also train with these; the main tables use the default density of the mode")  # fmt: skip
+    parser.add_argument("--preserve", type=float, default=0.0,
+                        help=f"also train so that this share of steps keeps the base; in {PRESERVED}")  # fmt: skip
     parser.add_argument("--steps", type=int, default=usual.training.steps)
     parser.add_argument("--seconds", type=float, default=usual.seconds, help="length of a sample")
     parser.add_argument("--train-clips", type=int, default=usual.train_clips)
@@ -147,7 +177,8 @@ def main() -> None:
         plans = {one: replace(plan, training=replace(config, sigma_density=one)) for one in densities}
         own = plans[mode.sigma_density]
         plans[mode.sigma_density] = replace(own, held_out_clips=own.held_out_clips * MORE_HELD_OUT.get(name, 1))
-        reports.append(measure(mode, base, plans, device, options.sounds))
+        preserve = options.preserve if name in PRESERVED else 0.0
+        reports.append(measure(mode, base, plans, preserve, device, options.sounds))
         text = page(reports, base, plan, sys.argv[1:])
         if options.out is not None:
             with atomic_write(options.out) as temporary:

@@ -1,6 +1,7 @@
 """Distances between sets of sounds, without pairing.
 
-In: sets of sounds. Out: standardised descriptions, and differences of energy distances with intervals.
+In: sets of sounds. Out: vectors in spaces scaled by sounds of known kinds, and differences of energy distances with
+intervals.
 
 N, K sounds of a set, D dimensions of a description, W resamples.
 """
@@ -15,7 +16,9 @@ from made_data import known_sounds
 from paired import CONFIDENCE, RESAMPLES, Difference
 from torch import Tensor
 
-from sonolora.analysis.likeness import descriptions, energy_distance, weighted_energy
+from sonolora.analysis.embeddings import Embedding, LogMelSpace
+from sonolora.analysis.learned_space import LearnedSpace
+from sonolora.analysis.likeness import energy_distance, weighted_energy
 from sonolora.core.randomness import generator
 from sonolora.media.audio import Waveform
 
@@ -24,22 +27,42 @@ _LEAST_SPREAD_DB = 0.5
 
 
 @dataclass(frozen=True)
-class Embedding:
-    """Descriptions standardised over the corpus; a distance of 1 is one standard deviation in each dimension."""
+class Space:
+    """An embedding, scaled by a corpus: a distance of 1 is one standard deviation in each dimension."""
 
+    name: str
+    embedding: Embedding
     mean_D: Tensor
     spread_D: Tensor
 
-    @classmethod
-    def of_corpus(cls, seconds: float) -> Embedding:
-        """Standardise by 100 synthetic sounds of the kinds that the base knows."""
-        rows = descriptions([made.true for made in known_sounds(_CORPUS_SEED, _CORPUS_SOUNDS, seconds)])
-        return cls(rows.mean(0), rows.std(0).clamp(min=_LEAST_SPREAD_DB))
-
     def __call__(self, sounds: Sequence[Waveform]) -> Tensor:
         """(N, D) of peak-normalised sounds: the level of a set says little about its content."""
-        standard = (descriptions(sounds) - self.mean_D) / self.spread_D
+        standard = (self.embedding(sounds) - self.mean_D) / self.spread_D
         return standard / len(self.mean_D) ** 0.5
+
+
+def log_mel_space(seconds: float) -> Space:
+    """Log-mel statistics, each dimension standardised."""
+    embedding = LogMelSpace()
+    rows = embedding(_corpus(seconds))
+    return Space("log-mel", embedding, rows.mean(0), rows.std(0).clamp(min=_LEAST_SPREAD_DB))
+
+
+def learned_space(seconds: float) -> Space:
+    """The embedding of aiSFX. All dimensions keep their proportions, which distances in it depend on."""
+    embedding = LearnedSpace()
+    rows = embedding(_corpus(seconds))
+    return Space("learned", embedding, rows.mean(0), rows.std(0).square().mean().sqrt().expand(rows.shape[1]))
+
+
+def both_spaces(seconds: float) -> tuple[Space, Space]:
+    """For sounds of this length. The first is that of the main metric."""
+    return log_mel_space(seconds), learned_space(seconds)
+
+
+def _corpus(seconds: float) -> list[Waveform]:
+    """100 synthetic sounds of the kinds that the base knows."""
+    return [made.true for made in known_sounds(_CORPUS_SEED, _CORPUS_SOUNDS, seconds)]
 
 
 def nearer(one_ND: Tensor, other_KD: Tensor, true_ND: Tensor) -> Difference:

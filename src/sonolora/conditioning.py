@@ -124,12 +124,14 @@ def velocity(
     *,
     values_only_blocks: frozenset[int] = NO_BLOCKS,
     values_only_B: Tensor | None = None,
+    context_index_B: Tensor | None = None,
 ) -> Tensor:
     """The model's velocity for the target's frames, (B, T, C), float32.
 
     Kept frames are taken from the example whatever `noisy_BTC` holds there. The reference comes before the target with
     its own positions: from 0 s as in the published trainer, or others (`with_reference_positions`). The sample's sigma
-    is that of the noisy frames; only the timesteps of clean tokens are 0.
+    is that of the noisy frames; only the timesteps of clean tokens are 0. With `context_index_B` the example has only
+    the different text contexts of the audio stream, see `Stream`.
     """
     batch, frames, _ = noisy_BTC.shape
     keep = example.keep_BT
@@ -145,7 +147,7 @@ def velocity(
         keep = torch.cat(
             [clean, torch.zeros_like(noisy_BTC[..., 0], dtype=torch.bool) if keep is None else keep], dim=1
         )
-    audio = Stream(tokens, middles.expand(batch, 1, -1), sigma_B, example.context_BSD, keep)
+    audio = Stream(tokens, middles.expand(batch, 1, -1), sigma_B, example.context_BSD, keep, context_index_B)
     video = example.video.stream if isinstance(example.video, Video) else example.video
     velocity_BTC, _ = model(
         audio, video, values_only_blocks=values_only_blocks, values_only_B=values_only_B, video_velocity=False

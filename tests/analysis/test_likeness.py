@@ -52,4 +52,15 @@ def test_energy_distance_is_that_of_theory():
     apart = spread * math.sqrt(2 / math.pi) * math.exp(-(gap**2) / 4) + gap * math.erf(gap / 2)
     expected = 2 * apart - 2 * spread * math.sqrt(2 / math.pi)
     assert energy_distance(one, other) == pytest.approx(expected, rel=0.1)
-    assert energy_distance(one, one) == pytest.approx(0, abs=1e-12)
+
+
+def test_energy_distance_does_not_depend_on_the_number_of_sounds():
+    """On average: of sets of three from one distribution it is 0."""
+    sets = normal((2000, 2, 3, 1), "sets").double()
+    found = [energy_distance(one, other) for one, other in sets]
+    mean, error = sum(found) / len(found), torch.tensor(found).std().item() / len(found) ** 0.5
+    assert abs(mean) < 4 * error < 0.1
+
+
+def test_of_one_sound_there_is_no_spread():
+    assert energy_distance(torch.zeros(1, 1).double(), torch.tensor([[1.0], [3.0]]).double()) == 2 * 2 - 2

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from sets import Embedding
+from sets import log_mel_space
 
 
 @pytest.fixture(scope="session")
 def embedding():
     """For sounds of a second."""
-    return Embedding.of_corpus(1.0)
+    return log_mel_space(1.0)

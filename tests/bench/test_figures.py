@@ -107,7 +107,6 @@ def test_the_embedding_knows_a_kind_from_noise(embedding):
     of_kind = [made_data.make("t2a", 0, index, 1.0).true for index in range(12)]
     ours, more = embedding(of_kind[:6]), embedding(of_kind[6:])
     noise = embedding([stereo(hiss(0.1, seed)[:RATE]) for seed in range(6)])
-    assert energy_distance(ours, ours) == pytest.approx(0, abs=1e-12)
     assert energy_distance(ours, more) < 0.5 * energy_distance(ours, noise)
     assert distances(ours, ours).diagonal().max() == 0
     louder = Waveform(0.1 * of_kind[0].samples, RATE)

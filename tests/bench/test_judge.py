@@ -32,7 +32,9 @@ def test_the_truth_beats_noise_silence_and_what_is_given(mode):
         others["reference"] = [(made.reference,) for made in samples]
     if mode in SPANS:
         others["repetition"] = [(repetition(made),) for made in samples]
-    rows = judge(FIGURES[mode], samples, {LORA: [(made.true,) for made in samples], **others})
+    # The learned space takes long: one mode is enough.
+    figures = [one for one in FIGURES[mode] if mode == "a2a" or "learned" not in one.name]
+    rows = judge(figures, samples, {LORA: [(made.true,) for made in samples], **others})
     for row in rows:
         main = row.figure == FIGURES[mode][0].name
         if row.contender == LORA:
@@ -46,7 +48,7 @@ def test_the_truth_beats_noise_silence_and_what_is_given(mode):
 def test_worse_is_told_from_better():
     samples = samples_of("a2a")
     worst = [(noise(made, index),) for index, made in enumerate(samples)]
-    rows = judge(FIGURES["a2a"], samples, {LORA: worst, "truth": [(made.true,) for made in samples], "same": worst})
+    rows = judge(FIGURES["a2a"][:2], samples, {LORA: worst, "truth": [(made.true,) for made in samples], "same": worst})
     assert [row.beaten for row in rows if row.contender != LORA] == [False, None, False, None]
 
 

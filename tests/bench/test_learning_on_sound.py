@@ -34,7 +34,7 @@ def heard(mode, held_out, **training):
 @pytest.mark.slow
 def test_sounds_after_words_come_nearer_to_the_new_kind(embedding):
     samples, sounds = heard(MODES["t2a"], 20)
-    _, base = judge_sets(samples, sounds, embedding)
+    _, base = judge_sets(samples, sounds, [embedding])
     assert base.beaten, base
 
 

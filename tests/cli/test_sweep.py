@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from sonolora.cli.sweep import print_sweep
 from sonolora.core.atomic_files import write_json
 from sonolora.core.cancellation import InterruptedRunError
+from sonolora.planning.run_settings import option
+from sonolora.planning.sweep_plan import WITHOUT
 from sonolora.runs.artifacts import METRICS, RECORD, SWEEP, RunArtifacts
 from sonolora.runs.report.verdict import verdict
 from sonolora.runs.run_record import RunRecord
@@ -27,6 +32,13 @@ def test_what_is_no_sweep_is_a_bad_request(sonolora, tmp_path, options, words):
     assert done.code == 2
     assert words in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_page_names_every_option_of_train_that_a_sweep_leaves_out():
+    page = (Path(__file__).parents[2] / "docs" / "sweep.md").read_text()
+    limits = " ".join(page.split("## Limits")[1].split("it takes all others")[0].split())
+    named = set(re.findall(r"`(--[a-z-]+)`", limits))
+    assert named == {option(name) for name in WITHOUT} - {"--own-previews"} | {"--no-previews"}
 
 
 def test_a_run_of_one_lora_is_not_continued_as_a_sweep(sonolora, tmp_path):

@@ -168,3 +168,8 @@ def test_strengths_of_options(tmp_path):
     assert parse_lora(str(odd)) == (str(odd), 1.0)
     with pytest.raises(InputError, match="finite"):
         parse_lora("a:nan")
+    for number in ("80", "-11", "1e9"):
+        with pytest.raises(InputError, match=f"the strength of a must be from -10 to 10, not {number}"):
+            parse_lora(f"a:{number}")
+    with pytest.raises(InputError, match="scale: must be at most 10"):
+        GenerateSettings(scale=80)

@@ -75,24 +75,27 @@ def test_passes_on_static_inputs_are_bit_identical(checkpoint, cases):
 
 
 class Counted:
-    """Counts the samples of each pass of a model."""
+    """Counts the samples and the text contexts of each pass of a model."""
 
     def __init__(self, model):
         self.model, self.config, self.passes = model, model.config, []
 
     def __call__(self, audio, *args, **options):
-        self.passes.append(len(audio.latents_BTC))
+        self.passes.append((len(audio.latents_BTC), len(audio.context_BSD)))
         return self.model(audio, *args, **options)
 
 
 @pytest.mark.parametrize(
-    ("guidance", "predictions"), [(PLAIN, 1), (Guidance(stg=0), 2), (Guidance(cfg=1), 2), (Guidance(), 3)]
+    ("guidance", "predictions", "contexts"),
+    [(PLAIN, 1, 1), (Guidance(stg=0), 2, 2), (Guidance(cfg=1), 2, 1), (Guidance(), 3, 2)],
 )
-def test_predictions_share_a_pass_and_guidance_that_is_off_costs_none(transformer, example, guidance, predictions):
+def test_predictions_share_a_pass_and_texts_and_guidance_that_is_off_costs_none(
+    transformer, example, guidance, predictions, contexts
+):
     model = Counted(ExactModel(transformer, torch.zeros_like(example.latents_BTC)))
     noise = normal(tuple(example.latents_BTC.shape), "noise")
     sample(model, example, example.context_BSD, noise, SamplingSettings(2, guidance))
-    assert model.passes == [predictions * len(noise)] * 2
+    assert model.passes == [(predictions * len(noise), contexts * len(noise))] * 2
 
 
 @pytest.mark.parametrize("mode", ["t2a", "a2a", "inpaint", "v2a"])

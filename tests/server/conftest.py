@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 from postgres_server import MISSING, PostgresServer, programs, running
 from shallow_base import write_shallow_base
+from starlette.types import ASGIApp
 
 from sonolora.ltx.weights.base import BUILT_IN
 from sonolora.server.api.app import Services, build_app
@@ -37,6 +38,7 @@ from sonolora.server.files.storage import Storage
 from sonolora.server.health import Health
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.notifier import Notifier
+from sonolora.server.jobs.records import Role
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.net.listen import HttpServer, certificate_for, listen
@@ -50,6 +52,7 @@ class Live:
     store: Store
     keys: Keys
     storage: Storage
+    app: ASGIApp | None = None
     key: str = ""
     proxy_port: int = 0
     notifier: Notifier = field(default_factory=Notifier)
@@ -83,7 +86,7 @@ def _serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     jwks = {"keys": [{"kty": "OKP"}]}
     retrying = Retrying(served.health)
     services = Services(settings, store, keys, storage, served.notifier, retrying, served.woken.set, jwks)
-    app = build_app(services)
+    served.app = app = build_app(services)
     servers = [HttpServer(app, http), HttpServer(app, https, certificate_for(settings))]
     started = threading.Event()
 
@@ -115,7 +118,7 @@ def _serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 def live(_serving: Live) -> Live:
     """The server of the module, with a key that has nothing in the queue."""
     _serving.woken.clear()
-    return replace(_serving, key=_serving.keys.add("test")[1])
+    return replace(_serving, key=_serving.keys.add("test", role=Role.OPERATOR)[1])
 
 
 @pytest.fixture

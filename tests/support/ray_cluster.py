@@ -77,7 +77,7 @@ class Server:
         async def chunks():
             yield path.read_bytes()
 
-        file = await self.storage.receive(self.storage.new("clips.zip", "application/zip"), chunks())
+        file = await self.storage.receive(self.storage.new("clips.zip", "application/zip", key_id="k"), chunks())
         return f"http://127.0.0.1:8000{file.address}"
 
     def add(self, url):

@@ -2,7 +2,9 @@
 
 In: waveforms. Out: log-mel spectrograms, descriptors and the energy distance of two sets (Székely and Rizzo),
 2 E|x - y| - E|x - x'| - E|y - y'|: 0 for equal sets, and larger the more they differ in their means or in their
-spread. It needs no fitted model, so a dozen sounds are enough. All sounds are analysed at 16 kHz, which is the
+spread. It needs no fitted model, so a dozen sounds are enough. The estimate is unbiased: a sound is not compared with
+itself, so the distance of few sounds is no larger on average than that of many, and may be below 0 where two sets are
+alike. All sounds are analysed at 16 kHz, which is the
 bandwidth that a latent holds.
 
 M frames of 10 ms, F mel bands, D dimensions of a descriptor, N and K sounds of a set, W weightings.
@@ -26,6 +28,7 @@ FLOOR_DB = -60.0  # a full-scale sine has 0 dB; anything fainter is masked by a 
 FRAME_SECONDS = 0.01
 BANDS = 40
 _HOPS_PER_WINDOW = 4
+_ROUNDING = 1e-9
 
 _BANDS_PER_GROUP = 5
 _MODULATION_EDGES_HERTZ = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -82,7 +85,7 @@ def distances(one_ND: Tensor, other_KD: Tensor) -> Tensor:
 
 
 def energy_distance(one_ND: Tensor, other_KD: Tensor) -> float:
-    """The energy distance of two sets of descriptors."""
+    """The energy distance of two sets of descriptors. Of one sound alone the spread counts as 0."""
     weights = torch.full((1, len(one_ND)), 1 / len(one_ND)), torch.full((1, len(other_KD)), 1 / len(other_KD))
     return weighted_energy(one_ND, other_KD, weights[0].to(one_ND), weights[1].to(other_KD)).item()
 
@@ -93,6 +96,10 @@ def weighted_energy(one_ND: Tensor, other_KD: Tensor, weights_WN: Tensor, weight
     def mean(a: Tensor, weights_a: Tensor, b: Tensor, weights_b: Tensor) -> Tensor:
         return ((weights_a @ distances(a, b)) * weights_b).sum(1)
 
+    def within(a: Tensor, weights: Tensor) -> Tensor:
+        # Pairs of a sound with itself have distance 0: what is left is the weight of all other pairs.
+        others = 1 - weights.square().sum(1)
+        return mean(a, weights, a, weights) / torch.where(others > _ROUNDING, others, torch.ones_like(others))
+
     between = mean(one_ND, weights_WN, other_KD, weights_WK)
-    within = mean(one_ND, weights_WN, one_ND, weights_WN) + mean(other_KD, weights_WK, other_KD, weights_WK)
-    return 2 * between - within
+    return 2 * between - within(one_ND, weights_WN) - within(other_KD, weights_WK)

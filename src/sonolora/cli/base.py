@@ -42,7 +42,8 @@ def add(
     text_encoder: Annotated[
         str,
         typer.Option(
-            metavar="DIR|FILE|ID", help="Gemma 3 12B: a folder, one file as for ComfyUI, or a Hugging Face id."
+            metavar="DIR|FILE|ID",
+            help="Gemma 3 12B: a folder, one file as for ComfyUI (.safetensors, .gguf), or a Hugging Face id.",
         ),
     ],
     distilled: Annotated[

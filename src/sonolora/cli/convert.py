@@ -52,6 +52,8 @@ def convert(
     print(f"error:     {result.error:.2g} of the change, at most {result.worst[1]:.2g} ({result.worst[0]})")
     if result.skipped:
         print(f"skipped:   {len(result.skipped)} layers, such as {result.skipped[0]}")
+    for line in source.warnings:
+        print(f"warning:   {line}")
     for line in summarise(source.skipped):
         print(f"not read:  {line}")
     if only is not None:

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sonolora.core.errors import InputError, SonoloraError
+from sonolora.planning.lora_option import MAX_STRENGTH
 from sonolora.planning.run_settings import RunSettings
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def merge(
         raise InputError.of(
             "strength", f"{len(strengths)} strengths for {len(lora)} LoRAs: give one, or one for each LoRA"
         )
-    if not all(map(math.isfinite, strengths)):
-        raise InputError.of("strength", "must be a finite number")
+    if not all(abs(one) <= MAX_STRENGTH for one in strengths):  # NaN is not
+        raise InputError.of("strength", f"must be a number from {-MAX_STRENGTH:g} to {MAX_STRENGTH:g}")
     from sonolora.ltx.lora.lora_file import open_lora
     from sonolora.ltx.lora.lora_fit import summarise
     from sonolora.ltx.lora.merge import merge as merge_loras
@@ -83,6 +83,9 @@ def merge(
     print(f"merged:   {out}: {merged.layers} layers changed, by {_percent(merged.change)} of their weights")
     print(f"rounding: {_percent(merged.rounding)} of the weights, {_percent(merged.rounding_of_change)} of the change")
     print(f"          in size like a change of the strength by {merged.rounding_of_change:.2g}{_advice(merged)}")
+    for one, _ in loras:
+        for text in one.warnings:
+            print(f"warning:  {one.path.name}: {_printable(text)}")
     for path, unused in zip(lora, merged.unused, strict=True):
         for line in summarise(unused):
             print(f"not used: {path.name}: {_printable(line)}")

@@ -22,13 +22,18 @@ from sonolora.core.errors import SonoloraError
 
 if TYPE_CHECKING:
     from sonolora.server.database.database import Database
-    from sonolora.server.jobs.records import Request
+    from sonolora.server.jobs.records import Request, Role
     from sonolora.server.jobs.store import Store
 
 Folder = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="The server's folder. [default: $SONOLORA_SERVER or the user's data folder]"),
 ]
+Owner = Annotated[
+    str | None, typer.Option(metavar="OWNER", help="The person or team that it is of, who may have several keys.")
+]
+KeyRole = Annotated[str | None, typer.Option(metavar="member|operator", help="What it may do.")]
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="The id of a key, as `keys list` shows it.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="The id of a request, or its first characters.")]
 _SHOWN_ID = 8
 _LINE_COLUMNS = 160  # where the output is no terminal
@@ -36,30 +41,48 @@ _TIMES = {"created", "started", "finished", "start_deadline", "time", "next_try"
 
 
 def add_key(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Who will use it.")], folder: Folder = None
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who will use it, such as a person or a machine.")],
+    owner: Owner = None,
+    role: KeyRole = None,
+    folder: Folder = None,
 ) -> None:
     """Create a key and print it.
 
-    Only a hash of it is stored, so it cannot be shown again.
+    A member's key reaches what keys of its owner have made, an operator's everything. By default the owner is NAME, the
+    first key is an operator's, and later ones are members'. Only a hash of it is stored, so it cannot be shown again.
     """
     from sonolora.server.jobs.keys import Keys
 
     with _database(folder, new=True) as database:
-        print(Keys(database).add(name)[1])
+        print(Keys(database).add(name, owner=owner, role=_role(role))[1])
+
+
+def change_key(id: KeyId, owner: Owner = None, role: KeyRole = None, folder: Folder = None) -> None:
+    """Give a key another owner, with all that was made with it, or another role."""
+    from sonolora.server.jobs.keys import Keys
+
+    if owner is None and role is None:
+        raise SonoloraError("nothing to change: give --owner, --role or both")
+    with _database(folder) as database:
+        keys, id = Keys(database), id.partition(":")[0]
+        if not keys.change(id, owner=owner, role=_role(role)) or (key := keys.find(id)) is None:
+            raise SonoloraError(f"there is no key with the id {id!r}; `sonolora keys list` shows them")
+    print(f"{key.name}: {key.role} of {key.owner}")
 
 
 def list_keys(folder: Folder = None) -> None:
-    """List the ids and names of the keys."""
+    """List the keys: id, when it was made, whether it is valid, role, name, and owner where that is another."""
     from sonolora.server.jobs.keys import Keys
 
     with _database(folder) as database:
         keys = Keys(database).all()
     for key in keys:
-        print(f"{key.id}  {_when(key.created)}  {'revoked' if key.revoked else 'valid  '}  {key.name}")
+        standing = f"{'revoked' if key.revoked else 'valid  '}  {key.role:<8}"
+        print(f"{key.id}  {_when(key.created)}  {standing}  {key.name}{f' ({key.owner})' * (key.owner != key.name)}")
 
 
 def revoke_key(
-    id: Annotated[str, typer.Argument(metavar="ID", help="The id of a key, as `keys list` shows it.")],
+    id: KeyId,
     folder: Folder = None,
 ) -> None:
     """Revoke a key, with immediate effect."""
@@ -213,6 +236,14 @@ def undrain_node(
     print(f"{name} is given runs again")
 
 
+def _role(name: str | None) -> Role | None:
+    from sonolora.server.jobs.records import Role
+
+    if name is not None and name not in tuple(Role):
+        raise SonoloraError(f"--role {name!r} is not one of {', '.join(Role)}")
+    return None if name is None else Role(name)
+
+
 @contextmanager
 def _database(folder: Path | None, *, new: bool = False) -> Iterator[Database]:
     """The database of the server in the folder; `new`: created if there is none."""
@@ -282,7 +313,7 @@ def _when(seconds: float) -> str:
 
 
 keys_app = make_group("Manage the server's API keys.")
-for _name, _command in (("add", add_key), ("list", list_keys), ("revoke", revoke_key)):
+for _name, _command in (("add", add_key), ("list", list_keys), ("change", change_key), ("revoke", revoke_key)):
     add_command(keys_app, _name, _command)
 
 requests_app = make_group("List, follow and cancel the server's requests.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sonolora.core.errors import InputError, first_few
 from sonolora.data.fetch import ADVICE, ANYWHERE, FetchLimits, Sources, fetch
@@ -23,6 +24,17 @@ def is_hub_id(text: str) -> bool:
     return _HUB_ID.fullmatch(text) is not None and ".." not in text
 
 
+def weight_name_fault(source: str, weight_name: str | None) -> str | None:
+    """Why a `weight_name` cannot choose a file of this source; None if it can, or there is none."""
+    match = _HUB_ID.fullmatch(source) if is_hub_id(source) else None
+    named = match[2] if match else urlsplit(source).path.rpartition("/")[2]
+    if not weight_name or (match and named is None) or weight_name == named:
+        return None
+    if match:
+        return f"chooses {weight_name}, but the path names {named} already; send one of them"
+    return "chooses a file of a Hugging Face repository, and this path is a file: leave it out"
+
+
 def fetch_lora(
     source: str, into: Path, *, weight_name: str | None = None, field: str = "lora", sources: Sources = ANYWHERE
 ) -> Path:
@@ -32,7 +44,7 @@ def fetch_lora(
     be had and `file_too_large` above 3 GiB.
     """
     if source not in sources.known and is_hub_id(source):
-        return _from_hub(source, weight_name, field)
+        return _from_hub(source, weight_name or None, field)
     return fetch(source, into, field=field, sources=sources, limits=FetchLimits(max_bytes=MAX_BYTES))
 
 

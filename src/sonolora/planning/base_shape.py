@@ -11,11 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers.models.gemma3 import Gemma3TextConfig
 
 from sonolora.core.errors import InputError, SonoloraError
 from sonolora.core.tensor_file import TensorInfo
@@ -29,13 +28,16 @@ from sonolora.ltx.text.text_projector import empty_projectors
 from sonolora.ltx.weights.base import Base, find_base
 from sonolora.ltx.weights.checkpoint import MetaCheckpoint
 from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG, LTX23_TEXT_STATES
-from sonolora.ltx.weights.stored_tensor import PUBLISHED_PRECISION, stored_precision
+from sonolora.ltx.weights.stored_tensor import PUBLISHED_PRECISION, loaded_dtype, stored_precision
 from sonolora.ltx.weights.tensor_table import (
     PublishedTensor,
     needed,
     published_tensors,
 )
 from sonolora.ltx.weights.transformer_config import TransformerConfig
+
+if TYPE_CHECKING:
+    from transformers.models.gemma3 import Gemma3TextConfig
 
 PUBLISHED_NAME = "ltx-2.3"
 META = torch.device("meta")
@@ -88,6 +90,8 @@ class BaseShape:
     @classmethod
     def published(cls) -> BaseShape:
         """LTX-2.3 with Gemma 3 12B, from the published table."""
+        from transformers.models.gemma3 import Gemma3TextConfig  # after the codec: see its import
+
         text = Gemma3TextConfig(**_GEMMA_12B)
         return cls(PUBLISHED_NAME, "published", LTX23_CONFIG, {}, published_tensors(), text, PUBLISHED_TOKENS)
 
@@ -162,6 +166,8 @@ class BaseShape:
 
     def _dtype(self, name: str, dtype: torch.dtype) -> torch.dtype:
         info = self.tensors.get(name)  # a missing one is an error when the base is loaded
+        if isinstance(info, TensorInfo):
+            return loaded_dtype(info, dtype)
         return torch.float32 if info is not None and info.dtype == "F32" else dtype
 
     def transformer(
@@ -200,7 +206,10 @@ class BaseShape:
 
         gemma = {name: TensorInfo("BF16", size, 0, 0) for name, size in tensor_shapes(self.text_config).items()}
         files = dict.fromkeys(gemma, MetaCheckpoint(Path(self.name), gemma, {}))
-        own = {name: TensorInfo(info.dtype, tuple(info.shape), 0, 0) for name, info in self.tensors.items()}
+        own = {
+            name: info if isinstance(info, TensorInfo) else TensorInfo(info.dtype, tuple(info.shape), 0, 0)
+            for name, info in self.tensors.items()
+        }
         checkpoint = MetaCheckpoint(Path(self.name), own, {"config": self.config})
         language_model = LanguageModel(self.text_config, files, "", device=META, dtype=dtype, host=META)
         return TextEncoder(tokenizer, language_model, checkpoint, empty_projectors(checkpoint, video=video))

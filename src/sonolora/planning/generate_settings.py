@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sonolora.core.frames import REFERENCE_POSITIONS
 from sonolora.core.setting_field import check_values, same_setting, setting
+from sonolora.planning.lora_option import MAX_STRENGTH
 from sonolora.planning.run_settings import V2A_VIDEO, RunSettings
 
 SAMPLERS = "euler", "ab2"  # of sonolora.sampling.sampler, which imports torch
@@ -17,7 +18,9 @@ class GenerateSettings:
     """Checked when made; raises `InputError`. Without a LoRA the base alone generates."""
 
     lora: Path | None = None
-    scale: float = setting(1.0, "Strength of LoRAs without one of their own", metavar="X")
+    scale: float = setting(
+        1.0, "Strength of LoRAs without one of their own", metavar="X", minimum=-MAX_STRENGTH, maximum=MAX_STRENGTH
+    )
     more_loras: tuple[tuple[Path, float], ...] = ()  # used beside `lora`, whose metadata counts
     distill_lora: tuple[Path, float] | None = None
     steps: int | None = setting(

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from sonolora.core.errors import InputError
 
+MAX_STRENGTH = 10.0  # of either sign; beyond it a slip of the finger, such as 80 for 0.8
+
 
 def parse_lora(text: str, field: str = "lora", default: float = 1.0) -> tuple[str, float]:
     """The file or URL, and the strength. A file whose whole name is the text has the default one.
 
-    Raises `InputError` for a strength that is not finite.
+    Raises `InputError` for a strength that is not finite or beyond `MAX_STRENGTH`.
     """
     file, colon, number = text.rpartition(":")
     if not colon or Path(text).exists():
@@ -22,6 +24,10 @@ def parse_lora(text: str, field: str = "lora", default: float = 1.0) -> tuple[st
         return text, default
     if not math.isfinite(strength):
         raise InputError.of(field, f"the strength of {file} must be a finite number, not {number}")
+    if abs(strength) > MAX_STRENGTH:
+        raise InputError.of(
+            field, f"the strength of {file} must be from {-MAX_STRENGTH:g} to {MAX_STRENGTH:g}, not {number}"
+        )
     return file, strength
 
 

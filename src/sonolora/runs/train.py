@@ -123,7 +123,7 @@ def _train(
                 loop.save()
                 writer.finish()
                 raise InterruptedRunError(run.folder, trainer.step_count, config.steps) from None
-    put_finish(run, time.monotonic() - began)
+    put_finish(run, time.monotonic() - began, progress.warning)
     progress.message(f"trained and written in {time.monotonic() - began:.0f} s")
     _warn_if_worse(run, last, progress)
     if LORA not in artifacts:

@@ -47,17 +47,23 @@ class GuidedDenoiser:
         self._alone = replace(example, video=None)
         self._guidance = guidance
         batch, device = len(example.latents_BTC), example.latents_BTC.device
-        contexts = {"conditional": example.context_BSD}
+        names, contexts = ["conditional"], [example.context_BSD]
         if guidance.cfg != 1:
-            contexts["unconditional"] = negative_context_BSD
+            names.append("unconditional")
+            contexts.append(negative_context_BSD)
+        index_B = torch.arange(len(names) * batch, device=device)
         if guidance.stg != 0:
-            contexts["perturbed"] = example.context_BSD
-        self._names = tuple(contexts)
-        batched = map_tensors(lambda parts: _repeated(parts[0], len(contexts)), example)
-        self._batched = replace(batched, context_BSD=torch.cat(list(contexts.values())))
-        perturbed_B = torch.tensor([name == "perturbed" for name in contexts], device=device).repeat_interleave(batch)
+            names.append("perturbed")
+            index_B = torch.cat([index_B, index_B[:batch]])  # its keys and values of the text are the conditional's
+        self._names = tuple(names)
+        batched = map_tensors(lambda parts: _repeated(parts[0], len(names)), example)
+        self._batched = replace(batched, context_BSD=torch.cat(contexts))
+        perturbed_B = torch.tensor([name == "perturbed" for name in names], device=device).repeat_interleave(batch)
         blocks = stg_blocks(model.config.layers) if guidance.stg != 0 else frozenset[int]()
-        together = partial(velocity, model, values_only_blocks=blocks, values_only_B=perturbed_B)
+        together = partial(
+            velocity, model, values_only_blocks=blocks, values_only_B=perturbed_B,
+            context_index_B=index_B if guidance.stg != 0 else None,
+        )  # fmt: skip
         self._predict_together: Compute = together
         self._predict_isolated: Compute = partial(velocity, model)
         if graphs is not None:

@@ -48,6 +48,18 @@ def test_diffusers_names_mean_the_published_layers(checkpoint):
     assert any("time_embed" in name or "adaln_single" in name for name in published), "renamed ones are among them"
 
 
+def test_a_foreign_prefix_is_warned_of(opened):
+    for prefix in ("diffusion_model.", "lora_unet.", "base_model.model.", ""):
+        name = prefix + LAYER
+        tensors = {f"{name}.lora_A.weight": DOWN, f"{name}.lora_B.weight": UP, f"{name}.alpha": torch.tensor(8.0)}
+        assert opened(tensors).warnings == ()
+    other = LAYER.replace("to_q", "to_k")
+    tensors = {f"foo.{one}.lora_{half}.weight": v for one in (LAYER, other) for half, v in (("A", DOWN), ("B", UP))}
+    (warning,) = opened(tensors).warnings
+    assert warning.startswith("2 of its layers have names that begin with foo., which no trainer")
+    assert "expected diffusion_model., transformer., base_model.model., lora_unet_, lycoris_ or no prefix" in warning
+
+
 def test_every_flattened_name_has_one_meaning():
     weights = [name for name in published_tensors() if name.startswith(PREFIX) and name.endswith(".weight")]
     layers = [name.removeprefix(PREFIX).removesuffix(".weight") for name in weights]

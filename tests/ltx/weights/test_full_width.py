@@ -6,6 +6,8 @@ import json
 
 import pytest
 import torch
+from gguf_forms import meant as meant_by
+from gguf_forms import random_blocks, write_gguf
 from safetensors.torch import save_file
 from stored_forms import block_linears, scaled_fp8
 
@@ -68,3 +70,22 @@ def test_every_layout_gives_the_output_of_the_published_one(weights, tmp_path):
     assert (held - dequantised).norm() < 0.01 * dequantised.norm(), "the product is rounded at its use"
     lost = (dequantised - published).norm() / published.norm()
     assert 0.001 < lost < 0.1, f"float8 costs {lost:.3f} of the output"
+
+
+@pytest.mark.slow
+def test_k_quants_give_the_output_of_the_weights_that_they_stand_for(weights, tmp_path):
+    """As in a Q4_K_M file: blocks of 4 and of 6 bits, vectors and tables in float32, no config."""
+    kinds = {name: "Q6_K" if "to_v" in name else "Q4_K" for name in block_linears(weights)}
+    stored, values = {}, {}
+    for seed, (name, tensor) in enumerate(weights.items()):
+        bare = name.removeprefix(TRANSFORMER)
+        stored[bare], values[name] = tensor.float(), tensor
+        if name in kinds:
+            scale = 0.03 / 32 / tensor.shape[1] ** 0.5
+            stored[bare] = random_blocks(kinds[name], *tensor.shape, seed, scale)
+            values[name] = meant_by(stored[bare], kinds[name], tuple(tensor.shape)).to(BF16)
+    path = write_gguf(tmp_path / "x.gguf", stored, lambda name, _: kinds.get(TRANSFORMER + name, "F32"))
+    save_file(values, tmp_path / "meant.safetensors", HEADER)
+    expected = output(open_parts([tmp_path / "meant.safetensors"]))
+    assert expected.isfinite().all() and expected.std() > 0.1
+    assert torch.equal(output(open_parts([path])), expected)

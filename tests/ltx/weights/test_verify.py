@@ -202,7 +202,7 @@ def test_other_files_are_told_apart(tensors, metadata, words):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"GGUF\x03\0\0\0" + bytes(64), "a GGUF file"),
+        (b"GGUF\x03\0\0\0" + bytes(64), r"not a readable GGUF file \(it has no tensors\)"),
         (b"PK\x03\x04" + bytes(64), r"\.pt and \.ckpt"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 46148\n", "a git LFS pointer"),
         (b"\n<!DOCTYPE html><html>Please log in</html>", "a web page"),
@@ -255,7 +255,7 @@ def test_text_encoder_passes(gemma):
     ("change", "words"),
     [
         ({"config.json": None}, "there is no config.json"),
-        ({"config.json": None, "gemma-q4.gguf": ""}, "It has a GGUF file"),
+        ({"config.json": None, "gemma-q4.gguf": ""}, r"For its GGUF file give the file itself: .*gemma-q4\.gguf"),
         ({"config.json": "[]"}, "does not describe a language model"),
         ({"config.json": '{"model_type": "t5"}'}, "does not describe a language model"),
         ({"config.json": '{"model_type": "t5", "hidden_size": 1, "num_hidden_layers": 1}'}, "of type t5"),

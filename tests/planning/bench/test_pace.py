@@ -29,6 +29,7 @@ def test_pace_of_few_layers_is_near_that_of_all(monkeypatch):
 def test_what_would_take_too_long_is_bounded(monkeypatch):
     shape = BaseShape.of(find_base("tiny"))
     monkeypatch.setattr(pace, "machine_limits", lambda *_: SLOW)
+    monkeypatch.setattr(pace, "_LEAST_SPEED", 0)
     step = Step(T2A.lora_targets, 8, Tokens(14))
     result = measure_pace(shape, step, torch.device("cpu"))
     assert result.bound

@@ -10,6 +10,12 @@ from sonolora.server.jobs.records import Kind, Result
 
 APP = "/fal-ai/ltx-2.3-quality"
 OWN_LORA = {"path": "https://example.com/lora.safetensors", "scale": 0.5}
+
+
+def lora(**changes):
+    return {"prompt": "x", "loras": [{**OWN_LORA, **changes}]}
+
+
 FILE = {"url": "/files/abc/x.wav", "content_type": "audio/wav", "file_name": "x.wav", "file_size": 3}
 
 
@@ -109,6 +115,15 @@ def test_our_own_endpoints(ask, path, body, passes):
         ("text-to-audio/lora", {"prompt": "x", "loras": [{}]}, ["loras", 0, "path"], "Field required"),
         ("text-to-audio/lora", {"prompt": "x", "loras": [{"path": "/etc/x"}]}, ["loras", 0, "path"], "Hugging Face"),
         ("text-to-audio/lora", {"prompt": "x", "loras": [{"path": "file:///x"}]}, ["loras", 0, "path"], "http://"),
+        ("text-to-audio/lora", lora(scale=1e9), ["loras", 0, "scale"], "less than or equal to 4"),
+        ("audio-to-audio/lora", {**SOUND, **lora(scale=-3)}, ["loras", 0, "scale"], "greater than or equal to 0"),
+        ("text-to-audio/lora", lora(weight_name="b.safetensors"), ["loras", 0, "weight_name"], "this path is a file"),
+        (
+            "text-to-audio/lora",
+            lora(path="someone/rain/a.safetensors", weight_name="b.safetensors"),
+            ["loras", 0, "weight_name"],
+            "names a.safetensors already",
+        ),
         ("text-to-audio", {"prompt": "x", "num_inference_steps": 7}, ["num_inference_steps"], "8"),
         ("text-to-audio", {"prompt": "x", "guidance_scale": 21}, ["guidance_scale"], "20"),
         ("text-to-audio", {"prompt": "x", "frames_per_second": 1}, ["num_frames"], "121 s; at most 60 s"),

@@ -13,6 +13,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote, urlsplit
@@ -29,6 +30,7 @@ from starlette.types import ASGIApp, Message
 from sonolora.core.errors import InputError
 from sonolora.server import clock
 from sonolora.server.api import storage_api
+from sonolora.server.api.authorise import access_with
 from sonolora.server.api.request_body import BodyMemory
 from sonolora.server.api.responses import RejectedError, error_response, input_error_response
 from sonolora.server.database.database import Database
@@ -36,11 +38,14 @@ from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.database.tables import keys
 from sonolora.server.files.incoming import UploadError
 from sonolora.server.files.storage import Storage
-from sonolora.server.jobs.keys import Keys
-from sonolora.server.jobs.records import Key
+from sonolora.server.jobs.keys import Access, Keys
+from sonolora.server.jobs.records import Key, Role
 
 MIB = 1 << 20
-KEYS = {"Key id:secret": Key("k1", "one", 0.0, None), "Key other": Key("k2", "two", 0.0, None)}
+KEYS = {
+    "Key id:secret": Key("k1", "one", 0.0, "one", Role.MEMBER),
+    "Key other": Key("k2", "two", 0.0, "two", Role.MEMBER),
+}
 AUTH = {"Authorization": "Key id:secret"}
 OTHER = {"Authorization": "Key other"}
 
@@ -60,11 +65,8 @@ def storage(tmp_path: Path, database: Database) -> Storage:
     return Storage(tmp_path / "files", database, max_bytes=200 * MIB)
 
 
-def authorise(request: Request) -> Key:
-    try:
-        return KEYS[request.headers.get("authorization", "")]
-    except KeyError:
-        raise RejectedError(error_response(401, "no valid key")) from None
+def authorise(keys: Keys, request: Request) -> Access:
+    return access_with(keys, KEYS.get(request.headers.get("authorization", "")), "no valid key")
 
 
 def base_url(request: Request) -> str:
@@ -92,7 +94,7 @@ async def _gone(_: Request, __: Exception) -> Response:
 
 def app_of(storage: Storage) -> ASGIApp:
     keys = Keys(storage._records._database)
-    routes = storage_api.routes(storage, keys, BodyMemory(), authorise, base_url)
+    routes = storage_api.routes(storage, keys, BodyMemory(), partial(authorise, keys), base_url)
     return Starlette(
         routes=routes,
         exception_handlers={

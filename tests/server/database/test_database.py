@@ -19,7 +19,7 @@ from sonolora.server.database.identity import identity_file, read_identity
 from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.database.tables import files, keys, logs, store
 from sonolora.server.jobs.keys import Keys
-from sonolora.server.jobs.records import NewRequest, State
+from sonolora.server.jobs.records import NewRequest, Role, State
 from sonolora.server.jobs.store import Store
 
 ADDED = ("kind", "options", "paused", "place", "starts", "gb")  # columns of requests, since version 1
@@ -78,7 +78,7 @@ def test_a_newer_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as plain:
         plain.execute("PRAGMA user_version = 99")
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"server\.db: it was written by a newer Sonolora \(.* 99, .* 5\)\. Update"):
+    with pytest.raises(StoreError, match=r"server\.db: it was written by a newer Sonolora \(.* 99, .* 6\)\. Update"):
         SqliteDatabase(path)
     assert path.read_bytes() == before
 
@@ -138,10 +138,12 @@ def test_a_database_of_version_1_is_migrated(tmp_path: Path) -> None:
     make(path)
     with closing(sqlite3.connect(path)) as plain:
         plain.executescript(
-            "DROP INDEX queue; DROP INDEX running; DROP INDEX requests_by_end; DROP TABLE drains;"
-            "DROP TABLE alembic_version;"
+            "DROP INDEX queue; DROP INDEX queue_by_key; DROP INDEX running; DROP INDEX requests_by_end;"
+            "DROP TABLE drains; DROP TABLE alembic_version;"
             + "".join(f"ALTER TABLE requests DROP COLUMN {name};" for name in ADDED)
             + "CREATE INDEX queue ON requests (priority, number) WHERE state = 'queued';"
+            "CREATE INDEX queue_by_key ON requests (key_id) WHERE state = 'queued';"
+            "ALTER TABLE keys DROP COLUMN owner; ALTER TABLE keys DROP COLUMN role;"
             "DROP TABLE store; ALTER TABLE files DROP COLUMN mtime_ns; PRAGMA user_version = 1"
         )
     identity_file(path).unlink()
@@ -159,6 +161,11 @@ def test_a_database_of_version_3_is_migrated_and_has_the_tables_of_a_new_one(tmp
     path = tmp_path / "server.db"
     with closing(sqlite3.connect(path)) as plain:
         plain.executescript((Path(__file__).parent / "fixtures" / "version-3.sql").read_text())
+        plain.execute(
+            "INSERT INTO files SELECT 'out', name, content_type, size, sha256, mtime_ns, created, expires, "
+            "(SELECT id FROM requests WHERE state = 'done'), NULL, 1 FROM files"
+        )
+        plain.commit()
     make(tmp_path / "new.db")
     with closing(SqliteDatabase(path)) as database:
         store = Store(database)
@@ -169,7 +176,9 @@ def test_a_database_of_version_3_is_migrated_and_has_the_tables_of_a_new_one(tmp
         assert states[State.RUNNING].options == {"name": "rain"} and states[State.QUEUED].paused
         store.requeue(states[State.RUNNING].id, crashed=False)
         assert (again := store.claim()) and (again.id, again.starts) == (states[State.RUNNING].id, 1)
-        assert [key.name for key in Keys(database).all()] == ["laptop"]
+        (key,) = Keys(database).all()
+        assert (key.name, key.owner, key.role) == ("laptop", "laptop", Role.OPERATOR)
+        assert database.read(select(files.c.key_id).where(files.c.id == "out")) == [(done.key_id,)]
     schemas = []
     for file in (path, tmp_path / "new.db"):
         with closing(sqlite3.connect(file)) as plain:

@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from postgres_server import PostgresServer
-from sqlalchemy import select, text
+from sqlalchemy import insert, select, text
 
 from sonolora.core.errors import SonoloraError
 from sonolora.server.database import schema, tables
@@ -17,7 +18,7 @@ from sonolora.server.database.active_server import ActiveServer
 from sonolora.server.database.faults import StoreError
 from sonolora.server.database.postgres import ConnectionLostError, PostgresDatabase
 from sonolora.server.jobs.keys import Keys
-from sonolora.server.jobs.records import NewRequest, State
+from sonolora.server.jobs.records import NewRequest, Role, State
 from sonolora.server.jobs.store import Store
 
 pytestmark = pytest.mark.xdist_group("postgres")
@@ -66,9 +67,15 @@ def test_a_newer_database_is_refused(address: str, monkeypatch: pytest.MonkeyPat
 def test_an_older_database_is_migrated(postgres: PostgresServer) -> None:
     address = postgres.new_database()
     with closing(PostgresDatabase(address)) as database:
-        id = Store(database).add_request(NEW).id
+        key_id = Keys(database).add("laptop", owner="Jo", role=Role.MEMBER)[0]
+        id = Store(database).add_request(replace(NEW, key_id=key_id)).id
+        file = {"id": "f", "name": "n", "content_type": "x/y", "size": 1, "created": 1.0, "complete": True}
+        database.write(insert(tables.files), {**file, "request_id": id})
         with database.transaction() as transaction:
             for statement in (
+                "ALTER TABLE keys DROP COLUMN owner, DROP COLUMN role",
+                "DROP INDEX queue_by_key",
+                "CREATE INDEX queue_by_key ON requests (key_id) WHERE state = 'queued'",
                 "DROP INDEX running",
                 "DROP INDEX requests_by_end",
                 "DROP TABLE drains",
@@ -79,6 +86,8 @@ def test_an_older_database_is_migrated(postgres: PostgresServer) -> None:
     with closing(PostgresDatabase(address)) as database:
         assert (claimed := Store(database).claim()) and (claimed.id, claimed.starts) == (id, 1)
         assert database.read(select(tables.alembic_version))[0][0] == f"{schema.VERSION:04}"
+        assert (key := Keys(database).find(key_id)) and (key.owner, key.role) == ("laptop", Role.OPERATOR)
+        assert database.read(select(tables.files.c.key_id)) == [(key_id,)]
 
 
 def test_reading_goes_on_when_connections_break_and_writing_after_one_error(address: str) -> None:

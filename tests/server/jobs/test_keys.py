@@ -8,8 +8,8 @@ import pytest
 
 from sonolora.server.database.database import Database
 from sonolora.server.database.sqlite import SqliteDatabase
-from sonolora.server.jobs.keys import Keys
-from sonolora.server.jobs.records import Key
+from sonolora.server.jobs.keys import KeyOwnerError, Keys
+from sonolora.server.jobs.records import Key, Role
 
 
 @pytest.fixture
@@ -30,8 +30,51 @@ def test_made_checked_revoked(keys: Keys) -> None:
     assert keys.revoke(id)
     assert not keys.revoke(id) and not keys.revoke("?")
     assert keys.check(secret) is None and not keys.is_valid(id)
-    assert keys.check(other_secret) == Key(other, "ci", keys.all()[1].created)
+    assert keys.check(other_secret) == Key(other, "ci", keys.all()[1].created, "ci", Role.MEMBER)
     assert [(key.id, key.revoked is None) for key in keys.all()] == [(id, False), (other, True)]
+
+
+def test_the_first_key_is_an_operators_and_while_there_is_one_the_others_are_members(keys: Keys) -> None:
+    first = keys.add("laptop")[0]
+    assert [key.role for key in keys.all()] == [Role.OPERATOR]
+    member = keys.find(keys.add("ci", owner="  the   studio ")[0])
+    assert member and (member.role, member.owner, member.name) == (Role.MEMBER, "the studio", "ci")
+    keys.revoke(first)
+    again = keys.find(keys.add("desk")[0])
+    assert again and again.role == Role.OPERATOR
+    for nobody in ("", " \n"):
+        with pytest.raises(KeyOwnerError, match="needs a name"):
+            keys.add("x", owner=nobody)
+
+
+def test_a_member_reaches_what_keys_of_its_owner_have_made_and_an_operator_everything(keys: Keys) -> None:
+    (operator, own, same, other) = (
+        keys.add(name, owner=owner, role=role)[0]
+        for name, owner, role in (
+            ("desk", "Ada", Role.OPERATOR),
+            ("laptop", "Jo", Role.MEMBER),
+            ("ci", "Jo", Role.MEMBER),
+            ("x", "Sam", Role.MEMBER),
+        )
+    )
+    reached = {
+        id: [one for one in (operator, own, same, other, None, "?") if keys.access_of(id).covers(one)]
+        for id in (operator, own, other)
+    }
+    assert reached == {
+        operator: [operator, own, same, other, None, "?"],
+        own: [own, same],
+        other: [other],
+    }
+    assert keys.access_of(operator).key_ids() is None
+    assert keys.access_of(own).key_ids() == [own, same]
+    keys.revoke(same)
+    assert keys.access_of(own).covers(same), "what it has made is still the owner's"
+    assert keys.change(same, owner="Sam") and not keys.change("?", owner="Sam")
+    assert not keys.access_of(own).covers(same) and keys.access_of(other).covers(same)
+    assert keys.change(own, role=Role.OPERATOR) and keys.access_of(own).covers(other)
+    unknown = keys.access_of("?")
+    assert [unknown.covers(one) for one in ("?", own, None)] == [True, False, False]
 
 
 def test_the_file_does_not_hold_the_secret(tmp_path: Path) -> None:

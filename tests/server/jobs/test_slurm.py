@@ -32,7 +32,7 @@ def test_a_run_is_paused_goes_on_in_another_job_and_the_next_one_is_refused(serv
         async def chunks():
             yield (clips / "clips.zip").read_bytes()
 
-        file = await served.storage.receive(served.storage.new("clips.zip", "application/zip"), chunks())
+        file = await served.storage.receive(served.storage.new("clips.zip", "application/zip", key_id="k"), chunks())
         id = add(training_data_url=f"http://127.0.0.1:8000{file.address}")
         async with served.running():
             await served.until(lambda: served.store.request(id).progress.get("steps") == 100, LIMIT)

@@ -479,7 +479,7 @@ def test_from_an_upload_to_the_same_lora_though_the_worker_is_killed(body, clips
         async def chunks():
             yield clips.read_bytes()
 
-        return await storage.receive(storage.new("clips.zip", "application/zip"), chunks())
+        return await storage.receive(storage.new("clips.zip", "application/zip", key_id="k"), chunks())
 
     async def until(holds):
         end = time.monotonic() + LIMIT

@@ -87,7 +87,7 @@ def test_what_the_worker_is_given(served):
         async def chunks():
             yield b"zip"
 
-        return await served.storage.receive(served.storage.new("clips.zip", "application/zip"), chunks())
+        return await served.storage.receive(served.storage.new("clips.zip", "application/zip", key_id="k"), chunks())
 
     file = uvloop.run(upload())
     body["training_data_url"] = body["training_data_url"].format(file.id)

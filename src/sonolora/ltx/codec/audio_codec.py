@@ -17,15 +17,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.autoencoders.autoencoder_kl_ltx2_audio import AutoencoderKLLTX2Audio
-from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE
 from torch import Tensor
 
 from sonolora.analysis.mel import mel_filters
 from sonolora.core.errors import CheckpointError
 from sonolora.core.frames import MEL_SECONDS, MELS_PER_FRAME, encoded_seconds, frame_count
+from sonolora.core.paused_collection import paused_collection
 from sonolora.ltx.codec.log_mel import LogMel
 from sonolora.ltx.weights.checkpoint import Checkpoint, load_module
+
+with paused_collection():  # the import takes seconds
+    from diffusers.models.autoencoders.autoencoder_kl_ltx2_audio import AutoencoderKLLTX2Audio
+    from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE
 
 VAE_PREFIX = "audio_vae."
 VOCODER_PREFIX = "vocoder."

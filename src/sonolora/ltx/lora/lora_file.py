@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sonolora.core.errors import CheckpointError
 from sonolora.core.tensor_file import DTYPES, TensorInfo
-from sonolora.ltx.lora.lora_names import published_name
+from sonolora.ltx.lora.lora_names import KNOWN_PREFIXES, is_known_prefix, published_name
 from sonolora.ltx.lora.peft_settings import peft_scale, peft_settings
 from sonolora.ltx.lora.weight_update import (
     DIFF,
@@ -152,6 +152,7 @@ def open_lora(path: Path) -> LoRAFile:
     settings, warnings = peft_settings(checkpoint, groups)
     layers: dict[str, LayerUpdate] = {}
     forms: Counter[str] = Counter()
+    foreign: Counter[str] = Counter()
     for group, parts in groups.items():
         # A factor of an unsupported kind changes what the others mean.
         tucker = next((key for key, kind in skipped.items() if key.startswith(f"{group}.") and "Tucker" in kind), None)
@@ -166,8 +167,16 @@ def open_lora(path: Path) -> LoRAFile:
         if name in layers:
             raise CheckpointError(f"{path}: {name} occurs twice, the second time as {group}")
         layers[name] = _layer_update(checkpoint, group.removeprefix(prefix), kind, parts, factors, settings)
+        if not is_known_prefix(prefix):
+            foreign[prefix] += 1
         with_alpha = " with .alpha" if "alpha" in parts else ""
         forms[f"{prefix}*.{style}{' with DoRA' if MAGNITUDE in factors else ''}{with_alpha}"] += 1
+    warnings += [
+        f"{count} of its layers have names that begin with {prefix}, which no trainer of LTX-2.3 is known to write: "
+        "the file may be for another model. They are used as layers of LTX-2.3; expected "
+        f"{', '.join(KNOWN_PREFIXES)} or no prefix"
+        for prefix, count in foreign.items()
+    ]
     metadata = {
         key: value if isinstance(value, str) else json.dumps(value) for key, value in checkpoint.metadata.items()
     }

@@ -8,7 +8,8 @@ In: a layer's name as a file has it. Out: its published name, without the transf
     lora_unet_patchify_proj                kohya's scripts and their descendants (musubi-tuner): dots are underscores
     lycoris_patchify_proj                  LyCORIS
 
-Prefixes are not listed: the longest suffix that is a published name is the layer, and what precedes it is the prefix.
+The longest suffix that is a published name is the layer, and what precedes it is the prefix. Within the blocks any
+prefix is accepted; one that no trainer is known to write gets a warning.
 Sources: the publisher's trainer, diffusers' conversion of LTX-2 (which the tests compare with), keys of other trainers.
 """
 
@@ -22,6 +23,7 @@ from sonolora.ltx.model.transformer import PREFIX
 from sonolora.ltx.weights.tensor_table import published_tensors
 
 FILE_PREFIX = "diffusion_model."
+KNOWN_PREFIXES = FILE_PREFIX, "transformer.", "base_model.model.", "lora_unet_", "lycoris_"  # such as; see `_WRAPPERS`
 TEXT_PROJECTION = "text_embedding_projection."
 _BLOCK_INDEX = re.compile(r"(?<=blocks[._])\d+(?=[._])")
 # Names such as `proj_in` occur in other networks too: a layer outside the blocks needs a prefix of these words.
@@ -56,9 +58,14 @@ def published_name(layer: str) -> tuple[str, str] | None:
             continue
         if index is not None:
             return _BLOCK_INDEX.sub(index[0], name, count=1), prefix
-        if name.startswith(TEXT_PROJECTION) or _WRAPPERS.fullmatch(prefix):
+        if name.startswith(TEXT_PROJECTION) or is_known_prefix(prefix):
             return name, prefix
     return None
+
+
+def is_known_prefix(prefix: str) -> bool:
+    """Whether a trainer or a program is known to write this before the names of layers."""
+    return _WRAPPERS.fullmatch(prefix) is not None
 
 
 def weight_name(layer: str) -> str:

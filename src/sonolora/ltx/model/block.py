@@ -35,7 +35,7 @@ class BlockInputs:
     """
 
     rows_BMKD: Tensor  # 9 vectors, from the tokens' timesteps
-    prompt_rows_BMKD: Tensor  # 2 vectors, from the sample's sigma
+    prompt_rows_BMKD: Tensor  # 2 vectors of each context, from its sample's sigma
     context_BSD: Tensor
     self_rotation: Rotation
     keep_BT1: Tensor | None = None  # tokens that take the second of M = 2 vectors
@@ -43,6 +43,7 @@ class BlockInputs:
     cross_gate_BMKD: Tensor | None = None  # gate of the update from the other stream, from that stream's sigma
     cross_rotation: Rotation | None = None
     gates_BMKD: Tensor | None = None
+    context_index_B: Tensor | None = None  # as in `Stream`
 
     def of_tokens(self, vectors_BMD: Tensor) -> Tensor:
         """The vector of each token, (B, T or 1, D)."""
@@ -156,7 +157,8 @@ class Block(nn.Module):
         x = _gated_residual(x, attended, _SELF, inputs)
         prompt_shift, prompt_scale = inputs.prompt_rows_BMKD.unbind(-2)
         context = modulate(inputs.context_BSD, prompt_scale, prompt_shift)
-        attended = getattr(self, f"{prefix}attn2")(self._normed(x, _TEXT, inputs), context)
+        text: Attention = getattr(self, f"{prefix}attn2")
+        attended = text(self._normed(x, _TEXT, inputs), context, context_index_B=inputs.context_index_B)
         return _gated_residual(x, attended, _TEXT, inputs)
 
     def _feed_forward(self, prefix: str, x: Tensor, inputs: BlockInputs) -> Tensor:

@@ -93,5 +93,5 @@ def _empty_kv(
 
 
 def _to(video: Stream, device: torch.device) -> Stream:
-    assert video.keep_BT is None
-    return Stream(*(getattr(video, field.name).to(device) for field in fields(Stream) if field.name != "keep_BT"))
+    tensors = {field.name: getattr(video, field.name) for field in fields(Stream)}
+    return Stream(**{name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None})

@@ -87,14 +87,18 @@ class Attention(nn.Module):
         rotation: Rotation | None = None,
         *,
         values_only: bool | Tensor = False,
+        context_index_B: Tensor | None = None,
     ) -> Tensor:
-        """Attend from `x` to `context`, or to itself; (B, T, D).
+        """Attend from `x` to `context`, with an index to that row of it, or to itself; (B, T, D).
 
         `values_only` is the perturbation of spatio-temporal guidance: no attention, each token keeps its own value; a
         mask (B,) perturbs some samples of a self-attention.
         """
         if context_BSD is not None:
-            return self.forward_with_kv(x_BTD, self.keys_values(context_BSD), rotation)
+            k, v = self.keys_values(context_BSD)
+            if context_index_B is not None:
+                k, v = k[context_index_B], v[context_index_B]
+            return self.forward_with_kv(x_BTD, (k, v), rotation)
         all_BTO = self._project(x_BTD, _ALL)
         queries_keys, v, gate = _split(all_BTO, 2 * self.width, self.width)
         q, k = self._normed(queries_keys, _NORMS, rotation)

@@ -62,8 +62,9 @@ class Stream:
     latents_BTC: Tensor
     positions_BXT: Tensor  # midpoint of each token: seconds, and for video also height and width in pixels
     sigma_B: Tensor  # noise level of the sample, in [0, 1]
-    context_BSD: Tensor  # text context
+    context_BSD: Tensor  # text context; with `context_index_B` only the different ones
     keep_BT: Tensor | None = None
+    context_index_B: Tensor | None = None  # the context of each sample; those that share one have the same sigma
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,11 @@ class Transformer(nn.Module):
             # A token's timestep is either sigma or 0: compute two vectors per sample, not one per token.
             timestep_BM = F.pad(sigma_B1, (0, 1))
         rows, embedded = getattr(self, f"{prefix}adaln_single")(timestep_BM)
-        prompt_rows, _ = getattr(self, f"{prefix}prompt_adaln_single")(sigma_B1)
+        prompt_sigma_B = stream.sigma_B
+        if stream.context_index_B is not None:
+            prompt_sigma_B = prompt_sigma_B.new_empty(len(stream.context_BSD))
+            prompt_sigma_B.index_copy_(0, stream.context_index_B, stream.sigma_B)
+        prompt_rows, _ = getattr(self, f"{prefix}prompt_adaln_single")(prompt_sigma_B[:, None] * scale)
         cross_rows = cross_gate = cross_rotation = None
         # As published: scales and shifts depend on the stream's own timesteps, the gate on the other's sigma.
         if other_sigma_B is not None:
@@ -208,6 +213,7 @@ class Transformer(nn.Module):
             cross_rows,
             cross_gate,
             cross_rotation,
+            context_index_B=stream.context_index_B,
         )
         return getattr(self, f"{prefix}patchify_proj")(stream.latents_BTC.to(dtype)), block_inputs, embedded
 

@@ -2,7 +2,7 @@
 
 In: the name of a built-in or registered base, a folder, or a Hugging Face id. Out: its checkpoint, the folder of its
 text encoder, and a fingerprint. A base folder holds one checkpoint (`*.safetensors`, one file as published or the parts
-of one) and `text_encoder/`, a Gemma 3 folder in Hugging Face format.
+of one, of which some may be `*.gguf`) and `text_encoder/`, a Gemma 3 folder in Hugging Face format.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _open_checkpoint(checkpoints: Sequence[str]) -> Checkpoint:
         hub_id = HubId.parse(checkpoints[0])
         if not paths[0].exists() and hub_id is not None:
             return open_from_hub(hub_id)
-        inside = sorted(paths[0].glob("*.safetensors"))
+        inside = _weight_files(paths[0])
         if len(inside) > 1:
             paths = inside
     return open_checkpoint(*paths)
@@ -132,7 +132,7 @@ def open_entry(name: str, entry: Entry) -> Base:
 
 
 def _from_folder(name: str, folder: Path) -> Base:
-    checkpoints = sorted(folder.glob("*.safetensors"))
+    checkpoints = _weight_files(folder)
     text_encoder = folder / "text_encoder"
     if folder.is_file():
         raise CheckpointError(
@@ -158,6 +158,10 @@ def _from_folder(name: str, folder: Path) -> Base:
     _require_readable(checkpoint)
     fingerprint = _fingerprint(checkpoint, text_encoder)
     return Base(name, checkpoint, text_encoder, fingerprint, bool(says_distilled(checkpoint)))
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.suffix in (".safetensors", ".gguf"))
 
 
 def _require_readable(checkpoint: Checkpoint) -> None:

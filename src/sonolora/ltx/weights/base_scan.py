@@ -40,7 +40,7 @@ _SIGNS = {
     "the vocoder": r"bwe_generator\.conv_pre\.weight",
     "the video VAE": r"^vae\.per_channel_statistics\.mean-of-means",
 }
-_RELATIVES = ("LTX-2.5", "LTX-2 19B", "quantised", "GGUF")
+_RELATIVES = ("LTX-2.5", "LTX-2 19B", "quantised")
 
 
 @dataclass(frozen=True)

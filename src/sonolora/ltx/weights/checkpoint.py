@@ -1,6 +1,6 @@
 """Reads model files in the published single-file format, tensor by tensor.
 
-In: a safetensors file whose `__metadata__` holds `config` (JSON) and `model_version`.
+In: a safetensors file whose `__metadata__` holds `config` (JSON) and `model_version`, or a GGUF file.
 Out: the parsed header, and modules loaded with exactly the tensors they declare, or an error that names every missing,
 unexpected or wrongly shaped tensor. Only these tensors are read.
 
@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from sonolora.core.errors import CheckpointError, first_few
 from sonolora.core.tensor_file import DTYPES, FLOAT_DTYPES, LENGTH_BYTES, TensorInfo, data_start, parse_header
-from sonolora.ltx.weights.stored_tensor import FLOAT8, file_of, fold_scales, scale_of
+from sonolora.ltx.weights.gguf_file import block_sizes, dequantise, is_gguf, is_quantised, read_header
+from sonolora.ltx.weights.stored_tensor import FLOAT8, added_to, file_of, fold_scales, loaded_dtype, scale_of
 
 EXCERPT_OF = "excerpt_of"  # metadata of a partial file: which whole file its tensors come from
 _SAMPLED_TENSORS = 64
@@ -35,6 +36,7 @@ _CHUNK_BYTES = 32 << 20  # host buffer between file and device, of each reader
 _GROUP_BYTES = 16 << 20  # of small tensors that one reader takes together
 READERS = 4  # threads; one copies about 2 GB a second out of the page cache
 _SCALED_VALUES = 4 << 20
+_DEQUANTISED_VALUES = 1 << 20
 READABLE = {**FLOAT_DTYPES, **{name: DTYPES[name] for name in FLOAT8}}
 
 
@@ -50,9 +52,12 @@ class Checkpoint:
     def open(cls, path: Path, *, as_stored: bool = False) -> Checkpoint:
         """Read the header; `as_stored` keeps the scales of 8-bit weights as tensors of their own.
 
-        Raises `CheckpointError` when the file is not a complete safetensors file.
+        Raises `CheckpointError` when the file is not a complete safetensors or GGUF file.
         """
         try:
+            if is_gguf(path):
+                metadata, tensors = read_header(path)
+                return cls(path, tensors, metadata)
             size = path.stat().st_size
             with path.open("rb") as file:
                 start = data_start(file.read(LENGTH_BYTES), size)
@@ -224,7 +229,7 @@ def read_tensors(
     if isinstance(checkpoint, MetaCheckpoint):
         for name in names:
             info = checkpoint.tensors[name]
-            yield name, torch.empty(info.shape, dtype=_loaded_dtype(info, dtype), device="meta")
+            yield name, torch.empty(info.shape, dtype=loaded_dtype(info, dtype), device="meta")
         return
     checkpoint = checkpoint.local_file(names)
     infos = {name: checkpoint.tensors[name] for name in names}
@@ -237,7 +242,7 @@ def read_tensors(
         # Made here and filled there: what counts allocations sees those of its own thread.
         tensors = {}
         for name in group:
-            loaded = READABLE[infos[name].dtype] if name in codes else _loaded_dtype(infos[name], dtype)
+            loaded = READABLE[infos[name].dtype] if name in codes else loaded_dtype(infos[name], dtype)
             with torch.inference_mode(False):
                 tensors[name] = torch.empty(infos[name].shape, dtype=loaded, device=device)
         return readers.submit(_fill_all, path, tensors, infos, codes), tensors
@@ -276,7 +281,12 @@ def _fill_all(
             for name, tensor in tensors.items():
                 what = f"{path}: tensor {name}"
                 scale = None if name in codes else _read_scale(file, infos[name], what)
-                _fill(tensor, file, infos[name], scale, what)
+                if is_quantised(infos[name].dtype):
+                    _fill_dequantised(tensor, file, infos[name], what)
+                else:
+                    _fill(tensor, file, infos[name], scale, what)
+                if added := added_to(infos[name]):
+                    tensor -= added
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -294,10 +304,6 @@ def read_scales(checkpoint: Checkpoint, name: str) -> Tensor:
     return (torch.ones(1, 1) if scale is None else scale).expand(info.shape[0], 1).contiguous()
 
 
-def _loaded_dtype(info: TensorInfo, dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if info.dtype == "F32" else dtype
-
-
 def _read_scale(file: FileIO, info: TensorInfo, what: str) -> Tensor | None:
     """The scale of a weight, (1, 1) or (O, 1) float32."""
     if (scale := scale_of(info)) is None:
@@ -305,6 +311,11 @@ def _read_scale(file: FileIO, info: TensorInfo, what: str) -> Tensor | None:
     values = torch.empty(scale.shape)
     _fill(values, file, scale, None, f"the scale of {what}")
     return values.view(-1, 1)
+
+
+def is_readable(dtype: str) -> bool:
+    """Whether a tensor with this `TensorInfo.dtype` can be read."""
+    return dtype in READABLE or is_quantised(dtype)
 
 
 def _fill(tensor: Tensor, file: FileIO, info: TensorInfo, scale: Tensor | None, what: str) -> None:
@@ -330,6 +341,16 @@ def _fill(tensor: Tensor, file: FileIO, info: TensorInfo, scale: Tensor | None, 
         else:
             rows = scale if len(scale) == 1 else scale[first // width :][: len(part) // width]
             part.view(-1, width).copy_(read.view(-1, width).float() * rows)
+
+
+def _fill_dequantised(tensor: Tensor, file: FileIO, info: TensorInfo, what: str) -> None:
+    """Blocks of GGUF, a few at a time: they are in float32 for a moment, several times over."""
+    values, (block, size) = tensor.view(-1), block_sizes(info.dtype)
+    file.seek(info.start)
+    for part in torch.split(values, _DEQUANTISED_VALUES):
+        codes = torch.empty(len(part) // block * size, dtype=torch.uint8)
+        _read_exactly(file, codes, what)
+        part.copy_(torch.from_numpy(dequantise(codes.numpy(), info.dtype)))
 
 
 def _read_exactly(file: FileIO, target: Tensor, what: str) -> None:

@@ -1,4 +1,4 @@
-"""Tensors as other programs store them: 8-bit floats with a scale, and a model in several files.
+"""Tensors as other programs store them: 8-bit floats with a scale, a model in several files, GGUF.
 
 In: the tensor table of a file. Out: the table of the weights in it, where a scale is part of its weight.
 
@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from sonolora.core.tensor_file import TensorInfo
 
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
@@ -30,11 +32,13 @@ _WORDS = {"BF16": PUBLISHED_PRECISION, "F16": "float16", "F32": "float32", "F8_E
 
 @dataclass(frozen=True)
 class StoredTensor(TensorInfo):
-    """A tensor whose file is not that of the checkpoint, or whose values are codes to be multiplied by a scale."""
+    """A tensor whose file is not that of the checkpoint, or whose values are not the weights themselves."""
 
     file: Path | None = None  # None: the checkpoint's own
-    scale: TensorInfo | None = None
+    scale: TensorInfo | None = None  # the values are codes, to be multiplied by it
     scale_name: str = ""  # in the file
+    widened: bool = False  # stored in float32, published in bfloat16
+    added: float = 0.0  # what was added to the weight
 
 
 def in_file(info: TensorInfo, file: Path) -> StoredTensor:
@@ -52,6 +56,17 @@ def file_of(info: TensorInfo, default: Path) -> Path:
 def files_of(tensors: Mapping[str, TensorInfo], default: Path) -> list[Path]:
     """The files of a checkpoint at `default`, in order."""
     return sorted({file_of(info, default) for info in tensors.values()})
+
+
+def added_to(info: TensorInfo) -> float:
+    """What the file's values are larger by than the weights."""
+    return info.added if isinstance(info, StoredTensor) else 0.0
+
+
+def loaded_dtype(info: TensorInfo, dtype: torch.dtype) -> torch.dtype:
+    """The dtype a tensor is loaded in: what was published in float32 stays float32."""
+    widened = isinstance(info, StoredTensor) and info.widened
+    return torch.float32 if added_to(info) or (info.dtype == "F32" and not widened) else dtype
 
 
 def scale_of(info: TensorInfo) -> TensorInfo | None:
@@ -108,7 +123,7 @@ def tensor_precision(tensors: Mapping[str, TensorInfo]) -> str:
 
 def precision_note(precision: str) -> str | None:
     """What training on weights of this precision means; None for the published one."""
-    if not precision.startswith("float8"):
+    if not precision.startswith(("float8", "GGUF")):
         return None
     lost = "a LoRA trained on them compensates for a part of the rounding error, and suits these files best"
     if precision.endswith("without scales"):

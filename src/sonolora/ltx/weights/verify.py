@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from sonolora.core.errors import CheckpointError, first_few
-from sonolora.ltx.weights.checkpoint import EXCERPT_OF, READABLE, Checkpoint
+from sonolora.ltx.weights.checkpoint import EXCERPT_OF, Checkpoint, is_readable
+from sonolora.ltx.weights.gguf_file import ARCHITECTURE, GEMMA, is_gguf
+from sonolora.ltx.weights.gguf_tokenizer import spiece_model
 from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG, LTX23_TEXT_STATES, LTX23_VERSION
 from sonolora.ltx.weights.parts import PARTS, TRANSFORMER, open_parts
 from sonolora.ltx.weights.stored_tensor import PUBLISHED_PRECISION, stored_precision
@@ -24,15 +26,16 @@ from sonolora.ltx.weights.transformer_config import TransformerConfig
 
 EXPECTED = "Sonolora needs ltx-2.3-22b-dev.safetensors (46 GB, huggingface.co/Lightricks/LTX-2.3)"
 TEXT_ENCODER = "google/gemma-3-12b-it-qat-q4_0-unquantized"
-EXPECTED_TEXT_ENCODER = f"LTX-2.3 needs the folder of {TEXT_ENCODER}, or Gemma 3 12B in one file as for ComfyUI"
+EXPECTED_TEXT_ENCODER = (
+    f"LTX-2.3 needs the folder of {TEXT_ENCODER}, or Gemma 3 12B in one file as for ComfyUI (.safetensors, .gguf)"
+)
 SPIECE_MODEL = "spiece_model"  # the tensor with the tokenizer in a single file
 _EMBEDDINGS = "embed_tokens.weight"
 _LORA_PARTS = (".lora_A", ".lora_B", ".lora_down", ".lora_up", ".lora.down", ".lora.up", ".lokr_w", ".hada_w")
 _QUANTISED_ENDINGS = (".weight_scale", ".scale_weight", ".weight_scale_2", ".comfy_quant", ".absmax", ".quant_state")
 _QUANTISED_DTYPES = {"U8": "4 bits (such as nvfp4 or nf4)", "F4": "4 bits", "I8": "8-bit integers", "F8_E8M0": "mxfp8"}
-_LOST = ": what was lost by rounding to 8 bits is gone; a LoRA trained on it compensates for that in part"
+_LOST = ": what was lost by rounding is gone; a LoRA trained on it compensates for that in part"
 _BEGINNINGS = {
-    b"GGUF": "a GGUF file, which Sonolora does not read",
     b"PK\x03\x04": "an archive, such as PyTorch's own .pt and .ckpt",
     b"version https://git-lfs": "a git LFS pointer, not the file itself (run `git lfs pull`)",
     b"<": "a web page: the download returned an error or a login page instead of the file",
@@ -90,11 +93,13 @@ def verify(
                 other_dtypes.setdefault((actual.dtype, expected.dtype), []).append(name)
     for (actual_dtype, published), names in other_dtypes.items():
         line = f"dtype: {first_few(names, 1)}: {actual_dtype}, published {published}"
-        (notes if actual_dtype in READABLE else differences).append(line)
+        (notes if is_readable(actual_dtype) else differences).append(line)
     if (precision := stored_precision(checkpoint.tensors)) not in (PUBLISHED_PRECISION, "unknown"):
-        notes.append(f"weights are stored as {precision}{_LOST if precision.startswith('float8') else ''}")
+        notes.append(f"weights are stored as {precision}{_LOST if precision.startswith(('float8', 'GGUF')) else ''}")
     version = checkpoint.metadata.get("model_version")
-    if not str(version).startswith(LTX23_VERSION):
+    if version is None:
+        notes.append("header: no model_version; the names, shapes and values decide")
+    elif not str(version).startswith(LTX23_VERSION):
         differences.append(f"header: model_version is {version!r}, published {LTX23_VERSION}")
     for path, actual, expected in _json_differences(checkpoint.config, config):
         if expected is _ABSENT:
@@ -182,7 +187,7 @@ def verify_text_encoder(
         model_type, _ = _text_config(folder)
         sizes = text_encoder_sizes(folder)
     except OSError:
-        gguf = " It has a GGUF file, which Sonolora does not read." if any(folder.glob("*.gguf")) else ""
+        gguf = f" For its GGUF file give the file itself: {one}." if (one := next(folder.glob("*.gguf"), None)) else ""
         return [f"{folder}: there is no config.json.{gguf} {EXPECTED_TEXT_ENCODER}"]
     except (ValueError, KeyError, AttributeError, TypeError):
         return [f"{folder}/config.json does not describe a language model. {EXPECTED_TEXT_ENCODER}"]
@@ -207,6 +212,8 @@ def gemma_prefix(file: Checkpoint) -> str:
 
 def read_spiece_model(file: Checkpoint) -> bytes:
     """The SentencePiece model in a file with a whole text encoder. Raises `CheckpointError` when it has none."""
+    if is_gguf(file.path):
+        return spiece_model(file.path)
     if (info := file.tensors.get(SPIECE_MODEL)) is None or info.dtype not in ("U8", "I8"):
         raise CheckpointError(
             f"{file.path}: no tokenizer in it (tensor {SPIECE_MODEL}); use such a file for ComfyUI, or the folder of "
@@ -222,6 +229,10 @@ def _single_file_faults(path: Path, states: int, channels: int) -> list[str]:
         return [f"{path}: this is {kind}. {EXPECTED_TEXT_ENCODER}"]
     try:
         file = Checkpoint.open(path)
+        architecture = file.metadata.get(ARCHITECTURE, GEMMA)
+        if architecture != GEMMA:
+            version = " (the one of LTX-2.5)" if architecture == "gemma4" else ""
+            return [f"{path}: a GGUF file of type {architecture}{version}. {EXPECTED_TEXT_ENCODER}"]
         read_spiece_model(file)
     except CheckpointError as error:
         return [str(error)]

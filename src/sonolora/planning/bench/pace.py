@@ -24,6 +24,7 @@ _SMALL_BYTES = 256 << 20
 _WARM_UP, _STEPS = 2, 5
 _MAX_SECONDS = 30.0  # of measuring, for a step that runs at a third of the limit
 _EAGER_SHARE = 1 / 3
+_LEAST_SPEED = 2e10  # FLOPs per second of a step that any machine reaches
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,15 @@ def measure_pace(shape: BaseShape, step: Step, device: torch.device) -> Pace:
     """Measure on a device of this machine."""
     dtype, layers = compute_dtype(device), shape.transformer_config.layers
     flops = step_flops(shape, step, device.type)
-    speed = machine_limits(device, dtype).flops_per_second
     weights = shape.transformer_bytes(dtype, video=step.tokens.joint, one_way=step.tokens.one_way)
     large = weights > _SMALL_BYTES and layers > max(_MEASURED_LAYERS)
     measured = _MEASURED_LAYERS if large else (layers,)
-    expected = (_WARM_UP + _STEPS) * flops.whole * sum(measured) / layers / (speed * _EAGER_SHARE)
-    if expected > _MAX_SECONDS:
-        how = f"not measured, which would take too long: its FLOPs at the device's peak of {speed / 1e12:.3g} TFLOP/s"
-        return Pace(flops.whole / speed, flops.forward / speed, True, how)
+    work = (_WARM_UP + _STEPS) * flops.whole * sum(measured) / layers
+    if work > _MAX_SECONDS * _LEAST_SPEED:  # measuring the peak takes longer than a few small steps
+        speed = machine_limits(device, dtype).flops_per_second
+        if work > _MAX_SECONDS * speed * _EAGER_SHARE:
+            how = f"not measured, which would take too long: its FLOPs at the peak of {speed / 1e12:.3g} TFLOP/s"
+            return Pace(flops.whole / speed, flops.forward / speed, True, how)
     first, *others = (_times(shape, count, step, device) for count in measured)
     if not others:
         return Pace(*first, False, f"measured on this device, {_STEPS} steps with random weights")

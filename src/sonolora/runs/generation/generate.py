@@ -141,6 +141,8 @@ def _generate(
             if uses:
                 for use, unused in zip(uses, apply_loras(model, uses), strict=True):
                     name = "this LoRA" if len(uses) == 1 else use.lora.path.name
+                    for line in use.lora.warnings:
+                        progress.warning(f"{use.lora.path.name}: {line}")
                     for line in summarise(unused):
                         progress.warning(f"not used of {name}: {line}")
             if lora is not None:

@@ -200,6 +200,14 @@ def _facts(
     if speeds:
         facts.append(("speed", f"{sorted(speeds)[len(speeds) // 2]:.3g} steps a second"))
     if finish is not None:
+        facts += [
+            (
+                f"distance of previews to {one['clips']}, {one['title']}",
+                f"{one['lora']:.3g}; the base has {one['base']:.3g} ({_interval(one['difference'])})",
+            )
+            for one in finish.distances
+            if "base" in one
+        ]
         facts.append(("time", f"{finish.seconds / 60:.1f} min of training and previews"))
     memory = [line["peak_memory_gb"] for line in metrics if line.get("peak_memory_gb") is not None]
     if memory:
@@ -207,3 +215,9 @@ def _facts(
     if LORA in artifacts:
         facts.append(("LoRA file", f"{artifacts.path(LORA).stat().st_size / 1e6:.1f} MB"))
     return facts
+
+
+def _interval(difference: Mapping[str, Any]) -> str:
+    if difference["low"] is None:
+        return f"{difference['mean']:+.3g}"
+    return f"{difference['mean']:+.3g} [{difference['low']:+.3g}, {difference['high']:+.3g}]"

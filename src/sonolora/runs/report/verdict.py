@@ -20,6 +20,7 @@ from sonolora.runs.run_record import RunRecord
 
 EVALUATION = "evaluation.json"
 FINISH = "finish.json"  # figures that are measured once, at the end: see `Finish`
+_EARLIER = {"title": "by timbre and rhythm", "clips": "your clips"}
 _SMALL, _LARGE = 0.005, 0.02  # differences of the loss, relative to the base's: inaudible, clearly audible
 _DEFAULTS = {"training_data_url": "DATA", "rank": 32, "number_of_steps": 2000, "learning_rate": 2e-4}
 _LESS, _MORE = 0.5, 2  # times the learning rate, or the steps
@@ -34,19 +35,25 @@ _SHOWN_FIELDS = ("rank", "number_of_steps", "learning_rate", "audio_duration_sec
 
 @dataclass(frozen=True)
 class Finish:
-    """`seconds`: of training and previews; `moved`: how much nearer the previews are to the data than the base's, as a
-    share of the base's distance, None where nothing can be compared; `leak`: the same of a prompt that has nothing to
-    do with the data."""
+    """`seconds`: of training and previews. `distances` of the previews, and `leak_distances` of a prompt that has
+    nothing to do with the data, are by space: see `distances.preview_distances`."""
 
     seconds: float
-    moved: float | None
-    leak: float | None = None
+    distances: Sequence[Mapping[str, Any]] = ()
+    leak_distances: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
     def of(cls, artifacts: RunArtifacts) -> Finish | None:
         """None for a run that is not finished."""
         values = _json(artifacts, FINISH)
-        return None if values is None else cls(values["seconds"], values.get("moved"), values.get("leak"))
+        if values is None:
+            return None
+        # Earlier versions kept one figure.
+        figures = (
+            values.get(name) or ([{**_EARLIER, "moved": values[key]}] if values.get(key) is not None else ())
+            for name, key in (("distances", "moved"), ("leak_distances", "leak"))
+        )
+        return cls(values["seconds"], *figures)
 
 
 @dataclass(frozen=True)
@@ -112,13 +119,30 @@ def _better(artifacts: RunArtifacts, evaluation: Mapping[str, Any] | None) -> st
 
 
 def _previews(finish: Finish | None) -> str:
-    figures = [] if finish is None else [("Its previews are", finish.moved), ("The unrelated prompt is", finish.leak)]
-    shares = [(who, round(100 * moved)) for who, moved in figures if moved is not None]
-    return " ".join(
-        f"{who} {abs(share)} % {'nearer to' if share >= 0 else 'farther from'} your clips than the base's, "
-        "by timbre and rhythm."
-        for who, share in shares
+    if finish is None:
+        return ""
+    figures = (("its previews are", finish.distances), ("the unrelated prompt is", finish.leak_distances))
+    return " ".join(filter(None, (_moved(who, distances) for who, distances in figures)))
+
+
+def _moved(who: str, distances: Sequence[Mapping[str, Any]]) -> str:
+    words = ", ".join(
+        f"{_nearer(one['moved'])} {one['title']}{'' if _clear(one) else ' (not certain)'}"
+        for one in distances
+        if one["moved"] is not None
     )
+    return f"Measured against {distances[0]['clips']}, {who} {words}, compared with the base's." if words else ""
+
+
+def _nearer(moved: float) -> str:
+    # An unbiased estimate may be below 0: then the previews are no farther than the clips are from one another.
+    return f"{min(100, abs(round(100 * moved)))} % {'nearer' if moved >= 0 else 'farther'}"
+
+
+def _clear(one: Mapping[str, Any]) -> bool:
+    """Whether the interval of the difference excludes 0; earlier versions had none."""
+    low, high = (one.get("difference", {}).get(end) for end in ("low", "high"))
+    return low is None or high is None or low > 0 or high < 0
 
 
 def _state(artifacts: RunArtifacts, evaluation: Mapping[str, Any] | None) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -24,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sonolora import __version__
 from sonolora.core.errors import ErrorItem, InputError
 from sonolora.server.api import storage_api
+from sonolora.server.api.authorise import authorise, for_operators
 from sonolora.server.api.host_routing import HostAliases
 from sonolora.server.api.metrics import Metrics
 from sonolora.server.api.openapi import describe
@@ -36,7 +38,6 @@ from sonolora.server.files.incoming import UploadError
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.notifier import Notifier
-from sonolora.server.jobs.records import Key
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.net.urls import base_url
@@ -89,13 +90,7 @@ def build_app(services: Services, rest: Rest | None = None) -> ASGIApp:
     rest = rest or make_rest(services)
     memory = BodyMemory()
 
-    def authorise(request: Request) -> Key:
-        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-        key = services.keys.check(secret.strip()) if scheme.lower() in ("key", "bearer") else None
-        if key is None:
-            detail = "No valid key: send the header 'Authorization: Key <your key>'."
-            raise RejectedError(error_response(401, detail, headers={"www-authenticate": "Key"}))
-        return key
+    by_header = partial(authorise, services.keys)
 
     def base_of(request: Request) -> str:
         return base_url(request, settings)
@@ -127,7 +122,7 @@ def build_app(services: Services, rest: Rest | None = None) -> ASGIApp:
     figures = Metrics(settings, services.store, services.keys, services.active, services.slots)
 
     async def metrics(request: Request) -> Response:
-        authorise(request)
+        for_operators(await services.keys.reading(by_header, request))
         return Response(await asyncio.to_thread(figures.text), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def jwks(request: Request) -> Response:  # noqa: ARG001
@@ -147,12 +142,12 @@ def build_app(services: Services, rest: Rest | None = None) -> ASGIApp:
         services.notifier,
         services.retrying,
         services.wake,
-        authorise,
+        by_header,
     )
     app = Starlette(
         routes=[
             *queue.routes(),
-            *storage_api.routes(services.storage, services.keys, memory, authorise, base_of),
+            *storage_api.routes(services.storage, services.keys, memory, by_header, base_of),
             *rest.routes(memory, base_of),
             Route("/.well-known/jwks.json", jwks),
             Route("/rest/.well-known/jwks.json", jwks),

@@ -27,8 +27,9 @@ from sonolora.server.api.submission import read_queue_limit, read_submission
 from sonolora.server.endpoints.registry import APPS, ENDPOINT_PATHS, ENDPOINTS, app_of
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs import records
+from sonolora.server.jobs.keys import Access
 from sonolora.server.jobs.notifier import Notifier
-from sonolora.server.jobs.records import Key, State
+from sonolora.server.jobs.records import State
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import QueueFullError, Store
 from sonolora.server.net.urls import base_url
@@ -53,7 +54,7 @@ class QueueApi:
     notifier: Notifier
     retrying: Retrying
     wake: Callable[[], None]
-    authorise: Callable[[Request], Key]
+    authorise: Callable[[Request], Access]
 
     def routes(self) -> list[Route]:
         request = "/queue/{app:path}/requests/{id}"
@@ -173,7 +174,7 @@ class QueueApi:
         self.wake()
 
     async def _enqueue(self, request: Request, app: str) -> records.Request:
-        key = await self.store.reading(self.authorise, request)
+        key = (await self.store.reading(self.authorise, request)).key
         path = request.path_params["endpoint"]
         endpoint = ENDPOINTS.get(f"{app}/{path}")
         if endpoint is None:
@@ -192,9 +193,9 @@ class QueueApi:
         return queued
 
     def _find(self, request: Request) -> records.Request:
-        """Any valid key gives access to any request: keys are for people who share a server."""
-        self.authorise(request)
-        queued, named = self.store.request(request.path_params["id"]), request.path_params["app"]
+        """Raises `RejectedError` (404) also for one that the key does not reach."""
+        queued = self.authorise(request).own(self.store.request(request.path_params["id"]))
+        named = request.path_params["app"]
         known = ENDPOINTS[named].app if named in ENDPOINTS else named  # older clients name the endpoint
         if queued is None or app_of(queued.endpoint) != known:
             raise RejectedError(JsonResponse({"status": "NOT_FOUND"}, 404, error_headers(404)))

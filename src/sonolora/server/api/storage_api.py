@@ -26,6 +26,7 @@ from starlette.responses import FileResponse, RedirectResponse, Response, Stream
 from starlette.routing import Route
 
 from sonolora.modes.request import Body, parse
+from sonolora.server.api.authorise import access_with
 from sonolora.server.api.byte_ranges import byte_ranges
 from sonolora.server.api.file_lifetime import read_lifetime
 from sonolora.server.api.request_body import BodyMemory, chunks, in_parser_thread, read_object
@@ -35,7 +36,7 @@ from sonolora.server.files.records import StoredFile
 from sonolora.server.files.remote import LINK_SECONDS, RemoteFiles
 from sonolora.server.files.secret import is_signed, load_secret, signature
 from sonolora.server.files.storage import Storage
-from sonolora.server.jobs.keys import Keys
+from sonolora.server.jobs.keys import Access, Keys
 from sonolora.server.jobs.records import Key
 
 TOKEN_SECONDS = 3600  # clients get a new one by themselves
@@ -64,7 +65,7 @@ def routes(
     storage: Storage,
     keys: Keys,
     memory: BodyMemory,
-    authorise: Callable[[Request], Key],
+    authorise: Callable[[Request], Access],
     base_url: Callable[[Request], str],
 ) -> list[Route]:
     """The routes below /rest, /cdn and /files.
@@ -97,13 +98,13 @@ class _StorageApi:
     storage: Storage
     keys: Keys
     memory: BodyMemory
-    authorise: Callable[[Request], Key]
+    authorise: Callable[[Request], Access]
     base_url: Callable[[Request], str]
     secret: bytes
 
     async def token(self, request: Request) -> Response:
         """A token that a client sends to the CDN instead of its key."""
-        key, expires = await self.keys.reading(self.authorise, request), int(time.time()) + TOKEN_SECONDS
+        key, expires = (await self.keys.reading(self.authorise, request)).key, int(time.time()) + TOKEN_SECONDS
         return JsonResponse(
             {
                 "token": f"{key.id}.{expires}.{self._signature('token', key.id, expires)}",
@@ -124,13 +125,13 @@ class _StorageApi:
         return JsonResponse({"upload_url": f"{url}/multipart/{file.id}?{self._signed_query(file)}", "file_url": url})
 
     async def begin_multipart(self, request: Request) -> Response:
-        file = self._announced(request, await self.keys.reading(self._uploader, request))
+        file = self._announced(request, (await self.keys.reading(self._uploader, request)).key)
         await run_in_threadpool(self.storage.begin, file)
         return JsonResponse({"access_url": self.base_url(request) + file.address, "uploadId": file.id})
 
     async def upload(self, request: Request) -> Response:
-        key = await self.keys.reading(self._uploader, request)
-        return await self._received(request, self._announced(request, key))
+        uploader = await self.keys.reading(self._uploader, request)
+        return await self._received(request, self._announced(request, uploader.key))
 
     async def put(self, request: Request) -> Response:
         return await self._received(request, await self._begun(request))
@@ -176,20 +177,20 @@ class _StorageApi:
 
     async def _initiated(self, request: Request) -> StoredFile:
         """A file that is announced in JSON."""
-        key = await self.keys.reading(self.authorise, request)
+        key = (await self.keys.reading(self.authorise, request)).key
         announced = parse(_Initiate, await read_object(request, _MAX_ANNOUNCEMENT, self.memory))
-        file = self._new(request, announced.file_name, announced.content_type, key.id)
+        file = self._new(request, announced.file_name, announced.content_type, key)
         await run_in_threadpool(self.storage.begin, file)
         return file
 
-    def _announced(self, request: Request, key_id: str) -> StoredFile:
+    def _announced(self, request: Request, key: Key) -> StoredFile:
         """A file that is announced in the headers."""
         content_type = request.headers.get("content-type", "")
-        return self._new(request, _text(request.headers.get("x-fal-file-name", "")), content_type, key_id)
+        return self._new(request, _text(request.headers.get("x-fal-file-name", "")), content_type, key)
 
-    def _new(self, request: Request, name: str, content_type: str, key_id: str) -> StoredFile:
+    def _new(self, request: Request, name: str, content_type: str, key: Key) -> StoredFile:
         lifetime = read_lifetime(request.headers)
-        return self.storage.new(name or "upload.bin", content_type, key_id=key_id, lifetime=lifetime)
+        return self.storage.new(name or "upload.bin", content_type, key_id=key.id, lifetime=lifetime)
 
     async def _received(self, request: Request, file: StoredFile) -> Response:
         received = await self.storage.receive(file, self._content(request))
@@ -202,29 +203,34 @@ class _StorageApi:
     async def _begun(self, request: Request) -> StoredFile:
         """The file that the signature, token or key of this request allows it to write."""
         id, query = request.path_params["id"], request.query_params
-        owner = None
+        uploader = None
         if "signature" in query:
             if not self._is_signed(query["signature"], "upload", id, query.get("expires", "")):
                 raise RejectedError(error_response(403, "the signature is wrong or has expired; start another upload"))
         else:
-            owner = await self.keys.reading(self._uploader, request)
-        file = await run_in_threadpool(self.storage.begun, id)
-        if file is None or owner not in (None, file.key_id) or request.path_params.get("upload", id) != id:
+            uploader = await self.keys.reading(self._uploader, request)
+
+        def find() -> StoredFile | None:
+            file = self.storage.begun(id)
+            if uploader is not None:
+                file = uploader.own(file)
+            return file if file is not None and file.request_id is None else None  # outputs are not replaced
+
+        file = await run_in_threadpool(find)
+        if file is None or request.path_params.get("upload", id) != id:
             raise RejectedError(error_response(404, "there is no such upload (any more)"))
         if not await self.keys.reading(self.keys.is_valid, file.key_id or ""):
             raise RejectedError(error_response(403, "the key that started this upload has been revoked"))
         return file
 
-    def _uploader(self, request: Request) -> str:
-        """The id of the key, or of the key that a token stands for."""
+    def _uploader(self, request: Request) -> Access:
+        """By the key, or by the key that a token stands for."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         key_id, _, rest = token.strip().partition(".")
         expires, _, signature = rest.partition(".")
         if scheme.lower() == "bearer" and self._is_signed(signature, "token", key_id, expires):
-            if not self.keys.is_valid(key_id):
-                raise RejectedError(error_response(401, "the key behind this token has been revoked"))
-            return key_id
-        return self.authorise(request).id
+            return access_with(self.keys, self.keys.valid(key_id), "the key behind this token has been revoked")
+        return self.authorise(request)
 
     def _signed_query(self, file: StoredFile) -> str:
         expires = int(time.time()) + UPLOAD_SECONDS

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, insert, inspect, select
 
 from sonolora.server.database.tables import alembic_version, metadata, store
 
-VERSION = 5  # of `tables`: the revision of the newest script
+VERSION = 6  # of `tables`: the revision of the newest script
 FIRST = 3  # the version that the first script migrates
 SCRIPTS = Path(__file__).parent / "migrations"
 

@@ -110,7 +110,14 @@ requests = Table(
     _partial_index(
         "queue", "priority", text("coalesce(place, number)"), where="state = 'queued'", include=("place", "number")
     ),
-    _partial_index("queue_by_key", "key_id", where="state = 'queued'"),
+    _partial_index(
+        "queue_by_key",
+        "key_id",
+        "priority",
+        text("coalesce(place, number)"),
+        where="state = 'queued'",
+        include=("place", "number"),
+    ),
     _partial_index("running", "number", where="state = 'running'"),
     Index(
         "cancels",
@@ -165,6 +172,8 @@ keys = Table(
     Column("sha256", Text, nullable=False),  # of the secret's random part, hexadecimal
     Column("created", Float, nullable=False),
     Column("revoked", Float),
+    Column("owner", AnyText, nullable=False, server_default=""),  # the person or team that it is of
+    Column("role", Text, nullable=False, server_default="member"),
 )
 
 # Nodes and devices that are given no more runs.
@@ -200,6 +209,6 @@ files = Table(
     Column("created", Float, nullable=False),
     Column("expires", Float),
     Column("request_id", AnyText),  # whose output it is
-    Column("key_id", AnyText),  # who uploaded it
+    Column("key_id", AnyText),  # of whoever uploaded it, or whose request it is an output of
     Column("complete", Boolean, nullable=False),
 )

@@ -51,6 +51,7 @@ class Info:
     changed: float
     trigger_phrase: str = ""
     revision: int = 1
+    key_id: str | None = None  # the key that it was made with; None before there were owners
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,10 @@ class Dataset:
     id: str
     folder: Path
     info: Info
+
+    @property
+    def key_id(self) -> str | None:
+        return self.info.key_id
 
     @property
     def files(self) -> Path:
@@ -84,14 +89,14 @@ class Datasets:
         self.folder = folder
         self._lock = threading.RLock()
 
-    def create(self, name: str, mode: str) -> Dataset:
-        """An empty one. Raises `InputError` for an unknown mode."""
+    def create(self, name: str, mode: str, key_id: str | None = None) -> Dataset:
+        """An empty one, which belongs to that key. Raises `InputError` for an unknown mode."""
         find_mode(mode)
         id, now = secrets.token_urlsafe(9), time.time()
         folder = self.folder / id
         for part in ("files", "incoming"):
             make_folder(folder / part)
-        info = Info(_clean(name) or "Untitled", mode, now, now)
+        info = Info(_clean(name) or "Untitled", mode, now, now, key_id=key_id)
         write_json(folder / _INFO, asdict(info))
         return Dataset(id, folder, info)
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sonolora.core.errors import ErrorItem
 from sonolora.core.frames import FRAME_SECONDS
-from sonolora.data.fetch_lora import is_hub_id
+from sonolora.data.fetch_lora import is_hub_id, weight_name_fault
 from sonolora.modes.audio_inpaint import spans_within
 from sonolora.modes.generate_request import MAX_LONG_SECONDS, MAX_SECONDS
 from sonolora.modes.preview_spec import MIN_SECONDS
@@ -22,6 +22,7 @@ from sonolora.modes.request import Body
 from sonolora.server.net.urls import URL_PATTERN, data_url_fault
 
 MAX_LORAS = 3
+MAX_SCALE = 4.0  # what a LoRA does grows with it; published without bounds, the siblings have these
 _LONGEST = float(1 << 31)  # seconds: how long a sound is, only the worker knows
 _NAME = r"[0-9A-Za-z]+([._-][0-9A-Za-z]+)*"
 HUB_ID_PATTERN = f"^{_NAME}/{_NAME}$"  # as OpenAPI describes it; revisions and files are accepted, too
@@ -42,14 +43,18 @@ class LoraWeights(BaseModel):
         description="The file: as a training here returned it, any URL, or a Hugging Face id. At most 3 GB.",
         json_schema_extra={"pattern": f"{URL_PATTERN}|{HUB_ID_PATTERN}"},
     )
-    scale: float = Field(1.0, description="Strength.")
+    scale: float = Field(1.0, ge=0, le=MAX_SCALE, description="Strength.")
     transformer: Literal["both", "high", "low"] = Field("both", description="LTX-2.3 has one: all mean the same.")
     weight_name: str | None = Field(None, description="The file in a Hugging Face repository with several.")
 
 
 def _path_faults(loras: Sequence[LoraWeights]) -> list[ErrorItem]:
-    """Paths that lead nowhere, whatever is there."""
+    """Paths that lead nowhere, whatever is there, and files chosen from what is a file."""
     return [
+        ErrorItem(("body", "loras", index, "weight_name"), fault, input=lora.weight_name)
+        for index, lora in enumerate(loras)
+        if (fault := weight_name_fault(lora.path, lora.weight_name))
+    ] + [
         ErrorItem(("body", "loras", index, "path"), f"{fault}, or be a Hugging Face id such as owner/name", input=path)
         for index, path in enumerate(lora.path for lora in loras)
         if not is_hub_id(path) and (fault := data_url_fault(path))

@@ -26,7 +26,7 @@ class StoredFile:
     path: Path
     created: float
     expires: float | None = None  # None: never
-    key_id: str | None = None  # the key that uploads it
+    key_id: str | None = None  # the key that uploads it, or that made its request
     request_id: str | None = None  # the request whose output it is
     size: int = 0  # bytes
     sha256: str | None = None  # hexadecimal

@@ -137,15 +137,28 @@ class Storage:
             return None
         return file if self._remote is not None or self.is_here(file) else None
 
-    def local(self, url: str) -> Path | None:
-        """The path of the file behind one of our own URLs, whatever its host: the server may have several names."""
+    def behind(self, url: str) -> StoredFile | None:
+        """The complete file behind one of our own URLs, whatever its host: the server may have several names."""
         id = file_id(url)
-        file = self.find(id) if id else None
+        return self.find(id) if id else None
+
+    def local(self, url: str) -> Path | None:
+        """The path of that file."""
+        file = self.behind(url)
         return self.content(file) if file else None
 
-    def adopt(self, path: Path, name: str, content_type: str, *, request_id: str, expires: float | None) -> StoredFile:
+    def adopt(
+        self,
+        path: Path,
+        name: str,
+        content_type: str,
+        *,
+        request_id: str,
+        key_id: str | None = None,
+        expires: float | None,
+    ) -> StoredFile:
         """Store an output of a run, by hard link where possible. Replaces the request's earlier output of that name."""
-        file = replace(self.new(name, content_type), request_id=request_id, expires=expires)
+        file = replace(self.new(name, content_type, key_id=key_id), request_id=request_id, expires=expires)
         with self._incoming.temporary(file.id) as temporary:
             try:
                 temporary.hardlink_to(path)

@@ -16,9 +16,11 @@ from sonolora.core.errors import SonoloraError
 from sonolora.planning.sweep_plan import WITHOUT
 from sonolora.runs.run_copy import RunCopy
 from sonolora.server.files.names import file_id
+from sonolora.server.files.records import StoredFile
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.base_fingerprints import fingerprint_of
 from sonolora.server.jobs.journal import Journal
+from sonolora.server.jobs.keys import Access
 from sonolora.server.jobs.records import Kind, Request
 from sonolora.server.net.urls import holds_address, is_own_url
 from sonolora.server.placing.placer import ENDINGS, STOP_SECONDS, Placer, Run, WorkerDiedError
@@ -50,14 +52,15 @@ class ActiveJob:
         """Since the request left the queue."""
         return round(time.monotonic() - self.began, 3)
 
-    def command(self, settings: ServerSettings, storage: Storage) -> dict[str, Any]:
-        """What the worker is sent. Looks up the request's files."""
+    def command(self, settings: ServerSettings, storage: Storage, access: Access) -> dict[str, Any]:
+        """What the worker is sent. Looks up the request's files, of which `access` says which it may use."""
         apart = settings.nodes_share_nothing
-        known = {
-            url: place
-            for url in _urls([self.body, self.request.options])
-            if (place := _place(url, storage, apart=apart)) or (file_id(url) and is_own_url(url, settings))
-        }
+        known: dict[str, Any] = {}
+        for url in _urls([self.body, self.request.options]):
+            if (file := storage.behind(url)) is not None:  # another owner's is as one that is not there
+                known[url] = _place(file, storage, apart=apart) if access.own(file) else None
+            elif file_id(url) and is_own_url(url, settings):
+                known[url] = None
         request, options = self.request, self.request.options
         job = {
             "id": request.id,
@@ -160,14 +163,9 @@ class ActiveJob:
             await self.placer.stop(self.handle, save)
 
 
-def _place(url: str, storage: Storage, *, apart: bool) -> str | dict[str, str] | None:
-    """Where a worker finds one of our own files: a path, or for one `apart` an object; None if there is none."""
-    if not apart:
-        path = storage.local(url)
-        return str(path) if path else None
-    id = file_id(url)
-    file = storage.find(id) if id else None
-    return {"object": file.object_name} if file else None
+def _place(file: StoredFile, storage: Storage, *, apart: bool) -> str | dict[str, str]:
+    """Where a worker finds a file: a path, or for one `apart` an object."""
+    return {"object": file.object_name} if apart else str(storage.content(file))
 
 
 async def _ignored(kind: str) -> None: ...

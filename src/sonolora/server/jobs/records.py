@@ -149,11 +149,20 @@ class Event:
     data: dict[str, Any]
 
 
+class Role(StrEnum):
+    """What a key may do: a member's sees and changes what is its owner's, an operator's everything."""
+
+    MEMBER = "member"
+    OPERATOR = "operator"
+
+
 @dataclass(frozen=True)
 class Key:
     id: str
     name: str
     created: float
+    owner: str  # a person or a team, who may have several keys
+    role: Role
     revoked: float | None = None
 
 

@@ -50,7 +50,9 @@ def finished(request: Request, steps: int, folder: Path, storage: Storage, secon
     body: dict[str, Any] = {"lora_file": None, "config_file": None, "audio": None, "video": None, "debug_dataset": None}
     for field, name, content_type in _OUTPUTS:
         if name in artifacts:
-            file = storage.adopt(artifacts.path(name), name, content_type, request_id=request.id, expires=expires)
+            file = storage.adopt(
+                artifacts.path(name), name, content_type, request_id=request.id, key_id=request.key_id, expires=expires
+            )
             body[field] = _file(file)
     return Result(status=200, body=body, billable_units=billed_steps(steps), inference_time=seconds)
 
@@ -67,7 +69,8 @@ def generated(request: Request, folder: Path, storage: Storage, seconds: float) 
 
     def stored(path: Path) -> dict[str, Any]:
         content_type = _MEDIA_TYPES[path.suffix]
-        return _file(storage.adopt(path, path.name, content_type, request_id=request.id, expires=expires))
+        owner = {"request_id": request.id, "key_id": request.key_id}
+        return _file(storage.adopt(path, path.name, content_type, **owner, expires=expires))
 
     samples = []
     for number, sample in enumerate(options["samples"], start=1):

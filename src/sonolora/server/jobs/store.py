@@ -35,6 +35,7 @@ from sonolora.server.database.faults import StoreError
 from sonolora.server.database.tables import requests, valid_unicode
 from sonolora.server.jobs.drains import Drains
 from sonolora.server.jobs.fair_share import ShareRules, keys_at_limit, share_order
+from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.records import Delivery, Event, Kind, LogLine, NewRequest, Request, Result, State
 
 NO_RULES = ShareRules()
@@ -89,7 +90,7 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.reading, self.drains = database.reading, Drains(database)
+        self.reading, self.drains, self.keys = database.reading, Drains(database), Keys(database)
         self._uncertain: list[float] = []  # starts of which a lost connection did not say whether they were kept
 
     # The queue
@@ -310,11 +311,12 @@ class Store:
         state: State | None = None,
         kind: Kind | None = None,
         mode: str | None = None,
+        key_ids: Sequence[str] | None = None,
         limit: int = 100,
         before: float | None = None,
         sweeps: bool = False,
     ) -> list[Request]:
-        """The newest first; with `before` only those created before that time, with `sweeps` only sweeps."""
+        """The newest first: those created before a time, of these keys, of sweeps alone, where that is asked for."""
         query = select(requests).order_by(requests.c.created.desc(), requests.c.number.desc()).limit(limit)
         if state is not None:
             query = query.where(_is(state))
@@ -324,6 +326,8 @@ class Store:
             query = query.where(requests.c.kind == kind)
         if mode is not None:
             query = query.where(requests.c.mode == mode)
+        if key_ids is not None:
+            query = query.where(requests.c.key_id.in_(key_ids))
         if sweeps:
             query = query.where(requests.c.endpoint.endswith("/sweep", autoescape=True))
         return [Request.of(row) for row in self._database.read(query)]
@@ -333,7 +337,8 @@ class Store:
         columns = (requests.c.key_id, func.count(), func.sum(requests.c.billable_units))
         done = select(*columns, func.sum(requests.c.inference_time)).where(requests.c.state == State.DONE)
         rows = self._database.read(done.group_by(requests.c.key_id).order_by(requests.c.key_id))
-        return [(key, number, units, seconds or 0.0) for key, number, units, seconds in rows]
+        # PostgreSQL adds up whole numbers to a Decimal.
+        return [(key, number, int(units or 0), seconds or 0.0) for key, number, units, seconds in rows]
 
     def waiting(self) -> list[tuple[str, int, float]]:
         """By kind: how many requests wait, and since when the oldest does."""
@@ -351,7 +356,9 @@ class Store:
         units = select(requests.c.mode, func.count(), func.sum(requests.c.billable_units))
         done = units.where(requests.c.state == State.DONE, requests.c.kind == Kind.TRAIN)
         by_mode = done.group_by(requests.c.mode).order_by("mode")
-        return [(mode, number, units) for mode, number, units in self._database.read(by_mode)]
+        return [
+            (mode, number, int(units)) for mode, number, units in self._database.read(by_mode)
+        ]  # PostgreSQL's: Decimal
 
     def forget(self, before: float) -> int:
         """Delete the bodies, logs and metrics of requests that finished before then. Returns of how many."""

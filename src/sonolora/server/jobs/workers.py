@@ -244,7 +244,8 @@ class Workers:
     async def _ending(self, job: ActiveJob) -> tuple[dict[str, Any] | None, str]:
         """The event that says how the run ended; None when the worker has died, with how it died."""
         try:
-            await job.start(await self._retrying(job.command, self._settings, self._storage))
+            access = await self._retrying(self._store.keys.access_of, job.request.key_id)
+            await job.start(await self._retrying(job.command, self._settings, self._storage, access))
             id, attempt = job.request.id, job.request.starts
             ending = await job.follow(lambda kind: self._retrying(self._store.add_event, id, kind, attempt=attempt))
             if ending.get("disk_full"):  # a run that is too large for the disk has left room again

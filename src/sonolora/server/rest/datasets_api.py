@@ -31,7 +31,7 @@ from sonolora.server.datasets.slicing import by_length, by_silence, cut
 from sonolora.server.files.incoming import Incoming
 from sonolora.server.files.names import safe_name
 from sonolora.server.jobs.assistant_process import Assistant
-from sonolora.server.rest.operations import Operation
+from sonolora.server.rest.operations import Operation, access_of
 from sonolora.server.settings import ServerSettings
 
 FRAME_SECONDS = 0.04
@@ -148,34 +148,39 @@ class DatasetsApi:
             Operation("DELETE", f"{one}/clips/{{clip}}", "Remove a clip with its caption and mask.", self.delete_clip),
         ]
 
-    def find(self, request: Request) -> Dataset:
-        found = self.datasets.find(request.path_params["id"])
+    async def find(self, request: Request) -> Dataset:
+        access = access_of(request)
+        found = await access.keys.reading(lambda: access.own(self.datasets.find(request.path_params["id"])))
         if found is None:
             raise RejectedError(error_response(404, "there is no such dataset"))
         return found
 
-    async def list(self, _request: Request, _: None) -> Any:
+    async def list(self, request: Request, _: None) -> Any:
+        access = access_of(request)
+
         def listed() -> list[dict[str, Any]]:
-            return [{**as_json(one), "clips": len(clips_of(one)[0])} for one in self.datasets.all()]
+            owners = access.owners()
+            own = [one for one in self.datasets.all() if access.own(one)]
+            return [{**as_json(one), "owner": owners.get(one.key_id), "clips": len(clips_of(one)[0])} for one in own]
 
         return {"datasets": await anyio.to_thread.run_sync(listed)}
 
-    async def create(self, _request: Request, body: NewDataset) -> Any:
-        return await self._shown(self.datasets.create(body.name, body.mode))
+    async def create(self, request: Request, body: NewDataset) -> Any:
+        return await self._shown(self.datasets.create(body.name, body.mode, access_of(request).key.id))
 
     async def show(self, request: Request, _: None) -> Any:
-        return await self._shown(self.find(request))
+        return await self._shown(await self.find(request))
 
     async def edit(self, request: Request, body: DatasetChanges) -> Any:
         changes = {name: value for name in body.model_fields_set if (value := getattr(body, name)) is not None}
-        return await self._shown(self.datasets.edit(self.find(request), **changes))
+        return await self._shown(self.datasets.edit(await self.find(request), **changes))
 
     async def remove(self, request: Request, _: None) -> Any:
-        await anyio.to_thread.run_sync(self.datasets.remove, self.find(request))
+        await anyio.to_thread.run_sync(self.datasets.remove, await self.find(request))
         return {"removed": True}
 
     async def put(self, request: Request, _: None) -> Any:
-        dataset, name = self.find(request), request.path_params["name"]
+        dataset, name = await self.find(request), request.path_params["name"]
         incoming = Incoming(dataset.folder / "incoming", self.settings.max_upload_bytes)
         content = chunks(request, self.settings.max_upload_bytes, IDLE_SECONDS)
         async with incoming.receive(dataset.id, content) as written:
@@ -183,38 +188,38 @@ class DatasetsApi:
         return as_json(changed)
 
     async def get(self, request: Request, _: None) -> Response:
-        path = self.find(request).path(request.path_params["name"])
+        path = (await self.find(request)).path(request.path_params["name"])
         if request.query_params.get("play"):
             path = await _media(self.pictures.playable, path)
         return _file(path)
 
     async def shape(self, request: Request, _: None) -> Any:
-        path = self.find(request).path(request.path_params["name"])
+        path = (await self.find(request)).path(request.path_params["name"])
         return asdict(await _media(self.pictures.shape, path))
 
     async def spectrogram(self, request: Request, _: None) -> Response:
-        path = self.find(request).path(request.path_params["name"])
+        path = (await self.find(request)).path(request.path_params["name"])
         return _file(await _media(self.pictures.spectrogram, path))
 
     async def delete_file(self, request: Request, _: None) -> Any:
         changed = await anyio.to_thread.run_sync(
-            self.datasets.remove_files, self.find(request), [request.path_params["name"]]
+            self.datasets.remove_files, await self.find(request), [request.path_params["name"]]
         )
         return await self._shown(changed)
 
     async def delete_clip(self, request: Request, _: None) -> Any:
-        dataset, name = self.find(request), request.path_params["clip"]
+        dataset, name = await self.find(request), request.path_params["clip"]
         clip = next((one for one in clips_of(dataset)[0] if one.name == name), None)
         if clip is None:
             raise RejectedError(error_response(404, "there is no such clip"))
         return await self._shown(await anyio.to_thread.run_sync(self.datasets.remove_files, dataset, clip.all_files))
 
     async def captions(self, request: Request, body: Captions) -> Any:
-        changed = await anyio.to_thread.run_sync(self.datasets.set_captions, self.find(request), body.captions)
+        changed = await anyio.to_thread.run_sync(self.datasets.set_captions, await self.find(request), body.captions)
         return as_json(changed)
 
     async def mask(self, request: Request, body: Mask) -> Any:
-        dataset, clip = self.find(request), request.path_params["clip"]
+        dataset, clip = await self.find(request), request.path_params["clip"]
         for index, (start, end) in enumerate(body.time_ranges):
             if not 0 <= start < end:
                 raise InputError.of(f"time_ranges.{index}", f"[{start:g}, {end:g}] must begin at 0 or later")
@@ -222,7 +227,7 @@ class DatasetsApi:
         return as_json(changed)
 
     async def zip(self, request: Request, _: None) -> Response:
-        dataset = self.find(request)
+        dataset = await self.find(request)
         path = dataset.folder / "incoming" / f"{dataset.info.revision}.zip"
         await anyio.to_thread.run_sync(self.datasets.write_zip, dataset, path)
         name = f"{safe_name(dataset.info.name)}.zip"
@@ -230,7 +235,7 @@ class DatasetsApi:
         return FileResponse(path, media_type="application/zip", filename=name, background=remove)
 
     async def check(self, request: Request, body: CheckRequest) -> Any:
-        dataset = self.find(request)
+        dataset = await self.find(request)
         fields = {**body.fields, "training_data_url": "dataset", "trigger_phrase": dataset.info.trigger_phrase}
         fields.pop("validation", None)  # whose files are not needed for this
         task = {
@@ -252,7 +257,7 @@ class DatasetsApi:
         return checked
 
     async def plan_slices(self, request: Request, body: Slicing) -> Any:
-        path = self.find(request).path(body.file)
+        path = (await self.find(request)).path(body.file)
 
         def planned() -> dict[str, Any]:
             sound = decode_audio(path).waveform
@@ -265,7 +270,7 @@ class DatasetsApi:
         return await _media(planned)
 
     async def slice(self, request: Request, body: Slices) -> Any:
-        dataset = self.find(request)
+        dataset = await self.find(request)
         path = dataset.path(body.file)
         work = dataset.folder / "incoming"
 

@@ -16,10 +16,10 @@ from sonolora.modes import find_mode
 from sonolora.modes.request import Body, parse
 from sonolora.planning.generate_settings import GenerateSettings
 from sonolora.server.jobs.active_job import GIVEN
-from sonolora.server.jobs.records import INTERACTIVE, Key, Kind, NewRequest
+from sonolora.server.jobs.records import INTERACTIVE, Kind, NewRequest
 from sonolora.server.net.urls import data_url_fault
 from sonolora.server.rest.modes_api import GENERATE_SETTINGS
-from sonolora.server.rest.operations import Operation
+from sonolora.server.rest.operations import Operation, access_of
 from sonolora.server.rest.runs_api import CLIP, RunsApi
 
 MAX_SAMPLES = 200
@@ -44,7 +44,7 @@ class NewGeneration(Body):
 
 def operations(runs: RunsApi) -> list[Operation]:
     async def start(request: Request, body: NewGeneration) -> Any:
-        key: Key = request.state.key
+        key_id = access_of(request).key.id
         mode = find_mode(body.mode)
         count = len(body.prompts) * len(body.scales) * len(body.seeds)
         if count > MAX_SAMPLES:
@@ -53,17 +53,15 @@ def operations(runs: RunsApi) -> list[Operation]:
             raise InputError.of("settings", f"unknown: {', '.join(unknown)}; there are {', '.join(GENERATE_SETTINGS)}")
         for scale in body.scales:
             GenerateSettings(scale=scale, **body.settings)
-        lora, base = await runs.store.reading(_lora, runs, body.run)
+        lora, base = await runs.store.reading(_lora, runs, request, body.run)
         fields = dict(body.fields)
         for name in GIVEN:
             if name not in fields:
                 continue
             value = str(fields[name])
             if value.startswith(CLIP) and body.dataset:
-                dataset = runs.datasets.find(body.dataset)
-                if dataset is None:
-                    raise InputError.of("dataset", "there is no such dataset")
-                fields[name] = await anyio.to_thread.run_sync(runs.adopt_clip, dataset, value)
+                dataset = await runs.store.reading(runs.find_dataset, request, body.dataset)
+                fields[name] = await anyio.to_thread.run_sync(runs.adopt_clip, dataset, value, key_id)
             elif fault := data_url_fault(value):
                 raise InputError.of(f"fields.{name}", fault)
         parse(mode.generation, {**fields, "prompt": body.prompts[0]})
@@ -77,7 +75,7 @@ def operations(runs: RunsApi) -> list[Operation]:
             endpoint="generate",
             mode=body.mode,
             body=fields,
-            key_id=key.id,
+            key_id=key_id,
             kind=Kind.GENERATE,
             priority=INTERACTIVE,
             options={
@@ -104,11 +102,11 @@ def operations(runs: RunsApi) -> list[Operation]:
     ]
 
 
-def _lora(runs: RunsApi, run: str | None) -> tuple[str | None, str]:
+def _lora(runs: RunsApi, request: Request, run: str | None) -> tuple[str | None, str]:
     """The address of the run's LoRA and the base that it belongs to."""
     if run is None:
         return None, runs.settings.base
-    found = runs.store.request(run)
+    found = access_of(request).own(runs.store.request(run))
     if found is None or found.kind != Kind.TRAIN:
         raise InputError.of("run", "there is no such run")
     if found.result is None or found.result.status >= 400:

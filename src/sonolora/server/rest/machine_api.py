@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio.to_thread
 import psutil
@@ -20,16 +20,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sonolora import __version__
+from sonolora.core.errors import InputError
 from sonolora.modes.request import Body
 from sonolora.server.api.responses import JsonResponse, RejectedError, error_response
-from sonolora.server.jobs.keys import Keys
-from sonolora.server.jobs.records import Key, Kind, State
+from sonolora.server.jobs.keys import Access, KeyOwnerError, Keys
+from sonolora.server.jobs.records import Key, Kind, Role, State
 from sonolora.server.jobs.records import Request as Record
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.placing.placer import Slot
 from sonolora.server.rest import run_view
-from sonolora.server.rest.operations import Operation
+from sonolora.server.rest.operations import Operation, access_of
 from sonolora.server.rest.sessions import Sessions
 from sonolora.server.settings import INTERRUPT, LOCAL, ServerSettings
 
@@ -39,6 +40,9 @@ _GPU = (
     "--format=csv,noheader,nounits",
 )
 _GPU_SECONDS = 2.0
+_NO_KEY = "there is no such key, or it is revoked already"
+
+T = TypeVar("T")
 
 
 class Login(Body):
@@ -51,6 +55,17 @@ class NewKey(Body):
     """A key to make."""
 
     name: str = Field(min_length=1, max_length=120)
+    owner: str | None = Field(
+        None, max_length=120, description="The person or team that it is of; by default the name."
+    )
+    role: Role = Field(Role.MEMBER, description="A member sees what its owner has; an operator everything.")
+
+
+class KeyChanges(Body):
+    """What to change of a key."""
+
+    owner: str | None = Field(None, max_length=120)
+    role: Role | None = None
 
 
 class Move(Body):
@@ -66,7 +81,7 @@ class MachineApi:
     keys: Keys
     retrying: Retrying
     sessions: Sessions
-    authorise: Callable[[Request], Key]
+    authorise: Callable[[Request], Access]
     active: Callable[[], dict[str, str]]  # requests that run, with their slots
     slots: Callable[[], Sequence[Slot]]
     wake: Callable[[], None]
@@ -76,19 +91,30 @@ class MachineApi:
             Operation("GET", "/api/session", "Whose key this is; null without one.", self.whoami, key=False),
             Operation("POST", "/api/session", "Log a browser in: a cookie is set.", self.login, Login, key=False),
             Operation("DELETE", "/api/session", "Log out.", self.logout),
-            Operation("GET", "/api/keys", "The keys, without their secrets.", self.list_keys),
-            Operation("POST", "/api/keys", "Make a key; its secret is shown once.", self.add_key, NewKey, status=201),
+            Operation("GET", "/api/keys", "The owner's keys, to operators all, without secrets.", self.list_keys),
+            Operation(
+                "POST",
+                "/api/keys",
+                "Make a key; its secret is shown once.",
+                self.add_key,
+                NewKey,
+                status=201,
+                operator=True,
+            ),
+            Operation(
+                "PATCH", "/api/keys/{id}", "Change a key's owner or role.", self.change_key, KeyChanges, operator=True
+            ),
             Operation("DELETE", "/api/keys/{id}", "Revoke a key.", self.revoke),
             Operation("GET", "/api/queue", "What runs and what waits, why, and the machine's load.", self.queue),
-            Operation("PATCH", "/api/queue/{id}", "Move a queued request.", self.move, Move),
+            Operation("PATCH", "/api/queue/{id}", "Move a queued request.", self.move, Move, operator=True),
         ]
 
     async def whoami(self, request: Request, _: None) -> Any:
         try:
-            key = await self.keys.reading(self.authorise, request)
+            key = (await self.keys.reading(self.authorise, request)).key
         except RejectedError:  # a page asks before it knows whether anyone is logged in
             return {"key": None}
-        return {"key": {"id": key.id, "name": key.name}, "version": __version__, "base": self.settings.base}
+        return {"key": _shown(key), "version": __version__, "base": self.settings.base}
 
     async def login(self, request: Request, body: Login) -> Response:
         if not self.sessions.is_same_origin(request) and "origin" in request.headers:
@@ -97,7 +123,7 @@ class MachineApi:
         if key is None:
             await asyncio.sleep(0.5)
             raise RejectedError(error_response(401, "This is not a valid key."))
-        response = JsonResponse({"key": {"id": key.id, "name": key.name}}, headers={"cache-control": "no-store"})
+        response = JsonResponse({"key": _shown(key)}, headers={"cache-control": "no-store"})
         self.sessions.begin(response, request, key)
         return response
 
@@ -106,41 +132,61 @@ class MachineApi:
         self.sessions.end(response)
         return response
 
-    async def list_keys(self, _request: Request, _: None) -> Any:
-        return {"keys": [asdict(key) for key in await self.keys.reading(self.keys.all)]}
+    async def list_keys(self, request: Request, _: None) -> Any:
+        access = access_of(request)
+        keys = await self.keys.reading(self.keys.all)
+        return {"keys": [asdict(key) for key in keys if access.covers_key(key)]}
 
     async def add_key(self, _request: Request, body: NewKey) -> Any:
-        id, secret = await asyncio.to_thread(self.keys.add, body.name)
-        return {"id": id, "name": body.name, "secret": secret}
+        id, secret = await asyncio.to_thread(_checked, self.keys.add, body.name, owner=body.owner, role=body.role)
+        key = await self.keys.reading(self.keys.find, id)
+        assert key is not None
+        return {**_shown(key), "secret": secret}
+
+    async def change_key(self, request: Request, body: KeyChanges) -> Any:
+        id = request.path_params["id"]
+        if not await asyncio.to_thread(_checked, self.keys.change, id, owner=body.owner, role=body.role):
+            raise RejectedError(error_response(404, _NO_KEY))
+        key = await self.keys.reading(self.keys.find, id)
+        assert key is not None
+        return _shown(key)
 
     async def revoke(self, request: Request, _: None) -> Any:
-        if not await asyncio.to_thread(self.keys.revoke, request.path_params["id"]):
-            raise RejectedError(error_response(404, "there is no such key, or it is revoked already"))
+        access, id = access_of(request), request.path_params["id"]
+        if not (await self.keys.reading(access.covers, id) and await asyncio.to_thread(self.keys.revoke, id)):
+            raise RejectedError(error_response(404, _NO_KEY))
         return {"revoked": True}
 
-    async def queue(self, _request: Request, _: None) -> Any:
+    async def queue(self, request: Request, _: None) -> Any:
+        """To a member only what is its owner's, with how many go before it."""
+        access = access_of(request)
+
         def read() -> dict[str, Any]:
-            running = self.store.requests(state=State.RUNNING, limit=1000)
-            waiting = self.store.queue()
-            names = {key.id: key.name for key in self.keys.all()}
+            names = {key.id: {"key": key.name, "owner": key.owner} for key in self.keys.all() if access.covers_key(key)}
+
+            def shown(one: Record) -> dict[str, Any]:
+                return {**run_view.summary(one), **names.get(one.key_id, {"key": "", "owner": None})}
+
+            def within_reach(one: Record) -> bool:
+                return access.is_operator or one.key_id in names
+
+            running = [one for one in self.store.requests(state=State.RUNNING, limit=1000) if within_reach(one)]
             active, slots = self.active(), self.slots()
             reason = self.retrying.health.waiting_for
-            entries = [{**run_view.summary(one), "key": names.get(one.key_id, "")} for one in waiting]
-            position = 0
-            for entry, one in zip(entries, waiting, strict=True):
+            entries, position = [], 0
+            for one in self.store.queue():
+                why = reason or self._why(one, position, slots, active)
                 if one.paused:
-                    entry["reason"] = "paused: it keeps its place, and continues when you resume it"
-                    continue
-                entry["reason"] = reason or self._why(one, position, slots, active)
-                position += 1
+                    why = "paused: it keeps its place, and continues when you resume it"
+                else:
+                    position += 1
+                if within_reach(one):
+                    entries.append({**shown(one), "reason": why})
             return {
-                "running": [
-                    {**run_view.summary(one), "key": names.get(one.key_id, ""), "device": active.get(one.id)}
-                    for one in running
-                ],
+                "running": [{**shown(one), "device": active.get(one.id)} for one in running],
                 "waiting": entries,
                 "waiting_for": reason,
-                "devices": self._devices(slots, active),
+                "devices": self._devices(slots, active, None if access.is_operator else {one.id for one in running}),
                 "machine": self._machine(),
             }
 
@@ -173,10 +219,13 @@ class MachineApi:
         self.wake()
         return await self.queue(request, None)
 
-    def _devices(self, slots: Sequence[Slot], active: dict[str, str]) -> list[dict[str, Any]]:
+    def _devices(
+        self, slots: Sequence[Slot], active: dict[str, str], shown_runs: set[str] | None
+    ) -> list[dict[str, Any]]:
+        """`shown_runs`: the ids that may be told; None: all."""
         running = {device: id for id, device in active.items()}
         gpus = _gpus()
-        shown = []
+        devices = []
         starting = self.settings.devices if self.settings.placer == LOCAL else ()
         for slot in slots or [Slot(device, free=False, ready=False) for device in starting]:
             device = slot.name
@@ -184,13 +233,14 @@ class MachineApi:
                 "device": device,
                 "ready": slot.ready,
                 "drained": slot.drained,
-                "run": running.get(device),
+                "busy": device in running,
+                "run": running.get(device) if shown_runs is None or running.get(device) in shown_runs else None,
             }
             index = device.partition(":")[2] or "0"
             if slot.gb == math.inf and device != "cpu" and index in gpus:  # one of this machine
                 entry |= gpus[index]
-            shown.append(entry)
-        return shown
+            devices.append(entry)
+        return devices
 
     def _machine(self) -> dict[str, Any]:
         memory, disk = psutil.virtual_memory(), shutil.disk_usage(self.settings.folder)
@@ -202,6 +252,18 @@ class MachineApi:
             "disk_free": disk.free,
             "disk": disk.total,
         }
+
+
+def _shown(key: Key) -> dict[str, Any]:
+    return {"id": key.id, "name": key.name, "owner": key.owner, "role": key.role}
+
+
+def _checked(change: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """An owner without a name is the client's mistake."""
+    try:
+        return change(*args, **kwargs)
+    except KeyOwnerError as error:
+        raise InputError.of("owner", str(error)) from error
 
 
 def _gpus() -> dict[str, dict[str, Any]]:

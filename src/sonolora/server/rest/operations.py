@@ -18,9 +18,10 @@ from starlette.routing import Route
 
 from sonolora import __version__
 from sonolora.modes.request import Body, parse
+from sonolora.server.api.authorise import for_operators
 from sonolora.server.api.request_body import BodyMemory, in_parser_thread, read_object
 from sonolora.server.api.responses import JsonResponse
-from sonolora.server.jobs.records import Key
+from sonolora.server.jobs.keys import Access
 
 Json = dict[str, Any]
 Handler = Callable[[Request, Any], Awaitable[Any]]
@@ -33,7 +34,8 @@ _SCHEMAS = "#/components/schemas/{model}"
 class Operation:
     """`handle` gets the request and its validated body, None without one; what it returns is sent as JSON.
 
-    `key`: whether a key or a session is needed. `returns`: the answer in words. `query`: parameters by name, with help.
+    `key`: whether a key or a session is needed; `operator`: an operator's. `returns`: the answer in words. `query`:
+    parameters by name, with help.
     """
 
     method: str
@@ -47,10 +49,17 @@ class Operation:
     query: tuple[tuple[str, str], ...] = ()
     status: int = 200
     key: bool = True
+    operator: bool = False
+
+
+def access_of(request: Request) -> Access:
+    """What the key of a request gives access to; of an operation that needs one."""
+    access: Access = request.state.access
+    return access
 
 
 def routes(
-    operations: Sequence[Operation], authorise: Callable[[Request], Awaitable[Key]], memory: BodyMemory
+    operations: Sequence[Operation], authorise: Callable[[Request], Awaitable[Access]], memory: BodyMemory
 ) -> list[Route]:
     """One route an operation. The most specific paths must come first in the list."""
     return [
@@ -60,11 +69,13 @@ def routes(
 
 
 def _endpoint(
-    operation: Operation, authorise: Callable[[Request], Awaitable[Key]], memory: BodyMemory
+    operation: Operation, authorise: Callable[[Request], Awaitable[Access]], memory: BodyMemory
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         if operation.key:
-            request.state.key = await authorise(request)
+            request.state.access = await authorise(request)
+        if operation.operator:
+            for_operators(access_of(request))
         body = None
         if operation.body is not None:
             sent = await read_object(request, MAX_BODY_BYTES, memory)
@@ -109,7 +120,8 @@ def _described(operation: Operation) -> Json:
         {"in": "query", "name": name, "schema": {"type": "string"}, "description": help}
         for name, help in operation.query
     ]
-    described: Json = {"summary": operation.summary, "parameters": parameters}
+    summary = f"{operation.summary} Operators only." if operation.operator else operation.summary
+    described: Json = {"summary": summary, "parameters": parameters}
     if operation.upload:
         binary = {"schema": {"type": "string", "format": "binary"}}
         described["requestBody"] = {"required": True, "content": {"application/octet-stream": binary}}
@@ -123,7 +135,8 @@ def _described(operation: Operation) -> Json:
             "content": {operation.media_type: {"schema": schema}},
         },
         "default": {
-            "description": "An error: 401 without a key, 403 from another site, 404, 422 for invalid input.",
+            "description": "An error: 401 without a key, 403 from another site or for operators alone, 404, 422 for "
+            "invalid input.",
             "content": {"application/json": {"schema": {"$ref": _SCHEMAS.format(model="Error")}}},
         },
     }

@@ -12,16 +12,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sonolora.server.api.authorise import HINT, access_with, key_in_header
 from sonolora.server.api.request_body import BodyMemory
-from sonolora.server.api.responses import RejectedError, error_response
 from sonolora.server.datasets.dataset import Datasets
 from sonolora.server.datasets.pictures import Pictures
 from sonolora.server.files.secret import load_secret
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.assistant_process import Assistant
-from sonolora.server.jobs.keys import Keys
+from sonolora.server.jobs.keys import Access, Keys
 from sonolora.server.jobs.notifier import Notifier
-from sonolora.server.jobs.records import Key
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
 from sonolora.server.placing.placer import Slot
@@ -67,15 +66,11 @@ class Rest:
             *machine.operations(),
         ]
 
-    def authorise(self, request: Request) -> Key:
-        """The key in the header, or that of the session. Raises `RejectedError` (401, 403)."""
-        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-        by_header = scheme.lower() in ("key", "bearer")
-        key = self._keys.check(secret.strip()) if by_header else self.sessions.key_of(request)
-        if key is None:
-            detail = "No valid key: log in, or send the header 'Authorization: Key <your key>'."
-            raise RejectedError(error_response(401, detail, headers={"www-authenticate": "Key"}))
-        return key
+    def authorise(self, request: Request) -> Access:
+        """By the key in the header, or that of the session. Raises `RejectedError` (401, 403)."""
+        in_header = request.headers.get("authorization") is not None
+        key = key_in_header(self._keys, request) if in_header else self.sessions.key_of(request)
+        return access_with(self._keys, key, f"No valid key: log in, or {HINT}")
 
     def routes(self, memory: BodyMemory, base_url: Callable[[Request], str]) -> list[Route]:
         """Those below /api and /studio."""

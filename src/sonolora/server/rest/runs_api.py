@@ -33,13 +33,14 @@ from sonolora.server.endpoints.registry import endpoint_of
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs import records
 from sonolora.server.jobs.assistant_process import Assistant
+from sonolora.server.jobs.keys import Access
 from sonolora.server.jobs.notifier import Notifier
-from sonolora.server.jobs.records import Key, Kind, NewRequest, State
+from sonolora.server.jobs.records import Kind, NewRequest, State
 from sonolora.server.jobs.store import QueueFullError, Store
 from sonolora.server.net.urls import data_url_fault
 from sonolora.server.rest import run_events, run_view
 from sonolora.server.rest.modes_api import RUN_SETTINGS, bases
-from sonolora.server.rest.operations import Operation
+from sonolora.server.rest.operations import Operation, access_of
 from sonolora.server.rest.sessions import Sessions
 from sonolora.server.settings import ServerSettings
 
@@ -86,7 +87,7 @@ class RunsApi:
     notifier: Notifier
     sessions: Sessions
     wake: Callable[[], None]
-    authorise: Callable[[Request], Key]
+    authorise: Callable[[Request], Access]
 
     def operations(self) -> list[Operation]:
         one = "/api/runs/{id}"
@@ -148,7 +149,7 @@ class RunsApi:
         ]
 
     def find(self, request: Request) -> records.Request:
-        found = self.store.request(request.path_params["id"])
+        found = access_of(request).own(self.store.request(request.path_params["id"]))
         if found is None:
             raise RejectedError(error_response(404, "there is no such run"))
         return found
@@ -172,18 +173,21 @@ class RunsApi:
         try:
             before, limit = float(query.get("before", "inf")), int(query.get("limit", "100"))
             state = State(query["state"]) if query.get("state") else None
+            key_ids = await self.store.reading(access_of(request).key_ids)
             found = await self.store.reading(
                 self.store.requests,
                 state=state,
                 kind=None if kind == "all" else Kind.TRAIN if sweeps else Kind(kind),
                 sweeps=sweeps,
                 mode=query.get("mode") or None,
+                key_ids=key_ids,
                 limit=max(1, min(limit, 1000)),
                 before=before if before < float("inf") else None,
             )
         except ValueError as error:
             raise RejectedError(error_response(400, f"a query parameter is invalid: {error}")) from error
-        return {"runs": [run_view.summary(one) for one in found]}
+        owners = await self.store.reading(access_of(request).owners)
+        return {"runs": [{**run_view.summary(one), "owner": owners.get(one.key_id)} for one in found]}
 
     async def show(self, request: Request, _: None) -> Any:
         found = await self.store.reading(self.find, request)
@@ -194,8 +198,8 @@ class RunsApi:
         await anyio.to_thread.run_sync(lambda: self.store.set_options(found.id, name=body.name.strip()[:120]))
         return await anyio.to_thread.run_sync(self._shown, found.id)
 
-    async def estimate(self, _request: Request, body: NewRun) -> Any:
-        dataset = self._dataset(body)
+    async def estimate(self, request: Request, body: NewRun) -> Any:
+        dataset = await self.store.reading(self._dataset, request, body)
         fields = self._fields(body, dataset, "dataset")
         endpoint = _endpoint(body)
         # Prompts cost time, their files do not: an estimate need not fetch them.
@@ -215,8 +219,8 @@ class RunsApi:
 
     async def start(self, request: Request, body: NewRun) -> Any:
         """The dataset as it is now is stored as a zip, so that later edits do not reach the run."""
-        key: Key = request.state.key
-        dataset = self._dataset(body)
+        key_id = access_of(request).key.id
+        dataset = await self.store.reading(self._dataset, request, body)
         fields = self._fields(body, dataset, "dataset")
         endpoint, base = _endpoint(body), self._base(body)
         job = endpoint.job(parse(endpoint.request, fields))
@@ -226,14 +230,14 @@ class RunsApi:
         if "sweep" in job.options:
             check_settings(chosen)
         id = secrets.token_hex(8)
-        fields = await anyio.to_thread.run_sync(self._with_files, fields, dataset)
-        address = await anyio.to_thread.run_sync(self._snapshot, dataset, id)
+        fields = await anyio.to_thread.run_sync(self._with_files, fields, dataset, key_id)
+        address = await anyio.to_thread.run_sync(self._snapshot, dataset, id, key_id)
         fields["training_data_url"] = address
         new = NewRequest(
             endpoint=endpoint.path,
             mode=body.mode,
             body=fields,
-            key_id=key.id,
+            key_id=key_id,
             options={
                 **job.options,
                 "name": body.name.strip()[:120] or dataset.info.name,
@@ -249,12 +253,11 @@ class RunsApi:
         fields = await self.store.reading(self.store.body, found.id)
         if fields is None:
             raise RejectedError(error_response(410, "the run is too old: its fields are not kept any more"))
-        key: Key = request.state.key
         new = NewRequest(
             endpoint=found.endpoint,
             mode=found.mode,
             body=fields,
-            key_id=key.id,
+            key_id=access_of(request).key.id,
             kind=found.kind,
             priority=found.priority,
             options={**found.options, "name": body.name or found.options.get("name", "")},
@@ -371,20 +374,26 @@ class RunsApi:
             raise InputError.of("name", error.reason, "unreadable_media") from error
 
     def _artifact(self, request: Request) -> Path:
-        if not self.sessions.is_signed(request):
-            self.authorise(request)
         id, name = request.path_params["id"], request.path_params["name"]
+        run = self.store.request(id)
+        if not self.sessions.is_signed(request):
+            run = self.authorise(request).own(run)
         folder = self.settings.run_folder(id).resolve()
         path: Path = (folder / name).resolve()
-        known = self.store.request(id) is not None and path.is_relative_to(folder) and path.is_file()
+        known = run is not None and path.is_relative_to(folder) and path.is_file()
         if not known or path.name.startswith("."):
             raise RejectedError(error_response(404, "the run has no such file"))
         return path
 
-    def _dataset(self, body: NewRun) -> Dataset:
-        dataset = self.datasets.find(body.dataset)
+    def find_dataset(self, request: Request, id: str) -> Dataset:
+        """Raises `InputError`."""
+        dataset = access_of(request).own(self.datasets.find(id))
         if dataset is None:
             raise InputError.of("dataset", "there is no such dataset")
+        return dataset
+
+    def _dataset(self, request: Request, body: NewRun) -> Dataset:
+        dataset = self.find_dataset(request, body.dataset)
         find_mode(body.mode)
         return dataset
 
@@ -405,7 +414,7 @@ class RunsApi:
     def _fields(self, body: NewRun, dataset: Dataset, address: str) -> dict[str, Any]:
         return {"trigger_phrase": dataset.info.trigger_phrase, **body.fields, "training_data_url": address}
 
-    def _with_files(self, fields: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
+    def _with_files(self, fields: dict[str, Any], dataset: Dataset, key_id: str) -> dict[str, Any]:
         """The fields with addresses of stored files where they name files of the dataset."""
         entries = []
         for index, entry in enumerate(fields.get("validation", [])):
@@ -415,33 +424,30 @@ class RunsApi:
                     continue
                 field = f"validation.{index}.{name}"
                 if str(value).startswith(CLIP):
-                    changed[name] = self.adopt_clip(dataset, str(value))
+                    changed[name] = self.adopt_clip(dataset, str(value), key_id)
                 elif fault := data_url_fault(str(value)):
                     raise InputError.of(field, fault)
             entries.append(changed)
         return {**fields, "validation": entries} if entries else fields
 
-    def adopt_clip(self, dataset: Dataset, value: str) -> str:
-        """The address of a copy of the dataset's file that `value`, such as clip:rain_03.wav, names."""
+    def adopt_clip(self, dataset: Dataset, value: str, key_id: str) -> str:
+        """The address of a copy of the dataset's file that `value`, such as clip:rain_03.wav, names, for that key."""
         path = dataset.path(value.removeprefix(CLIP))
         content_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        owner = f"clip-{secrets.token_hex(8)}"
-        return self.own_address(
-            self.storage.adopt(path, path.name, content_type, request_id=owner, expires=None).address
-        )
+        owner = {"request_id": f"clip-{secrets.token_hex(8)}", "key_id": key_id}
+        return self.own_address(self.storage.adopt(path, path.name, content_type, **owner, expires=None).address)
 
     def own_address(self, path: str) -> str:
         """The whole address of a stored file, for the body of a request."""
         return f"http://127.0.0.1:{self.settings.port}{path}"
 
-    def _snapshot(self, dataset: Dataset, id: str) -> str:
+    def _snapshot(self, dataset: Dataset, id: str, key_id: str) -> str:
         """The address of the dataset's zip; revisions that are equal share one."""
         with tempfile.TemporaryDirectory(dir=dataset.folder / "incoming") as scratch:
             path = Path(scratch) / "dataset.zip"
             self.datasets.write_zip(dataset, path)
-            file = self.storage.adopt(
-                path, "dataset.zip", "application/zip", request_id=f"dataset-{dataset.id}-{id}", expires=None
-            )
+            owner = {"request_id": f"dataset-{dataset.id}-{id}", "key_id": key_id}
+            file = self.storage.adopt(path, "dataset.zip", "application/zip", **owner, expires=None)
         return self.own_address(file.address)
 
 

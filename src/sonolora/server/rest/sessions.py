@@ -17,7 +17,7 @@ from starlette.responses import Response
 from sonolora.server.api.responses import RejectedError, error_response
 from sonolora.server.files.secret import is_signed, signature
 from sonolora.server.jobs.keys import Keys
-from sonolora.server.jobs.records import Key
+from sonolora.server.jobs.records import Key, Role
 from sonolora.server.settings import ServerSettings
 
 COOKIE = "sonolora_session"
@@ -35,7 +35,7 @@ class Sessions:
         self._links: dict[str, float] = {}  # tickets that have not been used, with the time at which they end
 
     def new_link(self) -> str:
-        """A ticket that begins one session, with the oldest valid key, within an hour."""
+        """A ticket that begins one session, with the oldest valid key of an operator, within an hour."""
         ticket = secrets.token_urlsafe(24)
         self._links[ticket] = time.monotonic() + LINK_SECONDS
         return ticket
@@ -45,8 +45,8 @@ class Sessions:
         ends = self._links.pop(ticket, None)
         if ends is None or ends < time.monotonic():
             return None
-        keys = await self._keys.reading(self._keys.all)
-        return next((key for key in keys if key.revoked is None), None)
+        valid = [key for key in await self._keys.reading(self._keys.all) if key.revoked is None]
+        return next((key for key in valid if key.role == Role.OPERATOR), valid[0] if valid else None)
 
     def begin(self, response: Response, request: Request, key: Key) -> None:
         """Set the cookie."""

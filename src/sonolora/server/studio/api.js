@@ -5,6 +5,9 @@ export const session = signal(undefined); // undefined: not known yet; null: not
 export const online = signal(true);
 export const modes = signal(null); // what forms are made from
 
+// Whose a run or a dataset is, where it is somebody else's.
+export const otherOwner = (one) => (one.owner && one.owner !== session.value.key.owner ? one.owner : "");
+
 export class ApiError extends Error {
   constructor(status, detail) {
     super(Array.isArray(detail) ? detail.map(sentence).join("\n") : detail || `The server answered ${status}.`);

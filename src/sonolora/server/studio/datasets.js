@@ -1,6 +1,6 @@
 // Data: dropped, looked at, captioned, marked, checked.
 import { html, useEffect, useMemo, useRef, useState } from "./lib.js";
-import { del, get, modes, patch, post, put } from "./api.js";
+import { del, get, modes, otherOwner, patch, post, put } from "./api.js";
 import { DropZone, send } from "./drop.js";
 import { faultOf } from "./fields.js";
 import { MaskEditor } from "./mask.js";
@@ -50,7 +50,7 @@ export function DatasetList() {
       ${list === null ? html`<p class="soft">Loading…</p>` : list.length === 0
         ? html`<p class="soft">None yet. What you drop above is kept on this server and can be used again.</p>`
         : html`<div class="tiles">${list.map((one) => html`<a class="tile" href=${`#/datasets/${one.id}`} key=${one.id}>
-            <b>${one.name}</b><span class="small soft">${modes.value.modes.find((m) => m.name === one.mode)?.title} · ${many(one.clips, "clip")} · ${ago(one.changed)}</span></a>`)}</div>`}
+            <b>${one.name}</b><span class="small soft">${modes.value.modes.find((m) => m.name === one.mode)?.title} · ${many(one.clips, "clip")} · ${ago(one.changed)}${otherOwner(one) && ` · ${otherOwner(one)}`}</span></a>`)}</div>`}
     </section>
     <p class="hidden">${current?.summary}</p>
   </div>`;

@@ -1,6 +1,6 @@
 // All runs, the newest first.
 import { html, useEffect, useState } from "./lib.js";
-import { get, modes } from "./api.js";
+import { get, modes, otherOwner } from "./api.js";
 import { Progress, State, ago, duration, failed } from "./ui.js";
 
 export const titleOf = (mode) => modes.value.modes.find((one) => one.name === mode)?.title ?? mode;
@@ -30,7 +30,7 @@ export function RunList() {
     <div class="panel"><table class="wide"><thead><tr><th scope="col"><span class="hidden">Compare</span></th><th scope="col">Name</th><th scope="col">Mode</th><th scope="col">State</th><th scope="col">Progress</th><th scope="col">Begun</th></tr></thead>
       <tbody>${shown.map((run) => html`<tr key=${run.id}>
         <td style=${{ width: "2rem", flex: "0 0 auto" }}><input type="checkbox" aria-label=${`Compare ${run.name}`} checked=${picked.includes(run.id)} onChange=${() => pick(run.id)} /></td>
-        <td><a href=${`#/runs/${run.id}`}><b>${run.name}</b></a>${run.members > 1 && html` <span class="badge">${run.members} LoRAs</span>`}${run.dataset && html`<div class="small soft">${run.dataset.name}</div>`}</td>
+        <td><a href=${`#/runs/${run.id}`}><b>${run.name}</b></a>${run.members > 1 && html` <span class="badge">${run.members} LoRAs</span>`}<div class="small soft">${[run.dataset?.name, otherOwner(run)].filter(Boolean).join(" · ")}</div></td>
         <td>${titleOf(run.mode)}</td><td><${State} state=${run.state} /></td>
         <td style=${{ minWidth: "9rem" }}>${run.state === "running" ? html`<div class="small soft">${run.progress.phase}</div><${Progress} step=${run.progress.step} steps=${run.progress.steps} label=${`Progress of ${run.name}`} />`
           : run.state === "finished" ? html`<span class="small soft">in ${duration(run.seconds)}</span>` : html`<span class="small soft">${(run.error ?? "").slice(0, 90)}</span>`}</td>
