@@ -113,7 +113,7 @@ def finished_run(live, client: httpx.Client) -> Callable[..., str]:
         artifacts = RunArtifacts(run)
         for step in (0, 500, 1000):
             for number, prompt in enumerate(prompts, start=1):
-                shown = sound(200 * number + step / 10, amplitude=0.1 + step / 2000)
+                shown = sound(200 * number + step / 10, seconds=4.0, amplitude=0.1 + step / 2000)
                 write_sound = lambda path, shown=shown: write_wav(path, shown)  # noqa: E731
                 preview = Preview(step, number, prompt, 42, "lora" if step else "base")
                 artifacts.put_preview(preview, write_sound, lambda path: path.write_bytes(b""))
