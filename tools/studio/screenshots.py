@@ -32,7 +32,7 @@ FORM = '{"fields": {"audio_duration_seconds": 2, "number_of_steps": 400}, "setti
 def start(folder: Path) -> tuple[subprocess.Popen[bytes], str, str]:
     """A server in the folder; its address, and a key."""
     key = subprocess.run(
-        [sys.executable, "-m", "sonolora", "keys", "add", "Mira", "--folder", str(folder)],
+        [sys.executable, "-m", "sonolora", "keys", "add", "Mira", "--role", "operator", "--folder", str(folder)],
         capture_output=True,
         text=True,
         check=True,
