@@ -143,6 +143,10 @@ def settle(page: Page, view: str) -> None:
         page.get_by_test_id("ranges").wait_for()
     if view == "start":
         page.get_by_test_id("estimate").wait_for(timeout=180_000)
+    if view == "listen":
+        page.locator(".voice img").nth(7).wait_for(timeout=180_000)  # two rows of base, two steps and a real clip
+        while not page.evaluate("[...document.images].every((one) => one.complete)"):
+            page.wait_for_timeout(200)
     page.wait_for_load_state("networkidle") if view in ("data", "mask", "home", "keys") else page.wait_for_timeout(4000)
     page.wait_for_timeout(1500)
 
