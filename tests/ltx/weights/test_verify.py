@@ -175,10 +175,10 @@ ONLY_TRANSFORMER = {name: info for name, info in TABLE.items() if "transformer_b
         (
             NVFP4,
             {},
-            "this is a file quantised to 4 bits .such as nvfp4 or nf4.; the smallest",
+            "this is a file quantised to 4 bits .such as nvfp4, int4 or nf4., which is not read; use the file",
         ),
         (INT8, {}, "this is a file quantised to 8-bit integers"),
-        (BLOCK_SCALED, {}, "this is a quantised file in a format that Sonolora does not read"),
+        (BLOCK_SCALED, {}, "this is a quantised file in an unknown format, which is not read"),
         (LORA, {}, "this is a LoRA, not a base; use it with `--lora`"),
         (renamed(LORA, "lora_A", "lora_down"), {}, "this is a LoRA"),
         ({f"{PREFIX}transformer_blocks.0.attn1.to_q.weight": TABLE[NAME]}, {}, "without audio"),
