@@ -201,6 +201,21 @@ def test_silent_server(tmp_path: Path, site: Site) -> None:
     never.set()
 
 
+def test_each_try_that_failed_is_told_and_silence_has_an_end(tmp_path: Path, site: Site) -> None:
+    never = threading.Event()
+    site.answers(lambda _: never.wait(5) and None)
+    lines: list[str] = []
+    limits = FetchLimits(read_seconds=0.05, retries=100, backoff_seconds=0.01, silent_seconds=0.3)
+    with pytest.raises(InputError, match="timed out"):
+        fetch(site.url, tmp_path, limits=limits, warn=lines.append)
+    assert (
+        lines[0]
+        == f"training_data_url: http://{site.host}/data/clips.zip: timed out (try 1 of 101); the next in 0.01 s"
+    )
+    assert 1 < len(lines) < 10
+    never.set()
+
+
 @pytest.mark.parametrize("length", [str(len(CONTENT)), ""])
 def test_too_large(tmp_path: Path, site: Site, length: str) -> None:
     """With Content-Length nothing is read; without one the bytes are counted."""

@@ -8,6 +8,7 @@ address, which may hold secrets.
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from sonolora.core.atomic_files import PartialFile, require_free
 from sonolora.core.errors import SonoloraError
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all or None if unknown
+OnFailure = Callable[[str, int, float], None]  # why a try failed, which it was, seconds until the next
 
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_WAIT = 300.0  # seconds that a server may ask for with Retry-After
@@ -83,30 +85,39 @@ class _TransientError(Exception):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """`retries` after a try that brought nothing new, waiting 1, 2, 4... times `backoff_seconds` before each."""
+    """`retries` after a try that brought nothing new, waiting 1, 2, 4... times `backoff_seconds` before each.
+
+    None once nothing new has come for `silent_seconds`: a try may take long, as a host may have many addresses.
+    """
 
     retries: int = 5
     backoff_seconds: float = 1.0
+    silent_seconds: float = math.inf
 
 
 class _Retries:
     """Counts the failures in a row of one download."""
 
-    def __init__(self, policy: RetryPolicy) -> None:
-        self._policy, self._failures, self._furthest = policy, 0, 0
+    def __init__(self, policy: RetryPolicy, on_failure: OnFailure | None = None) -> None:
+        self._policy, self._on_failure = policy, on_failure
+        self._failures, self._furthest, self._last_news = 0, 0, time.monotonic()
 
     def reached(self, position: int) -> None:
         """Bytes up to `position` have come; only new ones count, for a server may cut at the same byte every time."""
         if position > self._furthest:
-            self._furthest, self._failures = position, 0
+            self._furthest, self._failures, self._last_news = position, 0, time.monotonic()
 
     def failed(self, error: Exception) -> None:
         """Wait before the next try. Raises `DownloadError` when there is none."""
         self._failures += 1
         reason = str(error) or type(error).__name__
-        if self._failures > self._policy.retries:
+        silent = time.monotonic() - self._last_news
+        if self._failures > self._policy.retries or silent > self._policy.silent_seconds:
             raise RetriesExhaustedError(reason, self._failures) from None
-        time.sleep(max(self._policy.backoff_seconds * 2 ** (self._failures - 1), getattr(error, "wait", 0.0)))
+        wait = max(self._policy.backoff_seconds * 2 ** (self._failures - 1), getattr(error, "wait", 0.0))
+        if self._on_failure:
+            self._on_failure(reason, self._failures, wait)
+        time.sleep(wait)
 
 
 def read_range(client: httpx.Client, url: str, start: int, end: int, size: int, policy: RetryPolicy) -> Iterator[bytes]:
@@ -141,13 +152,16 @@ def download(
     max_bytes: int,
     seconds: float,
     progress: Progress | None = None,
+    on_failure: OnFailure | None = None,
 ) -> Path:
     """Download to `file`, which appears when it is complete; a partial download of the same version is resumed.
+
+    `on_failure` is told of a try that failed and will be repeated.
 
     `seconds` is for all tries together: a server may send a byte a minute. Raises `DownloadError`: a `StatusError`,
     `TooLargeError`, `TooSlowError`, `RetriesExhaustedError`; and `OutputError` when the disk has no room.
     """
-    partial, retries = PartialFile(file), _Retries(policy)
+    partial, retries = PartialFile(file), _Retries(policy, on_failure)
     deadline = time.monotonic() + seconds
 
     def check_size(size: int) -> None:

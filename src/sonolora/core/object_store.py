@@ -104,9 +104,9 @@ class ObjectStore:
                 found = self._obstore.get(self._store, name)
             except FileNotFoundError:
                 return False
-        with atomic_write(path) as temporary, temporary.open("wb") as file, self._faults():
-            for block in found.stream(min_chunk_size=_BLOCK_BYTES):
-                file.write(block)
+        with atomic_write(path) as temporary:
+            temporary.touch()
+            self._append(name, temporary, found.meta["size"], found.meta["e_tag"] or "", found)
         return True
 
     def download(
@@ -127,24 +127,8 @@ class ObjectStore:
             if partial.resume()[0] != f"{size} {tag}" or partial.size > size:
                 partial.begin(f"{size} {tag}")
             require_free(path.parent, size - partial.size)
-        broken = 0
-        while (begin := partial.size) < size:
-            have = begin
-            try:
-                with self._faults():
-                    options: Any = {"range": {"offset": begin}, **({"if_match": tag} if tag else {})}
-                    found = self._obstore.get(self._store, name, options=options)
-                    with writing(path), partial.part.open("ab") as file:
-                        for block in found.stream(min_chunk_size=_BLOCK_BYTES):
-                            file.write(block)
-                            have += len(block)
-                            if progress:
-                                progress(have)
-            except ObjectStoreError:
-                broken = broken + 1 if partial.size == begin else 0
-                if broken == _BROKEN_DOWNLOADS:
-                    raise
-                time.sleep(_PAUSE_SECONDS)
+        with writing(path):
+            self._append(name, partial.part, size, tag, progress=progress)
         if sha256 is not None:
             with partial.part.open("rb") as file:
                 if file_digest(file, "sha256").hexdigest() != sha256:
@@ -154,14 +138,41 @@ class ObjectStore:
             partial.finish()
         return True
 
+    def _append(
+        self,
+        name: str,
+        path: Path,
+        size: int,
+        tag: str,
+        found: Any = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Append what a file lacks of an object, whose beginning may have been `found`; a break is continued."""
+        broken = 0
+        while (begin := path.stat().st_size) < size:
+            have = begin
+            try:
+                with self._faults(), path.open("ab") as file:
+                    options: Any = {"range": {"offset": begin}, **({"if_match": tag} if tag else {})}
+                    found = found or self._obstore.get(self._store, name, options=options)
+                    for block in found.stream(min_chunk_size=_BLOCK_BYTES):
+                        file.write(block)
+                        have += len(block)
+                        if progress:
+                            progress(have)
+            except ObjectStoreError:
+                found = None
+                broken = broken + 1 if path.stat().st_size == begin else 0
+                if broken == _BROKEN_DOWNLOADS:
+                    raise
+                time.sleep(_PAUSE_SECONDS)
+
     async def stream(self, name: str, start: int, end: int) -> AsyncIterator[bytes]:
-        """The bytes of an object from `start` up to `end`."""
-        with self._faults():
-            if start == end:
-                return
-            found = await self._obstore.get_async(self._store, name, options={"range": (start, end)})
-            async for block in found.stream(min_chunk_size=_BLOCK_BYTES):
-                yield bytes(block)
+        """The bytes of an object from `start` up to `end`, a request for each block: a reader may be slow."""
+        for begin in range(start, end, _BLOCK_BYTES):
+            with self._faults():
+                stop = min(begin + _BLOCK_BYTES, end)
+                yield bytes(await self._obstore.get_range_async(self._store, name, start=begin, end=stop))
 
     def signed(self, name: str, seconds: float) -> str | None:
         """A URL from which anyone can download the object for so long; None where the store has no such."""
@@ -196,7 +207,7 @@ class ObjectStore:
 
 def _network(retry_seconds: float) -> dict[str, Any]:
     retry = {"max_retries": 10, "retry_timeout": timedelta(seconds=retry_seconds)}
-    options = {"connect_timeout": "5s", "timeout": "300s"}
+    options = {"connect_timeout": "5s", "timeout": "60s"}  # of one request, with its body
     if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
         options["allow_http"] = "true"
     return {"retry_config": retry, "client_options": options}

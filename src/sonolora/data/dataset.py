@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sonolora.core.download import Progress as DownloadProgress
@@ -13,13 +13,17 @@ from sonolora.modes.preview_spec import PreviewSpec
 
 
 def open_dataset(
-    address: str, scratch: Path, sources: Sources = ANYWHERE, progress: DownloadProgress | None = None
+    address: str,
+    scratch: Path,
+    sources: Sources = ANYWHERE,
+    progress: DownloadProgress | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Files:
     """The files behind a URL, a zip or a folder. A folder is used in place, anything else goes to `scratch`.
 
-    `progress` follows a download. Raises `InputError` when it cannot be fetched or unpacked.
+    `progress` and `warn` follow a download, as in `fetch`. Raises `InputError` when it cannot be fetched or unpacked.
     """
-    source = fetch(address, scratch, sources=sources, progress=progress)
+    source = fetch(address, scratch, sources=sources, progress=progress, warn=warn)
     if source.is_dir():
         return discover(source)
     root = scratch / "files"

@@ -10,10 +10,11 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import httpx
@@ -51,6 +52,7 @@ class FetchLimits:
     redirects: int = 5
     retries: int = 3
     backoff_seconds: float = 1.0
+    silent_seconds: float = 120.0  # without a new byte; then there is no other try
     connect_seconds: float = 10.0
     read_seconds: float = 60.0
 
@@ -76,12 +78,13 @@ def fetch(
     sources: Sources = ANYWHERE,
     limits: FetchLimits = FetchLimits(),
     progress: Progress | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Path:
     """The local path of `source`; whatever is not on this machine is first written into the folder `into`.
 
     A local path is returned unchanged. A download has the same name at every call with the same URL: a complete one is
     not fetched again (`into` belongs to one run), a broken one is resumed. `progress` gets (bytes so far, bytes in all
-    or None).
+    or None), `warn` a line for each try that failed and is repeated.
 
     Raises InputError for `field`: nothing there, `file_download_error` (also for what `sources` does not allow, at
     redirects, too), or `file_too_large` (ctx `max_size`); `OutputError` when `into` cannot be written.
@@ -104,7 +107,7 @@ def fetch(
             return _local(source, field, sources)
         case "http" | "https":
             with writing(into):
-                return _remote(source, into, field, sources, limits, progress)
+                return _remote(source, into, field, sources, limits, progress, warn)
         case "data":
             with writing(into):
                 return _inline(source, into, field, limits)
@@ -187,7 +190,13 @@ def _from_store(known: ObjectAddress, into: Path, progress: Progress | None) -> 
 
 
 def _remote(
-    source: str, into: Path, field: str, sources: Sources, limits: FetchLimits, progress: Progress | None
+    source: str,
+    into: Path,
+    field: str,
+    sources: Sources,
+    limits: FetchLimits,
+    progress: Progress | None,
+    warn: Callable[[str], None] | None,
 ) -> Path:
     try:
         url = parse_web_address(source)
@@ -210,12 +219,16 @@ def _remote(
         # A compressed body has no stable byte offsets to resume at.
         headers={"User-Agent": f"sonolora/{__version__}", "Accept-Encoding": "identity"},
     )
-    policy = RetryPolicy(limits.retries, limits.backoff_seconds)
+    policy = RetryPolicy(limits.retries, limits.backoff_seconds, limits.silent_seconds)
+    bounds: Any = {"max_bytes": limits.max_bytes, "seconds": limits.seconds}
+
+    def failed_once(why: str, tries: int, wait: float) -> None:
+        if warn:
+            warn(f"{field}: {shown}: {why} (try {tries} of {limits.retries + 1}); the next in {wait:g} s")
+
     try:
         with client:
-            return download(
-                client, url, file, policy, max_bytes=limits.max_bytes, seconds=limits.seconds, progress=progress
-            )
+            return download(client, url, file, policy, **bounds, progress=progress, on_failure=failed_once)
     except PrivateAddressError as error:
         raise failed(
             f"was not downloaded: {error}. Upload the file, give a public URL, or have the server started with "

@@ -116,7 +116,7 @@ def _read_and_encode(
     progress.phase("fetching the data", None)
     cancel.check()
     inputs = _preview_inputs(run, networks, sources, folder, fetched)
-    files = open_dataset(run.request.training_data_url, folder, sources, fetched)
+    files = open_dataset(run.request.training_data_url, folder, sources, fetched, progress.warning)
     progress.phase("reading and encoding the clips", len(files.names))
     cancel.check()
     encoder = Encoder(

@@ -42,6 +42,7 @@ from sonolora.server.jobs.base_fingerprints import fingerprint_of
 from sonolora.server.jobs.deliveries import Deliveries
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.memory_needs import MemoryNeeds
+from sonolora.server.jobs.missing_folders import keep_folders
 from sonolora.server.jobs.notifier import Notifier
 from sonolora.server.jobs.records import Role, State
 from sonolora.server.jobs.retrying import Retrying
@@ -263,6 +264,8 @@ async def _serve(
         keep: list[Callable[[], Awaitable[None]]] = []
         if isinstance(database, SqliteDatabase):
             keep.append(partial(_keep_database, database, retrying))
+        if objects is not None:
+            keep.append(partial(keep_folders, settings, store, storage, retrying))
         background = [
             asyncio.create_task(_kept_up(work))
             for work in (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import time
+from contextlib import suppress
 
 import pytest
 from run_support import STEPS, short_runs
@@ -12,11 +14,20 @@ from run_support import STEPS, short_runs
 from sonolora.core.devices import resolve_device
 from sonolora.core.object_store import ObjectStore, ObjectStoreError
 from sonolora.ltx.weights.base import find_base
-from sonolora.runs.artifacts import LORA, METRICS
+from sonolora.runs.artifacts import LORA, METRICS, RECORD
 from sonolora.runs.loaded_networks import Networks
 from sonolora.runs.run_copy import RunCopy
+from sonolora.server.database.sqlite import SqliteDatabase
+from sonolora.server.files.remote import RemoteFiles
+from sonolora.server.files.storage import Storage
+from sonolora.server.health import Health
 from sonolora.server.jobs import worker
+from sonolora.server.jobs.missing_folders import keep_folders
+from sonolora.server.jobs.records import NewRequest, Result
+from sonolora.server.jobs.retrying import Retrying
+from sonolora.server.jobs.store import Store
 from sonolora.server.placing.node_folder import KEEP_SECONDS, make_node_run_folder
+from sonolora.server.settings import ServerSettings
 
 pytest.importorskip("obstore", reason="obstore is not installed: pip install 'sonolora[s3]'")
 
@@ -117,3 +128,34 @@ def test_folders_that_nobody_uses_are_removed_after_days(tmp_path, monkeypatch):
     os.utime(old, (long_ago, long_ago))
     make_node_run_folder("another")
     assert not old.exists() and new.exists()
+
+
+def test_a_server_that_takes_over_has_what_finished_runs_have_made(tmp_path, address):
+    settings = ServerSettings(tmp_path / "server", files=address)
+    settings.run_folder("").mkdir(parents=True)
+    database = SqliteDatabase(settings.database_address)
+    store = Store(database)
+    storage = Storage(tmp_path / "files", database, 1 << 20, RemoteFiles(ObjectStore(address)))
+    asked = NewRequest(endpoint="t2a", mode="t2a", key_id="k", body={})
+    done, lost, running = (store.add_request(asked).id for _ in range(3))
+    for number, id in enumerate((done, lost, running)):
+        assert store.claim().id == id
+        folder = tmp_path / str(number)
+        (folder / "checkpoints").mkdir(parents=True)
+        for name in (RECORD, METRICS, "checkpoints/step-000004.safetensors"):
+            (folder / name).write_text(name)
+        if id != lost:
+            RunCopy(ObjectStore(address), id, 1).put(folder)
+        if id != running:
+            store.finish(id, Result(status=200, body={}))
+
+    async def look():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await keep_folders(settings, store, storage, Retrying(Health()))
+
+    asyncio.run(look())
+    runs = settings.run_folder("")
+    assert sorted(path.relative_to(runs / done).as_posix() for path in (runs / done).rglob("*")) == [METRICS, RECORD]
+    assert [path.name for path in runs.iterdir()] == [done], "one that runs is fetched by those who carry it out"
+    database.close()

@@ -441,7 +441,9 @@ class TestRuns:
     def test_usage_by_key(self, store: Store) -> None:
         for key, units in (("b", 100), ("a", 200), ("b", 50)):
             store.finish(store.add_request(new(key_id=key)).id, result(billable_units=units, inference_time=units / 10))
-        assert store.used() == [("a", 1, 200, 20.0), ("b", 2, 150, 15.0)]
+        store.finish(store.add_request(new(key_id="c")).id, result(status=422, billable_units=None))
+        assert store.used() == [("a", 1, 200, 20.0), ("b", 2, 150, 15.0), ("c", 1, 0, 0.0)]
+        assert all(type(units) is int for _, _, units, _ in store.used())
 
     def test_drains(self, store: Store) -> None:
         store.drains.add("box", move=False)

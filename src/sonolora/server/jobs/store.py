@@ -337,7 +337,8 @@ class Store:
         columns = (requests.c.key_id, func.count(), func.sum(requests.c.billable_units))
         done = select(*columns, func.sum(requests.c.inference_time)).where(requests.c.state == State.DONE)
         rows = self._database.read(done.group_by(requests.c.key_id).order_by(requests.c.key_id))
-        return [(key, number, units, seconds or 0.0) for key, number, units, seconds in rows]
+        # PostgreSQL adds up whole numbers to a Decimal.
+        return [(key, number, int(units or 0), seconds or 0.0) for key, number, units, seconds in rows]
 
     def waiting(self) -> list[tuple[str, int, float]]:
         """By kind: how many requests wait, and since when the oldest does."""
@@ -355,7 +356,9 @@ class Store:
         units = select(requests.c.mode, func.count(), func.sum(requests.c.billable_units))
         done = units.where(requests.c.state == State.DONE, requests.c.kind == Kind.TRAIN)
         by_mode = done.group_by(requests.c.mode).order_by("mode")
-        return [(mode, number, units) for mode, number, units in self._database.read(by_mode)]
+        return [
+            (mode, number, int(units)) for mode, number, units in self._database.read(by_mode)
+        ]  # PostgreSQL's: Decimal
 
     def forget(self, before: float) -> int:
         """Delete the bodies, logs and metrics of requests that finished before then. Returns of how many."""
