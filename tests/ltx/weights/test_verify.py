@@ -184,6 +184,7 @@ ONLY_TRANSFORMER = {name: info for name, info in TABLE.items() if "transformer_b
         ({f"{PREFIX}transformer_blocks.0.attn1.to_q.weight": TABLE[NAME]}, {}, "without audio"),
         ({"audio_proj_in.weight": TABLE[NAME], "time_embed.linear.bias": TABLE[NAME]}, {}, "names of diffusers"),
         ({"language_model.model.layers.0.mlp.up_proj.weight": TABLE[NAME]}, {}, "this is a text encoder"),
+        ({"spiece_model": TensorInfo("U8", (9,), 0, 0)}, {}, "this is a text encoder; pass it with `--text-encoder`"),
         (ONLY_TRANSFORMER, {}, "it has the transformer, but not the text connectors, the text projections, the audio"),
         ({name: TABLE[name] for name in TABLE if name.startswith("vae.")}, {}, "it has the video VAE, but not the tr"),
         (

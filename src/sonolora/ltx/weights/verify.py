@@ -32,6 +32,7 @@ EXPECTED_TEXT_ENCODER = (
 )
 SPIECE_MODEL = "spiece_model"  # the tensor with the tokenizer in a single file
 _EMBEDDINGS = "embed_tokens.weight"
+_A_TEXT_ENCODER = "a text encoder; pass it with `--text-encoder`"
 _LORA_PARTS = (".lora_A", ".lora_B", ".lora_down", ".lora_up", ".lora.down", ".lora.up", ".lokr_w", ".hada_w")
 _LOST = ": what was lost by rounding is gone; a LoRA trained on it compensates for that in part"
 _BEGINNINGS = {
@@ -125,6 +126,8 @@ def identify(checkpoint: Checkpoint) -> str | None:
 
     if any_name_has(*_LORA_PARTS):
         return "a LoRA, not a base; use it with `--lora`"
+    if SPIECE_MODEL in names:
+        return _A_TEXT_ENCODER
     if (format := unsupported_format(checkpoint)) is not None:
         return format
     if (
@@ -145,7 +148,7 @@ def identify(checkpoint: Checkpoint) -> str | None:
     if any_name_has("audio_proj_in.", "time_embed.", "norm_added_q", "resnets."):
         return "a single network with the parameter names of diffusers, not the published single file"
     if any_name_has("language_model.", "vision_tower.", "embed_tokens."):
-        return "a text encoder; pass it with `--text-encoder`"
+        return _A_TEXT_ENCODER
     present = parts_in(checkpoint)
     if not present:
         return f"not a checkpoint of LTX-2.3: it has {len(names)} tensors such as {min(names, default='(none)')}"
