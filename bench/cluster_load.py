@@ -1,12 +1,14 @@
 """The queue in PostgreSQL under load: what a claim and a status cost, and how that grows with the queue.
 
-Run: python bench/cluster_load.py DATABASE [--queued 10000] [--workers 200] [--seconds 20] [--out DIR]
+Run: python bench/cluster_load.py DATABASE [--queued 10000] [--owners 1] [--workers 200] [--seconds 20]
+     [--out DIR]
 
 DATABASE is an empty PostgreSQL database, as `--database` takes it, or the path of a SQLite file to compare with. The
 store is filled in steps of a tenth of `--queued`; at each length claims and statuses are measured alone. Then
 `--workers` simulated workers, which only report, write twice a second each while eight threads submit, claim and
 finish, and a status is read a hundred times a second. Everything runs in this process, so its own processor's time is
-part of what is measured. Out: `cluster_load.json` and lines of Markdown.
+part of what is measured. With several
+`--owners` the order is that of fair share. Out: `cluster_load.json` and lines of Markdown.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from sonolora.server.database.open_database import open_database
+from sonolora.server.jobs.fair_share import ShareRules
 from sonolora.server.jobs.records import NewRequest, Result
 from sonolora.server.jobs.store import Store
 
@@ -51,19 +55,24 @@ def status(store: Store, id: str) -> None:
     store.queue_position(id)
 
 
-def fill(store: Store, count: int) -> list[str]:
+def fill(store: Store, count: int, owners: int) -> list[str]:
+    """Requests of so many owners, in turn."""
+
+    def one(number: int) -> str:
+        return store.add_request(replace(NEW, key_id=f"k{number % owners}")).id
+
     with ThreadPoolExecutor(SUBMITTERS) as threads:
-        return list(threads.map(lambda _: store.add_request(NEW).id, range(count)))
+        return list(threads.map(one, range(count)))
 
 
-def by_length(store: Store, queued: int) -> list[dict[str, Any]]:
+def by_length(store: Store, queued: int, owners: int) -> list[dict[str, Any]]:
     """Times of single calls at growing lengths of the queue, which is filled at the end."""
     ids: list[str] = []
     rows = []
     chance = random.Random(1)
     for _ in range(10):
         began = time.perf_counter()
-        ids += fill(store, queued // 10)
+        ids += fill(store, queued // 10, owners)
         submitted = queued // 10 / (time.perf_counter() - began)
         claims, statuses = [], []
         for _ in range(100):
@@ -140,15 +149,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("database")
     parser.add_argument("--queued", type=int, default=10_000)
+    parser.add_argument("--owners", type=int, default=1)
     parser.add_argument("--workers", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--out", type=Path, default=Path())
     options = parser.parse_args()
     address = options.database if "://" in options.database else Path(options.database)
     with closing(open_database(address)) as database:
-        store = Store(database)
+        store = Store(database, ShareRules(hours=24.0))
         assert not store.requests(limit=1), "give an empty database"
-        rows = by_length(store, options.queued)
+        rows = by_length(store, options.queued, options.owners)
         busy = together(store, options.workers, options.seconds)
     (options.out / "cluster_load.json").write_text(json.dumps({"by_length": rows, "busy": busy}, indent=2) + "\n")
     print(busy)

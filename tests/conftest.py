@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,9 +29,16 @@ from sonolora.training.trainer import Trainer, TrainingConfig
 GOLDEN = Path(__file__).parent / "golden"
 CPU = torch.device("cpu")
 
+# Thousands of tests are many objects, none of them garbage: looking through them took a third of the collection's time.
+gc.set_threshold(20_000, 20, 100)
+
 # The models of the tests are too small for threads to pay, and two processes of tests that share two cores stall.
 torch.set_num_threads(1)
 configure_threads()  # of the processes that tests start
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

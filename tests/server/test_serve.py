@@ -335,6 +335,22 @@ class TestCommands:
         assert "revoked" in run("keys", "list")
         assert "no valid key" in run("keys", "revoke", secret, code=1)
 
+    def test_owners_and_roles(self, run):
+        run("keys", "add", "desk", "--owner", "Ada")
+        id = run("keys", "add", "laptop", "--owner", "Jo").partition(":")[0]
+        assert run("keys", "change", id, "--role", "operator", "--owner", "Kim") == "laptop: operator of Kim\n"
+        run("keys", "add", "Sam")
+        listed = [line.split(maxsplit=4)[3:] for line in run("keys", "list").splitlines()]
+        assert listed == [
+            ["valid", "operator  desk (Ada)"],
+            ["valid", "operator  laptop (Kim)"],
+            ["valid", "member    Sam"],
+        ]
+        assert "--role 'boss' is not one of member, operator" in run("keys", "add", "x", "--role", "boss", code=1)
+        assert "needs a name" in run("keys", "add", "x", "--owner", " ", code=1)
+        assert "no key with the id 'nope'" in run("keys", "change", "nope", "--role", "member", code=1)
+        assert "give --owner, --role or both" in run("keys", "change", id, code=1)
+
     def test_requests(self, run, store, tmp_path):
         first, second = self.add(store), self.add(store, webhook="https://x/y")
         store.claim()
@@ -400,7 +416,17 @@ class TestCommands:
             result = Result(status=200, body={}, billable_units=units, inference_time=1800.0)
             store.finish(self.add(store), result)
         assert run("ledger", "--by", "key").splitlines()[1].split()[-3:] == ["2", "3000", "1.00"]
-        assert "--by 'day' is not one of mode, key" in run("ledger", "--by", "day", code=1)
+        assert "--by 'day' is not one of mode, key, owner" in run("ledger", "--by", "day", code=1)
+
+    def test_ledger_by_owner(self, run, store):
+        for name in ("laptop", "ci"):
+            id = store.keys.add(name, owner="Jo Doe")[0]
+            queued = store.add_request(NewRequest(endpoint="t2a", mode="t2a", body={}, key_id=id)).id
+            store.finish(queued, Result(status=200, body={}, billable_units=500, inference_time=1800.0))
+        store.finish(self.add(store), Result(status=200, body={}, billable_units=100))
+        lines = [line.split() for line in run("ledger", "--by", "owner").splitlines()[1:]]
+        assert lines == [["Jo", "Doe", "2", "1000", "1.00"], ["k", "1", "100", "0.00"]]
+        assert len(run("ledger", "--by", "key").splitlines()) == 4
 
     def test_a_node_is_drained_and_comes_back(self, run, store):
         assert run("nodes", "drain", "box-a", "--move") == "box-a is given no more runs, and its runs move\n"

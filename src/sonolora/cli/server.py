@@ -174,16 +174,16 @@ def cancel_request(id: Id, folder: Folder = None) -> None:
 
 
 def ledger(
-    by: Annotated[str, typer.Option(metavar="mode|key", help="What the lines are about.")] = "mode",
+    by: Annotated[str, typer.Option(metavar="mode|key|owner", help="What the lines are about.")] = "mode",
     folder: Folder = None,
 ) -> None:
-    """Show what completed requests would have cost at the published prices, or what each key has used."""
+    """Show what completed requests would have cost at the published prices, or what each key or owner has used."""
     from sonolora.server.settings import default_folder, load_settings
 
-    if by == "key":
-        return _usage(folder)
+    if by in ("key", "owner"):
+        return _usage(folder, by_owner=by == "owner")
     if by != "mode":
-        raise SonoloraError(f"--by {by!r} is not one of mode, key")
+        raise SonoloraError(f"--by {by!r} is not one of mode, key, owner")
     prices = load_settings(folder or default_folder()).prices
     with _store(folder) as store:
         billed = store.billed()
@@ -196,16 +196,20 @@ def ledger(
     return None
 
 
-def _usage(folder: Path | None) -> None:
-    from sonolora.server.jobs.keys import Keys
-    from sonolora.server.jobs.store import Store
-
-    with _database(folder) as database:
-        names = {key.id: key.name for key in Keys(database).all()}
-        used = Store(database).used()
-    print(f"{'key':<16}  {'name':<20} {'requests':>9} {'billed steps':>13} {'device hours':>13}")
-    for key, number, units, seconds in used:
-        print(f"{key:<16}  {names.get(key, ''):<20} {number:>9} {units:>13} {seconds / 3600:>13.2f}")
+def _usage(folder: Path | None, *, by_owner: bool) -> None:
+    with _store(folder) as store:
+        keys = {key.id: key for key in store.keys.all()}
+        used = store.used()
+    figures = f"{'requests':>9} {'billed steps':>13} {'device hours':>13}"
+    print(f"{'owner':<20} {figures}" if by_owner else f"{'key':<16}  {'name':<20} {'owner':<20} {figures}")
+    lines: dict[str, list[float]] = {}
+    for id, *amounts in used:
+        key = keys.get(id)
+        owner, name = (key.owner, key.name) if key else (id, "")
+        line = f"{owner:<20}" if by_owner else f"{id:<16}  {name:<20} {owner:<20}"
+        lines[line] = [sum(pair) for pair in zip(lines.get(line, (0, 0, 0.0)), amounts, strict=True)]
+    for line, (number, units, seconds) in sorted(lines.items()):
+        print(f"{line} {number:>9} {units:>13} {seconds / 3600:>13.2f}")
 
 
 def list_drained(folder: Folder = None) -> None:

@@ -40,6 +40,7 @@ from sonolora.server.health import Health
 from sonolora.server.jobs.assistant_process import Assistant
 from sonolora.server.jobs.base_fingerprints import fingerprint_of
 from sonolora.server.jobs.deliveries import Deliveries
+from sonolora.server.jobs.fair_share import ShareRules
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.memory_needs import MemoryNeeds
 from sonolora.server.jobs.missing_folders import keep_folders
@@ -210,7 +211,8 @@ async def _serve(
     loop = asyncio.get_running_loop()
     notifier, health = Notifier(), Health()
     retrying = Retrying(health)
-    store, keys = Store(database), Keys(database)
+    store = Store(database, ShareRules(settings.fair_share_hours, settings.running_limit))
+    keys = store.keys
     remote = None if objects is None else RemoteFiles(objects, redirect=settings.redirect_downloads)
     storage = Storage(settings.folder / "files", database, settings.max_upload_bytes, remote)
     signing_key = load_signing_key(settings.folder)

@@ -88,9 +88,10 @@ class ServerSettings:
         "Let clients download from the object store, which they must be able to reach, and not through the server",
     )
     queue_limit: int = setting(1000, "Queued requests per key", minimum=1)
-    running_limit: int | None = setting(None, "Running requests per key; by default no limit", minimum=1)
+    running_limit: int | None = setting(None, "Running requests per owner; by default no limit", minimum=1)
     fair_share_hours: float = setting(
-        24.0, "Of two keys whose requests wait, the one whose runs took less time in these hours goes first; 0: by age"
+        24.0,
+        "Of two owners whose requests wait, the one whose runs took less time in these hours goes first; 0: by age",
     )
     attempts: int = setting(3, "Attempts at a request whose worker crashes", minimum=1)
     max_body_bytes: int = setting(64 << 20, "Largest JSON body, data: URIs included", minimum=1)

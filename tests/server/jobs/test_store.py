@@ -254,6 +254,25 @@ class TestQueue:
                 assert "SCAN" not in line or is_partial, (sql, line)
                 assert "TEMP B-TREE" not in line, (sql, line)
 
+    def test_a_position_among_several_owners_is_counted_in_ranges_of_indexes(self, tmp_path: Path) -> None:
+        with closing(SqliteDatabase(tmp_path / "server.db")) as database:
+            store = Store(database, ShareRules(hours=1.0))
+            store.finish(store.add_request(new(key_id="b")).id, result(inference_time=9.0))
+            ids = [store.add_request(new(key_id=key)).id for key in ("a", "b", "c", "b")]
+            assert [store.queue_position(id) for id in ids] == [0, 2, 1, 3]
+            asked: list[str] = []
+            with database._reader.connect() as connection:
+                driver = connection.connection.dbapi_connection
+                assert isinstance(driver, sqlite3.Connection)
+                driver.set_trace_callback(asked.append)
+            store.queue_position(ids[-1])
+            assert len(asked) == 2, "what the owners have used is known for a second"
+            with closing(sqlite3.connect(database.path)) as plain:
+                plan = [row[3] for sql in asked for row in plain.execute(f"EXPLAIN QUERY PLAN {sql}")]
+            searched = [line for line in plan if "SEARCH" in line]
+            assert len(searched) == 4 and not any("SCAN requests" in line or "B-TREE" in line for line in plan), plan
+            assert sum("queue_by_key (key_id=? AND priority=?" in line for line in searched) == 2, plan
+
 
 class TestConcurrency:
     def test_each_request_is_claimed_once(self, store: Store, database: Database) -> None:
@@ -396,35 +415,73 @@ class TestRuns:
             ("finished", {"status": 422}),
         ]
 
-    def test_the_key_that_used_less_of_late_goes_first(self, store: Store) -> None:
+    def test_the_key_that_used_less_of_late_goes_first(self, database: Database) -> None:
         """Within a priority; without the rule by arrival."""
-        rules = ShareRules(hours=1.0)
+        store, by_age = Store(database, ShareRules(hours=1.0)), Store(database)
         store.finish(store.add_request(new(key_id="much")).id, result(inference_time=100.0))
         store.finish(store.add_request(new(key_id="little")).id, result(inference_time=10.0))
         keys = ["much", "much", "little", "new", "little"]
         ids = [store.add_request(new(key_id=key, priority=int(key == "new"))).id for key in keys]
-        assert store.claim(rules=rules).id == ids[2]
-        assert store.claim(rules=rules).id == ids[4], "what runs counts from its start, which is now"
-        assert store.claim(rules=rules).id == ids[0], "the key that has used nothing has a later priority"
-        assert store.claim().id == ids[1]
-        assert store.claim(rules=rules).id == ids[3]
+        assert store.claim().id == ids[2]
+        assert store.claim().id == ids[4], "what runs counts from its start, which is now"
+        assert store.claim().id == ids[0], "the key that has used nothing has a later priority"
+        assert by_age.claim().id == ids[1]
+        assert store.claim().id == ids[3]
 
     def test_what_is_long_ago_does_not_count(self, store: Store, database: Database) -> None:
         old = store.add_request(new(key_id="much")).id
         store.finish(old, result(inference_time=100.0))
         first, second = (store.add_request(new(key_id=key)).id for key in ("much", "other"))
         database.write(update(requests).where(requests.c.id == old).values(finished=time.time() - 7200))
-        assert store.claim(rules=ShareRules(hours=3.0)).id == second
+        assert Store(database, ShareRules(hours=3.0)).claim().id == second
         store.requeue(second, crashed=False)
-        assert store.claim(rules=ShareRules(hours=1.0)).id == first
+        assert Store(database, ShareRules(hours=1.0)).claim().id == first
 
-    def test_a_key_has_no_more_runs_than_it_may(self, store: Store) -> None:
-        rules = ShareRules(running=1)
+    def test_two_keys_of_an_owner_have_one_share(self, database: Database) -> None:
+        """What a third key has used counts, too; and the limit of runs is the owner's."""
+        store = Store(database, ShareRules(hours=1.0))
+        jo = [store.keys.add(name, owner="Jo")[0] for name in ("laptop", "ci", "old")]
+        sam = store.keys.add("desk", owner="Sam")[0]
+        store.finish(store.add_request(new(key_id=jo[2])).id, result(inference_time=100.0))
+        store.finish(store.add_request(new(key_id=sam)).id, result(inference_time=50.0))
+        ids = [store.add_request(new(key_id=key)).id for key in (jo[0], jo[1], jo[0], sam)]
+        assert [store.queue_position(id) for id in ids] == [1, 2, 3, 0]
+        assert [one.id for one in store.queue()] == [ids[3], *ids[:3]]
+        assert store.claim().id == ids[3]
+        limited = Store(database, ShareRules(running=1))
+        assert limited.claim().id == ids[0]
+        assert limited.claim() is None, "another key of the same owner"
+        assert store.claim().id == ids[1]
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_the_position_is_the_place_in_the_order_of_claims(self, database: Database, seed: int) -> None:
+        """Of priorities, shares, some of them equal, and places that somebody has changed."""
+        chance = random.Random(seed)
+        store = Store(database, ShareRules(hours=1.0))
+        owners = [chance.choice(("Jo", "Sam", "Kim")) for _ in range(5)]
+        keys = [*(store.keys.add(f"{index}", owner=owner)[0] for index, owner in enumerate(owners)), "x", "y"]
+        for key in chance.sample(keys, 4):
+            store.finish(store.add_request(new(key_id=key)).id, result(inference_time=chance.choice((10.0, 20.0))))
+        ids = [
+            store.add_request(new(key_id=chance.choice(keys), priority=chance.choice((-1, 0, 0, 1)))).id
+            for _ in range(30)
+        ]
+        for _ in range(4):
+            store.move(*chance.sample(ids, 2))
+        order = [one.id for one in store.queue()]
+        assert [store.queue_position(id) for id in order] == list(range(30))
+        # A run that has begun takes time from then on, so the next claim is compared with the order as it then is.
+        for _ in range(3):
+            first = store.queue()[0].id
+            assert store.claim().id == first
+
+    def test_a_key_has_no_more_runs_than_it_may(self, database: Database) -> None:
+        store = Store(database, ShareRules(running=1))
         ids = [store.add_request(new(key_id=key)).id for key in ("a", "a", "b")]
-        assert [store.claim(rules=rules).id for _ in range(2)] == [ids[0], ids[2]]
-        assert store.claim(rules=rules) is None
+        assert [store.claim().id for _ in range(2)] == [ids[0], ids[2]]
+        assert store.claim() is None
         store.finish(ids[0], result())
-        assert store.claim(rules=rules).id == ids[1]
+        assert store.claim().id == ids[1]
 
     def test_only_what_a_device_can_hold_is_claimed(self, store: Store) -> None:
         ids = [store.add_request(new()).id for _ in range(3)]

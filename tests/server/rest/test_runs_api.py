@@ -9,6 +9,7 @@ import pytest
 from rest_support import tone
 
 from sonolora.server.jobs import assistant
+from sonolora.server.jobs.fair_share import ShareRules
 from sonolora.server.jobs.records import Kind, NewRequest, Result, State
 from sonolora.server.jobs.results import CANCELLED
 
@@ -141,6 +142,21 @@ def test_pause_resume_cancel_and_retry(client, live, run):
         assert client.post(f"/api/runs/{id}/{what}").status_code == 409
     again = client.post(f"/api/runs/{id}/retry", json={}).json()
     assert again["id"] != id and again["fields"] == client.get(f"/api/runs/{id}").json()["fields"]
+
+
+def test_where_the_share_decides_nothing_is_moved(client, live, run, monkeypatch):
+    ids = [run()["id"] for _ in range(2)]
+    other, low = (
+        live.store.add_request(NewRequest(endpoint="t2a", mode="t2a", key_id="k", body={}, priority=priority)).id
+        for priority in (0, 1)
+    )
+    monkeypatch.setattr(live.store, "rules", ShareRules(hours=24.0))
+    answer = client.patch(f"/api/queue/{other}", json={"before": ids[0]})
+    assert (answer.status_code, "different owners" in answer.json()["detail"]) == (409, True)
+    for id, before in ((ids[1], ids[0]), (low, ids[0]), (other, None)):
+        assert client.patch(f"/api/queue/{id}", json={"before": before}).status_code == 200
+    for id in (*ids, other, low):
+        live.store.finish(id, CANCELLED)
 
 
 def test_the_queue_is_reordered(client, live, run):

@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from sonolora.data.findings import findings
 from sonolora.data.report import Status
@@ -47,8 +48,7 @@ def render_page(report: Mapping[str, Any], clips: Sequence[ShownClip], title: st
     warnings: defaultdict[int | None, list[tuple[str, str]]] = defaultdict(list)
     for owner, entry in zip(owners, entries, strict=True):
         warnings[owner] += [(entry["file"], text) for text in entry["warnings"]]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+    return _template().render(
         title=title,
         run=run,
         findings=findings(report),
@@ -66,6 +66,13 @@ def render_page(report: Mapping[str, Any], clips: Sequence[ShownClip], title: st
         ticks=_ticks,
         percent=lambda seconds, sound: f"{100 * min(seconds, sound.seconds) / sound.seconds:.3f}%",
     )
+
+
+@cache
+def _template() -> Template:
+    """Compiled once in a process; it takes longer than a page."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _rows(

@@ -74,13 +74,16 @@ class Metrics(Collector):
             crashed[mode] = crashed.get(mode, 0) + attempts
         for mode, attempts in crashed.items():
             crashes.add_metric([mode], attempts)
-        names = {key.id: key.name for key in self._keys.all()}
-        used = CounterMetricFamily("sonolora_device_seconds", "Time on devices of what is done", labels=["key"])
-        by_name: dict[str, float] = {}
+        names = {key.id: (key.name, key.owner) for key in self._keys.all()}
+        used = CounterMetricFamily(
+            "sonolora_device_seconds", "Time on devices of what is done", labels=["key", "owner"]
+        )
+        by_name: dict[tuple[str, str], float] = {}
         for key, _, _, seconds in self._store.used():
-            by_name[names.get(key, key)] = by_name.get(names.get(key, key), 0.0) + seconds
+            name = names.get(key, (key, key))
+            by_name[name] = by_name.get(name, 0.0) + seconds
         for name, seconds in by_name.items():
-            used.add_metric([name], seconds)
+            used.add_metric(name, seconds)
         yield from (ended, crashes, used)
 
         memory, disk = psutil.virtual_memory(), shutil.disk_usage(self._settings.folder)

@@ -59,7 +59,12 @@ class Database:
         with self._reader.connect() as connection:
             return connection.execute(statement).all()
 
-    def fetch(self, query: ClauseElement, **parameters: str | int) -> Sequence[Any]:
+    def look(self, call: Callable[[Connection], T]) -> T:
+        """What a call returns that makes several queries and changes nothing."""
+        with self._reader.connect() as connection:
+            return call(connection)
+
+    def fetch(self, query: ClauseElement, **parameters: str | float) -> Sequence[Any]:
         """The rows of a query that runs often, as the driver gives them: a fifth of the time of `read`.
 
         The query is translated once, so it must be a constant, whose parameters have names.

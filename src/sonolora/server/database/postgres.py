@@ -102,7 +102,10 @@ class PostgresDatabase(Database):
     def read(self, statement: Select[Any]) -> Sequence[Any]:
         return _once_more(super().read, statement)
 
-    def fetch(self, query: ClauseElement, **parameters: str | int) -> Sequence[Any]:
+    def look(self, call: Callable[[Connection], T]) -> T:
+        return _once_more(super().look, call)
+
+    def fetch(self, query: ClauseElement, **parameters: str | float) -> Sequence[Any]:
         return _once_more(super().fetch, query, **parameters)
 
     def tell(self, transaction: Connection, id: str) -> None:

@@ -22,7 +22,6 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
-    text,
     true,
     update,
 )
@@ -34,7 +33,7 @@ from sonolora.server.database.database import Database
 from sonolora.server.database.faults import StoreError
 from sonolora.server.database.tables import requests, valid_unicode
 from sonolora.server.jobs.drains import Drains
-from sonolora.server.jobs.fair_share import ShareRules, keys_at_limit, share_order
+from sonolora.server.jobs.fair_share import Positions, ShareRules, keys_at_limit, share_order
 from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.records import Delivery, Event, Kind, LogLine, NewRequest, Request, Result, State
 
@@ -74,22 +73,13 @@ _LOGS = (
     .where(tables.logs.c.request_id == bindparam("id"), tables.logs.c.number > bindparam("after"))
     .order_by(tables.logs.c.number)
 )
-# Two counts, each of which is one range of the index; a comparison of pairs would walk a whole priority.
-_POSITION = text("""
-    SELECT (SELECT count(*) FROM requests AS other
-            WHERE other.state = 'queued' AND other.priority < this.priority)
-         + (SELECT count(*) FROM requests AS other
-            WHERE other.state = 'queued' AND other.priority = this.priority
-                  AND coalesce(other.place, other.number) < coalesce(this.place, this.number))
-    FROM requests AS this WHERE this.id = :id AND this.state = 'queued'
-""")
 
 
 class Store:
-    """See the top of this file. Raises `StoreError` when the database cannot be used."""
+    """See the top of this file; `rules` say whose turn it is. Raises `StoreError` when the database cannot be used."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, rules: ShareRules = NO_RULES) -> None:
+        self._database, self.rules, self._positions = database, rules, Positions(database, rules)
         self.reading, self.drains, self.keys = database.reading, Drains(database), Keys(database)
         self._uncertain: list[float] = []  # starts of which a lost connection did not say whether they were kept
 
@@ -123,11 +113,10 @@ class Store:
         return request
 
     def queue_position(self, id: str) -> int:
-        """How many queued requests are ahead of this one; 0 also when it is not in the queue."""
-        rows = self._database.fetch(_POSITION, id=valid_unicode(id))
-        return int(rows[0][0]) if rows else 0
+        """How many queued requests are ahead of this one, in the order of `claim`; 0 when it is not in the queue."""
+        return self._positions.of(valid_unicode(id))
 
-    def claim(self, gb: float = math.inf, rules: ShareRules = NO_RULES) -> Request | None:
+    def claim(self, gb: float = math.inf) -> Request | None:
         """Take the next request out of the queue to run it, by priority, then by the rules, then by arrival.
 
         Skips those whose start deadline has passed, unless they have been started once, those to be cancelled, those
@@ -151,16 +140,19 @@ class Store:
             return found
         try:
             with self._database.transaction() as transaction:
-                if full := keys_at_limit(transaction, rules):
+                if full := keys_at_limit(transaction, self.rules):
                     following = following.where(requests.c.key_id.not_in(full))
-                share = share_order(transaction, rules, now)
-                following = following.order_by(requests.c.priority, *([] if share is None else [share]), _place)
+                following = following.order_by(*self._order(transaction, now))
                 taken = update(requests).where(requests.c.number == following.scalar_subquery())
                 row = transaction.execute(taken.values(values).returning(*requests.c)).one_or_none()
         except StoreError:
             self._uncertain.append(now)
             raise
         return Request.of(row) if row else None
+
+    def _order(self, connection: Connection, now: float) -> list[ColumnElement[Any]]:
+        share = share_order(connection, self.rules, now)
+        return [requests.c.priority, *([] if share is None else [share]), _place]
 
     def _started(self, when: float) -> Request | None:
         """The running request that was started at exactly that time."""
@@ -412,8 +404,12 @@ class Store:
 
     def queue(self) -> list[Request]:
         """The queued requests in the order in which they are started."""
-        waiting = select(requests).where(_queued).order_by(requests.c.priority, _place)
-        return [Request.of(row) for row in self._database.read(waiting)]
+
+        def waiting(connection: Connection) -> Sequence[Any]:
+            order = self._order(connection, clock.now())
+            return connection.execute(select(requests).where(_queued).order_by(*order)).all()
+
+        return [Request.of(row) for row in self._database.look(waiting)]
 
     def metrics(self, id: str, since: int = 0) -> list[tuple[int, dict[str, Any]]]:
         """The values by step, in order, from a step on."""

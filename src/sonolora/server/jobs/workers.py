@@ -31,7 +31,6 @@ from sonolora.server.files.remote import collect
 from sonolora.server.files.storage import Storage
 from sonolora.server.jobs.active_job import ActiveJob
 from sonolora.server.jobs.drains import Drain, covering
-from sonolora.server.jobs.fair_share import ShareRules
 from sonolora.server.jobs.journal import Journal
 from sonolora.server.jobs.notifier import wait
 from sonolora.server.jobs.records import Kind, Request, Result, State
@@ -69,7 +68,6 @@ class Workers:
         self._settings, self._store, self._storage, self._changed = settings, store, storage, changed
         self._retrying = retrying
         self._placer, self._memory = make_placer(self._place_more), memory
-        self._rules = ShareRules(settings.fair_share_hours, settings.running_limit)
         self._largest = -1.0  # memory of the largest device that there has been, in GB
         self._woken, self._place_woken = asyncio.Event(), asyncio.Event()
         self._drains: list[Drain] = []  # as they were when last looked at
@@ -115,7 +113,7 @@ class Workers:
                         continue
                     if not self._has_space():
                         break
-                    if request := await self._retrying(self._store.claim, slot.gb, self._rules):
+                    if request := await self._retrying(self._store.claim, slot.gb):
                         self._at[slot.name] = request.id
                         tasks.create_task(self._carry_out(request, slot))
                     elif slot.gb == math.inf:

@@ -214,10 +214,27 @@ class MachineApi:
         return "next, as soon as a device is free"
 
     async def move(self, request: Request, body: Move) -> Any:
-        if not await asyncio.to_thread(self.store.move, request.path_params["id"], body.before):
+        id = request.path_params["id"]
+        if body.before is not None and await self.store.reading(self._share_decides, id, body.before):
+            raise RejectedError(
+                error_response(
+                    409,
+                    "the two are of different owners, of whom the one that used less time of late goes first "
+                    "(fair_share_hours): requests of one owner can be moved, or those of different priority",
+                )
+            )
+        if not await asyncio.to_thread(self.store.move, id, body.before):
             raise RejectedError(error_response(409, "one of the two is not in the queue any more"))
         self.wake()
         return await self.queue(request, None)
+
+    def _share_decides(self, *ids: str) -> bool:
+        """Whether it is not the order of their places that says which of two requests goes first."""
+        one, other = map(self.store.request, ids)
+        if not self.store.rules.hours or one is None or other is None or one.priority != other.priority:
+            return False
+        owners = {key.id: key.owner for key in self.keys.all()}
+        return owners.get(one.key_id, one.key_id) != owners.get(other.key_id, other.key_id)
 
     def _devices(
         self, slots: Sequence[Slot], active: dict[str, str], shown_runs: set[str] | None
