@@ -94,14 +94,18 @@ def test_a_space_that_fails_is_said_and_left_out(run: RunArtifacts, monkeypatch:
 
 
 def test_page_and_verdict_have_every_space(run: RunArtifacts) -> None:
-    run.put_json(FINISH, {"seconds": 1.0, "distances": preview_distances(run, pytest.fail, without={3})})
+    found = preview_distances(run, pytest.fail, without={3})
+    found[0]["lora"], found[1]["lora"] = -0.1, 1.5
+    run.put_json(FINISH, {"seconds": 1.0, "distances": found})
     text = verdict(run).text
     assert "Measured against 6 of your clips, its previews are" in text
     assert "% nearer by timbre and rhythm" in text and "% nearer in the learned space of aiSFX" in text
     view = run_view(run)
     assert view is not None
-    facts = [name for name, _ in view.facts if name.startswith("distance of previews")]
+    facts = [value for name, value in view.facts if name.startswith("distance of previews")]
     assert len(facts) == 2
+    assert facts[0].startswith("0 (as near as your clips are to one another); the base has ")
+    assert facts[1].startswith(f"1.5; the base has {found[1]['base']:.3g} (")
 
 
 def test_a_run_without_a_report_has_no_distances(tmp_path: Path) -> None:

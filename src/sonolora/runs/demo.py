@@ -48,7 +48,7 @@ _TIMES = ("once", "twice", "three times", "four times")
 
 @dataclass(frozen=True)
 class Demo:
-    """What was made. `moved`: how much of the way from the base's sounds to the real ones the LoRA's are."""
+    """What was made. `moved`: how much of the way from the base's sounds to the real ones the LoRA's are, at most 1."""
 
     run: Path
     lora: Path
@@ -139,4 +139,5 @@ def _compare(folder: Path, run: Path, lora: Path) -> Demo:
     draw_sounds(picture, rows, " | ".join(PROMPTS))
     true = descriptions([waveform for waveform, caption in new if caption in PROMPTS])
     distances = [energy_distance(descriptions(made), true) for made in (before, after)]
-    return Demo(run, lora, 1 - distances[1] / distances[0], picture)
+    # The estimate is unbiased: of sets alike it may be below 0.
+    return Demo(run, lora, 1 - max(0.0, distances[1]) / distances[0], picture)

@@ -123,10 +123,11 @@ def judge(history: History, index: int, looks: int) -> Judgement | None:
     growth = unpaired(held_out[index] - held_out[reference], training[index] - training[reference], between_steps)
     earlier = max(at for at, step in enumerate(history.steps) if not at or step <= _EARLIER * history.steps[index])
     fall = paired(held_out[index] - held_out[earlier], between_steps)
-    if from_base.above_zero:
-        status: Status = "worse"
-    elif reference != index and growth.above_zero and (rise.above_zero or not from_base.below_zero):
-        status = "memorising"
+    no_longer_for_others = reference != index and growth.above_zero and (rise.above_zero or not from_base.below_zero)
+    if no_longer_for_others and training[index].mean() < 0:
+        status: Status = "memorising"  # also where held-out losses have risen above the base's
+    elif from_base.above_zero:
+        status = "worse"
     elif reference == index and (fall.below_zero or (clear and fall.mean < _SMALL * from_base.mean)):
         status = "learning"
     else:

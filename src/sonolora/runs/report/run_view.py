@@ -203,7 +203,7 @@ def _facts(
         facts += [
             (
                 f"distance of previews to {one['clips']}, {one['title']}",
-                f"{one['lora']:.3g}; the base has {one['base']:.3g} ({_interval(one['difference'])})",
+                f"{_distance(one['lora'])}; the base has {_distance(one['base'])} ({_interval(one['difference'])})",
             )
             for one in finish.distances
             if "base" in one
@@ -215,6 +215,10 @@ def _facts(
     if LORA in artifacts:
         facts.append(("LoRA file", f"{artifacts.path(LORA).stat().st_size / 1e6:.1f} MB"))
     return facts
+
+
+def _distance(value: float) -> str:
+    return f"{value:.3g}" if value > 0 else "0 (as near as your clips are to one another)"  # the estimate is unbiased
 
 
 def _interval(difference: Mapping[str, Any]) -> str:
