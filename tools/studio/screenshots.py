@@ -144,8 +144,9 @@ def settle(page: Page, view: str) -> None:
     if view == "start":
         page.get_by_test_id("estimate").wait_for(timeout=180_000)
     if view == "listen":
-        page.locator(".voice img").nth(7).wait_for(timeout=180_000)  # two rows of base, two steps and a real clip
-        while not page.evaluate("[...document.images].every((one) => one.complete)"):
+        page.locator(".voice img").first.wait_for(timeout=180_000)
+        page.get_by_label("Real clip beside preview 1").wait_for()
+        while not page.evaluate("[...document.images].every((one) => one.complete && one.naturalWidth > 0)"):
             page.wait_for_timeout(200)
     page.wait_for_load_state("networkidle") if view in ("data", "mask", "home", "keys") else page.wait_for_timeout(4000)
     page.wait_for_timeout(1500)
