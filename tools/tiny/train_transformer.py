@@ -34,10 +34,10 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 from sonolora.conditioning import Example, Video
-from sonolora.core.frames import FRAME_SECONDS
+from sonolora.core.frames import FRAME_SECONDS, FRAMES_PER_LATENT
 from sonolora.core.randomness import generator
 from sonolora.ltx.codec.audio_codec import AudioCodec, build_log_mel, build_vocoder
-from sonolora.ltx.codec.video_encoder import FRAMES_PER_LATENT, VideoEncoder, video_token_midpoints
+from sonolora.ltx.codec.video_encoder import VideoEncoder, video_token_midpoints
 from sonolora.ltx.model.transformer import Transformer
 from sonolora.ltx.text.text_encoder import Tokenizer
 from sonolora.ltx.text.text_projector import TextProjector

@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sonolora.core.atomic_files import atomic_write
-from sonolora.ltx.codec.video_encoder import FRAMES_PER_LATENT, PIXELS_PER_LATENT, VideoEncoder
+from sonolora.core.frames import FRAMES_PER_LATENT, PIXELS_PER_LATENT
+from sonolora.ltx.codec.video_encoder import VideoEncoder
 
 __all__ = ["FRAME_RATE", "NAME", "from_state"]
 

@@ -16,6 +16,10 @@ MEL_SECONDS = 0.01
 MELS_PER_FRAME = 4
 FRAME_SECONDS = MEL_SECONDS * MELS_PER_FRAME
 
+# Of the video codec: a video has 8 k + 1 frames, and height and width are multiples of 32.
+FRAMES_PER_LATENT = 8
+PIXELS_PER_LATENT = 32
+
 Span = tuple[float, float]
 
 # Where the reference of a2a lies on the time axis: both from 0 s as the publisher trains, or before 0 s as in ComfyUI.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sonolora.core.download import Progress as DownloadProgress
 from sonolora.core.errors import InputError, MediaError
-from sonolora.core.frames import Span
+from sonolora.core.frames import FRAMES_PER_LATENT, Span
 from sonolora.data.clips import Clip
 from sonolora.data.fetch import ANYWHERE, Sources, fetch
 from sonolora.media.audio import Decoded, Waveform, decode_audio, peak, peak_normalized, resample, to_stereo
@@ -25,7 +25,6 @@ from sonolora.media.video import decode_frames, probe_video
 from sonolora.modes.preview_spec import MIN_SECONDS, PreviewSpec
 
 _EQUAL_SECONDS = 0.02  # a given clip may be this much shorter than needed: encoder padding
-_FRAMES_PER_LATENT = 8  # a video has 8 k + 1 frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +140,8 @@ def read_frames(
 
     `start` lies inside the video. Raises `InputError` for a video that cannot be decoded.
     """
-    latents = math.ceil((round(seconds * frame_rate, 1) - 1) / _FRAMES_PER_LATENT)
-    count = max(latents, 1) * _FRAMES_PER_LATENT + 1
+    latents = math.ceil((round(seconds * frame_rate, 1) - 1) / FRAMES_PER_LATENT)
+    count = max(latents, 1) * FRAMES_PER_LATENT + 1
     try:
         left = probe_video(path).seconds - start
         present = max(1, min(count, math.ceil((left - 2 * CLOCK) * frame_rate)))

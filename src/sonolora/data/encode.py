@@ -17,15 +17,13 @@ import torch
 from torch import Tensor
 
 from sonolora.conditioning import Example, Video, with_text
-from sonolora.core.frames import frame_count, kept_frames
+from sonolora.core.frames import FRAMES_PER_LATENT, PIXELS_PER_LATENT, frame_count, kept_frames
 from sonolora.data.clips import Clip
 from sonolora.data.conditioning_inputs import ConditioningInput, muted
 from sonolora.data.encoding_cache import Cache, content_hash, content_key
 from sonolora.data.prepared import Prepared, PreviewItem
 from sonolora.ltx.codec.audio_codec import AudioCodec
 from sonolora.ltx.codec.video_encoder import (
-    FRAMES_PER_LATENT,
-    PIXELS_PER_LATENT,
     VideoEncoder,
     load_video_encoder,
     video_token_midpoints,

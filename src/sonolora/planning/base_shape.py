@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 from sonolora.core.errors import InputError, SonoloraError
 from sonolora.core.tensor_file import TensorInfo
-from sonolora.ltx.codec.audio_codec import AudioCodec, build_log_mel, build_vae, build_vocoder
-from sonolora.ltx.codec.video_encoder import VideoEncoder
 from sonolora.ltx.memory.block_offload import DEVICE_SLOTS
 from sonolora.ltx.memory.weight_policy import PLAIN, TABLE, WeightPolicy, place_weight
 from sonolora.ltx.model.transformer import PREFIX, Transformer, join_layers
@@ -38,6 +36,9 @@ from sonolora.ltx.weights.transformer_config import TransformerConfig
 
 if TYPE_CHECKING:
     from transformers.models.gemma3 import Gemma3TextConfig
+
+    from sonolora.ltx.codec.audio_codec import AudioCodec
+    from sonolora.ltx.codec.video_encoder import VideoEncoder
 
 PUBLISHED_NAME = "ltx-2.3"
 META = torch.device("meta")
@@ -90,7 +91,7 @@ class BaseShape:
     @classmethod
     def published(cls) -> BaseShape:
         """LTX-2.3 with Gemma 3 12B, from the published table."""
-        from transformers.models.gemma3 import Gemma3TextConfig  # after the codec: see its import
+        from transformers.models.gemma3 import Gemma3TextConfig
 
         text = Gemma3TextConfig(**_GEMMA_12B)
         return cls(PUBLISHED_NAME, "published", LTX23_CONFIG, {}, published_tensors(), text, PUBLISHED_TOKENS)
@@ -187,6 +188,8 @@ class BaseShape:
     @cached_property
     def codec(self) -> AudioCodec:
         """Encoder, decoder and vocoder."""
+        from sonolora.ltx.codec.audio_codec import AudioCodec, build_log_mel, build_vae, build_vocoder  # takes seconds
+
         with META:
             vae = build_vae(self.config["audio_vae"])
             vocoder = build_vocoder(self.config["vocoder"], vae)
@@ -196,6 +199,8 @@ class BaseShape:
 
     def video_encoder(self, dtype: torch.dtype) -> VideoEncoder:
         """The video encoder."""
+        from sonolora.ltx.codec.video_encoder import VideoEncoder
+
         with META:
             encoder = VideoEncoder(self.config["vae"])
         return self._as_loaded(encoder, encoder.checkpoint_name, dtype)

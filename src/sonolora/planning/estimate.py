@@ -11,7 +11,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from sonolora.core.progress import Progress
 from sonolora.data.clips import load_clips
 from sonolora.data.dataset import open_dataset
 from sonolora.data.report import Report
+from sonolora.ltx.codec.codec_rates import codec_rates
 from sonolora.ltx.text.text_encoder import load_tokenizer
 from sonolora.ltx.weights.base import Base, find_base
 from sonolora.modes.mode import Mode
@@ -107,8 +110,12 @@ def estimate(
     settings.check_mode(mode)
     members = 1 if plan is None else len(plan.members)
     device = settings.place() if card is None else torch.device("cuda")
-    shape, base = _base(settings.base)
-    captions, skipped = _read(mode, request, base, shape, progress)
+    base = _base(settings.base)
+    with ThreadPoolExecutor(1) as pool:  # the import takes longer than reading a few clips
+        codec = pool.submit(import_module, "sonolora.ltx.codec.audio_codec")
+        captions, skipped = _read(mode, request, base, progress)
+        codec.result()
+    shape = BaseShape.find(settings.base)
     progress.phase("counting and measuring", None)
     needs = count_needs(shape, mode, request, settings, device, len(captions), len(set(captions)), members)
     if available is None:
@@ -153,22 +160,21 @@ def estimate(
     )
 
 
-def _base(name: str) -> tuple[BaseShape, Base]:
-    """The shape, and a base whose tokenizer checks the captions."""
+def _base(name: str) -> Base:
+    """A base whose tokenizer checks the captions and whose codec gives the sample rate."""
     try:
-        base = find_base(name)
+        return find_base(name)
     except SonoloraError:
         if name != PUBLISHED_NAME:
             raise
-        return BaseShape.published(), find_base("tiny")
-    return BaseShape.of(base), base
+        return find_base("tiny")
 
 
-def _read(mode: Mode, request: TrainRequest, base: Base, shape: BaseShape, progress: Progress) -> tuple[list[str], int]:
+def _read(mode: Mode, request: TrainRequest, base: Base, progress: Progress) -> tuple[list[str], int]:
     """The captions of the clips that would be trained on, and how many files would be skipped."""
     report = Report()
     tokenizer = load_tokenizer(base.checkpoint, base.text_encoder)
-    sample_rate = shape.codec.sample_rate
+    sample_rate, _ = codec_rates(base.checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
         progress.phase("fetching the data", None)
         files = open_dataset(request.training_data_url, Path(scratch))

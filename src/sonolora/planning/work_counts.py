@@ -18,8 +18,7 @@ from torch import Tensor
 
 from sonolora.conditioning import Example, Video
 from sonolora.core.devices import compute_dtype
-from sonolora.core.frames import encoded_seconds
-from sonolora.ltx.codec.video_encoder import FRAMES_PER_LATENT, PIXELS_PER_LATENT
+from sonolora.core.frames import FRAMES_PER_LATENT, PIXELS_PER_LATENT, encoded_seconds
 from sonolora.ltx.lora.adapters import add_stacked_adapters
 from sonolora.ltx.memory.weight_policy import PLAIN, WeightPolicy
 from sonolora.ltx.model.layers import Attention

@@ -18,10 +18,9 @@ from diffusers.models.autoencoders.autoencoder_kl_ltx2 import LTX2VideoEncoder3d
 from torch import Tensor, nn
 
 from sonolora.core.errors import CheckpointError
+from sonolora.core.frames import FRAMES_PER_LATENT, PIXELS_PER_LATENT
 from sonolora.ltx.weights.checkpoint import Checkpoint, load_module
 
-FRAMES_PER_LATENT = 8
-PIXELS_PER_LATENT = 32
 _PREFIXES = ("vae.encoder.", "vae.per_channel_statistics.")
 _STATISTICS = {"latents_mean": "mean-of-means", "latents_std": "std-of-means"}
 _COMPRESSIONS = {

@@ -66,17 +66,17 @@ def _check(task: Mapping[str, Any], progress: _Progress) -> dict[str, Any]:
     from sonolora.data.clips import load_clips
     from sonolora.data.dataset_files import discover
     from sonolora.data.report import Report
+    from sonolora.ltx.codec.codec_rates import codec_rates
     from sonolora.ltx.text.text_encoder import load_tokenizer
     from sonolora.ltx.weights.base import find_base
     from sonolora.modes import find_mode
     from sonolora.modes.request import parse
-    from sonolora.planning.base_shape import BaseShape
 
     mode = find_mode(task["mode"])
     request = parse(mode.request, task["body"])
     base = find_base(task["base"])
     tokenizer = load_tokenizer(base.checkpoint, base.text_encoder)
-    sample_rate = BaseShape.of(base).codec.sample_rate
+    sample_rate, _ = codec_rates(base.checkpoint)
     files = discover(Path(task["data"]))
     report, clips, error = Report(), 0, None
     progress.phase("reading the clips", len(files.names))
