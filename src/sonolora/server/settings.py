@@ -28,6 +28,7 @@ CONFIGURATION = "server.toml"
 EMBEDDED_BASE = RunSettings.base  # the one that comes with the program
 WAIT, INTERRUPT = "wait", "interrupt"
 LOCAL, RAY, SLURM = "local", "ray", "slurm"
+TEXT, JSON = "text", "json"
 FOLDER_VARIABLE = "SONOLORA_SERVER"
 
 
@@ -106,6 +107,7 @@ class ServerSettings:
     block_offload: bool = same_setting(RunSettings, "block_offload")
     v2a_video: str = same_setting(RunSettings, "v2a_video")
     deterministic: bool = same_setting(RunSettings, "deterministic")
+    log_format: str = setting(TEXT, "Form of the log: lines of text, or one JSON object a line", choices=(TEXT, JSON))
     keep_days: float = setting(30.0, "Days to keep the folder, log and body of a finished request")
 
     def __post_init__(self) -> None:
