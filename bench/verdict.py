@@ -3,8 +3,8 @@
     python bench/verdict.py healthy three shuffled strengths copies time
 
 `healthy`: 16 clips of a kind of sound that the base does not know. `three`: 3 of them, which can only be memorised.
-`shuffled`: 16 clips of kinds that the base knows, each with the caption of another. 6 more of each set are held out,
-and the state of their lowest loss is compared with the last one on 12 sounds that are in neither.
+`shuffled`: 16 clips of kinds that the base knows, each with the caption of another. More of each set are held out
+(`--held-out`), and the state of their lowest loss is compared with the last one on 12 sounds that are in neither.
 All train with learning rate 1e-3 and rank 32 on `tiny`. `strengths`: the effect of the LoRA of `healthy` after 200
 steps, at several strengths, beside the held-out loss. `copies`: of made sounds of several kinds, how many copies of
 training clips, and how many new sounds of the kind, the copy detector calls copies. `time`: the share of a run's
@@ -63,7 +63,7 @@ from sonolora.training.trainer import Trainer, TrainingConfig
 from sonolora.training.validation import MAX_CLIPS, grid_losses
 
 CPU = torch.device("cpu")
-HELD_OUT, UNSEEN, EVERY, RANK, LEARNING_RATE = 6, 12, 100, 32, 1e-3
+UNSEEN, EVERY, RANK, LEARNING_RATE = 12, 100, 32, 1e-3
 STRENGTHS = (0.03, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
 STRENGTH_STEPS = 200
 TIMED_CLIPS = 24
@@ -73,9 +73,9 @@ COPY_CLIPS, COPIES = 16, 8  # training clips; as many held out, copies and new s
 SETS = {"healthy": 16, "three": 3, "shuffled": 16}
 
 
-def sounds(name: str, seed: int, seconds: float) -> list[Made]:
+def sounds(name: str, options: argparse.Namespace) -> list[Made]:
     """The training sounds of a set, then the held-out ones."""
-    count = SETS[name] + HELD_OUT + UNSEEN
+    count, seed, seconds = SETS[name] + options.held_out + UNSEEN, options.seed, options.seconds
     if name != "shuffled":
         return [make("t2a", seed, index, seconds) for index in range(count)]
     known = known_sounds(seed + 50, count, seconds)
@@ -96,12 +96,12 @@ def trained(
     name: str, options: argparse.Namespace, steps: int
 ) -> tuple[Transformer, Adapters, Trainer, Sequence[Example], Sequence[Example], Sequence[Example]]:
     """Everything to train with, and the training, held-out and unseen examples; no step is taken yet."""
-    examples = encoded(sounds(name, options.seed, options.seconds))
+    examples = encoded(sounds(name, options))
     training, others = examples[: SETS[name]], examples[SETS[name] :]
     model = load_transformer(find_base("tiny").checkpoint, video=False, device=CPU, dtype=torch.float32)
     adapters = add_adapters(model, MODES["t2a"].lora_targets, RANK, options.seed)
     trainer = Trainer(model, adapters, training, TrainingConfig(steps, LEARNING_RATE, options.seed))
-    return model, adapters, trainer, training, others[:HELD_OUT], others[HELD_OUT:]
+    return model, adapters, trainer, training, others[: options.held_out], others[options.held_out :]
 
 
 def judge_set(name: str, options: argparse.Namespace) -> None:
@@ -110,7 +110,9 @@ def judge_set(name: str, options: argparse.Namespace) -> None:
     best = adapters.flat.detach().clone()
     base_unseen = grid_losses(model, unseen, CPU)
     measured = training[:MAX_CLIPS]
-    history = History(range(len(measured)), range(100, 100 + HELD_OUT), all_training=len(measured) == len(training))
+    history = History(
+        range(len(measured)), range(100, 100 + options.held_out), all_training=len(measured) == len(training)
+    )
     looks = options.steps // EVERY
     for step in range(0, options.steps + 1, EVERY):
         while trainer.step_count < step:
@@ -151,7 +153,7 @@ def strengths(options: argparse.Namespace) -> None:
     for strength in STRENGTHS:
         with at_strength(adapters, strength):
             effect = measure_effect(model, adapters, held_out, CPU)
-            change = difference(changes(base, grid_losses(model, held_out, CPU)), range(HELD_OUT))
+            change = difference(changes(base, grid_losses(model, held_out, CPU)), range(options.held_out))
         weights_changed = f"{100 * strength * weights:.1f} %"
         print(
             f"| {strength:g} | {weights_changed} | {effect.change:.3f} | {effect.verdict} | {percent(change)} |",
@@ -237,6 +239,7 @@ def main() -> None:
     parser.add_argument("what", nargs="+", choices=[*SETS, "strengths", "copies", "time"])
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--held-out", type=int, default=6, help="clips")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -8,7 +8,7 @@ trained again), and a page of tables.
     python bench/learning/noise_levels.py --threads 1 --variants published clamped matched --rows noise-levels.jsonl \
         --out bench/results/noise_levels.md
 
-The rule, fixed before the rows: another density than `published` becomes the default of a mode where over five seeds or
+The rule: another density than `published` becomes the default of a mode where over five seeds or
 more it is clearly better (95 % Student interval of the paired difference) by sounds in one space or more and clearly
 worse in none, and not clearly worse by the loss weighted by where the sampler steps.
 """
@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -49,7 +51,7 @@ from sonolora.training.noise import DENSITIES
 from sonolora.training.trainer import Trainer, TrainingConfig
 
 SIGMAS = (0.05, 0.15, 0.3, 0.45, 0.6, 0.75, 0.85, 0.925, 0.975)
-USUAL = "published"  # what the others are compared with; its weights are also averaged
+USUAL = "published"  # what the others are compared with; with `--averaged` its weights are also averaged
 EMA_DECAY = 0.98
 SOUNDS = 12  # of the held-out samples, those of which sounds are generated
 HIGH = 0.8  # noise level from which a step of `two-at-high-noise` has two clips
@@ -202,12 +204,12 @@ def metrics(mode: str, samples: Sequence[Made], sounds: Sequence[Waveform]) -> d
     return {name: judge([one], samples, contenders)[0].value for name, one in space_figures(mode).items()}
 
 
-def page(rows: Sequence[dict[str, object]], plan: Plan) -> str:
-    """Tables: for each mode the mean over seeds, and in how many seeds a variant is better than `published`."""
+def page(rows: Sequence[dict[str, object]], plan: Plan, arguments: Sequence[str] = ()) -> str:
+    """How the rows were made, and a table for each mode: means over seeds, differences to `published`."""
     weights = sampler_weights()
     lines = [
         "# Noise levels", "",
-        "Made by `python bench/learning/noise_levels.py --threads 1 --out bench/results/noise_levels.md` on the base "
+        f"Made by `python bench/learning/noise_levels.py {shlex.join(arguments)}` on the base "
         f"`tiny`: {plan.training.steps} steps on {plan.train_clips} made clips of {plan.seconds:g} s, "
         f"{plan.held_out_clips} held-out clips, {SOUNDS} sounds of {plan.sampling.steps} sampling steps; sizes were "
         "fixed beforehand. Mean over seeds of the held-out loss, plain over nine noise levels and weighted by where "
@@ -216,7 +218,7 @@ def page(rows: Sequence[dict[str, object]], plan: Plan) -> str:
         "against `published`, paired by seed, with 95 % Student intervals over seeds; in brackets, in how many seeds "
         "the variant is better. All of it is about `tiny`.",
         "",
-        "The rule, fixed before the rows: another density becomes a mode's default where over five seeds or more it is "
+        "The rule: another density becomes a mode's default where over five seeds or more it is "
         "clearly better by sounds in one space or more and clearly worse in none, and not clearly worse by the "
         "weighted loss.",
     ]  # fmt: skip
@@ -308,7 +310,8 @@ def main() -> None:
                 with options.rows.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(mode_name, name, seed, [round(loss, 4) for loss in row["losses"]], row["sounds"], flush=True)
-    text = page(rows, plan)
+    shown = [row for row in rows if row["mode"] in options.modes and row["variant"] in options.variants]
+    text = page(shown, plan, sys.argv[1:])
     if options.out is not None:
         options.out.write_text(text, encoding="utf-8")
     print(text)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
+import logging
 import os
 import re
 import subprocess
@@ -21,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -41,6 +44,7 @@ from sonolora.server.jobs.notifier import Notifier
 from sonolora.server.jobs.records import Role
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
+from sonolora.server.logs import JsonLines
 from sonolora.server.net.listen import HttpServer, certificate_for, listen
 from sonolora.server.net.tunnel import tunnel
 from sonolora.server.settings import ServerSettings
@@ -134,6 +138,20 @@ def client(live: Live, anonymous: httpx.Client) -> httpx.Client:
     """The same with the key."""
     anonymous.headers["Authorization"] = f"Key {live.key}"
     return anonymous
+
+
+@pytest.fixture
+def log_lines() -> Iterator[Any]:
+    """What the server logs as JSON, by line."""
+    out, root = io.StringIO(), logging.getLogger("sonolora")
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(JsonLines())
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    yield lambda: [json.loads(line) for line in out.getvalue().splitlines()]
+    root.removeHandler(handler)
+    root.setLevel(before)
 
 
 @pytest.fixture(scope="session")

@@ -56,11 +56,10 @@ def _serve(own: dict[str, Any], _: dict[str, Any]) -> None:
                 f"`sonolora serve` needs the Python module {module}, which this system does not have: run it on Linux "
                 "or macOS, in WSL 2, or in a container. Training, generate and check work here"
             ) from None
-    import logging
-
+    from sonolora.server.logs import configure
     from sonolora.server.serve import serve as run_server
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    configure(checked.log_format)
     with droppable_output():  # the server continues when its terminal is gone
         run_server(checked, accept_database=own["accept_database"], with_examples=own["examples"])
 

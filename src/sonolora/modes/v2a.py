@@ -97,6 +97,5 @@ V2A = Mode(
     regenerated=regenerates_all,
     previews=previews,
     generation=V2AGenerate,
-    sigma_density="matched",
     video=True,
 )

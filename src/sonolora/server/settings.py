@@ -28,6 +28,7 @@ CONFIGURATION = "server.toml"
 EMBEDDED_BASE = RunSettings.base  # the one that comes with the program
 WAIT, INTERRUPT = "wait", "interrupt"
 LOCAL, RAY, SLURM = "local", "ray", "slurm"
+TEXT, JSON = "text", "json"
 FOLDER_VARIABLE = "SONOLORA_SERVER"
 
 
@@ -106,6 +107,7 @@ class ServerSettings:
     block_offload: bool = same_setting(RunSettings, "block_offload")
     v2a_video: str = same_setting(RunSettings, "v2a_video")
     deterministic: bool = same_setting(RunSettings, "deterministic")
+    log_format: str = setting(TEXT, "Form of the log: lines of text, or one JSON object a line", choices=(TEXT, JSON))
     keep_days: float = setting(30.0, "Days to keep the folder, log and body of a finished request")
 
     def __post_init__(self) -> None:
@@ -122,6 +124,13 @@ class ServerSettings:
             raise SonoloraError("devices must name at least one device: auto, cpu, cuda or cuda:1")
         if (self.placer == RAY) != (self.ray_address is not None):
             raise SonoloraError("placer ray and ray_address go together: set both or neither")
+        if self.placer != SLURM and (self.slurm_jobs != 1 or self.slurm_options is not None):
+            raise SonoloraError("slurm_jobs and slurm_options need placer slurm (--placer slurm)")
+        if self.redirect_downloads and self.files is None:
+            raise SonoloraError(
+                "redirect_downloads needs files (--files s3://bucket/prefix): without an object store the server "
+                "itself has what clients download"
+            )
         if (self.certificate is None) != (self.private_key is None):
             raise SonoloraError("certificate and private_key go together: set both or neither")
         if self.proxy_port is not None and self.tls_port is None:

@@ -38,6 +38,7 @@ from sonolora.server.jobs.deliveries import Deliveries
 from sonolora.server.jobs.records import Delivery, Request
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
+from sonolora.server.logs import begin_notes
 
 ATTEMPT_SECONDS = 15.0
 RETRY_AFTER = (10, 20, 40, 80, 160, 320, 640, 1280, 1920, 2500)  # seconds; with the attempts themselves under two hours
@@ -158,6 +159,7 @@ class Deliverer:
 
     async def _attempt(self, client: httpx.AsyncClient, delivery: Delivery) -> None:
         """Post once and record the outcome."""
+        begin_notes(run=delivery.request_id)
         delivered = False
         again = delivery.attempts < len(RETRY_AFTER)
         try:

@@ -175,15 +175,16 @@ ONLY_TRANSFORMER = {name: info for name, info in TABLE.items() if "transformer_b
         (
             NVFP4,
             {},
-            "this is a file quantised to 4 bits .such as nvfp4 or nf4.; the smallest",
+            "this is a file quantised to 4 bits .such as nvfp4, int4 or nf4., which is not read; use the file",
         ),
         (INT8, {}, "this is a file quantised to 8-bit integers"),
-        (BLOCK_SCALED, {}, "this is a quantised file in a format that Sonolora does not read"),
+        (BLOCK_SCALED, {}, "this is a quantised file in an unknown format, which is not read"),
         (LORA, {}, "this is a LoRA, not a base; use it with `--lora`"),
         (renamed(LORA, "lora_A", "lora_down"), {}, "this is a LoRA"),
         ({f"{PREFIX}transformer_blocks.0.attn1.to_q.weight": TABLE[NAME]}, {}, "without audio"),
         ({"audio_proj_in.weight": TABLE[NAME], "time_embed.linear.bias": TABLE[NAME]}, {}, "names of diffusers"),
         ({"language_model.model.layers.0.mlp.up_proj.weight": TABLE[NAME]}, {}, "this is a text encoder"),
+        ({"spiece_model": TensorInfo("U8", (9,), 0, 0)}, {}, "this is a text encoder; pass it with `--text-encoder`"),
         (ONLY_TRANSFORMER, {}, "it has the transformer, but not the text connectors, the text projections, the audio"),
         ({name: TABLE[name] for name in TABLE if name.startswith("vae.")}, {}, "it has the video VAE, but not the tr"),
         (

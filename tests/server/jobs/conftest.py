@@ -135,7 +135,9 @@ class Served:
 
     def add(self, part, **values):
         body = {"training_data_url": f"https://example.com/{part}", "number_of_steps": 150}
-        return self.store.add_request(NewRequest(endpoint="t2a", mode="t2a", body=body, key_id="k", **values)).id
+        return self.store.add_request(
+            NewRequest(**{"endpoint": "t2a", "mode": "t2a", "body": body, "key_id": "k"} | values)
+        ).id
 
     def folder(self, id):
         return self.settings.folder / "runs" / id

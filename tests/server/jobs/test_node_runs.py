@@ -107,6 +107,27 @@ def test_a_run_moves_to_another_node(node, tmp_path, address):
     assert (warning, ending) == ("warning", "stopped") and "belongs to another process" in words["text"]
 
 
+def test_generated_sounds_and_the_lora_go_through_the_store(node, tmp_path, address):
+    lora, url = "content/2/lora.safetensors", "http://server/files/2/lora.safetensors"
+    assert node("a", 1)[-1] == ("done", {})
+    RunCopy(ObjectStore(address), "run", 1).collect(tmp_path / "server", own=True)
+    ObjectStore(address).put(lora, tmp_path / "server" / LORA)
+    job = {
+        "id": "sounds",
+        "kind": "generate",
+        "loras": [{"path": url}],
+        "passes": [{"mode": "t2a", "body": {"audio_duration_seconds": 0.5}, "names": {}}],
+        "samples": [{"prompt": "a tone", "scale": 1.0, "seed": seed} for seed in (1, 2)],
+        "format": "wav",
+        "sources": {"local": False, "private": False, "known": {url: {"object": lora}}},
+        "settings": {"steps": 2},
+    }
+    sent = node("b", 1, **job)
+    assert sent[-1] == ("done", {}), sent[-1]
+    RunCopy(ObjectStore(address), "sounds", 1).collect(tmp_path / "sounds", own=True)
+    assert {f"sample-{number:03d}.wav" for number in (1, 2)} <= {path.name for path in (tmp_path / "sounds").iterdir()}
+
+
 def test_what_could_not_be_copied_is_not_done(node, monkeypatch):
     real = ObjectStore.put
 

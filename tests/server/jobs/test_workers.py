@@ -72,6 +72,26 @@ def test_from_the_queue_to_the_result(served):
     assert served.changed.count(first) >= 3
 
 
+def test_a_line_of_the_log_says_which_attempt_on_which_device_for_whom(served, log_lines):
+    async def run():
+        async with served.running():
+            await served.done(id)
+
+    key = served.store.keys.add("laptop", owner="Jo")[0]
+    id = served.add("once", key_id=key)
+    uvloop.run(run())
+    lines = [line for line in log_lines() if line.get("run") == id]
+    assert [(line["message"].partition(": ")[2].split()[0], line["attempt"]) for line in lines] == [
+        ("started", 1),
+        ("the", 1),  # worker was killed
+        ("started", 2),
+        ("done", 2),
+    ]
+    for line in lines:
+        assert (line["key"], line["node"], line["level"]) == (key, "auto", "ERROR" if line is lines[1] else "INFO")
+    assert lines[3]["owner"] == "Jo" and lines[3]["duration"] > 0
+
+
 def test_what_the_worker_is_given(served):
     body = {
         "training_data_url": "http://old.name/files/{}/clips.zip?x=1",

@@ -19,6 +19,7 @@ from sonolora.ltx.weights.distilled import says_distilled
 from sonolora.ltx.weights.hub import TEXT_ENCODER, HubId, fetch_text_encoder, open_from_hub, open_local
 from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG, LTX23_TEXT_STATES
 from sonolora.ltx.weights.parts import open_parts
+from sonolora.ltx.weights.quantised_formats import unsupported_format
 from sonolora.ltx.weights.registry import Entry, register, registered
 from sonolora.ltx.weights.stored_tensor import files_of
 from sonolora.ltx.weights.verify import (
@@ -26,7 +27,6 @@ from sonolora.ltx.weights.verify import (
     open_checkpoint,
     read_spiece_model,
     text_encoder_sizes,
-    unsupported_format,
     verify,
     verify_text_encoder,
 )

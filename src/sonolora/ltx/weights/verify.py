@@ -20,6 +20,7 @@ from sonolora.ltx.weights.gguf_file import ARCHITECTURE, GEMMA, is_gguf
 from sonolora.ltx.weights.gguf_tokenizer import spiece_model
 from sonolora.ltx.weights.ltx23_config import LTX23_CONFIG, LTX23_TEXT_STATES, LTX23_VERSION
 from sonolora.ltx.weights.parts import PARTS, TRANSFORMER, open_parts
+from sonolora.ltx.weights.quantised_formats import unsupported_format
 from sonolora.ltx.weights.stored_tensor import PUBLISHED_PRECISION, stored_precision
 from sonolora.ltx.weights.tensor_table import needed, published_tensors
 from sonolora.ltx.weights.transformer_config import TransformerConfig
@@ -31,9 +32,8 @@ EXPECTED_TEXT_ENCODER = (
 )
 SPIECE_MODEL = "spiece_model"  # the tensor with the tokenizer in a single file
 _EMBEDDINGS = "embed_tokens.weight"
+_A_TEXT_ENCODER = "a text encoder; pass it with `--text-encoder`"
 _LORA_PARTS = (".lora_A", ".lora_B", ".lora_down", ".lora_up", ".lora.down", ".lora.up", ".lokr_w", ".hada_w")
-_QUANTISED_ENDINGS = (".weight_scale", ".scale_weight", ".weight_scale_2", ".comfy_quant", ".absmax", ".quant_state")
-_QUANTISED_DTYPES = {"U8": "4 bits (such as nvfp4 or nf4)", "F4": "4 bits", "I8": "8-bit integers", "F8_E8M0": "mxfp8"}
 _LOST = ": what was lost by rounding is gone; a LoRA trained on it compensates for that in part"
 _BEGINNINGS = {
     b"PK\x03\x04": "an archive, such as PyTorch's own .pt and .ckpt",
@@ -126,6 +126,8 @@ def identify(checkpoint: Checkpoint) -> str | None:
 
     if any_name_has(*_LORA_PARTS):
         return "a LoRA, not a base; use it with `--lora`"
+    if SPIECE_MODEL in names:
+        return _A_TEXT_ENCODER
     if (format := unsupported_format(checkpoint)) is not None:
         return format
     if (
@@ -146,7 +148,7 @@ def identify(checkpoint: Checkpoint) -> str | None:
     if any_name_has("audio_proj_in.", "time_embed.", "norm_added_q", "resnets."):
         return "a single network with the parameter names of diffusers, not the published single file"
     if any_name_has("language_model.", "vision_tower.", "embed_tokens."):
-        return "a text encoder; pass it with `--text-encoder`"
+        return _A_TEXT_ENCODER
     present = parts_in(checkpoint)
     if not present:
         return f"not a checkpoint of LTX-2.3: it has {len(names)} tensors such as {min(names, default='(none)')}"
@@ -162,16 +164,6 @@ def identify(checkpoint: Checkpoint) -> str | None:
 def parts_in(checkpoint: Checkpoint) -> list[str]:
     """The parts of a checkpoint that some names belong to."""
     return [part for part, prefix in PARTS.items() if any(name.startswith(prefix) for name in checkpoint.tensors)]
-
-
-def unsupported_format(checkpoint: Checkpoint, unless: str = "") -> str | None:
-    """What a file is, if its weights (but one tensor) are quantised as Sonolora does not read them; else None."""
-    dtypes = {info.dtype for name, info in checkpoint.tensors.items() if name != unless}
-    if kinds := [kind for dtype, kind in _QUANTISED_DTYPES.items() if dtype in dtypes]:
-        return f"a file quantised to {kinds[0]}; the smallest weights that Sonolora reads are 8-bit floats (fp8)"
-    if any(name.endswith(_QUANTISED_ENDINGS) for name in checkpoint.tensors):
-        return "a quantised file in a format that Sonolora does not read"
-    return None
 
 
 def verify_text_encoder(

@@ -40,10 +40,11 @@ from sonolora.server.jobs.keys import Keys
 from sonolora.server.jobs.notifier import Notifier
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
+from sonolora.server.logs import AccessLog
 from sonolora.server.net.urls import base_url
 from sonolora.server.placing.placer import Slot
 from sonolora.server.rest.rest import Rest
-from sonolora.server.settings import ServerSettings
+from sonolora.server.settings import JSON, ServerSettings
 
 _RETRY_SECONDS = 30
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -169,7 +170,7 @@ def build_app(services: Services, rest: Rest | None = None) -> ASGIApp:
     )
     app.router.redirect_slashes = False
     cors = CORSMiddleware(
-        HostAliases(app),
+        HostAliases(AccessLog(app) if settings.log_format == JSON else app),
         allow_origins=["*"],
         allow_methods=_METHODS,
         allow_headers=["*"],  # which repeats the requested headers; a literal * would not cover Authorization

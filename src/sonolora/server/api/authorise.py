@@ -11,6 +11,7 @@ from starlette.requests import Request
 from sonolora.server.api.responses import RejectedError, error_response
 from sonolora.server.jobs.keys import Access, Keys
 from sonolora.server.jobs.records import Key
+from sonolora.server.logs import note
 
 HINT = "send the header 'Authorization: Key <your key>'."
 
@@ -30,6 +31,7 @@ def access_with(keys: Keys, key: Key | None, detail: str) -> Access:
     """Raises `RejectedError` (401) without a key."""
     if key is None:
         raise RejectedError(error_response(401, detail, headers={"www-authenticate": "Key"}))
+    note(key=key.id, owner=key.owner)
     return Access(key, keys)
 
 

@@ -32,6 +32,7 @@ from sonolora.server.jobs.notifier import Notifier
 from sonolora.server.jobs.records import State
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import QueueFullError, Store
+from sonolora.server.logs import note
 from sonolora.server.net.urls import base_url
 from sonolora.server.settings import ServerSettings
 
@@ -188,6 +189,7 @@ class QueueApi:
             except QueueFullError as error:
                 raise RejectedError(error_response(429, f"{error}.", "concurrent_requests_limit")) from error
             await asyncio.to_thread(inline.accepted)
+        note(run=queued.id)
         logger.info("request %s: submitted, %s", queued.id, queued.endpoint)
         self.wake()
         return queued

@@ -37,6 +37,7 @@ from sonolora.server.jobs.records import Kind, Request, Result, State
 from sonolora.server.jobs.results import CANCELLED, OVERDUE, crashed, failed, finished, generated, refused
 from sonolora.server.jobs.retrying import Retrying
 from sonolora.server.jobs.store import Store
+from sonolora.server.logs import begin_notes, note
 from sonolora.server.placing.attempt_folders import drop_older_attempts
 from sonolora.server.placing.placer import Placer, Slot, WorkerDiedError
 from sonolora.server.settings import INTERRUPT, ServerSettings
@@ -198,6 +199,7 @@ class Workers:
 
     async def _carry_out(self, request: Request, slot: Slot) -> None:
         """Place the request on a slot, and record what becomes of it. What goes wrong does not reach other runs."""
+        begin_notes(run=request.id, attempt=request.starts, key=request.key_id, node=slot.name)
         journal = Journal(self._store, self._retrying, request.id, request.starts, self._changed)
         folder = self._settings.run_folder(request.id)
         copy = self._storage.run_copy(request.id, request.starts) if self._settings.nodes_share_nothing else None
@@ -243,6 +245,7 @@ class Workers:
         """The event that says how the run ended; None when the worker has died, with how it died."""
         try:
             access = await self._retrying(self._store.keys.access_of, job.request.key_id)
+            note(owner=access.key.owner)
             await job.start(await self._retrying(job.command, self._settings, self._storage, access))
             id, attempt = job.request.id, job.request.starts
             ending = await job.follow(lambda kind: self._retrying(self._store.add_event, id, kind, attempt=attempt))
@@ -325,7 +328,8 @@ class Workers:
             line = (time.time(), "ERROR", result.error or "")
             await self._retrying(self._store.add_logs, request.id, [line], attempt)
         await self._retrying(self._store.finish, request.id, result, attempt)
-        logger.info("request %s: %s", request.id, result.outcome)
+        about = {"run": request.id, "key": request.key_id, "duration": result.inference_time}
+        logger.info("request %s: %s", request.id, result.outcome, extra={"fields": about})
         self._changed(request.id)
 
 

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -35,8 +36,9 @@ async def relay(placer: Placer[Any], commands: TextIO, out: TextIO) -> None:
     tasks: set[asyncio.Task[None]] = set()
 
     def tell(**line: Any) -> None:
-        out.write(json.dumps(line) + "\n")
-        out.flush()
+        with suppress(BrokenPipeError):  # the server is gone; so is the input, which ends this process
+            out.write(json.dumps(line) + "\n")
+            out.flush()
 
     async def follow(number: int, handle: Any) -> None:
         try:
