@@ -25,6 +25,8 @@ PLAN = {"members": [{"learning_rate": 1e-4, "rank": 8}, {"learning_rate": 2e-4, 
         (["--learning-rate", "1e-4"], "a sweep needs two members or more"),
         (["--learning-rate", "1e-4,2"], "learning_rate: Input should be less than or equal to 1"),
         (["--rank", "8,9"], "rank: Input should be 8, 16"),
+        (["--rank", "16,16"], "rank: is one value, given several times"),
+        (["--rank", "8,16", "--held-out", "0", "--estimate"], "0 holds out no clips"),
     ],
 )
 def test_what_is_no_sweep_is_a_bad_request(sonolora, tmp_path, options, words):
@@ -39,6 +41,11 @@ def test_the_page_names_every_option_of_train_that_a_sweep_leaves_out():
     limits = " ".join(page.split("## Limits")[1].split("it takes all others")[0].split())
     named = set(re.findall(r"`(--[a-z-]+)`", limits))
     assert named == {option(name) for name in WITHOUT} - {"--own-previews"} | {"--no-previews"}
+
+
+def test_where_no_sweep_is_none_is_continued(sonolora, tmp_path):
+    done = sonolora("sweep", "--resume", tmp_path)
+    assert done.code == 2 and "holds no sweep" in done.err and "sonolora sweep MODE DATA" in done.err
 
 
 def test_a_run_of_one_lora_is_not_continued_as_a_sweep(sonolora, tmp_path):

@@ -83,3 +83,12 @@ def test_a_store_that_is_away(monkeypatch):
     with pytest.raises(ObjectStoreError, match="cannot be reached") as caught:
         ObjectStore(ADDRESS, retry_seconds=0.2).read("a")
     assert BUCKET not in caught.value.reason
+
+
+def test_without_a_key_in_the_environment_the_error_names_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    assert "AWS_ACCESS_KEY_ID is not set" in ObjectStore("s3://studio/x")._advice()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "k")
+    assert not ObjectStore("s3://studio/x")._advice()

@@ -34,7 +34,7 @@ def test_text_and_lists_make_every_pair():
     ("axes", "field", "words"),
     [
         ({}, "learning_rate", "two members or more"),
-        ({"rank": "16,16"}, "learning_rate", "two members or more"),
+        ({"rank": "16,16"}, "rank", "one value, given several times"),
         ({"rank": "16,"}, "rank", "not a list of values"),
         ({"rank": []}, "rank", "not a list of values"),
         ({"learning_rate": "1e-4,fast"}, "learning_rate", "number"),
@@ -59,5 +59,7 @@ def test_the_better_half_goes_on_until_one_is_left():
 
 def test_settings_for_one_lora_are_refused():
     check_settings(RunSettings(device="cpu", held_out=3))
+    with pytest.raises(InputError, match="held_out: 0 holds out no clips"):
+        check_settings(RunSettings(device="cpu", held_out=0))
     with pytest.raises(InputError, match="--batch-size"):
         check_settings(RunSettings(device="cpu", batch_size=2))

@@ -26,7 +26,7 @@ from sonolora.modes import MODES
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import Body
 from sonolora.planning.run_settings import RunSettings
-from sonolora.planning.sweep_plan import WITHOUT, read_sweep
+from sonolora.planning.sweep_plan import WITHOUT, check_settings, read_sweep
 
 _RESUME: Options = {
     "context": (typer.Context, ...),
@@ -61,6 +61,7 @@ def _sweep(mode: Mode, body: dict[str, Any], own: dict[str, Any]) -> None:
     if body.get("validation"):
         print("warning: a sweep renders no previews: use `sonolora generate` with its LoRA", file=sys.stderr)
     settings = RunSettings(**settings_in(RunSettings, own))
+    check_settings(settings)
     refuse_missing_files(mode, request)
     folder: Path = own["out"]
     if own["estimate"]:
@@ -93,9 +94,15 @@ def _resume(own: dict[str, Any], _: dict[str, Any]) -> None:
         return
     if folder is None:
         raise InputError.of("mode", f"specify a mode ({', '.join(MODES)}), or --resume DIR")
-    from sonolora.runs.artifacts import RunArtifacts
+    from sonolora.runs.artifacts import RECORD, RunArtifacts
 
     artifacts = RunArtifacts(folder)
+    if RECORD not in artifacts:
+        raise InputError.of(
+            "resume",
+            f"{folder} holds no sweep that can be continued (there is no {RECORD}): it stopped before training began, "
+            "or is another folder. Start one with: sonolora sweep MODE DATA --learning-rate A,B --out DIR",
+        )
     if artifacts.record().sweep is None:
         raise InputError.of("resume", f"{folder} holds a run of one LoRA: sonolora train --resume {folder}")
     if not artifacts.is_finished():

@@ -200,9 +200,18 @@ class ObjectStore:
         try:
             yield
         except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise ObjectStoreError(self.address, "access is denied", _short(error)) from error
+            raise ObjectStoreError(self.address, "access is denied", _short(error) + self._advice()) from error
         except BaseError as error:
-            raise ObjectStoreError(self.address, "it cannot be reached", _short(error)) from error
+            raise ObjectStoreError(self.address, "it cannot be reached", _short(error) + self._advice()) from error
+
+    def _advice(self) -> str:
+        """Without a key in the environment, the machine's own role is asked for, which few machines have."""
+        if not self.address.startswith("s3://") or "AWS_ACCESS_KEY_ID" in os.environ:
+            return ""
+        return (
+            ". AWS_ACCESS_KEY_ID is not set: set it with AWS_SECRET_ACCESS_KEY, AWS_REGION and, for anything but AWS, "
+            "AWS_ENDPOINT_URL"
+        )
 
 
 def _network(retry_seconds: float) -> dict[str, Any]:

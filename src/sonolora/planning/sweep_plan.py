@@ -101,6 +101,9 @@ def read_sweep(mode: Mode, body: Mapping[str, Any], *, keep_all: bool = False) -
         if len(members) > MAX_MEMBERS:
             raise InputError.of(AXES[1], f"a sweep has at most {MAX_MEMBERS} members: give fewer values")
     if len(members) < 2:
+        for name in AXES:
+            if len(values.get(name, ())) > 1:
+                raise InputError.of(name, "is one value, given several times: a sweep needs two different ones or more")
         raise InputError.of(
             "learning_rate",
             "a sweep needs two members or more: give several learning rates or ranks, such as 1e-4,2e-4,5e-4",
@@ -111,6 +114,8 @@ def read_sweep(mode: Mode, body: Mapping[str, Any], *, keep_all: bool = False) -
 
 def check_settings(settings: RunSettings) -> None:
     """Raise `InputError` for a setting that a sweep cannot have."""
+    if settings.held_out == 0:
+        raise InputError.of("held_out", "0 holds out no clips, and on those a sweep compares its LoRAs: give 1 or more")
     for name in WITHOUT:
         if name not in _IGNORED and getattr(settings, name) != getattr(RunSettings, name):
             raise InputError.of(name, f"a sweep does not take {option(name)}: leave it out")

@@ -124,6 +124,13 @@ class ServerSettings:
             raise SonoloraError("devices must name at least one device: auto, cpu, cuda or cuda:1")
         if (self.placer == RAY) != (self.ray_address is not None):
             raise SonoloraError("placer ray and ray_address go together: set both or neither")
+        if self.placer != SLURM and (self.slurm_jobs != 1 or self.slurm_options is not None):
+            raise SonoloraError("slurm_jobs and slurm_options need placer slurm (--placer slurm)")
+        if self.redirect_downloads and self.files is None:
+            raise SonoloraError(
+                "redirect_downloads needs files (--files s3://bucket/prefix): without an object store the server "
+                "itself has what clients download"
+            )
         if (self.certificate is None) != (self.private_key is None):
             raise SonoloraError("certificate and private_key go together: set both or neither")
         if self.proxy_port is not None and self.tls_port is None:
