@@ -179,6 +179,10 @@ def generate(page, mode, steps):
     expect(made.locator("button.sound", has_text="base")).to_be_visible(timeout=LONG)
     made.locator("button.sound", has_text="strength 1").click()
     heard(page)
+    if mode not in ("t2a", "v2a"):
+        expect(made.locator("button.sound", has_text="before" if mode == "a2a" else "source")).to_be_visible()
+    if mode.startswith("audio-"):
+        expect(made.locator(".span").first).to_be_attached()
     if mode == "v2a":
         picture = made.locator("video")
         expect(picture).to_be_visible()

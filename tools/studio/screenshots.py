@@ -32,7 +32,7 @@ FORM = '{"fields": {"audio_duration_seconds": 2, "number_of_steps": 400}, "setti
 def start(folder: Path) -> tuple[subprocess.Popen[bytes], str, str]:
     """A server in the folder; its address, and a key."""
     key = subprocess.run(
-        [sys.executable, "-m", "sonolora", "keys", "add", "Mira", "--folder", str(folder)],
+        [sys.executable, "-m", "sonolora", "keys", "add", "Mira", "--role", "operator", "--folder", str(folder)],
         capture_output=True,
         text=True,
         check=True,
@@ -143,6 +143,11 @@ def settle(page: Page, view: str) -> None:
         page.get_by_test_id("ranges").wait_for()
     if view == "start":
         page.get_by_test_id("estimate").wait_for(timeout=180_000)
+    if view == "listen":
+        page.locator(".voice img").first.wait_for(timeout=180_000)
+        page.get_by_label("Real clip beside preview 1").wait_for()
+        while not page.evaluate("[...document.images].every((one) => one.complete && one.naturalWidth > 0)"):
+            page.wait_for_timeout(200)
     page.wait_for_load_state("networkidle") if view in ("data", "mask", "home", "keys") else page.wait_for_timeout(4000)
     page.wait_for_timeout(1500)
 

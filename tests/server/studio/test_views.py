@@ -123,6 +123,10 @@ def test_the_form_shows_what_has_an_effect_and_is_kept(live, opened, client, dat
     steps.fill("150")
     page.get_by_label("Prompt 1").fill("a storm")
     expect(page.get_by_test_id("estimate")).to_contain_text("2 min")
+    page.get_by_text("What it costs here").click()
+    page.get_by_label("Watts").fill("3600")
+    page.get_by_label("Dollars a kWh").fill("1")
+    expect(page.get_by_test_id("estimate")).to_contain_text("$0.11power, here")  # of 110 s
     page.reload()
     expect(page.get_by_label("Number of steps")).to_have_value("150")
     expect(page.get_by_label("Prompt 1")).to_have_value("a storm")

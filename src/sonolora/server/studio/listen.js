@@ -171,11 +171,11 @@ function Generate({ run, data }) {
       </div>
       <div class="row"><button class="main" type="submit" disabled=${needs && !source}>Generate</button><span class="small soft">The base alone is made beside it, with the same seed.</span></div>
     </form>
-    ${made.map((one, index) => html`<${Made} key=${one.id} first=${one} number=${made.length - index} source=${source} mode=${mode} data=${data} />`)}
+    ${made.map((one, index) => html`<${Made} key=${one.id} first=${one} number=${made.length - index} mode=${mode} data=${data} trained=${run.fields.audio_duration_seconds ?? 5} />`)}
   </section>`;
 }
 
-function Made({ first, number, mode, data }) {
+function Made({ first, number, mode, data, trained }) {
   const [found, setFound] = useState(first);
   const done = ["finished", "failed", "cancelled"].includes(found.state);
   useEffect(() => {
@@ -190,8 +190,12 @@ function Made({ first, number, mode, data }) {
   }, [done]);
   const ready = found.samples.filter((one) => one.sound);
   const film = mode.video ? local(found.fields.video) : null;
-  const spans = mode.mask ? found.fields.time_ranges ?? [] : [];
+  const source = local(found.fields.audio ?? found.fields.reference);
+  const given = found.fields.conditioning_seconds ?? 1;
+  const length = found.fields.seconds ?? trained;
+  const spans = mode.mask ? found.fields.time_ranges ?? [] : mode.extend === "suffix" ? [[0, length - given]] : mode.extend === "prefix" ? [[given, length]] : [];
   const voices = ready.map((one) => ({ key: `${one.scale}-${one.seed}`, label: one.scale === 0 ? "base" : `strength ${one.scale}`, note: `seed ${one.seed}`, url: one.sound, spectrogram: one.spectrogram, shape: one.shape, film, spans }));
+  if (source && voices.length) voices.push({ key: "given", label: mode.reference ? "before" : "source", note: "what was given", url: source, spans: mode.mask ? spans : [], ...ownPictures(source) });
   const real = realVoice(data, found.samples[0].prompt);
   if (real && voices.length) voices.push(real);
   return html`<div class="stack tight">

@@ -92,9 +92,9 @@ function Watch({ run, metrics, log }) {
     ${run.error && run.state === "failed" && html`<div class="note bad" role="alert"><b>It failed.</b> ${Array.isArray(run.detail) ? run.detail.map((one) => html`<div>${one.msg}</div>`) : run.error}</div>`}
     ${run.state === "finished" && html`<section class="panel figures">
       <${Figure} value=${duration(run.seconds)} label="in all" /><${Figure} value=${steps} label="steps" />
-      ${evaluated.length > 1 && html`<${Figure} value=${`${(100 * (evaluated.at(-1).train_eval_loss / evaluated[0].train_eval_loss - 1)).toFixed(1)} %`} label="loss on training clips, against the base" />`}
+      ${evaluated.length > 1 && html`<${Figure} value=${`${(100 * (evaluated.at(-1).train_eval_loss / evaluated[0].train_eval_loss - 1)).toFixed(1).replace("-", "−")} %`} label="loss on training clips, against the base" />`}
       ${held?.best && html`<${Figure} value=${held.best.step} label="best step on held-out clips" />`}
-      <div class="row"><a class="button main" href=${`#/runs/${run.id}/listen`}>Listen</a><a class="button" href=${`#/runs/${run.id}/take`}>Take it</a></div></section>`}
+      <div class="row" style=${{ flexWrap: "nowrap", alignItems: "flex-start" }}><a class="button main" href=${`#/runs/${run.id}/listen`}>Listen</a><a class="button" href=${`#/runs/${run.id}/take`}>Take it</a></div></section>`}
     ${run.sweep && html`<${Sweep} run=${run} />`}
     ${held?.summary && html`<${Verdict} evaluation=${held} />`}
     <section class="panel stack tight"><h2>Loss</h2><${Curves} rows=${rows} evaluation=${held} steps=${steps} /></section>

@@ -3,7 +3,7 @@ import { html, useEffect, useMemo, useRef, useState } from "./lib.js";
 import { get, modes, post } from "./api.js";
 import { Field, faultOf, listOf } from "./fields.js";
 import { formOf } from "./datasets.js";
-import { Progress, bytes, dollars, duration, failed, keep, later, many, words } from "./ui.js";
+import { Progress, bytes, dollars, duration, failed, keep, kept, later, many, words } from "./ui.js";
 
 const EMPTY = { name: "", fields: {}, settings: {}, base: null, validation: null, sweep: null };
 const LEAST_CLIPS = 12; // from which on some are held out by themselves
@@ -27,6 +27,7 @@ export function StartView({ dataset, from }) {
   const [form, setForm] = useState({ ...EMPTY, ...formOf(dataset) });
   const [busy, setBusy] = useState(false);
   const [faults, setFaults] = useState([]);
+  const [power, setPower] = useState(kept("power", {}));
   const name = `form.${dataset}`;
   useEffect(() => {
     if (!dataset) return;
@@ -85,9 +86,10 @@ export function StartView({ dataset, from }) {
     <details class="panel"><summary>More fields of the request</summary><div class="fields">${plain.filter((field) => !field.first).map(shown)}</div></details>
     <details class="panel"><summary>How it is carried out on this machine</summary><div class="fields">${settings.map((field) => html`
       <${Field} key=${field.name} id=${`setting-${field.name}`} field=${field} value=${form.settings[field.name]} onChange=${(value) => setSetting(field.name, value)} />`)}</div></details>
+    <${Power} value=${power} onChange=${(next) => { setPower(next); keep("power", next); }} />
     ${faults.length > 0 && html`<div class="note bad" role="alert">${faults.map((text) => html`<div>${text}</div>`)}</div>`}
     <div class="panel row apart starter">
-      <${Estimate} body=${body} wrong=${wrong} mode=${mode} empty=${data.clips.length === 0} />
+      <${Estimate} power=${power} body=${body} wrong=${wrong} mode=${mode} empty=${data.clips.length === 0} />
       <button class="main" disabled=${busy || wrong.length > 0 || data.clips.length === 0} onClick=${start}>${busy ? "Starting…" : "Start training"}</button></div>
   </div>`;
 }
@@ -142,7 +144,14 @@ function Previews({ mode, data, entries, onChange }) {
   </section>`;
 }
 
-function Estimate({ body, wrong, mode, empty }) {
+// What the machine draws and what its power costs, for the price of a run here. Kept in the browser, for all forms.
+function Power({ value, onChange }) {
+  const field = (name, label, help) => html`<div><label class="label" for=${`power-${name}`}>${label}</label><input id=${`power-${name}`} inputmode="decimal" placeholder="not set" value=${value[name] ?? ""}
+    onInput=${(e) => onChange({ ...value, [name]: e.currentTarget.value })} /><p class="help">${help}</p></div>`;
+  return html`<details class="panel"><summary>What it costs here</summary><div class="fields">${field("watts", "Watts", "Of the whole machine under load.")}${field("price", "Dollars a kWh", "With both, the price of a run here stands beside the hosted one.")}</div></details>`;
+}
+
+function Estimate({ power, body, wrong, mode, empty }) {
   const [result, setResult] = useState(null);
   const [fault, setFault] = useState("");
   const [busy, setBusy] = useState(false);
@@ -171,9 +180,11 @@ function Estimate({ body, wrong, mode, empty }) {
   const steps = body.fields.number_of_steps ?? mode.fields.find((field) => field.name === "number_of_steps").default;
   if (!result) return html`<div class="grow" style=${{ maxWidth: "18rem" }}><p class="small soft">${empty ? "No clips yet." : "Estimating time and memory…"}</p>${busy && html`<${Progress} label="Estimate" />`}</div>`;
   const tooLarge = !result.fits;
+  const seconds = result.training_seconds === null ? null : result.training_seconds + result.preview_seconds;
   return html`<div class="grow figures" aria-busy=${busy} style=${{ opacity: busy ? 0.55 : 1 }} data-testid="estimate">
-    <div class="figure"><b>${result.training_seconds === null ? "–" : duration(result.training_seconds + result.preview_seconds)}</b><span class="small soft">${many(steps, "step")}, here</span></div>
+    <div class="figure"><b>${seconds === null ? "–" : duration(seconds)}</b><span class="small soft">${many(steps, "step")}, here</span></div>
     <div class="figure"><b>${bytes(result.peak)}</b><span class=${`small ${tooLarge ? "fault" : "soft"}`}>memory, of ${bytes(result.available)} free</span></div>
+    ${power.watts > 0 && power.price > 0 && seconds !== null && html`<div class="figure"><b>${dollars((seconds / 3.6e6) * power.watts * power.price)}</b><span class="small soft">power, here</span></div>`}
     <div class="figure"><b>${dollars(result.hosted_price)}</b><span class="small soft">hosted at fal</span></div>
     ${tooLarge && html`<p class="fault" role="alert">${result.error}</p>`}</div>`;
 }

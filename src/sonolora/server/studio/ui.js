@@ -69,7 +69,7 @@ export function bytes(value) {
   if (value >= 1e6) return `${(value / 1e6).toFixed(value >= 1e7 ? 0 : 1)} MB`;
   return `${Math.ceil(value / 1e3)} kB`;
 }
-export const dollars = (value) => `$${value < 10 ? value.toFixed(2) : Math.round(value)}`;
+export const dollars = (value) => (value > 0 && value < 0.01 ? "under $0.01" : `$${value < 10 ? value.toFixed(2) : Math.round(value)}`);
 export const many = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 export function ago(time) {
   const passed = Date.now() / 1000 - time;
