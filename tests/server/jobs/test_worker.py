@@ -21,7 +21,7 @@ import pytest
 from shallow_base import write_shallow_base
 
 from sonolora.ltx.weights.base import BUILT_IN
-from sonolora.runs.artifacts import RunArtifacts
+from sonolora.runs.artifacts import FROM_LORA, RunArtifacts
 from sonolora.server.database.sqlite import SqliteDatabase
 from sonolora.server.files.storage import Storage
 from sonolora.server.health import Health
@@ -81,12 +81,11 @@ class Worker:
         self.commands.write(json.dumps(command) + "\n")
         self.commands.flush()
 
-    def job(self, folder, body, *, id="job", mode="t2a", sources=None, **settings):
+    def job(self, folder, body, *, id="job", mode="t2a", sources=None, begin=None, **settings):
         settings = {"checkpoint_every": 4, "preview_every": STEPS // 2, **settings}
         sources = {"known": {}, **(sources or {})}
-        self.send(
-            {"id": id, "folder": str(folder), "mode": mode, "body": body, "sources": sources, "settings": settings}
-        )
+        job = {"id": id, "folder": str(folder), "mode": mode, "body": body, "sources": sources, "settings": settings}
+        self.send({**job, **(begin or {})})
 
     def event(self):
         line = self.events.readline()
@@ -424,14 +423,17 @@ def test_input_that_cannot_be_used(body, worker, tmp_path, changes, sources, loc
     assert ready == {"event": "ready"}
 
 
-def test_addresses_that_are_known_need_no_network(body, clips, worker, tmp_path):
-    url = "http://127.0.0.1:9/files/abc/clips.zip"
+def test_addresses_that_are_known_need_no_network(undisturbed, body, clips, worker, tmp_path):
+    """That of the data, and that of a LoRA which training begins with."""
+    url, lora_url = (f"http://127.0.0.1:9/files/abc/{name}" for name in ("clips.zip", "lora.safetensors"))
+    lora = undisturbed[0] / "lora.safetensors"
     one = worker()
-    sources = {"local": False, "private": False, "known": {url: str(clips)}}
-    one.job(tmp_path / "run", {**body, "training_data_url": url}, sources=sources)
+    sources = {"local": False, "private": False, "known": {url: str(clips), lora_url: str(lora)}}
+    one.job(tmp_path / "run", {**body, "training_data_url": url}, sources=sources, begin={"from_lora": lora_url})
     one.until("phase", name="at step 0")
     one.send({"stop": "job"})
     one.until("stopped")
+    assert (tmp_path / "run" / FROM_LORA).read_bytes() == lora.read_bytes()
 
 
 def test_a_fault_that_can_be_explained(undisturbed, body, worker, tmp_path):

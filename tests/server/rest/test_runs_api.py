@@ -94,6 +94,26 @@ def test_several_learning_rates_and_ranks_make_a_sweep(client, live, run):
     assert again["sweep"]["members"] == shown["sweep"]["members"]
 
 
+def test_training_goes_on_from_the_lora_of_a_run(client, live, run, dataset):
+    first, id = run(name="First"), dataset(TONES)["id"]
+    body = {"mode": "t2a", "dataset": id, "fields": FIELDS, "from_run": first["id"]}
+
+    def refused(**changes):
+        (fault,) = client.post("/api/runs", json={**body, **changes}).json()["detail"]
+        assert fault["loc"] == ["body", "from_run"]
+        return fault["msg"]
+
+    assert refused() == "this run has no LoRA: it is not finished"
+    assert refused(from_run="x") == "there is no such run"
+    lora = {"url": "/files/abc/lora.safetensors"}
+    live.store.finish(first["id"], Result(status=200, body={"lora_file": lora}))
+    assert refused(fields=SWEEP).startswith("a sweep begins with the base")
+    further = client.post("/api/runs", json=body).json()
+    assert further["from_run"] == first["id"]
+    options = live.store.request(further["id"]).options
+    assert options["from_lora"].endswith(lora["url"])
+
+
 @pytest.mark.usefixtures("assistant_here")
 def test_the_estimate_of_a_sweep_counts_all_its_members(client, dataset, monkeypatch):
     plans = []

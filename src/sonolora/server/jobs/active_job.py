@@ -91,6 +91,8 @@ class ActiveJob:
         if "sweep" in options:
             job["sweep"] = options["sweep"]
             run_settings = {name: value for name, value in run_settings.items() if name not in WITHOUT}
+        if "from_lora" in options:
+            job["from_lora"] = options["from_lora"]
         return {**job, "settings": run_settings}
 
     async def start(self, command: dict[str, Any]) -> None:

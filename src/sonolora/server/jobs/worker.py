@@ -8,7 +8,8 @@ holds a run resumes it; otherwise the folder is emptied and the run starts.
 
 A job may name its own `base`, and with `copies` (address, attempt) where its folder is copied to: see `RunCopy`. A job
 without a `folder` works on this machine's own disk, claims its attempt first, and leaves nothing but the copy; its
-files are objects (`{"object": name}`), and its base is found by `base_fingerprint`.
+files are objects (`{"object": name}`), and its base is found by `base_fingerprint`. `from_lora` is the address of a
+LoRA that training begins with.
 A job of `"kind": "generate"` has `samples` (prompt, scale, seed each), `loras` (path,
 and if need be scale and weight_name), `passes` (mode, body, names: see `sonolora.runs.generation.passes`), a `format`,
 and as `settings` fields of `GenerateSettings`; it writes sample-001.wav and so on into its folder. A sample's scale is
@@ -334,7 +335,12 @@ def _start_or_resume(networks: Networks, job: Mapping[str, Any], events: Events,
         plan = SweepPlan.of(job["sweep"]) if job.get("sweep") else None
         request = parse(mode.request, job["body"]) if plan is None else plan.request(mode, job["body"])
         settings = RunSettings(networks.base.name, str(networks.device), **job["settings"])
-        start(mode, request, settings, folder, events, stop, sources=_sources(job), networks=networks, plan=plan)
+        sources = _sources(job)
+        with tempfile.TemporaryDirectory() as scratch:
+            if "from_lora" in job:
+                path = fetch_lora(job["from_lora"], Path(scratch), field="from_lora", sources=sources)
+                settings = replace(settings, from_lora=str(path))
+            start(mode, request, settings, folder, events, stop, sources=sources, networks=networks, plan=plan)
 
 
 def main() -> int:

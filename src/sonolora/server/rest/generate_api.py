@@ -53,7 +53,9 @@ def operations(runs: RunsApi) -> list[Operation]:
             raise InputError.of("settings", f"unknown: {', '.join(unknown)}; there are {', '.join(GENERATE_SETTINGS)}")
         for scale in body.scales:
             GenerateSettings(scale=scale, **body.settings)
-        lora, base = await runs.store.reading(_lora, runs, request, body.run)
+        lora, base = None, runs.settings.base
+        if body.run is not None:
+            lora, base = await runs.store.reading(runs.lora_of, request, body.run, "run")
         fields = dict(body.fields)
         for name in GIVEN:
             if name not in fields:
@@ -100,15 +102,3 @@ def operations(runs: RunsApi) -> list[Operation]:
             status=201,
         ),
     ]
-
-
-def _lora(runs: RunsApi, request: Request, run: str | None) -> tuple[str | None, str]:
-    """The address of the run's LoRA and the base that it belongs to."""
-    if run is None:
-        return None, runs.settings.base
-    found = access_of(request).own(runs.store.request(run))
-    if found is None or found.kind != Kind.TRAIN:
-        raise InputError.of("run", "there is no such run")
-    if found.result is None or found.result.status >= 400:
-        raise InputError.of("run", "this run has no LoRA: it is not finished")
-    return runs.own_address(found.result.body["lora_file"]["url"]), found.options.get("base", runs.settings.base)

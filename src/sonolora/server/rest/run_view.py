@@ -85,6 +85,7 @@ def details(request: Request, body: Mapping[str, Any] | None, folder: Path, sess
         ],
         "evaluation": _json(folder / EVALUATION),
         "sweep": sweep(request, folder),
+        "from_run": request.options.get("from_run"),
         "detail": result.body.get("detail") if result and result.status >= 400 else None,
     }
     if request.kind == Kind.GENERATE:

@@ -61,7 +61,10 @@ class NewRun(Body):
         ),
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="Settings of the run.")
-    base: str | None = Field(None, description="By default the server's own.")
+    base: str | None = Field(None, description="By default the server's own, or that of `from_run`.")
+    from_run: str | None = Field(
+        None, description="The id of a finished run: training begins with its LoRA. Of the same rank or less."
+    )
 
 
 class RunChanges(Body):
@@ -224,6 +227,16 @@ class RunsApi:
         fields = self._fields(body, dataset, "dataset")
         endpoint, base = _endpoint(body), self._base(body)
         job = endpoint.job(parse(endpoint.request, fields))
+        begin = {}
+        if body.from_run is not None:
+            lora, lora_base = await self.store.reading(self.lora_of, request, body.from_run, "from_run")
+            if "sweep" in job.options:
+                raise InputError.of("from_run", "a sweep begins with the base: send one learning rate and one rank")
+            if base != lora_base:
+                if body.base is not None:
+                    raise InputError.of("from_run", f"its LoRA is of the base {lora_base}, not of {base}")
+                base = lora_base
+            begin = {"from_run": body.from_run, "from_lora": lora}
         settings = self._run_settings(body) | job.options.get("settings", {})
         chosen = RunSettings(base, **settings)
         chosen.check_mode(find_mode(body.mode))
@@ -244,6 +257,7 @@ class RunsApi:
                 "dataset": {"id": dataset.id, "name": dataset.info.name, "revision": dataset.info.revision},
                 "base": base,
                 "settings": settings,
+                **begin,
             },
         )
         return await self.enqueue(new, job.notes)
@@ -436,6 +450,15 @@ class RunsApi:
         content_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         owner = {"request_id": f"clip-{secrets.token_hex(8)}", "key_id": key_id}
         return self.own_address(self.storage.adopt(path, path.name, content_type, **owner, expires=None).address)
+
+    def lora_of(self, request: Request, run: str, field: str) -> tuple[str, str]:
+        """The address of a run's LoRA and the base that it belongs to. Raises `InputError` for `field`."""
+        found = access_of(request).own(self.store.request(run))
+        if found is None or found.kind != Kind.TRAIN:
+            raise InputError.of(field, "there is no such run")
+        if found.result is None or found.result.status >= 400:
+            raise InputError.of(field, "this run has no LoRA: it is not finished")
+        return self.own_address(found.result.body["lora_file"]["url"]), found.options.get("base", self.settings.base)
 
     def own_address(self, path: str) -> str:
         """The whole address of a stored file, for the body of a request."""

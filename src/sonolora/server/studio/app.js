@@ -74,8 +74,8 @@ function Theme() {
 }
 
 function View({ parts }) {
-  const [first, second, third] = parts;
-  if (first === "start") return html`<${StartView} key=${parts.join()} dataset=${second} from=${third} />`;
+  const [first, second, third, fourth] = parts;
+  if (first === "start") return html`<${StartView} key=${parts.join()} dataset=${second} from=${third} onward=${fourth === "continue"} />`;
   if (first === "runs" && second) return html`<${RunView} key=${second} id=${second} tab=${third ?? "progress"} />`;
   if (first === "runs") return html`<${RunList} />`;
   if (first === "compare") return html`<${Compare} key=${parts.join()} ids=${[second, third]} />`;

@@ -5,23 +5,25 @@ import { Field, faultOf, listOf } from "./fields.js";
 import { formOf } from "./datasets.js";
 import { Progress, bytes, dollars, duration, failed, keep, kept, later, many, words } from "./ui.js";
 
-const EMPTY = { name: "", fields: {}, settings: {}, base: null, validation: null, sweep: null };
+const EMPTY = { name: "", fields: {}, settings: {}, base: null, validation: null, sweep: null, lora: null };
 const LEAST_CLIPS = 12; // from which on some are held out by themselves
 
-// A finished run as the beginning of a form: what it was started with, files of the dataset aside.
-function formFrom(run) {
+// A finished run as the beginning of a form: what it was started with, files of the dataset aside; `onward`: and its LoRA.
+function formFrom(run, onward) {
   const { training_data_url: _, trigger_phrase: __, validation, keep_all, held_out, ...fields } = run.fields;
-  const sweep = run.sweep && { keep_all, held_out };
+  const lora = onward ? { run: run.id, name: run.name } : null;
+  const sweep = run.sweep && !onward ? { keep_all, held_out } : null;
+  if (run.sweep && onward) Object.assign(fields, { learning_rate: undefined, rank: undefined }, run.sweep.members[run.sweep.standings?.best]);
   for (const name of ["learning_rate", "rank"]) {
     if (!sweep || fields[name] === undefined) continue;
     sweep[name] = fields[name].join(", ");
     delete fields[name];
   }
-  return { ...EMPTY, name: `${run.name}, again`, fields, sweep, base: run.base, settings: run.settings,
+  return { ...EMPTY, name: `${run.name}, ${onward ? "further" : "again"}`, lora, fields, sweep, base: run.base, settings: run.settings,
     validation: (validation ?? []).map(({ prompt, ...rest }) => ({ prompt, ...rest })) };
 }
 
-export function StartView({ dataset, from }) {
+export function StartView({ dataset, from, onward }) {
   const [data, setData] = useState(null);
   const [gone, setGone] = useState(false);
   const [form, setForm] = useState({ ...EMPTY, ...formOf(dataset) });
@@ -32,7 +34,7 @@ export function StartView({ dataset, from }) {
   useEffect(() => {
     if (!dataset) return;
     get(`datasets/${dataset}`).then(setData, (error) => (error.status === 404 ? setGone(true) : failed(error)));
-    if (from) get(`runs/${from}`).then((run) => change(formFrom(run)), failed);
+    if (from) get(`runs/${from}`).then((run) => change(formFrom(run, onward)), failed);
   }, []);
   const change = (next) => {
     setForm(next);
@@ -73,12 +75,13 @@ export function StartView({ dataset, from }) {
       <button class="plain" onClick=${() => change(EMPTY)}>Back to the defaults</button></div>
     ${data.check?.error && html`<div class="note bad">${data.check.error.map((one) => html`<div>${one.msg}</div>`)}</div>`}
     <section class="panel stack"><h2>Training</h2>
+      ${form.lora && html`<p class="note">Begins with the LoRA of <a href=${`#/runs/${form.lora.run}`}>${form.lora.name}</a>, which has this rank or less. <button class="plain small" onClick=${() => change({ ...form, lora: null })}>Begin with the base</button></p>`}
       <div class="fields"><div><label class="label" for="run-name">Name</label><input id="run-name" value=${form.name} placeholder=${data.name} onInput=${(e) => change({ ...form, name: e.currentTarget.value })} />
           <p class="help">As it stands in the list of runs.</p></div>
         <div><label class="label" for="base">Base</label><select id="base" value=${form.base ?? modes.value.base} onChange=${(e) => change({ ...form, base: e.currentTarget.value })}>
           ${modes.value.bases.map((base) => html`<option value=${base}>${base}</option>`)}</select><p class="help">The model that learns. tiny is for trying things out.</p></div>
         ${plain.filter((field) => field.first).map(shown)}</div>
-      <label class="check"><input type="checkbox" checked=${!!form.sweep} onChange=${(e) => change({ ...form, sweep: e.currentTarget.checked ? {} : null })} /><span>Try several learning rates and ranks, and keep the best</span></label>
+      <label class="check"><input type="checkbox" checked=${!!form.sweep} disabled=${!!form.lora} onChange=${(e) => change({ ...form, sweep: e.currentTarget.checked ? {} : null })} /><span>Try several learning rates and ranks, and keep the best</span></label>
       ${form.sweep && html`<div class="fields">${several.map((field) => html`<${Field} key=${field.name} id=${`sweep-${field.name}`} field=${field} value=${form.sweep[field.name]} onChange=${(value) => setSweep(field.name, value)} />`)}</div>
         <p class="small soft">All are trained at once on one base, and compared on clips that are held out of training. There are no previews: the best is heard afterwards, with new sounds.</p>
         ${fewClips && html`<p class="fault">With fewer than ${LEAST_CLIPS} clips, say how many are held out.</p>`}`}</section>
@@ -107,7 +110,7 @@ function bodyOf(form, validation, mode, data, settings) {
   }
   const entries = validation.filter((entry) => entry.prompt.trim() && mode.validation.every((field) => !field.name.endsWith("_url") || entry[field.name]));
   if (entries.length) fields.validation = entries.map((entry) => Object.fromEntries(mode.validation.map((field) => [field.name, entry[field.name]])));
-  return { mode: mode.name, dataset: data.id, name: form.name, base: form.base ?? undefined, fields, settings: set(form.settings, new Set(settings.map((field) => field.name))) };
+  return { mode: mode.name, dataset: data.id, name: form.name, base: form.base ?? undefined, from_run: form.lora?.run, fields, settings: set(form.settings, new Set(settings.map((field) => field.name))) };
 }
 
 // What a preview needs besides its prompt, from a clip of the dataset.

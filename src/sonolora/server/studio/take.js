@@ -18,7 +18,8 @@ export function Take({ run }) {
       <p>Put <span class="mono">lora.safetensors</span> into <span class="mono">models/loras</span> and choose it in a LoraLoaderModelOnly node between the LTX-2.3 checkpoint and the sampler.${" "}
         ${run.fields.trigger_phrase ? html`Begin the prompt with “${run.fields.trigger_phrase}”, at strength 1.` : "Prompt it in the words of its captions, at strength 1."}</p>
       ${base && html`<p class="note warn">This LoRA is of the base tiny, which is for trying things out: it does not fit LTX-2.3.</p>`}</section>
-    <section class="panel stack tight"><h2>Go on from it</h2><div class="row">${run.dataset && html`<a class="button" href=${`#/start/${run.dataset.id}/${run.id}`}>A new training with its fields</a>`}
+    <section class="panel stack tight"><h2>Go on from it</h2><div class="row">${run.dataset && html`<a class="button" href=${`#/start/${run.dataset.id}/${run.id}/continue`}>Train this LoRA further</a>
+      <a class="button" href=${`#/start/${run.dataset.id}/${run.id}`}>A new training with its fields</a>`}
       <a class="button" href=${`#/runs/${run.id}/listen`}>New sounds from it</a></div></section>
     <section class="panel stack tight"><h2>Model card</h2>${card === null ? html`<p class="soft">Loading…</p>` : html`<textarea class="mono" rows="14" aria-label="Model card" value=${card} onInput=${(e) => setCard(e.currentTarget.value)} />
       <div class="row"><a class="button small" href=${`data:text/markdown;charset=utf-8,${encodeURIComponent(card)}`} download="README.md"><${Icon} name="down" size=${16} /> README.md</a></div>`}</section>
