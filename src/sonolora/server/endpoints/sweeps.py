@@ -34,7 +34,7 @@ def _request(mode: Mode) -> type[TrainRequest]:
     keep_all = Field(False, description="Train all LoRAs to the end, instead of ending the weaker half.")
     held_out = Field(
         None,
-        gt=0,
+        ge=0.001,  # OpenAPI 3.0 knows exclusive bounds in another form than JSON schema
         description="Clips, or a share, kept out of training to compare the LoRAs on; by default as the server has it.",
     )
     return create_model(
