@@ -38,7 +38,7 @@ def test_a_request_becomes_a_plan(mode):
         ({"learning_rate": [2]}, "learning_rate.0: Input should be less than"),
         ({"learning_rate": 1e-4}, "learning_rate: Input should be a valid array"),
         ({"learning_rate": [1e-4]}, "two members or more"),
-        ({"held_out": 0}, "held_out: Input should be greater than 0"),
+        ({"held_out": 0}, "held_out: Input should be greater than or equal to 0.001"),
     ],
 )
 def test_what_is_no_sweep_is_refused(fields, words):

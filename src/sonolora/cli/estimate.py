@@ -17,6 +17,7 @@ from sonolora.cli.run_options import run_options, run_settings
 from sonolora.cli.setting_options import Options
 from sonolora.cli.terminal import TerminalProgress
 from sonolora.core.errors import InputError
+from sonolora.core.paused_collection import paused_collection
 from sonolora.modes.mode import Mode
 from sonolora.modes.request import TrainRequest
 
@@ -68,12 +69,13 @@ def _estimate(mode: Mode, request: TrainRequest, own: dict[str, Any]) -> None:
         )
     settings = run_settings(own)
     refuse_missing_files(mode, request)
-    from sonolora.core.atomic_files import write_json
-    from sonolora.planning.estimate import Power, estimate
+    with paused_collection():  # most of the time is imports
+        from sonolora.core.atomic_files import write_json
+        from sonolora.planning.estimate import Power, estimate
 
-    power = None if watts is None else Power(watts, price)
-    with TerminalProgress() as progress:
-        result = estimate(mode, request, settings, own["out"], progress, power, card=card)
+        power = None if watts is None else Power(watts, price)
+        with TerminalProgress() as progress:
+            result = estimate(mode, request, settings, own["out"], progress, power, card=card)
     if own["record"] is not None:
         write_json(own["record"], result.as_json())
     print_estimate(result)

@@ -75,11 +75,13 @@ def load_clips(
     report: Report,
     advance: Callable[[str], None],
     preview_inputs: Mapping[str, Path] | None = None,
+    *,
+    judged: bool = True,
 ) -> Iterator[Clip]:
     """Pair, read and fit; warn of what is odd. Raises `InputError` when the archive cannot be used, naming the files.
 
     `sample_rate` and `tokenizer` are the base's. `preview_inputs`: the files that previews are generated from, by the
-    request field of their address.
+    request field of their address. Unless `judged`, sounds are not measured, and nothing is warned of them.
     """
     extensions = VIDEO_EXTENSIONS if mode.video else AUDIO_EXTENSIONS
     for name, reason in files.ignored.items():
@@ -93,7 +95,7 @@ def load_clips(
     masks = read_masks(pairing.samples, files, request.clip_seconds, report)
     if mode.video:
         refuse_silent_videos([sample.target for sample in pairing.samples], request, files, report)
-    loader = _Loader(mode, request, files, sample_rate, report)
+    loader = _Loader(mode, request, files, sample_rate, report, judged)
     count = 0
     trained: list[tuple[str, str]] = []  # files and captions
     for sample in pairing.samples:
@@ -138,6 +140,7 @@ class _Loader:
     files: Files
     sample_rate: int
     report: Report
+    judged: bool
     targets: list[tuple[str, Measured]] = field(default_factory=list)
     references: list[tuple[str, Measured]] = field(default_factory=list)
     hashes: dict[str, str] = field(default_factory=dict)  # of files, by name
@@ -235,19 +238,18 @@ class _Loader:
         native = decoded.waveform
         used = min(native.seconds, request.clip_seconds)
         window = cut_or_padded(native, round(used * native.sample_rate), keep_end=keep_end)
-        measured = measure(window)
+        measured = measure(window) if self.judged else None
         report.measured(
             name,
             seconds=round(decoded.seconds, 3),
             sample_rate=native.sample_rate,
             channels=native.channels,
-            **facts(measured),
+            **({} if measured is None else facts(measured)),
         )
-        report.warn(
-            name,
-            *([decoded.warning] if decoded.warning else []),
-            *sound_warnings(measured, background(window), self.sample_rate),
-        )
+        if decoded.warning:
+            report.warn(name, decoded.warning)
+        if measured is not None:
+            report.warn(name, *sound_warnings(measured, background(window), self.sample_rate))
         fitted = fit_audio(
             resample(to_stereo(native), self.sample_rate),
             request.clip_seconds,
@@ -258,7 +260,7 @@ class _Loader:
         if fitted.waveform is None:
             report.skipped(name, fitted.detail, too_short=True)
             return None, None
-        if fitted.how == "trimmed":
+        if fitted.how == "trimmed" and self.judged:
             report.warn(name, *trimming_warnings(self._lost_seconds(name, window, decoded.seconds), decoded.seconds))
         return fitted, measured
 

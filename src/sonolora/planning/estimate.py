@@ -11,9 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +109,7 @@ def estimate(
     members = 1 if plan is None else len(plan.members)
     device = settings.place() if card is None else torch.device("cuda")
     base = _base(settings.base)
-    with ThreadPoolExecutor(1) as pool:  # the import takes longer than reading a few clips
-        codec = pool.submit(import_module, "sonolora.ltx.codec.audio_codec")
-        captions, skipped = _read(mode, request, base, progress)
-        codec.result()
+    captions, skipped = _read(mode, request, base, progress)
     shape = BaseShape.find(settings.base)
     progress.phase("counting and measuring", None)
     needs = count_needs(shape, mode, request, settings, device, len(captions), len(set(captions)), members)
@@ -179,7 +174,7 @@ def _read(mode: Mode, request: TrainRequest, base: Base, progress: Progress) -> 
         progress.phase("fetching the data", None)
         files = open_dataset(request.training_data_url, Path(scratch))
         progress.phase("reading the clips", len(files.names))
-        clips = load_clips(mode, request, files, sample_rate, tokenizer, report, progress.advance)
+        clips = load_clips(mode, request, files, sample_rate, tokenizer, report, progress.advance, judged=False)
         captions = [clip.caption for clip in clips]
     return captions, sum(entry["status"] == "skipped" for entry in report.as_json()["files"])
 
