@@ -64,7 +64,9 @@ def test_it_counts_the_clips(run):
 def test_prices(run):
     _, record, _ = run
     assert record["hosted_price"] == pytest.approx(STEPS * 0.0022)
-    hours = (record["training_seconds"] + record["preview_seconds"]) / 3600
+    parts = "preparation_seconds", "training_seconds", "preview_seconds"
+    assert all(record[part] > 0 for part in parts)
+    hours = sum(record[part] for part in parts) / 3600
     assert record["electricity_price"] == pytest.approx(hours * 0.2 * 0.5)
 
 

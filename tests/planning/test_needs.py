@@ -33,10 +33,10 @@ from sonolora.planning.run_settings import RunSettings
 from sonolora.planning.work_counts import (
     Step,
     Tokens,
-    decoding_bytes,
-    encoding_bytes,
+    decoding,
+    encoding,
     step_bytes,
-    text_bytes,
+    text_encoding,
 )
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -146,17 +146,19 @@ def test_encoders_take_what_was_counted(base, shape, monkeypatch):
             work()
         return live.peak
 
-    assert decoding_bytes(shape, 26) == pytest.approx(
+    assert decoding(shape, 26).bytes == pytest.approx(
         peak(lambda: codec.decode(normal((1, 26, codec.channels), "latents"))), rel=0.05
     )
     sound = peak(lambda: codec.encode(torch.zeros(1, 2, codec.sample_rate)))
-    assert encoding_bytes(shape, Tokens(26), "cpu") == pytest.approx(sound, rel=0.05)
+    assert encoding(shape, Tokens(26), "cpu").bytes == pytest.approx(sound, rel=0.05)
     pictures = peak(lambda: encoder.encode(film.permute(3, 0, 1, 2)[None].float() / 127.5 - 1))
-    assert encoding_bytes(shape, Tokens(26, video_format=FILM), "cpu") == pytest.approx(max(sound, pictures), rel=0.05)
+    assert encoding(shape, Tokens(26, video_format=FILM), "cpu").bytes == pytest.approx(max(sound, pictures), rel=0.05)
     words = "a bell " * shape.context_tokens
     for video in (False, True):
         text = load_text_encoder(base.checkpoint, base.text_encoder, video=video, device=CPU, dtype=torch.float32)
-        assert text_bytes(shape, "cpu", video=video) == pytest.approx(peak(partial(text.encode, [words])), rel=0.05)
+        assert text_encoding(shape, "cpu", video=video).bytes == pytest.approx(
+            peak(partial(text.encode, [words])), rel=0.05
+        )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -198,7 +200,7 @@ def test_texts_need_a_layer_and_not_the_language_model(published, video, gigabyt
         math.prod(shape) for name, shape in tensor_shapes(published.text_config).items() if "layers.0." in name
     )
     aggregate = 2 * (1_156_061_184 if video else 385_353_728)
-    assert layer + aggregate < text_bytes(published, "cuda", video=video) < gigabytes * 1e9
+    assert layer + aggregate < text_encoding(published, "cuda", video=video).bytes < gigabytes * 1e9
 
 
 def test_a_run_that_fits_says_nothing(base):

@@ -33,7 +33,7 @@ from sonolora.planning.allocations import Allocations
 from sonolora.planning.base_shape import BaseShape
 from sonolora.planning.needs import Stage, count_needs
 from sonolora.planning.run_settings import RunSettings
-from sonolora.planning.work_counts import Step, Tokens, make_example, step_flops, video_caching_bytes
+from sonolora.planning.work_counts import Step, Tokens, make_example, step_flops, video_caching
 from sonolora.runs import example_placement
 from sonolora.runs.generation.generate import GenerateSettings, generate
 from sonolora.runs.loaded_networks import Networks
@@ -200,9 +200,9 @@ def test_caching_takes_what_was_counted(base, shape, monkeypatch):
     with Allocations("cpu") as live:
         (cached,) = cache_video_kv(base.checkpoint, [video.stream], device=CPU, dtype=F32, storage_device=CPU)
     assert isinstance(cached, CachedVideoKV)
-    weights, transient = video_caching_bytes(shape, TOKENS, "cpu")
+    weights, work = video_caching(shape, TOKENS, "cpu")
     size = cached.keys_BLHNK.nbytes + cached.values_BLHNK.nbytes
-    assert live.peak == pytest.approx(weights + transient + size, rel=0.1)
+    assert live.peak == pytest.approx(weights + work.bytes + size, rel=0.1)
 
 
 def test_the_published_model_needs_a_small_gpu():

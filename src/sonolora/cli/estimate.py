@@ -125,21 +125,27 @@ def _lines(result: Estimate) -> Iterator[str]:
 def _headline(result: Estimate) -> str:
     """Such as `about 3 min, 50 MB of memory, 40 MB of disk; $0.44 at the hosted price`."""
     parts = []
-    if result.training_seconds is not None and result.preview_seconds is not None:
-        parts.append(f"{_about(result)}{_duration(result.training_seconds + result.preview_seconds)}")
+    if result.seconds is not None:
+        parts.append(f"{_about(result)}{_duration(result.seconds)}")
     parts += [f"{_gb(result.needs.peak)} of memory", f"{_gb(sum(result.disk.values()))} of disk"]
     return f"{', '.join(parts)}; ${result.hosted_price:,.2f} at the hosted price"
 
 
 def _times(result: Estimate) -> Iterator[str]:
-    if result.pace is None or result.training_seconds is None or result.preview_seconds is None:
+    if (
+        result.pace is None
+        or result.training_seconds is None
+        or result.preview_seconds is None
+        or result.preparation_seconds is None
+    ):
         yield f"time      unknown for a card that is not here; a step is {result.step_flops / 1e12:,.3g} TFLOP"
         return
     about, step = _about(result), _duration(result.pace.step)
     yield f"time      {about}{_duration(result.training_seconds)} of training, {step} per step"
-    yield f"          {about}{_duration(result.preview_seconds)} of validation and previews, without the vocoder"
-    yield f"          ({result.pace.how})"
-    yield "          not included: downloading and encoding the data, caching videos, loading the base"
+    yield f"          {about}{_duration(result.preview_seconds)} of validation and previews"
+    preparation = _duration(result.preparation_seconds)
+    yield f"          {about}{preparation} of loading and encoding, at the speed of a step and 1 GB/s of disk"
+    yield f"          ({result.pace.how}; downloads are not included)"
 
 
 def _about(result: Estimate) -> str:

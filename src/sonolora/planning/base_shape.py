@@ -158,6 +158,13 @@ class BaseShape:
         """Memory of the video encoder."""
         return self._bytes(dtype, True, lambda name: name.startswith("vae."))
 
+    @property
+    def language_model_bytes(self) -> int:
+        """Bytes of the text encoder's language model in bfloat16, which is read layer by layer."""
+        from sonolora.ltx.text.language_model import tensor_shapes
+
+        return sum(2 * math.prod(size) for size in tensor_shapes(self.text_config).values())
+
     def _bytes(self, dtype: torch.dtype, video: bool, belongs: Callable[[str], bool]) -> int:
         return sum(
             math.prod(self.tensors[name].shape) * self._dtype(name, dtype).itemsize

@@ -36,12 +36,21 @@ from sonolora.planning.needs import Needs, count_needs, preview_sampling, previe
 from sonolora.planning.prices import PUBLISHED_PRICES, billed_steps
 from sonolora.planning.run_settings import RunSettings
 from sonolora.planning.sweep_plan import SweepPlan
-from sonolora.planning.work_counts import preview_flops, step_flops
+from sonolora.planning.work_counts import (
+    Step,
+    decoding,
+    encoding,
+    preview_flops,
+    step_flops,
+    text_encoding,
+    video_caching,
+)
 from sonolora.sampling.guidance import OFF
 from sonolora.sampling.noise_schedule import DISTILLED_STEPS
 from sonolora.training.validation import MAX_CLIPS, SIGMAS
 
 _WAV_BYTES_PER_SECOND = 48000 * 2 * 2  # two channels of 16 bits
+_READ_BYTES_PER_SECOND = 1e9  # of a disk, an assumption
 
 
 @dataclass(frozen=True)
@@ -74,11 +83,18 @@ class Estimate:
     pace: Pace | None  # None, as the seconds are, for a GPU that is not in this machine
     training_seconds: float | None
     preview_seconds: float | None  # of all evaluations
+    preparation_seconds: float | None  # of reading the base and encoding the data
     disk: Mapping[str, int]
     disk_free: int
     hosted_price: float  # dollars
     electricity_price: float | None
     error: SonoloraError | None
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole run, downloads aside."""
+        parts = self.preparation_seconds, self.training_seconds, self.preview_seconds
+        return None if None in parts else sum(part for part in parts if part is not None)
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -125,13 +141,16 @@ def estimate(
     step = training_step(mode, request, settings, members)
     evaluations = math.ceil(request.number_of_steps / settings.preview_steps) + 1
     pace = measure_pace(shape, step, device) if card is None else None
-    training = validation = price = None
+    training = validation = preparation = price = None
     if pace is not None:
         steps = request.number_of_steps if plan is None else plan.member_steps(request.number_of_steps) / members
         training = steps * (pace.step + 2 * settings.preserve * pace.forward)  # of the base
         each = _evaluation_seconds(shape, mode, request, settings, pace, len(captions), device.type)
         validation = (evaluations + len(settings.other_strengths)) * each
-        price = None if power is None else power.cost(training + validation)
+        speed = step_flops(shape, step, device.type).whole / pace.step
+        work = _preparation_flops(shape, mode, request, step, device.type, len(captions), len(set(captions)))
+        preparation = work / speed + _read_bytes(shape, settings, mode, device) / _READ_BYTES_PER_SECOND
+        price = None if power is None else power.cost(preparation + training + validation)
     return Estimate(
         mode=mode.name,
         base=shape.name,
@@ -147,6 +166,7 @@ def estimate(
         pace=pace,
         training_seconds=training,
         preview_seconds=validation,
+        preparation_seconds=preparation,
         disk=_disk(shape, mode, request, settings, needs, captions, evaluations, compute_dtype(device)),
         disk_free=shutil.disk_usage(_existing(folder)).free,
         hosted_price=members * billed_steps(request.number_of_steps) * PUBLISHED_PRICES[mode.name],
@@ -188,13 +208,37 @@ def _evaluation_seconds(
     for spec in mode.previews(request):
         tokens = preview_tokens(spec, one_way=step.tokens.one_way)
         flops += preview_flops(shape, tokens, kind, sampling.guidance) * sampling.steps
+        flops += decoding(shape, tokens.audio).flops
         if settings.distill_lora is not None:
             flops += preview_flops(shape, tokens, kind, OFF) * DISTILLED_STEPS
     if not mode.previews(request):  # the run listens to clips of its own
         own = preview_flops(shape, step.tokens, kind, sampling.guidance) * sampling.steps
+        own += decoding(shape, step.tokens.audio).flops
         flops += own * min(settings.own_previews, clips)
     forward = step_flops(shape, step, kind).forward
     return flops / forward * pace.forward
+
+
+def _preparation_flops(
+    shape: BaseShape, mode: Mode, request: TrainRequest, step: Step, kind: str, clips: int, texts: int
+) -> int:
+    """Of encoding clips, what previews are given, and texts, and of caching videos."""
+    previews = [preview_tokens(spec, one_way=step.tokens.one_way) for spec in mode.previews(request)]
+    flops = (texts + 2 * len(previews)) * text_encoding(shape, kind, video=mode.video).flops  # and negative prompts
+    for tokens, count in ((step.tokens, clips), *((one, 1) for one in previews)):
+        sounds = 1 + (tokens.kept or tokens.reference > 0)  # kept frames and references are encoded by themselves
+        flops += count * sounds * encoding(shape, tokens, kind).flops
+        if tokens.one_way:
+            flops += count * video_caching(shape, tokens, kind)[1].flops
+    return flops
+
+
+def _read_bytes(shape: BaseShape, settings: RunSettings, mode: Mode, device: torch.device) -> int:
+    """Of the files of the base."""
+    dtype, one_way = compute_dtype(device), settings.one_way_video
+    transformer = shape.transformer_bytes(dtype, video=mode.video and not one_way, one_way=one_way)
+    video = shape.video_encoder_bytes(dtype) if mode.video else 0
+    return transformer + shape.codec_bytes() + video + shape.language_model_bytes
 
 
 def _disk(

@@ -30,12 +30,12 @@ from sonolora.planning.work_counts import (
     Step,
     StepBytes,
     Tokens,
-    decoding_bytes,
-    encoding_bytes,
+    decoding,
+    encoding,
     preview_bytes,
     step_bytes,
-    text_bytes,
-    video_caching_bytes,
+    text_encoding,
+    video_caching,
 )
 from sonolora.sampling.guidance import Guidance
 from sonolora.sampling.noise_schedule import DISTILLED_STEPS
@@ -151,7 +151,7 @@ def count_needs(
     policy = replace(what.policy, gradient_checkpointing=False, checkpointed_blocks=0, offloaded=False)
     evaluation = [members * preview_bytes(shape, tokens, kind, None, policy)]  # at most: they share the text
     for preview in previews:
-        evaluation += [preview_bytes(shape, preview, kind, guidance, policy), decoding_bytes(shape, preview.audio)]
+        evaluation += [preview_bytes(shape, preview, kind, guidance, policy), decoding(shape, preview.audio).bytes]
 
     exact = {"exact adapters": step.adapters}
     beside = preview_lora_bytes(settings, video=tokens.joint)
@@ -170,10 +170,10 @@ def count_needs(
         training["adapters set aside"] = step.adapters
     caching: list[Stage] = []
     if one_way:
-        counts = [video_caching_bytes(shape, one, kind) for one in (tokens, *previews)]
+        counts = [video_caching(shape, one, kind) for one in (tokens, *previews)]
         resident = {name: training[name] for name in (*codec, "transformer")}
         block = {"video stream, one block at a time": counts[0][0]}
-        caching.append(Stage("caching the videos", resident | block, max(transient for _, transient in counts)))
+        caching.append(Stage("caching the videos", resident | block, max(work.bytes for _, work in counts)))
     inputs: dict[str, int] = {}
     captured_step: dict[str, int] = {}
     captured_passes: dict[str, int] = {}
@@ -188,8 +188,8 @@ def count_needs(
             )
         captured_step["captured step"] = step.peak - step.resident
     stages = (
-        Stage("encoding the clips", encoders, max(encoding_bytes(shape, one, kind) for one in (tokens, *previews))),
-        Stage("encoding the texts", encoders, text_bytes(shape, kind, video=video)),
+        Stage("encoding the clips", encoders, max(encoding(shape, one, kind).bytes for one in (tokens, *previews))),
+        Stage("encoding the texts", encoders, text_encoding(shape, kind, video=video).bytes),
         *caching,
         Stage("training", training | inputs | captured_passes, step.peak - step.resident),
         Stage("validation", training | inputs | captured_step | exact | beside, max(evaluation)),

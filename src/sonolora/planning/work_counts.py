@@ -1,14 +1,15 @@
 """Memory and FLOPs of a run's work, without the weights: counted by running its own code on the meta device.
 
-In: a base's shape, the tokens of an example, a device type. Out: bytes and FLOPs of a training step and of a sampling
-step, and bytes of encoding. Both steps run with two and with three layers and are extrapolated: from the second on
+In: a base's shape, the tokens of an example, a device type. Out: bytes and FLOPs of a training step, of a sampling step
+and of encoding. Both steps run with two and with three layers and are extrapolated: from the second on
 layers are alike, and every figure grows by the same amount with each. Of layers that are recomputed the last ones
 decide the peak of a few, so it takes four and five of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -35,6 +36,14 @@ from sonolora.training.step_phases import flop_counter, read_phases
 from sonolora.training.trainer import Trainer, TrainingConfig
 
 _COUNTED, _COUNTED_RECOMPUTED = 2, 4  # layers
+
+
+@dataclass(frozen=True)
+class Work:
+    """Without the weights."""
+
+    bytes: int  # at the peak
+    flops: int
 
 
 @dataclass(frozen=True)
@@ -252,54 +261,63 @@ def _of_all_layers(count: Callable[[int, int], tuple[int, ...]], shape: BaseShap
 
 
 @lru_cache
-def decoding_bytes(shape: BaseShape, frames: int) -> int:
-    """Bytes of decoding latents to audio, without the weights."""
+def decoding(shape: BaseShape, frames: int) -> Work:
+    """Of decoding latents to audio."""
     codec = shape.codec
-    with Allocations(META.type) as live:
+    with _counted_work() as work:
         codec.decode(torch.empty(1, frames, codec.channels, device=META))
-    return live.peak
+    return work()
 
 
 @lru_cache
-def encoding_bytes(shape: BaseShape, tokens: Tokens, device_type: str) -> int:
-    """Bytes of encoding a clip, without the weights: its audio or its video, whichever needs more."""
+def encoding(shape: BaseShape, tokens: Tokens, device_type: str) -> Work:
+    """Of encoding a clip, once its audio and once its video."""
     codec = shape.codec
     samples = round(encoded_seconds(tokens.audio) * codec.sample_rate)
-    with Allocations(META.type) as live:
+    with _counted_work() as sound:
         codec.encode(torch.empty(1, 2, samples, device=META))
     if (video := tokens.video_format) is None:
-        return live.peak
+        return sound()
     dtype = compute_dtype(torch.device(device_type))
     encoder = shape.video_encoder(dtype)
-    with device_kernels(device_type), torch.no_grad(), Allocations(META.type) as live_video:
+    with device_kernels(device_type), torch.no_grad(), _counted_work() as pictures:
         pixels = torch.empty(video.frames, video.height, video.width, 3, dtype=torch.uint8, device=META)
         encoder.encode(pixels.permute(3, 0, 1, 2)[None].to(dtype) / 127.5 - 1)
-    return max(live.peak, live_video.peak)
+    return Work(max(sound().bytes, pictures().bytes), sound().flops + pictures().flops)
 
 
 @lru_cache
-def video_caching_bytes(shape: BaseShape, tokens: Tokens, device_type: str) -> tuple[int, int]:
-    """Bytes of caching a video's keys and values: the weights on the device (one block of all); everything else."""
+def video_caching(shape: BaseShape, tokens: Tokens, device_type: str) -> tuple[int, Work]:
+    """Of caching a video's keys and values: bytes of the weights on the device (one block of all); everything else."""
     dtype = compute_dtype(torch.device(device_type))
     model = shape.transformer(1, dtype, video=True, one_way=True)
     video = make_example(shape, replace(tokens, one_way=False), META, dtype).video
     assert isinstance(video, Video)
-    with device_kernels(device_type), torch.no_grad(), Allocations(META.type) as live:
+    with device_kernels(device_type), torch.no_grad(), _counted_work() as work:
         model.transformer_blocks[0].forward_one_way(*model.embed_one_way(video.stream))  # type: ignore[operator]
     # The next block's weights are joined beside this, one product at a time.
     products = [joint for one in model.modules() if isinstance(one, Attention) for _, joint in one.joint.values()]
     joining = max(sum(tensor.nbytes for tensor in joint.frozen) for joint in products)
-    return sum(parameter.nbytes for parameter in model.parameters()), live.peak + joining
+    block = work()
+    flops = block.flops * shape.transformer_config.layers
+    return sum(parameter.nbytes for parameter in model.parameters()), Work(block.bytes + joining, flops)
 
 
 @lru_cache
-def text_bytes(shape: BaseShape, device_type: str, *, video: bool) -> int:
-    """Bytes of encoding a text of the greatest length, with the weights, which are loaded layer by layer."""
+def text_encoding(shape: BaseShape, device_type: str, *, video: bool) -> Work:
+    """Of encoding a text of the greatest length, with the weights, which are loaded layer by layer."""
     tokenizer = Tokenizer(_LongestText(shape.context_tokens), shape.context_tokens)
     encoder = shape.text_encoder(tokenizer, compute_dtype(torch.device(device_type)), video=video)
-    with device_kernels(device_type), Allocations(META.type) as live:
+    with device_kernels(device_type), _counted_work() as work:
         encoder.encode([""])
-    return live.peak
+    return work()
+
+
+@contextmanager
+def _counted_work() -> Iterator[Callable[[], Work]]:
+    """What runs inside, once it is over."""
+    with Allocations(META.type) as live, flop_counter() as counter:
+        yield lambda: Work(live.peak, counter.get_total_flops())
 
 
 class _LongestText:

@@ -315,11 +315,12 @@ class TestRun:
         wait_until(lambda: live.store.request(id).cancel_requested)
 
     def test_who_leaves_a_status_stream_does_not(self, live, client, submitted, wait_until):
-        id, before = submitted(), len(asyncio.all_tasks(live.loop))
+        id, before = submitted(), asyncio.all_tasks(live.loop)
         with client.stream("GET", f"{APP}/requests/{id}/status/stream") as response:
             next(frames(response))
-            assert len(asyncio.all_tasks(live.loop)) > before
-        wait_until(lambda: len(asyncio.all_tasks(live.loop)) <= before)
+            following = asyncio.all_tasks(live.loop) - before
+            assert following
+        wait_until(lambda: not following & asyncio.all_tasks(live.loop))
         assert not live.store.request(id).cancel_requested
 
 

@@ -174,8 +174,8 @@ def test_several_learning_rates_make_a_sweep(live, opened, client, dataset):
 
 
 ESTIMATE = {
-    "training_seconds": 100.0, "preview_seconds": 10.0, "hosted_price": 0.33, "available": 8e9, "peak": 2.5e8,
-    "fits": True, "error": None,
+    "preparation_seconds": 4.0, "training_seconds": 100.0, "preview_seconds": 6.0,
+    "hosted_price": 0.33, "available": 8e9, "peak": 2.5e8, "fits": True, "error": None,
 }  # fmt: skip
 
 

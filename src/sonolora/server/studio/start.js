@@ -183,7 +183,7 @@ function Estimate({ power, body, wrong, mode, empty }) {
   const steps = body.fields.number_of_steps ?? mode.fields.find((field) => field.name === "number_of_steps").default;
   if (!result) return html`<div class="grow" style=${{ maxWidth: "18rem" }}><p class="small soft">${empty ? "No clips yet." : "Estimating time and memory…"}</p>${busy && html`<${Progress} label="Estimate" />`}</div>`;
   const tooLarge = !result.fits;
-  const seconds = result.training_seconds === null ? null : result.training_seconds + result.preview_seconds;
+  const seconds = result.training_seconds === null ? null : result.preparation_seconds + result.training_seconds + result.preview_seconds;
   return html`<div class="grow figures" aria-busy=${busy} style=${{ opacity: busy ? 0.55 : 1 }} data-testid="estimate">
     <div class="figure"><b>${seconds === null ? "–" : duration(seconds)}</b><span class="small soft">${many(steps, "step")}, here</span></div>
     <div class="figure"><b>${bytes(result.peak)}</b><span class=${`small ${tooLarge ? "fault" : "soft"}`}>memory, of ${bytes(result.available)} free</span></div>
