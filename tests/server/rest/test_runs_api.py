@@ -9,6 +9,7 @@ import pytest
 from rest_support import tone
 
 from sonolora.server.jobs import assistant
+from sonolora.server.jobs.active_job import ActiveJob
 from sonolora.server.jobs.fair_share import ShareRules
 from sonolora.server.jobs.records import Kind, NewRequest, Result, State
 from sonolora.server.jobs.results import CANCELLED
@@ -94,7 +95,7 @@ def test_several_learning_rates_and_ranks_make_a_sweep(client, live, run):
     assert again["sweep"]["members"] == shown["sweep"]["members"]
 
 
-def test_training_goes_on_from_the_lora_of_a_run(client, live, run, dataset):
+def test_training_goes_on_from_the_lora_of_a_run(client, live, run, dataset, tmp_path):
     first, id = run(name="First"), dataset(TONES)["id"]
     body = {"mode": "t2a", "dataset": id, "fields": FIELDS, "from_run": first["id"]}
 
@@ -110,8 +111,10 @@ def test_training_goes_on_from_the_lora_of_a_run(client, live, run, dataset):
     assert refused(fields=SWEEP).startswith("a sweep begins with the base")
     further = client.post("/api/runs", json=body).json()
     assert further["from_run"] == first["id"]
-    options = live.store.request(further["id"]).options
-    assert options["from_lora"].endswith(lora["url"])
+    request, access = live.store.request(further["id"]), live.store.keys.access_of(live.key.partition(":")[0])
+    command = ActiveJob(request, {}, tmp_path, "cpu", None, None).command(live.settings, live.storage, access)
+    assert command["from_lora"].endswith(lora["url"])
+    assert command["sources"]["known"] == {command["from_lora"]: None}, "a file of this server, which is gone"
 
 
 @pytest.mark.usefixtures("assistant_here")

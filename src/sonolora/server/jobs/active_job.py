@@ -92,7 +92,7 @@ class ActiveJob:
             job["sweep"] = options["sweep"]
             run_settings = {name: value for name, value in run_settings.items() if name not in WITHOUT}
         if "from_lora" in options:
-            job["from_lora"] = options["from_lora"]
+            job["from_lora"] = options["from_lora"]["path"]
         return {**job, "settings": run_settings}
 
     async def start(self, command: dict[str, Any]) -> None:

@@ -236,7 +236,7 @@ class RunsApi:
                 if body.base is not None:
                     raise InputError.of("from_run", f"its LoRA is of the base {lora_base}, not of {base}")
                 base = lora_base
-            begin = {"from_run": body.from_run, "from_lora": lora}
+            begin = {"from_run": body.from_run, "from_lora": {"path": lora}}
         settings = self._run_settings(body) | job.options.get("settings", {})
         chosen = RunSettings(base, **settings)
         chosen.check_mode(find_mode(body.mode))
