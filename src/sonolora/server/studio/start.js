@@ -73,7 +73,6 @@ export function StartView({ dataset, from, onward }) {
     <div class="head" style=${{ marginBottom: 0 }}><div class="grow"><p class="small"><a href=${`#/datasets/${dataset}`}>${data.name}</a></p>
       <h1>Train: ${mode.title}</h1><p>${mode.subtitle}. ${many(data.clips.length, mode.reference ? "pair" : "clip")}${data.trigger_phrase ? `, trigger phrase “${data.trigger_phrase}”` : ", no trigger phrase"}.</p></div>
       <button class="plain" onClick=${() => change(EMPTY)}>Back to the defaults</button></div>
-    ${data.check?.error && html`<div class="note bad">${data.check.error.map((one) => html`<div>${one.msg}</div>`)}</div>`}
     <section class="panel stack"><h2>Training</h2>
       ${form.lora && html`<p class="note">Begins with the LoRA of <a href=${`#/runs/${form.lora.run}`}>${form.lora.name}</a>, which has this rank or less. <button class="plain small" onClick=${() => change({ ...form, lora: null })}>Begin with the base</button></p>`}
       <div class="fields"><div><label class="label" for="run-name">Name</label><input id="run-name" value=${form.name} placeholder=${data.name} onInput=${(e) => change({ ...form, name: e.currentTarget.value })} />
