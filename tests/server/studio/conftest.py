@@ -68,7 +68,10 @@ def opened(context_of: Callable[..., BrowserContext]) -> Iterator[Callable[..., 
         page.goto(f"{address}/studio/icon.svg")
         page.evaluate("localStorage.clear()")  # of the test before
         page.add_init_script(script)
-        page.on("console", lambda one: errors.append(one.text) if one.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda one: errors.append(f"{one.location}: {one.text}") if one.type in ("error", "warning") else None,
+        )
         page.on("pageerror", lambda one: errors.append(str(one)))
         hosts = address.split("//")[1]
         page.on(
