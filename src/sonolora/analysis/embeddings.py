@@ -47,7 +47,7 @@ class LogMelSpace:
 
 
 def embeddings(warn: Callable[[str], None]) -> Iterator[Embedding]:
-    """All spaces; one that does not load is left out with a warning."""
+    """All spaces; one that does not load is skipped with a warning."""
     yield LogMelSpace()
     yield LearnedSpace()
     for point in entry_points(group=ENTRY_POINTS):

@@ -1,7 +1,7 @@
 """How much a LoRA moves the model: the change of its velocity, by noise level and by part of the network.
 
 In: a model with adapters, clips. Out: an `Effect`. A change is ||v_LoRA - v_base|| / ||v_base|| over the frames that
-are generated, at the points of the fixed grid. Nonzero adapters alone do not show an effect.
+are generated, at fixed noise levels and noise. Nonzero adapters alone do not show an effect.
 """
 
 from __future__ import annotations

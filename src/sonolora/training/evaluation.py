@@ -1,6 +1,6 @@
 """What the losses of held-out and training clips say: still learning, plateau, memorising, worse than the base.
 
-In: losses on the fixed grid at each evaluation, the first of which is the base. Out: a `Judgement`. All of it is a pure
+In: losses with fixed noise at each evaluation, the first of which is the base. Out: a `Judgement`. All of it is a pure
 function of the losses, so that a run that is resumed with them judges alike.
 
 Clips differ far more in how much they can improve than an evaluation errs, so that everything is paired by clip: what
